@@ -1,0 +1,112 @@
+"""Checks shared by the public functions; every message names the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number above zero, else raise a ValueError that names it."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"Parameter `{name}` should be a positive finite number. Found `{name} = {value}`.")
+    return float(value)
+
+
+def check_non_negative(name: str, value: float) -> float:
+    """Return ``value`` if it is a finite number of at least zero, else raise a ValueError that names it."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"Parameter `{name}` should be a non-negative finite number. Found `{name} = {value}`.")
+    return float(value)
+
+
+def check_unit_interval(name: str, value: float) -> float:
+    """Return ``value`` if it lies in [0, 1], else raise a ValueError that names it."""
+    if not 0 <= value <= 1:  # NaN fails this too
+        raise ValueError(f"Parameter `{name}` should lie in [0, 1]. Found `{name} = {value}`.")
+    return float(value)
+
+
+def check_integer(name: str, value: int, minimum: int) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``, else raise a ValueError that names it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"Parameter `{name}` should be an integer of at least {minimum}. Found `{name} = {value}`.")
+    return value
+
+
+def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``, else raise a ValueError with the nearest allowed name."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(
+            f"Parameter `{name}` should be one of {', '.join(allowed)}. "
+            f"Found `{name} = {value!r}`.{nearest_name(value, allowed)}"
+        )
+    return value
+
+
+def nearest_name(value: str, allowed: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the allowed name nearest to ``value``, or "" where none is near."""
+    by_folded = {name.casefold(): name for name in allowed}
+    close = difflib.get_close_matches(str(value).casefold(), by_folded, n=1, cutoff=0.5)
+    return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
+
+
+def check_targets(targets: Tensor, batch_size: int, num_classes: int) -> None:
+    """Raise a ValueError unless ``targets`` holds ``batch_size`` class indices below ``num_classes``.
+
+    The range is looked at on the CPU only: on an accelerator that would wait for the device, and there the
+    indexing operations themselves fail on an index out of range.
+    """
+    if targets.dtype not in {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}:
+        raise ValueError(f"`targets` should be class indices of an integer type. Found dtype {targets.dtype}.")
+    if tuple(targets.shape) != (batch_size,):
+        raise ValueError(
+            f"`targets` should have shape ({batch_size},), one class index per sample. "
+            f"Found shape {tuple(targets.shape)}."
+        )
+    if batch_size and targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"`targets` should lie in [0, {num_classes - 1}] for {num_classes} classes. "
+                f"Found values from {low} to {high}."
+            )
+
+
+def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, at_least: int = 2) -> None:
+    """Raise a ValueError unless the logits are ``at_least`` named (B, C) tensors that agree with ``targets``."""
+    if len(unimodal_logits) < at_least:
+        raise ValueError(
+            f"`unimodal_logits` should hold at least {at_least} modalities. "
+            f"Found {len(unimodal_logits)}: {sorted(unimodal_logits)}."
+        )
+    shapes = {name: tuple(logits.shape) for name, logits in unimodal_logits.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"`unimodal_logits` should all have one shape (batch, classes). Found {shapes}.")
+    for name, logits in unimodal_logits.items():
+        if not logits.dtype.is_floating_point:
+            raise ValueError(f"`unimodal_logits['{name}']` should be floating point. Found dtype {logits.dtype}.")
+    batch_size, num_classes = next(iter(shapes.values()))
+    if num_classes < 2:
+        raise ValueError(f"`unimodal_logits` should hold at least 2 classes. Found shape {(batch_size, num_classes)}.")
+    check_targets(targets, batch_size, num_classes)
+
+
+def check_present(present: Mapping[str, Tensor] | None, modalities: Iterable[str], batch_size: int) -> None:
+    """Raise a ValueError unless ``present`` holds a boolean (B,) mask for known modalities only."""
+    known = list(modalities)
+    for name, mask in (present or {}).items():
+        if name not in known:
+            raise ValueError(
+                f"`present` should name modalities among {known}. Found '{name}'.{nearest_name(name, known)}"
+            )
+        if mask.dtype != torch.bool or tuple(mask.shape) != (batch_size,):
+            raise ValueError(
+                f"`present['{name}']` should be a boolean mask of shape ({batch_size},). "
+                f"Found dtype {mask.dtype}, shape {tuple(mask.shape)}."
+            )

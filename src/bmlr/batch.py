@@ -1,0 +1,61 @@
+"""The batch every data set gives and every method takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass
+class Batch:
+    """Inputs of named modalities and their targets.
+
+    Attributes:
+        inputs: The input of each modality, first dimension B.
+        targets: Class indices, shape (B,), int64.
+        present: Which samples have which modality, a boolean mask of shape (B,) per name; None or a name left out
+            means always.
+        indices: Position of each sample in its part of the data set, shape (B,), int64; None if unknown.
+        tag: The tag of the pass over the data this batch belongs to (see :class:`bmlr.methods.Pass`).
+
+    Example:
+        >>> import torch, bmlr
+        >>> batch = bmlr.Batch({"audio": torch.zeros(2, 4), "text": torch.zeros(2, 3)}, torch.tensor([0, 1]))
+        >>> len(batch), batch.to("cpu").targets
+        (2, tensor([0, 1]))
+    """
+
+    inputs: dict[str, Tensor]
+    targets: Tensor
+    present: dict[str, Tensor] | None = None
+    indices: Tensor | None = None
+    tag: str = ""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The batch on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return Batch(
+            {name: move(x) for name, x in self.inputs.items()},
+            move(self.targets),
+            None if self.present is None else {name: move(mask) for name, mask in self.present.items()},
+            None if self.indices is None else move(self.indices),
+            self.tag,
+        )
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which copies to a GPU overlap with computation."""
+        return Batch(
+            {name: x.pin_memory() for name, x in self.inputs.items()},
+            self.targets.pin_memory(),
+            None if self.present is None else {name: mask.pin_memory() for name, mask in self.present.items()},
+            None if self.indices is None else self.indices.pin_memory(),
+            self.tag,
+        )

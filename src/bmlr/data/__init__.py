@@ -1,0 +1,53 @@
+"""Data sets by name, each with its protocols; all give the same batches."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from bmlr._checks import nearest_name
+from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part
+
+# Where each data set is defined; imported when asked for, since they need more than torch and numpy.
+_DATA: dict[str, tuple[str, str]] = {
+    "digits": ("bmlr.data._digits", "Digits"),
+    "avmnist": ("bmlr.data._avmnist", "AVMNIST"),
+}
+
+
+def available() -> list[str]:
+    """Names that :func:`get` and :func:`create` take.
+
+    Example:
+        >>> import bmlr.data
+        >>> bmlr.data.available()[:2]
+        ['digits', 'avmnist']
+    """
+    return list(_DATA)
+
+
+def get(name: str) -> type[MultimodalData]:
+    """The class of a data set by its name.
+
+    Raises:
+        ValueError: If the name is unknown; the message gives the nearest one.
+    """
+    if name not in _DATA:
+        raise ValueError(
+            f"Parameter `data` should be one of {', '.join(_DATA)}. Found `data = {name!r}`.{nearest_name(name, _DATA)}"
+        )
+    module, attribute = _DATA[name]
+    found: type[MultimodalData] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def create(name: str, **parameters: Any) -> MultimodalData:
+    """Make a data set by its name.
+
+    Raises:
+        ValueError: If the name is unknown or a parameter is out of its range.
+    """
+    return get(name)(**parameters)
+
+
+__all__ = ["ArrayPart", "Modality", "MultimodalData", "Part", "available", "create", "get"]

@@ -1,0 +1,157 @@
+"""What a data set is to training: named modalities, named classes, and three parts that give batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmlr.batch import Batch
+
+PartName = Literal["train", "val", "test"]
+Kind = Literal["image", "spectrogram", "frames", "sequence", "vector"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Modality:
+    """Form of one modality's input, from which a default encoder is chosen.
+
+    Attributes:
+        kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d).
+        shape: Shape of one sample.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+
+
+class Part(ABC):
+    """One part of a data set. It gives whole batches, so that memory-mapped arrays are read once per batch.
+
+    Attributes:
+        targets: Class indices of all samples, shape (N,), int64.
+        groups: Group of each sample (speaker, actor, source video), which an honest split never shares between
+            parts; None where there is none.
+    """
+
+    targets: Tensor
+    groups: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
+        """The samples at ``indices``, in that order, with ``indices`` filled in.
+
+        Args:
+            indices: Positions in this part.
+            augment: Apply the random transforms of training. They depend on ``seed`` and the sample's position
+                alone, never on the batch it is in.
+            seed: Seed of the random transforms; training gives another for every epoch.
+        """
+
+
+class ArrayPart(Part):
+    """A part held in arrays, in memory or memory-mapped.
+
+    Args:
+        inputs: One array per modality, first dimension N; given to the model as float32.
+        targets: Class indices, shape (N,).
+        present: Which samples have which modality, a boolean array of shape (N,) per name.
+        groups: Group of each sample.
+
+    Raises:
+        ValueError: If the lengths differ.
+
+    Example:
+        >>> import numpy as np
+        >>> part = ArrayPart({"audio": np.zeros((3, 4)), "text": np.ones((3, 2))}, np.array([0, 1, 0]))
+        >>> batch = part.batch([2, 1])
+        >>> batch.targets, batch.inputs["text"].shape
+        (tensor([0, 1]), torch.Size([2, 2]))
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        targets: np.ndarray,
+        *,
+        present: Mapping[str, np.ndarray] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        lengths = {name: len(x) for name, x in {**inputs, **(present or {}), "targets": targets}.items()}
+        if groups is not None:
+            lengths["groups"] = len(groups)
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"All arrays of a part should have one length. Found {lengths}.")
+        self.inputs = dict(inputs)
+        self.targets = torch.from_numpy(np.asarray(targets, dtype=np.int64))
+        self.present = None if present is None else dict(present)
+        self.groups = groups
+
+    def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:  # noqa: ARG002
+        """The samples at ``indices``; arrays have no random transforms."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return Batch(
+            {name: torch.from_numpy(np.asarray(x[rows], dtype=np.float32)) for name, x in self.inputs.items()},
+            self.targets[rows],
+            None if self.present is None else {u: torch.from_numpy(x[rows]) for u, x in self.present.items()},
+            torch.from_numpy(rows),
+        )
+
+
+class MultimodalData(ABC):
+    """A data set with its protocol. Making one reads its parameters only; :meth:`prepare` reads and checks files.
+
+    Attributes:
+        name: Name on the command line and in tables.
+        protocol: ``clean`` (groups never shared between parts) or ``paper`` (the published split).
+        classes: Names of the classes, in the order of the targets.
+        modalities: Form of each modality's input, by name.
+    """
+
+    name: ClassVar[str]
+    protocol: str
+    classes: tuple[str, ...]
+    modalities: dict[str, Modality]
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Read, check and cache what the parts need; done at most once per object, reused from the cache.
+
+        Raises:
+            FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
+            ValueError: If a file is not what it should be; the message names it.
+        """
+
+    @abstractmethod
+    def part(self, name: PartName) -> Part:
+        """One part of the prepared data."""
+
+    @abstractmethod
+    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+        """Inputs of one new sample from a file per modality, shape (1, …) each, as the model was trained on them.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file cannot be read as this modality, or a modality has no file; the message names it.
+        """
+
+    @property
+    def parameters_given(self) -> dict[str, Any]:
+        """The parameters the data set was made with, by name."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
+
+    def majority_rate(self, part: PartName = "test") -> float:
+        """Share of the most frequent class: the accuracy of always answering it."""
+        targets = self.part(part).targets
+        return float(torch.bincount(targets, minlength=len(self.classes)).max() / len(targets))

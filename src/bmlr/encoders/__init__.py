@@ -1,0 +1,5 @@
+"""Encoders: any module that maps one modality's input to features of shape (B, d)."""
+
+from bmlr.encoders._resnet import ResNet, resnet18
+
+__all__ = ["ResNet", "resnet18"]

@@ -1,0 +1,291 @@
+"""Label reshaping, Eqs. 4 to 8 of BMLR (arXiv 2605.28869), and the labels of its ablations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (PyTorch's own convention)
+
+from bmlr._checks import check_positive, check_present, check_unimodal_logits, check_unit_interval
+
+#: Lower bound of the temperature T = α·λ of Eq. 5. Below it a softmax of distinct logits is one-hot to every
+#: floating point type, so the bound changes a label only where the two largest logits differ by less than
+#: about 2e-5; without it T underflows to zero and logits / T is undefined.
+MINIMUM_TEMPERATURE = 1e-6
+
+
+class ReshapedLabels(NamedTuple):
+    """Reshaped labels and how strongly each was reshaped, both keyed by modality name.
+
+    Attributes:
+        labels: The label ỹ of each modality, shape (B, C): non-negative, each row sums to one, no gradient.
+        intensity: The reshaping intensity ξ of each modality, shape (B,), in [0, 1].
+    """
+
+    labels: dict[str, Tensor]
+    intensity: dict[str, Tensor]
+
+
+class _Ranking(NamedTuple):
+    """Log-probabilities of the true class, (M, B), and the extremes over the modalities present, (B,)."""
+
+    log_confidence: Tensor
+    strongest: Tensor
+    weakest: Tensor
+
+
+def confidence_ratio(
+    unimodal_logits: Mapping[str, Tensor],
+    targets: Tensor,
+    *,
+    present: Mapping[str, Tensor] | None = None,
+    log: bool = False,
+) -> dict[str, Tensor]:
+    r"""Confidence ratio of each modality in the true class (BMLR, Eq. 4).
+
+    For two modalities a and v, with :math:`p^u = \mathrm{softmax}(\ell^u)`,
+
+    .. math:: \lambda^a = p^a_y / p^v_y, \qquad \lambda^v = 1 / \lambda^a .
+
+    With more than two (Sec. IV-F) the strongest and the weakest modality of each sample play a and v; the ratio
+    of those between is 1. The ratio is formed in log space: both probabilities may underflow, their quotient does
+    not suffer.
+
+    Args:
+        unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
+        targets: Class indices, shape (B,).
+        present: Which samples have which modality, a boolean mask of shape (B,) per name; a name left out is
+            always present. An absent modality is not ranked; its ratio is 1.
+        log: Return log λ, which stays finite where λ leaves the range of the floating point type.
+
+    Returns:
+        λ (or log λ) per modality, shape (B,), without gradient, in the logits' type (float32 for half types).
+
+    Raises:
+        ValueError: If shapes, types, targets or names do not fit; the message names the argument.
+
+    Example:
+        >>> import torch
+        >>> logits = {"audio": torch.tensor([[2.0, 0.0]]), "video": torch.tensor([[0.0, 0.0]])}
+        >>> ratio = confidence_ratio(logits, torch.tensor([0]))
+        >>> round(ratio["audio"].item(), 4), round(ratio["video"].item(), 4)
+        (1.7616, 0.5677)
+    """
+    check_unimodal_logits(unimodal_logits, targets)
+    logits = _working_precision(unimodal_logits)
+    check_present(present, logits, len(targets))
+    ranking = _rank(logits, targets, present)
+    gap = ranking.strongest - ranking.weakest
+    ratios = {}
+    for row, (name, values) in zip(ranking.log_confidence, logits.items(), strict=True):
+        log_ratio = torch.where(row == ranking.strongest, gap, torch.where(row == ranking.weakest, -gap, 0.0))
+        if present is not None and name in present:
+            log_ratio = torch.where(present[name], log_ratio, 0.0)
+        ratios[name] = (log_ratio if log else log_ratio.exp()).to(values.dtype)
+    return ratios
+
+
+def reshape_labels(
+    unimodal_logits: Mapping[str, Tensor],
+    targets: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    present: Mapping[str, Tensor] | None = None,
+    keep_one_hot: bool = True,
+) -> ReshapedLabels:
+    r"""Reshape the label of each sample and modality from the other modality's prediction (BMLR, Eqs. 4 to 8).
+
+    For two modalities a and v and the confidence ratio λ of :func:`confidence_ratio`,
+
+    .. math::
+        d^a &= \mathrm{softmax}(\ell^v / T), \quad T = \alpha \lambda^v \qquad \text{(Eq. 5)} \\
+        \xi^a &= 1 - 1/\lambda^a \ \text{ if } 1 < \lambda^a < 1/\beta, \text{ else } 0 \qquad \text{(Eq. 7)} \\
+        \tilde y^a &= \xi^a d^a + (1 - \xi^a)\, y \qquad \text{(Eq. 8)}
+
+    and the same with a and v exchanged. Since ξ is positive only for the more confident modality, at most one
+    label of a sample is reshaped. The C × C matrices of Eqs. 6 and 8 act on a one-hot y and are never built:
+    time and memory are O(B C).
+
+    With more than two modalities (Sec. IV-F) the strongest and the weakest of each sample play a and v, those
+    between keep the one-hot label.
+
+    Choices where the paper is silent:
+
+    * T is kept at or above :data:`MINIMUM_TEMPERATURE`.
+    * β = 0 means no upper limit (the paper puts a tiny number in its place); β = 1 reshapes nothing.
+    * Several modalities tied for the strongest place are all reshaped; of several tied for the weakest the mean
+      logits are used. Results never depend on the order of the names. If all tie, nothing is reshaped.
+    * Logits that are not finite (a class masked with −∞ is fine unless it is the true one) leave the one-hot
+      label: a label is never NaN. The loss on such logits is, which is where training has to look.
+
+    Args:
+        unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
+        targets: Class indices, shape (B,).
+        alpha: Temperature factor α > 0.
+        beta: Threshold β in [0, 1]: no reshaping where the ratio reaches 1/β.
+        present: Which samples have which modality, a boolean mask of shape (B,) per name; a name left out is
+            always present. An absent modality is not ranked and keeps the one-hot label.
+        keep_one_hot: If False, the one-hot part of Eq. 8 is dropped wherever ξ > 0, which is the Vanilla-Reshape
+            ablation of the paper's Table V.
+
+    Returns:
+        The labels and the intensity ξ per modality, without gradient, in the logits' type (float32 for half types).
+
+    Raises:
+        ValueError: If a parameter, shape, type or target does not fit; the message names the argument.
+
+    Example:
+        >>> import torch
+        >>> logits = {"audio": torch.tensor([[4.0, 0.0, 0.0]]), "video": torch.tensor([[1.0, 1.0, 0.0]])}
+        >>> labels, intensity = reshape_labels(logits, torch.tensor([0]), alpha=1.0, beta=0.0)
+        >>> labels["audio"].numpy().round(3)
+        array([[0.705, 0.267, 0.027]], dtype=float32)
+        >>> labels["video"].numpy().round(3)
+        array([[1., 0., 0.]], dtype=float32)
+        >>> round(intensity["audio"].item(), 3)
+        0.562
+    """
+    alpha, beta = check_positive("alpha", alpha), check_unit_interval("beta", beta)
+    check_unimodal_logits(unimodal_logits, targets)
+    logits = _working_precision(unimodal_logits)
+    check_present(present, logits, len(targets))
+    ranking = _rank(logits, targets, present)
+    gap = ranking.strongest - ranking.weakest  # log λ of the strongest modality, (B,)
+    upper = -math.log(beta) if beta > 0 else math.inf
+    strength = torch.where((gap > 0) & (gap < upper), -torch.expm1(-gap), 0.0)
+    prediction = _softened_weakest(logits, ranking, gap, alpha)
+
+    labels, intensity = {}, {}
+    for row, (name, values) in zip(ranking.log_confidence, logits.items(), strict=True):
+        xi = torch.where(row == ranking.strongest, strength, 0.0).to(values.dtype)
+        intensity[name] = xi
+        labels[name] = _mix(prediction, xi if keep_one_hot else (xi > 0).to(xi.dtype), targets)
+    return ReshapedLabels(labels, intensity)
+
+
+def cross_modal_labels(
+    unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, present: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Label every modality with the other's plain prediction: the Uni-Distill ablation (BMLR, Table V).
+
+    With more than two modalities the label is the mean prediction of the others, a choice of ours: the paper runs
+    this ablation with two. A sample whose other modalities are all absent keeps its one-hot label.
+
+    Args:
+        unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
+        targets: Class indices, shape (B,).
+        present: Which samples have which modality, as in :func:`reshape_labels`.
+
+    Returns:
+        A label per modality, shape (B, C), without gradient, in the logits' type (float32 for half types).
+
+    Raises:
+        ValueError: If shapes, types, targets or names do not fit; the message names the argument.
+
+    Example:
+        >>> import torch
+        >>> logits = {"audio": torch.tensor([[9.0, 0.0]]), "video": torch.tensor([[0.0, 0.0]])}
+        >>> cross_modal_labels(logits, torch.tensor([0]))["audio"]
+        tensor([[0.5000, 0.5000]])
+    """
+    check_unimodal_logits(unimodal_logits, targets)
+    logits = _working_precision(unimodal_logits)
+    check_present(present, logits, len(targets))
+    masks = {name: _mask(name, present, targets) for name in logits}
+    predictions = {name: torch.where(masks[name][:, None], values.softmax(1), 0.0) for name, values in logits.items()}
+    labels = {}
+    for name, values in logits.items():
+        others = [other for other in logits if other != name]
+        count = torch.stack([masks[other] for other in others]).sum(0)
+        mean = torch.stack([predictions[other] for other in others]).sum(0) / count.clamp(min=1)[:, None]
+        labels[name] = _mix(mean, (count > 0).to(values.dtype), targets)
+    return labels
+
+
+def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: torch.dtype | None = None) -> Tensor:
+    """Spread a share ε of every label evenly over all classes: the Uni-Reshaping ablation (BMLR, Table IV).
+
+    Args:
+        targets: Class indices, shape (B,).
+        num_classes: Number of classes C.
+        epsilon: The share ε in [0, 1]; the label is (1 − ε) y + ε / C.
+        dtype: Type of the labels, PyTorch's default type if left out.
+
+    Returns:
+        Labels of shape (B, C).
+
+    Raises:
+        ValueError: If ε lies outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> smooth_labels(torch.tensor([1]), 4, epsilon=0.2)
+        tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
+    """
+    epsilon = check_unit_interval("epsilon", epsilon)
+    labels = torch.full(
+        (len(targets), num_classes),
+        epsilon / num_classes,
+        dtype=dtype or torch.get_default_dtype(),
+        device=targets.device,
+    )
+    return labels.scatter_(1, targets.long()[:, None], 1 - epsilon + epsilon / num_classes)
+
+
+def _working_precision(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detach, and widen half types to float32: labels must sum to one to better than a half type can say."""
+    return {
+        name: values.detach().float() if values.dtype in {torch.float16, torch.bfloat16} else values.detach()
+        for name, values in logits.items()
+    }
+
+
+def _mask(name: str, present: Mapping[str, Tensor] | None, like: Tensor) -> Tensor:
+    if present is not None and name in present:
+        return present[name]
+    return torch.ones_like(like, dtype=torch.bool)
+
+
+def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None) -> _Ranking:
+    # Confidences far below one are the difference of large logits. Taking that difference in float64 costs a few
+    # operations on (B,) vectors and keeps λ exact to 1e-7 where float32 alone would lose it (|logit| ≥ 16).
+    wide = torch.float32 if targets.device.type == "mps" else torch.float64
+    index = targets.long()[:, None]
+    rows = []
+    for values in logits.values():
+        largest = values.amax(1, keepdim=True)
+        log_sum = (values - largest).exp().sum(1).to(wide).log()
+        rows.append((values.gather(1, index).to(wide) - largest.to(wide)).squeeze(1) - log_sum)
+    log_confidence = torch.stack(rows)
+    if not present:
+        return _Ranking(log_confidence, log_confidence.amax(0), log_confidence.amin(0))
+    absent = ~torch.stack([_mask(name, present, targets) for name in logits])
+    # An absent modality becomes NaN, which compares equal to neither extreme.
+    return _Ranking(
+        log_confidence.masked_fill(absent, math.nan),
+        log_confidence.masked_fill(absent, -math.inf).amax(0),
+        log_confidence.masked_fill(absent, math.inf).amin(0),
+    )
+
+
+def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tensor, alpha: float) -> Tensor:
+    """Softmax of the weakest modality's logits at T = α / λ of the strongest (Eq. 5), shape (B, C)."""
+    is_weakest = ranking.log_confidence == ranking.weakest
+    values = list(logits.values())
+    weakest = torch.where(is_weakest[0, :, None], values[0], 0.0)
+    for mask, other in zip(is_weakest[1:], values[1:], strict=True):
+        weakest = weakest + torch.where(mask[:, None], other, 0.0)
+    weakest = weakest / is_weakest.sum(0)[:, None]  # the mean of those that tie; exact where one stands alone
+    temperature = (alpha * torch.exp(-gap)).clamp(min=MINIMUM_TEMPERATURE).to(weakest.dtype)
+    return F.softmax((weakest - weakest.amax(1, keepdim=True)) / temperature[:, None], dim=1)
+
+
+def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """ξ d + (1 − ξ) y with D y = d (Eq. 8); where ξ = 0 the prediction is not looked at and may be NaN."""
+    labels = torch.where(weight[:, None] > 0, weight[:, None] * prediction, 0.0)
+    return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])

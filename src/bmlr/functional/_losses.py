@@ -1,0 +1,44 @@
+"""Losses shared by the methods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+
+def soft_cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy between label distributions and predictions (BMLR, Eq. 10).
+
+    Args:
+        logits: Unnormalised predictions, shape (B, C).
+        labels: Label distributions of shape (B, C), or class indices of shape (B,).
+        mask: Boolean, shape (B,): samples that count. None counts all; with none left the loss is zero.
+
+    Returns:
+        The mean over the samples that count, a scalar; computed in float32 or wider.
+
+    Example:
+        >>> import torch
+        >>> soft_cross_entropy(torch.zeros(1, 4), torch.full((1, 4), 0.25))
+        tensor(1.3863)
+    """
+    if logits.dtype in {torch.float16, torch.bfloat16}:
+        logits = logits.float()
+    labels = labels.to(logits.dtype) if labels.dtype.is_floating_point else labels.long()
+    return masked_mean(F.cross_entropy(logits, labels, reduction="none"), mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of ``values`` (B,) over the samples where ``mask`` (B,) is True; zero where there is none.
+
+    Masked values are dropped before they are summed, so that a NaN among them is neither seen nor differentiated.
+
+    Example:
+        >>> import torch
+        >>> masked_mean(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([True, True, False]))
+        tensor(2.)
+    """
+    if mask is None:
+        return values.mean()
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

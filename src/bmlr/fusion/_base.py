@@ -1,0 +1,117 @@
+"""What every fusion answers: the fused logits and the unimodal logits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from bmlr._checks import check_choice, check_integer
+
+Readout = Literal["split", "ablated", "auxiliary"]
+
+
+class Fusion(nn.Module, ABC):
+    """The decision layer Θ: from features of named modalities to fused and unimodal logits.
+
+    A fusion of your own implements :meth:`fused` alone. Its unimodal logits are then ``ablated``: the fusion with
+    every other modality's features replaced by zero. The alternative ``auxiliary`` reads each modality with a
+    linear head of its own, trained on detached features, so that it watches the encoders without steering them.
+    Fusions that are a sum over modalities also offer ``split``, their exact terms (BMLR, Eq. 3), as their default.
+
+    Args:
+        feature_dims: Feature width d of each modality, in the order in which they are to be shown.
+        num_classes: Number of classes C.
+        unimodal: How unimodal logits are read: ``split``, ``ablated`` or ``auxiliary``; None takes the default.
+
+    Raises:
+        ValueError: If an argument does not fit; the message names it.
+
+    Example:
+        >>> import torch, bmlr
+        >>> class Late(bmlr.fusion.Fusion):
+        ...     def __init__(self, feature_dims, num_classes):
+        ...         super().__init__(feature_dims, num_classes)
+        ...         self.heads = torch.nn.ModuleDict(
+        ...             {u: torch.nn.Linear(d, num_classes) for u, d in feature_dims.items()})
+        ...     def fused(self, features):
+        ...         return torch.stack([self.heads[u](z) for u, z in features.items()]).logsumexp(0)
+        >>> fusion = Late({"audio": 4, "text": 2}, 3)
+        >>> features = {"audio": torch.randn(5, 4), "text": torch.randn(5, 2)}
+        >>> fusion(features).shape, fusion(features, unimodal=True)["text"].shape
+        (torch.Size([5, 3]), torch.Size([5, 3]))
+    """
+
+    #: Whether the fused logits are a sum of one term per modality, which makes ``split`` available.
+    additive: bool = False
+
+    def __init__(self, feature_dims: Mapping[str, int], num_classes: int, *, unimodal: Readout | None = None) -> None:
+        super().__init__()
+        if len(feature_dims) < 2:
+            raise ValueError(f"`feature_dims` should name at least 2 modalities. Found {list(feature_dims)}.")
+        for name, width in feature_dims.items():
+            check_integer(f"feature_dims['{name}']", width, 1)
+        self.feature_dims = dict(feature_dims)
+        self.num_classes = check_integer("num_classes", num_classes, 2)
+        choices = ("split", "ablated", "auxiliary") if self.additive else ("ablated", "auxiliary")
+        self.unimodal_readout: str = check_choice("unimodal", unimodal or choices[0], choices)
+        if self.unimodal_readout == "auxiliary":
+            self.auxiliary = nn.ModuleDict(
+                {name: nn.Linear(width, num_classes) for name, width in self.feature_dims.items()}
+            )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self.feature_dims)
+
+    @abstractmethod
+    def fused(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Fused logits, shape (B, C), from features of shape (B, d) per modality."""
+
+    def split(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Terms of the fused logits, one per modality, shape (B, C) each; of additive fusions only."""
+        raise NotImplementedError(f"{type(self).__name__} is not a sum over modalities.")
+
+    def ablated(self, features: Mapping[str, Tensor], keep: Collection[str]) -> Tensor:
+        """Fused logits, shape (B, C), with the features of every modality not in ``keep`` replaced by zero.
+
+        Raises:
+            ValueError: If ``keep`` names an unknown modality.
+        """
+        if unknown := set(keep) - set(self.feature_dims):
+            raise ValueError(f"`keep` should name modalities among {list(self.feature_dims)}. Found {sorted(unknown)}.")
+        return self.fused({name: z if name in keep else torch.zeros_like(z) for name, z in features.items()})
+
+    def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Unimodal logits, shape (B, C) per modality, by the readout chosen at construction."""
+        if self.unimodal_readout == "split":
+            return self.split(features)
+        if self.unimodal_readout == "auxiliary":
+            return {name: self.auxiliary[name](z) for name, z in features.items()}
+        return {name: self.ablated(features, (name,)) for name in features}
+
+    @overload
+    def forward(self, features: Mapping[str, Tensor], *, unimodal: Literal[False] = ...) -> Tensor: ...
+    @overload
+    def forward(self, features: Mapping[str, Tensor], *, unimodal: Literal[True]) -> dict[str, Tensor]: ...
+    @overload
+    def forward(self, features: Mapping[str, Tensor], *, keep: Collection[str]) -> Tensor: ...
+
+    def forward(
+        self, features: Mapping[str, Tensor], *, unimodal: bool = False, keep: Collection[str] | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Fused logits; or, with ``unimodal``, unimodal logits; or, with ``keep``, those of a subset of modalities.
+
+        Features arrive in the parameters' type outside autocast: encoders run under autocast may hand over half
+        precision to a loss that is computed after it.
+        """
+        weight = next(self.parameters(), None)
+        if weight is not None and not torch.is_autocast_enabled(weight.device.type):
+            features = {name: z.to(weight.dtype) for name, z in features.items()}
+        if keep is not None:
+            return self.ablated(features, keep)
+        return self.unimodal(features) if unimodal else self.fused(features)

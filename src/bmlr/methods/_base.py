@@ -1,0 +1,229 @@
+"""The contract of a method: what a training loop calls, and when."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from bmlr._checks import check_targets
+from bmlr.batch import Batch
+from bmlr.model import MultimodalClassifier, Output
+
+Family = Literal["baseline", "labels and losses", "gradient scale", "data and alternation", "gradient combination"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method before it runs.
+
+    Attributes:
+        title: Name used in the literature.
+        paper: Title of the paper.
+        venue: Where it was published.
+        url: Where it can be read.
+        family: By where the method acts.
+        cost: Encoder forwards and backwards of a training step, in units of the joint step.
+    """
+
+    title: str
+    paper: str
+    venue: str
+    url: str
+    family: Family
+    cost: str = "1 forward, 1 backward"
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Named losses of a batch.
+
+    Attributes:
+        terms: The loss terms, scalars with their weights already in them, keyed by what they train.
+        logs: Scalars to be logged, without gradient.
+
+    Example:
+        >>> import torch, bmlr
+        >>> losses = bmlr.methods.Losses({"fused": torch.tensor(1.0), "audio": torch.tensor(2.0)})
+        >>> losses.total
+        tensor(3.)
+    """
+
+    terms: dict[str, Tensor]
+    logs: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all terms, a scalar: what is to be minimised."""
+        return functools.reduce(operator.add, self.terms.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a method predicts for a batch.
+
+    Attributes:
+        logits: Fused logits, shape (B, C).
+        unimodal_logits: Logits of each modality alone, shape (B, C) each.
+    """
+
+    logits: Tensor
+    unimodal_logits: dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One pass over training data.
+
+    Attributes:
+        tag: Handed to the method with every batch of the pass, as ``batch.tag``.
+        indices: Training samples to go through; None is all of them.
+        fresh_optimizer: Forget the optimiser's state (momenta, second moments) before the pass.
+    """
+
+    tag: str = ""
+    indices: tuple[int, ...] | None = None
+    fresh_optimizer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochPlan:
+    """The passes that make up an epoch.
+
+    Attributes:
+        passes: The passes, run one after another; each shuffles its samples.
+        interleave: Shuffle the batches of all passes together instead.
+    """
+
+    passes: tuple[Pass, ...] = (Pass(),)
+    interleave: bool = False
+
+
+@dataclasses.dataclass
+class EpochContext:
+    """What a method may look at between epochs.
+
+    Attributes:
+        epoch: Number of the epoch, from zero.
+        max_epochs: Number of epochs of the whole training.
+        model: The model in training.
+        num_train: Number of training samples.
+        train_batches: Gives the training part in order, with the transforms of evaluation, on the model's device.
+        val_batches: The same of the validation part. The test part is out of reach on purpose.
+    """
+
+    epoch: int
+    max_epochs: int
+    model: MultimodalClassifier
+    num_train: int
+    train_batches: Callable[[], Iterable[Batch]]
+    val_batches: Callable[[], Iterable[Batch]]
+
+
+class Method(nn.Module, ABC):
+    """A way to train a :class:`bmlr.MultimodalClassifier`.
+
+    In a loop of your own a method is a loss::
+
+        losses = method(model(inputs), targets)
+        losses.total.backward()
+
+    The methods that act elsewhere too are complete with the other calls, each of which does nothing harmful for a
+    method that does not need it. A training loop makes them in this order:
+
+    * once: :meth:`setup`, then an optimiser over ``[*model.parameters(), *method.parameters()]``;
+    * per epoch: :meth:`start_epoch`, whose plan says which passes over the data follow, and :meth:`end_epoch`;
+    * per batch: :meth:`compute_losses` and :meth:`backward`;
+    * per optimiser step: :meth:`adjust_gradients`, after unscaling and before clipping;
+    * to evaluate: :meth:`predict`.
+
+    All state lives in ``state_dict()``. A subclass implements :meth:`losses` alone where it can.
+    """
+
+    #: Facts about the method; every concrete method sets it.
+    info: ClassVar[MethodInfo]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+        self.max_epochs = 1
+
+    def setup(self, model: MultimodalClassifier) -> None:
+        """Make what depends on the model, such as auxiliary heads; called once, before the optimiser is made.
+
+        Raises:
+            ValueError: If the method cannot train this model.
+        """
+
+    @abstractmethod
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """Losses of a batch from the model's output; implemented by each method, called through ``method(...)``."""
+
+    def forward(self, output: Output, targets: Tensor) -> Losses:
+        """Losses of a batch.
+
+        Args:
+            output: What the model said of the batch.
+            targets: Class indices, shape (B,).
+
+        Raises:
+            ValueError: If the targets do not fit.
+        """
+        check_targets(targets, output.batch_size, output.fusion.num_classes)
+        losses = self.losses(output, targets)
+        readout = output.readout_losses(targets)
+        return Losses({**losses.terms, **readout}, losses.logs) if readout else losses
+
+    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+        """Losses of a batch from the model and the inputs; for methods that need several or partial forwards."""
+        losses: Losses = self(model(batch.inputs, batch.present), batch.targets)
+        return losses
+
+    def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
+        """Accumulate gradients of ``scale`` times the losses; for methods that combine gradients of several losses.
+
+        Args:
+            losses: What :meth:`compute_losses` returned for the batch.
+            model: The model they were computed with.
+            scale: Loss scale (mixed precision) over the number of accumulated batches.
+        """
+        (losses.total * scale).backward()
+
+    def adjust_gradients(self, model: MultimodalClassifier) -> None:
+        """Change gradients in place, once per optimiser step, after unscaling and before clipping."""
+
+    def start_epoch(self, context: EpochContext) -> EpochPlan:
+        """Begin an epoch and say which passes over the training data it has; by default one over all of it."""
+        self.epoch, self.max_epochs = context.epoch, context.max_epochs
+        return EpochPlan()
+
+    def end_epoch(self, context: EpochContext) -> None:
+        """End an epoch; for methods that change weights or statistics between epochs."""
+
+    def predict(self, output: Output) -> Prediction:
+        """Fused and unimodal logits by which the method is to be evaluated."""
+        return Prediction(output.logits, output.unimodal_logits)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Plain Python state, part of ``state_dict()``."""
+        return {"epoch": self.epoch, "max_epochs": self.max_epochs}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.epoch, self.max_epochs = state["epoch"], state["max_epochs"]
+
+    @property
+    def parameters_given(self) -> dict[str, Any]:
+        """The parameters the method was made with, by name."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters_given.items())
+        return f"{type(self).__name__}({given})"

@@ -1,0 +1,236 @@
+"""BMLR and its ablations (Balanced Multimodal Label Reshaping, arXiv 2605.28869)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from bmlr._checks import check_positive, check_unit_interval
+from bmlr.functional import (
+    ReshapedLabels,
+    cross_modal_labels,
+    masked_mean,
+    reshape_labels,
+    smooth_labels,
+    soft_cross_entropy,
+)
+from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.model import Output
+
+_PAPER = "Balanced Multimodal Label Reshaping"
+_URL = "https://arxiv.org/abs/2605.28869"
+
+
+def _info(title: str, where: str) -> MethodInfo:
+    return MethodInfo(title=title, paper=_PAPER, venue=f"arXiv 2026, {where}", url=_URL, family="labels and losses")
+
+
+class _TargetedMethod(Method):
+    """Targeted Parameter Optimization (Eqs. 10 and 11) with labels that each subclass chooses."""
+
+    @abstractmethod
+    def labels(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Labels of each modality, (B, C), and, for the methods that have one, the reshaping intensity, (B,)."""
+
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """L⁰, which reaches the decision layer only, and Lᵘ, which reaches encoder u only; one backward gives both."""
+        logits = output.encoder_logits
+        labels, intensity = self.labels(logits, targets, output.present)
+        return Losses(
+            {
+                "fused": soft_cross_entropy(output.decision_logits, targets),
+                **_label_terms(output, logits, labels),
+            },
+            _reshaped_shares(output, intensity),
+        )
+
+
+class BMLR(_TargetedMethod):
+    r"""Balanced Multimodal Label Reshaping (arXiv 2605.28869).
+
+    Each modality u learns from its reshaped label :math:`\tilde y^u` (:func:`bmlr.reshape_labels`, Eqs. 4 to 8), and
+    Targeted Parameter Optimization (Eqs. 10, 11) gives encoders and decision layer losses of their own:
+
+    .. math::
+        L^u = \mathrm{CE}(\tilde y^u, p^u) \to \theta^u, \qquad L^0 = \mathrm{CE}(y, p) \to \Theta .
+
+    Both come from one backward pass over their sum: the unimodal logits are formed with a detached decision layer,
+    the fused ones from detached features, so that ∂L⁰/∂θᵘ and ∂Lᵘ/∂Θ are exactly zero. Losses are means over the
+    batch (the paper writes sums); the weights wᵘ of Eq. 9 are 1. With more than two modalities the strongest and
+    the weakest of each sample are reshaped (Sec. IV-F).
+
+    The paper searches α and β for each data set and does not state them. The defaults here are a neutral start
+    (a temperature that is the confidence ratio itself; reshaping up to a ratio of ten), tuned to nothing.
+
+    Args:
+        alpha: Temperature factor α > 0 of Eq. 5.
+        beta: Threshold β in [0, 1] of Eq. 7: no reshaping where the confidence ratio reaches 1/β; 0 is no limit.
+
+    Raises:
+        ValueError: If α or β is out of its range.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> output = model({"a": torch.randn(2, 4), "v": torch.randn(2, 6)})
+        >>> losses = bmlr.methods.BMLR(alpha=1.0, beta=0.1)(output, torch.tensor([0, 2]))
+        >>> losses.total.backward()
+        >>> sorted(losses.terms), sorted(losses.logs)
+        (['a', 'fused', 'v'], ['reshaped_a', 'reshaped_v'])
+    """
+
+    info: ClassVar[MethodInfo] = _info("BMLR", "Sec. III")
+
+    def __init__(self, alpha: float = 1.0, beta: float = 0.1) -> None:
+        super().__init__()
+        self.alpha, self.beta = check_positive("alpha", alpha), check_unit_interval("beta", beta)
+
+    def labels(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> ReshapedLabels:
+        """Reshaped labels (Eq. 8) and their intensity (Eq. 7)."""
+        return reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=present)
+
+
+class VanillaReshape(BMLR):
+    """BMLR without the one-hot part of Eq. 8 (Table V): the label is the other's softened prediction where ξ > 0.
+
+    Args:
+        alpha: Temperature factor α > 0 of Eq. 5.
+        beta: Threshold β in [0, 1] of Eq. 7.
+
+    Example:
+        >>> import bmlr
+        >>> bmlr.methods.VanillaReshape(alpha=2.0)
+        VanillaReshape(alpha=2.0, beta=0.1)
+    """
+
+    info: ClassVar[MethodInfo] = _info("Vanilla-Reshape", "Table V")
+
+    def labels(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> ReshapedLabels:
+        """Softened predictions of the weaker modality for the stronger one, one-hot labels elsewhere."""
+        return reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=present, keep_one_hot=False)
+
+
+class OnlyTPO(_TargetedMethod):
+    """Targeted Parameter Optimization with one-hot labels (Table V): BMLR at β = 1, bit for bit.
+
+    Differs from DGL in the unimodal bias (b/M here, b there) and by DGL's α and gradient clipping.
+
+    Example:
+        >>> import bmlr
+        >>> bmlr.methods.OnlyTPO()
+        OnlyTPO()
+    """
+
+    info: ClassVar[MethodInfo] = _info("Only-TPO", "Table V")
+
+    def labels(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One-hot labels as distributions, so that the arithmetic is that of BMLR."""
+        return {name: F.one_hot(targets.long(), values.shape[1]).float() for name, values in logits.items()}, {}
+
+
+class UniDistill(_TargetedMethod):
+    """Cross-modal distillation without any sense of imbalance (Table V): the label is the other's plain prediction.
+
+    With more than two modalities it is the mean prediction of the others (:func:`bmlr.functional.cross_modal_labels`).
+
+    Example:
+        >>> import bmlr
+        >>> bmlr.methods.UniDistill()
+        UniDistill()
+    """
+
+    info: ClassVar[MethodInfo] = _info("Uni-Distill", "Table V")
+
+    def labels(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Plain predictions of the other modality."""
+        return cross_modal_labels(logits, targets, present=present), {}
+
+
+class UniReshaping(_TargetedMethod):
+    """Uniform label smoothing in place of reshaping (Table IV): (1 − ε) y + ε / C for every modality.
+
+    Args:
+        epsilon: The share ε in [0, 1] that is spread over all classes. The paper does not state its value; 0.1 is
+            the customary one.
+
+    Raises:
+        ValueError: If ε lies outside [0, 1].
+
+    Example:
+        >>> import bmlr
+        >>> bmlr.methods.UniReshaping()
+        UniReshaping(epsilon=0.1)
+    """
+
+    info: ClassVar[MethodInfo] = _info("Uni-Reshaping", "Table IV")
+
+    def __init__(self, epsilon: float = 0.1) -> None:
+        super().__init__()
+        self.epsilon = check_unit_interval("epsilon", epsilon)
+
+    def labels(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Smoothed one-hot labels."""
+        return {
+            name: smooth_labels(targets, values.shape[1], epsilon=self.epsilon) for name, values in logits.items()
+        }, {}
+
+
+class OnlyReshape(Method):
+    """Reshaped labels without Targeted Parameter Optimization (Table V): L⁰ + Σ Lᵘ trains everything jointly.
+
+    Args:
+        alpha: Temperature factor α > 0 of Eq. 5.
+        beta: Threshold β in [0, 1] of Eq. 7.
+
+    Raises:
+        ValueError: If α or β is out of its range.
+
+    Example:
+        >>> import bmlr
+        >>> bmlr.methods.OnlyReshape(beta=0.5)
+        OnlyReshape(alpha=1.0, beta=0.5)
+    """
+
+    info: ClassVar[MethodInfo] = _info("Only-Reshape", "Table V")
+
+    def __init__(self, alpha: float = 1.0, beta: float = 0.1) -> None:
+        super().__init__()
+        self.alpha, self.beta = check_positive("alpha", alpha), check_unit_interval("beta", beta)
+
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """Fused and unimodal losses of which every gradient flows everywhere."""
+        logits = output.unimodal_logits
+        reshaped = reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=output.present)
+        return Losses(
+            {
+                "fused": soft_cross_entropy(output.logits, targets),
+                **_label_terms(output, logits, reshaped.labels),
+            },
+            _reshaped_shares(output, reshaped.intensity),
+        )
+
+
+def _label_terms(output: Output, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Lᵘ = CE(ỹᵘ, pᵘ) (Eq. 10) over the samples that have modality u."""
+    return {name: soft_cross_entropy(logits[name], labels[name], mask=output.mask(name)) for name in logits}
+
+
+def _reshaped_shares(output: Output, intensity: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Share of the samples whose label was reshaped, per modality."""
+    return {f"reshaped_{name}": masked_mean((xi > 0).to(xi.dtype), output.mask(name)) for name, xi in intensity.items()}

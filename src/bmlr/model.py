@@ -1,0 +1,237 @@
+"""The model: encoders by name and a fusion; and its output, from which every method takes what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bmlr import fusion as fusions
+from bmlr._checks import check_present
+from bmlr.functional import soft_cross_entropy
+from bmlr.fusion import Fusion
+
+
+@dataclasses.dataclass(eq=False)
+class Output:
+    """What a model says of a batch. Logits are computed when first asked for, so that a method pays for no others.
+
+    Attributes:
+        features: Features of each modality, shape (B, d); zero where the modality is absent.
+        fusion: The decision layer the logits come from.
+        present: Which samples have which modality, a boolean mask of shape (B,) per name; None or a name left out
+            means always.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier(
+        ...     {"audio": torch.nn.Linear(4, 8), "video": torch.nn.Linear(6, 8)}, num_classes=3)
+        >>> output = model({"audio": torch.randn(2, 4), "video": torch.randn(2, 6)})
+        >>> output.logits.shape, output.unimodal_logits["audio"].shape
+        (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+
+    features: dict[str, Tensor]
+    fusion: Fusion
+    present: Mapping[str, Tensor] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples B."""
+        return len(next(iter(self.features.values())))
+
+    @cached_property
+    def detached_features(self) -> dict[str, Tensor]:
+        """The features without gradient."""
+        return {name: z.detach() for name, z in self.features.items()}
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Fused logits, shape (B, C); gradients reach encoders and decision layer."""
+        logits: Tensor = self.fusion(self.features)
+        return logits
+
+    @cached_property
+    def unimodal_logits(self) -> dict[str, Tensor]:
+        """Unimodal logits, shape (B, C) each; gradients reach encoders and decision layer."""
+        logits: dict[str, Tensor] = self.fusion(self.features, unimodal=True)
+        return logits
+
+    @cached_property
+    def decision_logits(self) -> Tensor:
+        """Fused logits, shape (B, C), whose gradients reach the decision layer Θ only (BMLR, Eq. 11)."""
+        logits: Tensor = self.fusion(self.detached_features)
+        return logits
+
+    @cached_property
+    def encoder_logits(self) -> dict[str, Tensor]:
+        """Unimodal logits, shape (B, C) each, whose gradients reach the encoders only (BMLR, Eq. 11)."""
+        logits: dict[str, Tensor] = self._frozen_fusion(unimodal=True)
+        return logits
+
+    def subset_logits(self, keep: Collection[str], *, freeze_fusion: bool = False) -> Tensor:
+        """Fused logits, shape (B, C), with the features of all modalities not in ``keep`` replaced by zero.
+
+        Args:
+            keep: Names of the modalities to keep.
+            freeze_fusion: Let gradients reach the encoders only.
+        """
+        logits: Tensor = (
+            self._frozen_fusion(keep=tuple(keep)) if freeze_fusion else self.fusion(self.features, keep=tuple(keep))
+        )
+        return logits
+
+    def replace_features(self, features: Mapping[str, Tensor]) -> Output:
+        """The output of the same decision layer on other features."""
+        return Output(dict(features), self.fusion, self.present)
+
+    def mask(self, name: str) -> Tensor | None:
+        """The samples that have modality ``name``, shape (B,); None where all have it."""
+        return None if self.present is None else self.present.get(name)
+
+    def readout_losses(self, targets: Tensor) -> dict[str, Tensor]:
+        """Losses that train auxiliary readouts on detached features; empty for every other readout."""
+        if self.fusion.unimodal_readout != "auxiliary":
+            return {}
+        logits = self.fusion(self.detached_features, unimodal=True)
+        return {
+            f"{name}_readout": soft_cross_entropy(values, targets, mask=self.mask(name))
+            for name, values in logits.items()
+        }
+
+    def _frozen_fusion(self, **options: Any) -> Any:
+        parameters = {name: value.detach() for name, value in self.fusion.named_parameters()}
+        return torch.func.functional_call(self.fusion, parameters, (self.features,), options)
+
+
+class MultimodalClassifier(nn.Module):
+    """Encoders of named modalities and a fusion.
+
+    Args:
+        encoders: One module per modality that maps its input to features of shape (B, d). At least two.
+        num_classes: Number of classes C. May be left out if ``fusion`` is a module.
+        fusion: A name among :func:`bmlr.fusion.available`, or a :class:`bmlr.fusion.Fusion` of your own.
+        feature_dims: Feature width d of each modality. May be left out for encoders that tell it by an attribute
+            ``num_features`` or ``out_features``, as those of this library, timm's and ``nn.Linear`` do, and for an
+            ``nn.Sequential`` whose last such layer does.
+        fusion_options: Further arguments for a fusion chosen by name, such as ``{"conditioner": "video"}``.
+
+    Raises:
+        ValueError: If names, widths or the fusion do not fit; the message names the argument.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier(
+        ...     {"audio": torch.nn.Linear(4, 8), "text": torch.nn.Linear(6, 5)}, num_classes=3, fusion="film")
+        >>> model({"audio": torch.randn(2, 4), "text": torch.randn(2, 6)}).logits.shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        num_classes: int | None = None,
+        fusion: str | Fusion = "concat",
+        *,
+        feature_dims: Mapping[str, int] | None = None,
+        fusion_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(encoders) < 2:
+            raise ValueError(f"`encoders` should name at least 2 modalities. Found {list(encoders)}.")
+        for name in encoders:
+            if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict, name):
+                raise ValueError(
+                    "`encoders` should have names without a dot, other than 'fused' and the attributes of torch.nn.ModuleDict. "
+                    f"Found {name!r}."
+                )
+        self.encoders = nn.ModuleDict(dict(encoders))
+        if isinstance(fusion, Fusion):
+            if fusion_options:
+                raise ValueError("`fusion_options` should be left out where `fusion` is a module.")
+            if set(fusion.modalities) != set(encoders):
+                raise ValueError(
+                    f"`fusion` should have the modalities of `encoders`, {sorted(encoders)}. "
+                    f"Found {sorted(fusion.modalities)}."
+                )
+            if num_classes is not None and num_classes != fusion.num_classes:
+                raise ValueError(
+                    f"`num_classes` should be that of `fusion`, {fusion.num_classes}. Found {num_classes}."
+                )
+            self.fusion: Fusion = fusion
+        else:
+            if num_classes is None:
+                raise ValueError("`num_classes` should be given where `fusion` is a name.")
+            dims = {name: _feature_dim(name, encoder, feature_dims) for name, encoder in encoders.items()}
+            self.fusion = fusions.create(fusion, dims, num_classes, **(fusion_options or {}))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+        return tuple(self.encoders)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return self.fusion.num_classes
+
+    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Output:
+        """Encode the inputs of every modality.
+
+        Args:
+            inputs: The input of each modality, first dimension B.
+            present: Which samples have which modality, a boolean mask of shape (B,) per name; a name left out is
+                always present. Inputs of absent modalities never enter an encoder, their features are zero.
+
+        Raises:
+            ValueError: If the names or batch sizes of ``inputs`` or ``present`` do not fit.
+        """
+        if inputs.keys() != set(self.encoders):
+            raise ValueError(f"`inputs` should have the modalities {list(self.encoders)}. Found {list(inputs)}.")
+        sizes = {name: len(x) for name, x in inputs.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"`inputs` should all have the same batch size. Found {sizes}.")
+        if present is not None:
+            check_present(present, self.encoders, next(iter(sizes.values())))
+        features = {name: self.encode(name, inputs[name], (present or {}).get(name)) for name in self.encoders}
+        return Output(features, self.fusion, present)
+
+    def encode(self, name: str, inputs: Tensor, present: Tensor | None = None) -> Tensor:
+        """Features of one modality, shape (B, d); zero for the samples that ``present`` (B,) marks as absent."""
+        encoder = self.encoders[name]
+        if present is None or bool(present.all()):
+            features: Tensor = encoder(inputs)
+        elif bool(present.any()):
+            found = encoder(inputs[present])
+            features = found.new_zeros((len(inputs), *found.shape[1:])).index_put(
+                (present.nonzero().squeeze(1),), found
+            )
+        else:
+            features = inputs.new_zeros((len(inputs), self.fusion.feature_dims[name]), dtype=torch.get_default_dtype())
+        width = self.fusion.feature_dims[name]
+        if features.ndim != 2 or features.shape[1] != width:
+            raise ValueError(
+                f"Encoder '{name}' should return features of shape (B, {width}). Found {tuple(features.shape)}."
+            )
+        return features
+
+
+def _feature_dim(name: str, encoder: nn.Module, given: Mapping[str, int] | None) -> int:
+    if given is not None:
+        if name not in given:
+            raise ValueError(f"`feature_dims` should hold the width of every modality. '{name}' is missing.")
+        return given[name]
+    candidates = [encoder, *(reversed(list(encoder)) if isinstance(encoder, nn.Sequential) else ())]
+    for module in candidates:
+        for attribute in ("num_features", "out_features"):
+            width = getattr(module, attribute, None)
+            if isinstance(width, int):
+                return width
+    raise ValueError(
+        f"`feature_dims` should give the feature width of '{name}': {type(encoder).__name__} has neither "
+        "`num_features` nor `out_features`."
+    )
