@@ -70,10 +70,10 @@ class Spectrogram:
                     f"Found `n_mels = {self.n_mels}`."
                 )
         check_positive("seconds", self.seconds)
-        if self.num_samples < 1:
+        if self.num_samples < self.n_fft:
             raise ValueError(
-                f"Parameter `seconds` should give at least one sample at {self.sample_rate} per second. "
-                f"Found `seconds = {self.seconds}`."
+                f"Parameter `seconds` should be at least one window of {self.n_fft} samples at {self.sample_rate} per "
+                f"second. Found `seconds = {self.seconds}`."
             )
 
     @property
@@ -85,7 +85,7 @@ class Spectrogram:
     def shape(self) -> tuple[int, int, int]:
         """Shape (1, bins, frames) of a spectrogram."""
         bins = self.n_fft // 2 + 1 if self.n_mels is None else self.n_mels
-        return 1, bins, 1 + self.num_samples // self.hop_length
+        return 1, bins, 1 + (self.num_samples - self.n_fft % 2) // self.hop_length  # librosa pads n_fft // 2 per side
 
     def clip(self, waveform: np.ndarray) -> np.ndarray:
         """The waveform (N,) padded with silence or cut to the length of the clip, float32.
