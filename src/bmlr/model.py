@@ -144,15 +144,16 @@ class MultimodalClassifier(nn.Module):
         if len(encoders) < 2:
             raise ValueError(f"`encoders` should name at least 2 modalities. Found {list(encoders)}.")
         for name in encoders:
-            if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict, name):
+            if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict(), name):
                 raise ValueError(
-                    "`encoders` should have names without a dot, other than 'fused' and the attributes of torch.nn.ModuleDict. "
-                    f"Found {name!r}."
+                    "`encoders` should have names without a dot, other than 'fused' and the attributes of "
+                    f"torch.nn.ModuleDict. Found {name!r}."
                 )
         self.encoders = nn.ModuleDict(dict(encoders))
         if isinstance(fusion, Fusion):
-            if fusion_options:
-                raise ValueError("`fusion_options` should be left out where `fusion` is a module.")
+            for argument, value in {"fusion_options": fusion_options, "feature_dims": feature_dims}.items():
+                if value:
+                    raise ValueError(f"`{argument}` should be left out where `fusion` is a module. Found {value}.")
             if set(fusion.modalities) != set(encoders):
                 raise ValueError(
                     f"`fusion` should have the modalities of `encoders`, {sorted(encoders)}. "

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (PyTorch's own convention)
 
-from bmlr._checks import check_positive, check_present, check_unimodal_logits, check_unit_interval
+from bmlr._checks import (
+    check_integer,
+    check_positive,
+    check_present,
+    check_targets,
+    check_unimodal_logits,
+    check_unit_interval,
+)
 
 #: Lower bound of the temperature T = α·λ of Eq. 5. Below it a softmax of distinct logits is one-hot to every
 #: floating point type, so the bound changes a label only where the two largest logits differ by less than
@@ -174,7 +181,8 @@ def cross_modal_labels(
     """Label every modality with the other's plain prediction: the Uni-Distill ablation (BMLR, Table V).
 
     With more than two modalities the label is the mean prediction of the others, a choice of ours: the paper runs
-    this ablation with two. A sample whose other modalities are all absent keeps its one-hot label.
+    this ablation with two. A prediction that is NaN counts as absent, and a sample whose other modalities are all
+    absent keeps its one-hot label: a label is never NaN.
 
     Args:
         unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
@@ -196,8 +204,9 @@ def cross_modal_labels(
     check_unimodal_logits(unimodal_logits, targets)
     logits = _working_precision(unimodal_logits)
     check_present(present, logits, len(targets))
-    masks = {name: _mask(name, present, targets) for name in logits}
-    predictions = {name: torch.where(masks[name][:, None], values.softmax(1), 0.0) for name, values in logits.items()}
+    predictions = {name: values.softmax(1) for name, values in logits.items()}
+    masks = {name: _mask(name, present, targets) & ~p[:, 0].isnan() for name, p in predictions.items()}
+    predictions = {name: torch.where(masks[name][:, None], p, 0.0) for name, p in predictions.items()}
     labels = {}
     for name, values in logits.items():
         others = [other for other in logits if other != name]
@@ -220,7 +229,7 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
         Labels of shape (B, C).
 
     Raises:
-        ValueError: If ε lies outside [0, 1].
+        ValueError: If ε lies outside [0, 1], or the targets or the number of classes do not fit.
 
     Example:
         >>> import torch
@@ -228,6 +237,7 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
         tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
     """
     epsilon = check_unit_interval("epsilon", epsilon)
+    check_targets(targets, targets.numel(), check_integer("num_classes", num_classes, 2))
     labels = torch.full(
         (len(targets), num_classes),
         epsilon / num_classes,
@@ -277,15 +287,17 @@ def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tens
     """Softmax of the weakest modality's logits at T = α / λ of the strongest (Eq. 5), shape (B, C)."""
     is_weakest = ranking.log_confidence == ranking.weakest
     values = list(logits.values())
-    weakest = torch.where(is_weakest[0, :, None], values[0], 0.0)
+    count = is_weakest.sum(0)[:, None]  # more than one where several tie: their mean, exact where one stands alone
+    weakest = torch.where(is_weakest[0, :, None], values[0] / count, 0.0)
     for mask, other in zip(is_weakest[1:], values[1:], strict=True):
-        weakest = weakest + torch.where(mask[:, None], other, 0.0)
-    weakest = weakest / is_weakest.sum(0)[:, None]  # the mean of those that tie; exact where one stands alone
-    temperature = (alpha * torch.exp(-gap)).clamp(min=MINIMUM_TEMPERATURE).to(weakest.dtype)
+        weakest = weakest + torch.where(mask[:, None], other / count, 0.0)
+    # Upper bound: an infinite T would turn a masked class, −∞ / T, into NaN.
+    largest = torch.finfo(weakest.dtype).max
+    temperature = (math.log(alpha) - gap).exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
     return F.softmax((weakest - weakest.amax(1, keepdim=True)) / temperature[:, None], dim=1)
 
 
 def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """ξ d + (1 − ξ) y with D y = d (Eq. 8); where ξ = 0 the prediction is not looked at and may be NaN."""
-    labels = torch.where(weight[:, None] > 0, weight[:, None] * prediction, 0.0)
+    labels = torch.where(weight[:, None] > 0, weight[:, None] * prediction.to(weight.dtype), 0.0)
     return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])

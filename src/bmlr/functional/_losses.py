@@ -16,7 +16,11 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = 
         mask: Boolean, shape (B,): samples that count. None counts all; with none left the loss is zero.
 
     Returns:
-        The mean over the samples that count, a scalar; computed in float32 or wider.
+        The mean over the samples that count, a scalar; computed in float32 or wider. A class without mass in the
+        label adds nothing, also where its logit is −∞. Masked samples get no gradient, whatever their logits are.
+
+    Raises:
+        ValueError: If the shape of the labels does not fit.
 
     Example:
         >>> import torch
@@ -25,8 +29,17 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = 
     """
     if logits.dtype in {torch.float16, torch.bfloat16}:
         logits = logits.float()
-    labels = labels.to(logits.dtype) if labels.dtype.is_floating_point else labels.long()
-    return masked_mean(F.cross_entropy(logits, labels, reduction="none"), mask)
+    if mask is not None:
+        logits = torch.where(mask[:, None], logits, 0.0)
+    if not labels.dtype.is_floating_point:
+        return masked_mean(F.cross_entropy(logits, labels.long(), reduction="none"), mask)
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"`labels` should be distributions of the shape of `logits`, {tuple(logits.shape)}, or class indices. "
+            f"Found shape {tuple(labels.shape)}."
+        )
+    log_prediction = F.log_softmax(logits, dim=1).masked_fill(labels == 0, 0.0)
+    return masked_mean(-(labels.to(logits.dtype) * log_prediction).sum(1), mask)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:

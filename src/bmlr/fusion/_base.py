@@ -109,9 +109,15 @@ class Fusion(nn.Module, ABC):
         Features arrive in the parameters' type outside autocast: encoders run under autocast may hand over half
         precision to a loss that is computed after it.
         """
-        weight = next(self.parameters(), None)
-        if weight is not None and not torch.is_autocast_enabled(weight.device.type):
-            features = {name: z.to(weight.dtype) for name, z in features.items()}
+        features = {name: match_dtype(z, self) for name, z in features.items()}
         if keep is not None:
             return self.ablated(features, keep)
         return self.unimodal(features) if unimodal else self.fused(features)
+
+
+def match_dtype(features: Tensor, reader: nn.Module) -> Tensor:
+    """Features in the type of the reader's parameters, except under autocast, which sees to that itself."""
+    weight = next(reader.parameters(), None)
+    if weight is None or torch.is_autocast_enabled(weight.device.type):
+        return features
+    return features.to(weight.dtype)

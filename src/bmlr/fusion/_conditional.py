@@ -121,7 +121,12 @@ class GatedFusion(_ConditionalFusion):
 
 
 class BilinearGatedFusion(_ConditionalFusion):
-    r"""Bilinear-gated fusion of Kiela et al. (2018): a C × d × d tensor contracts :math:`\sigma(A z^a)` and :math:`z^v`.
+    r"""Bilinear-gated fusion of Kiela et al. (2018): a C × d × d tensor contracts the gate and the gated features.
+
+    .. math:: \ell_c = \sigma(A z^a)^\top (T_c z^v + u_c) + b_c
+
+    The linear term u in the gate is ours. Without it the conditioner alone, with :math:`z^v` replaced by zero, would
+    give constant logits, and a method that trains encoders by unimodal losses would never train its encoder.
 
     See :class:`GatedFusion` for why both are offered. The tensor holds C d² numbers: use it with few classes.
     With more than two modalities the logits of the gated others are summed, an extension of ours.
@@ -151,9 +156,11 @@ class BilinearGatedFusion(_ConditionalFusion):
         width = self.feature_dims[self.conditioner]
         dims = {name: self.feature_dims[name] for name in self.conditioned}
         self.gates = nn.ModuleDict({name: nn.Linear(width, dim) for name, dim in dims.items()})
-        self.bilinear = nn.ModuleDict({name: nn.Bilinear(dim, dim, num_classes) for name, dim in dims.items()})
+        self.bilinear = nn.ModuleDict({u: nn.Bilinear(dim, dim, num_classes, bias=False) for u, dim in dims.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})
 
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
-        """σ(A z^a)ᵀ T_c z + b_c for each class c, shape (B, C)."""
-        logits: Tensor = self.bilinear[name](self.gates[name](condition).sigmoid(), features)
+        """σ(A z^a)ᵀ (T_c z + u_c) + b_c for each class c, shape (B, C)."""
+        gate = self.gates[name](condition).sigmoid()
+        logits: Tensor = self.bilinear[name](gate, features) + self.heads[name](gate)
         return logits

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_non_negative
 from bmlr.functional import soft_cross_entropy
+from bmlr.fusion._base import match_dtype
 from bmlr.methods._base import Losses, Method, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
@@ -113,4 +114,4 @@ def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[st
             f"{name} has heads for {sorted(heads)} and got features of {sorted(output.features)}: call "
             "`method.setup(model)` once, before the optimiser is made."
         )
-    return {name: heads[name](z) for name, z in output.features.items()}
+    return {name: heads[name](match_dtype(z, heads[name])) for name, z in output.features.items()}
