@@ -36,14 +36,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on another device."""
+    def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Batch:
+        """The batch on another device, with floating point inputs in another type if ``dtype`` is given."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
         return Batch(
-            {name: move(x) for name, x in self.inputs.items()},
+            {name: move(x).to(dtype) if x.is_floating_point() else move(x) for name, x in self.inputs.items()},
             move(self.targets),
             None if self.present is None else {name: move(mask) for name, mask in self.present.items()},
             None if self.indices is None else move(self.indices),

@@ -6,13 +6,21 @@ import importlib
 from typing import Any
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part
+from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part, TrainingDefaults
 
 # Where each data set is defined; imported when asked for, since they need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
     "digits": ("bmlr.data._digits", "Digits"),
     "avmnist": ("bmlr.data._avmnist", "AVMNIST"),
 }
+
+
+def __getattr__(name: str) -> type[MultimodalData]:
+    for module, attribute in _DATA.values():
+        if name == attribute:
+            found: type[MultimodalData] = getattr(importlib.import_module(module), attribute)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def available() -> list[str]:
@@ -50,4 +58,4 @@ def create(name: str, **parameters: Any) -> MultimodalData:
     return get(name)(**parameters)
 
 
-__all__ = ["ArrayPart", "Modality", "MultimodalData", "Part", "available", "create", "get"]
+__all__ = ["ArrayPart", "Modality", "MultimodalData", "Part", "TrainingDefaults", "available", "create", "get"]

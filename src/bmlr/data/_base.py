@@ -32,6 +32,23 @@ class Modality:
     shape: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingDefaults:
+    """Settings that suit a data set, taken where the user gives none. Those here are the paper's.
+
+    Attributes:
+        epochs: Number of epochs.
+        batch_size: Samples per step and device.
+        lr: Learning rate of Adam.
+        width: Channels of the first stage of the default ResNet-18 encoders; other encoders in proportion.
+    """
+
+    epochs: int = 70
+    batch_size: int = 64
+    lr: float = 5e-5
+    width: int = 64
+
+
 class Part(ABC):
     """One part of a data set. It gives whole batches, so that memory-mapped arrays are read once per batch.
 
@@ -97,7 +114,7 @@ class ArrayPart(Part):
         self.present = None if present is None else dict(present)
         self.groups = groups
 
-    def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:  # noqa: ARG002
+    def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
         """The samples at ``indices``; arrays have no random transforms."""
         rows = np.asarray(indices, dtype=np.int64)
         return Batch(
@@ -119,6 +136,8 @@ class MultimodalData(ABC):
     """
 
     name: ClassVar[str]
+    #: The paper's settings, where a data set does not say otherwise.
+    defaults: ClassVar[TrainingDefaults] = TrainingDefaults()
     protocol: str
     classes: tuple[str, ...]
     modalities: dict[str, Modality]

@@ -1,5 +1,6 @@
 """Encoders: any module that maps one modality's input to features of shape (B, d)."""
 
+from bmlr.encoders._mlp import MLP
 from bmlr.encoders._resnet import ResNet, resnet18
 
-__all__ = ["ResNet", "resnet18"]
+__all__ = ["MLP", "ResNet", "resnet18"]

@@ -1,0 +1,285 @@
+"""The command line: wiring between arguments and the functions of the library, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+import bmlr.data
+import bmlr.methods
+from bmlr._version import __version__
+from bmlr.data import MultimodalData
+from bmlr.methods import Method
+
+try:
+    from jsonargparse import ArgumentError, ArgumentParser, Namespace
+    from rich.console import Console
+    from rich.table import Table
+
+    from bmlr.training import (
+        ModelOptions,
+        NonFiniteLossError,
+        OptimizerOptions,
+        RunError,
+        TrainerOptions,
+        evaluate_run,
+        load_run,
+        predict_run,
+        train,
+    )
+    from bmlr.training._config import RunConfig, class_path
+except ModuleNotFoundError as missing:
+    raise SystemExit(f'bmlr: error: {missing.name} is not installed. Run: pip install "bmlr[train]"') from missing
+
+# What a user can have caused; everything else is a fault of ours and keeps its traceback.
+_EXPECTED = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, RunError, NonFiniteLossError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 after one sentence about what was wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = ArgumentParser(
+        prog="bmlr", description="Balanced multimodal learning.", version=f"bmlr {__version__}", exit_on_error=False
+    )
+    commands = parser.add_subcommands(required=True)
+    for name, (function, _) in _COMMANDS.items():
+        command = ArgumentParser(description=_first_line(function), exit_on_error=False)
+        if name == "train":
+            command.add_argument("--config", action="config", help="YAML file with any of these options.")
+        command.add_function_arguments(function, as_positional=name != "train")
+        commands.add_subcommand(name, command, help=_first_line(function))
+    try:
+        arguments = _full_names(arguments)
+        namespace = parser.parse_args(arguments)
+        chosen = parser.instantiate_classes(namespace)
+        name = chosen.subcommand
+        given = chosen[name]
+        given.pop("config", None)
+        function, show = _COMMANDS[name]
+        show(function(**_as_arguments(given)))
+    except ArgumentError as error:
+        return _fail(_one_sentence(str(error)))
+    except _EXPECTED as error:
+        return _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        return _fail("interrupted; a training run continues with --resume.")
+    return 0
+
+
+def train_command(
+    data: MultimodalData,
+    method: Method,
+    model: ModelOptions = ModelOptions(),  # noqa: B008  (the parser reads defaults from the signature)
+    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008
+    trainer: TrainerOptions = TrainerOptions(),  # noqa: B008
+    seed: int = 0,
+    runs: Path = Path("runs"),
+    run: Path | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a model on a data set by a method.
+
+    Args:
+        data: Data set, by name (see its parameters with --data.help NAME).
+        method: Method, by name (see its parameters with --method.help NAME).
+        model: The model.
+        optimizer: Optimiser and learning-rate schedule.
+        trainer: How long and on what to train.
+        seed: Seed of weights, order of samples and random transforms.
+        runs: Folder in which the run's directory is made, named by its configuration.
+        run: Directory of the run, in place of a named one in --runs.
+        resume: Continue an interrupted run.
+    """
+    result = train(data, method, model, optimizer, trainer, seed=seed, runs=runs, run=run, resume=resume)
+    return {"directory": str(result.directory), "reused": result.reused, **result.content}
+
+
+def evaluate_command(
+    run: Path, part: Literal["train", "val", "test"] = "test", weights: Literal["best", "last"] = "best"
+) -> dict[str, Any]:
+    """Score the weights of a finished or interrupted run.
+
+    Args:
+        run: Directory of the run.
+        part: Part of the data.
+        weights: Those of the epoch selected on validation, or the last.
+    """
+    return {
+        "run": str(run),
+        "part": part,
+        "weights": weights,
+        **evaluate_run(run, part=part, weights=weights).as_dict(),
+    }
+
+
+def predict_command(
+    run: Path, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False
+) -> dict[str, Any]:
+    """Predict the class of one new sample from a file per modality.
+
+    Args:
+        run: Directory of the run.
+        files: One file per modality, as PATH or, where the suffix does not tell, as MODALITY=PATH.
+        weights: Those of the epoch selected on validation, or the last.
+        json: Print JSON with all classes.
+    """
+    config, _, _ = load_run(run, weights=weights)
+    return {"probabilities": predict_run(run, _assign_files(config, files), weights=weights), "json": json}
+
+
+def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
+    """Which file is which modality: as said, or by its suffix."""
+    modalities = config.data.modalities
+    assigned: dict[str, Path] = {}
+    for text in files:
+        name, separator, path = text.partition("=")
+        if not (separator and name in modalities):
+            path = text
+            kind = _KINDS.get(Path(text).suffix.lower())
+            matching = [name for name, modality in modalities.items() if modality.kind == kind]
+            if len(matching) != 1:
+                raise ValueError(
+                    f"`files`: cannot tell the modality of {text} by its suffix. "
+                    f"Write MODALITY={text} with one of {', '.join(modalities)}."
+                )
+            name = matching[0]
+        if name in assigned:
+            raise ValueError(f"`files` should hold one file per modality. Found two of '{name}'.")
+        assigned[name] = Path(path)
+    return assigned
+
+
+_KINDS = dict.fromkeys((".wav", ".flac", ".ogg", ".mp3"), "spectrogram") | dict.fromkeys(
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "image"
+)
+
+
+def _show_train(result: dict[str, Any]) -> None:
+    _print_scores(
+        f"{result['method']} on {result['data']} ({result['protocol']} protocol), seed {result['seed']}",
+        {f"test, epoch {result['best_epoch'] + 1} (selected on validation)": result["test"]}
+        | ({"test, last epoch": result["test_last_epoch"]} if "test_last_epoch" in result else {})
+        | ({"test, best epoch on test (optimistic)": result["test_best_epoch"]} if "test_best_epoch" in result else {})
+        | {f"validation, epoch {result['best_epoch'] + 1}": result["validation"]},
+    )
+    if result["reused"]:
+        print("The run was finished before; nothing was trained.")
+    print(f"majority rate {result['majority_rate']:.4f}, {result['seconds']:.1f} s, {result['directory']}")
+
+
+def _show_evaluate(result: dict[str, Any]) -> None:
+    _print_scores(str(result["run"]), {f"{result['part']}, {result['weights']} weights": result})
+
+
+def _show_predict(result: dict[str, Any]) -> None:
+    probabilities: dict[str, dict[str, float]] = result["probabilities"]
+    if result["json"]:
+        print(json.dumps(probabilities, indent=2))
+        return
+    table = Table("from", "class", "probability", "next")
+    for name, values in probabilities.items():
+        ranked = sorted(values.items(), key=lambda item: -item[1])
+        rest = ", ".join(f"{label} {value:.3f}" for label, value in ranked[1:3])
+        table.add_row(name, ranked[0][0], f"{ranked[0][1]:.3f}", rest)
+    Console().print(table)
+
+
+def _print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
+    first = next(iter(scores.values()))
+    table = Table(
+        "part", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"]), title=title
+    )
+    for name, score in scores.items():
+        table.add_row(
+            name,
+            f"{score['accuracy']:.4f}",
+            *(f"{value:.4f}" for value in score["unimodal_accuracy"].values()),
+            *("–" if value is None else f"{value:.3f}" for value in score["ratio"].values()),
+        )
+    Console().print(table)
+
+
+_COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
+    "train": (train_command, _show_train),
+    "evaluate": (evaluate_command, _show_evaluate),
+    "predict": (predict_command, _show_predict),
+}
+
+
+def _full_names(arguments: list[str]) -> list[str]:
+    """Replace names of data sets and methods by the paths of their classes; unknown ones raise with the nearest."""
+    changed = list(arguments)
+    for position, argument in enumerate(arguments):
+        option, separator, value = argument.partition("=")
+        base = {"--data": "data", "--method": "method", "--data.help": "data", "--method.help": "method"}.get(option)
+        if option == "--config":
+            _check_config(Path(value if separator else (arguments[position + 1 :] or [""])[0]))
+        if base is None or (not separator and position + 1 >= len(arguments)):
+            continue
+        path = _class_of(base, value if separator else arguments[position + 1])
+        if separator:
+            changed[position] = f"{option}={path}"
+        else:
+            changed[position + 1] = path
+    return changed
+
+
+def _class_of(base: str, name: str) -> str:
+    """Path of the class of a registered name; names with a dot are paths already."""
+    if "." in name:
+        return name
+    if base == "method":
+        return class_path(bmlr.methods.get(name))
+    for known in map(bmlr.data.get, bmlr.data.available()):
+        if name == known.__name__:
+            return class_path(known)
+    return class_path(bmlr.data.get(name))
+
+
+def _check_config(path: Path) -> None:
+    """Say clearly what is wrong with the names in a configuration file, before the parser says it at length."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no configuration file {path}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold options by name. Found {type(content).__name__}.")
+    for base in ("data", "method"):
+        entry = content.get(base)
+        name = entry.get("class_path") if isinstance(entry, dict) else entry
+        if isinstance(name, str):
+            _class_of(base, name)
+
+
+def _as_arguments(given: Namespace) -> dict[str, Any]:
+    return {name: Path(str(value)) if isinstance(value, os.PathLike) else value for name, value in vars(given).items()}
+
+
+def _one_sentence(message: str) -> str:
+    """The innermost of the parser's nested messages, on one line."""
+    line = " ".join(part.strip(" -") for part in message.split("\n"))
+    line = re.sub(r"\s+", " ", line).strip()
+    line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
+    union = re.search(r'Parser key "([\w.]+)": .*?Subtypes: \[([^]]*)\].*Given value: (.*)', line)
+    if union:
+        key, types, value = union.groups()
+        return f"Option --{key} should be of type {types.replace(', ', ' or ')}. Found {value}."
+    return re.sub(r'^Parser key "(\w+)": Problem with given class_path \'[\w.]+\': ', r"Option --\1: ", line)
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").partition("\n")[0]
+
+
+def _fail(message: str) -> int:
+    print(f"bmlr: error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,43 @@
+"""Training under Lightning: one module for every method, run directories, evaluation and prediction.
+
+Needs the ``train`` extra: ``pip install "bmlr[train]"``.
+"""
+
+from bmlr.training._config import RunConfig, read_config
+from bmlr.training._loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
+from bmlr.training._module import BalancedModule, NonFiniteLossError
+from bmlr.training._options import (
+    ModelOptions,
+    OptimizerOptions,
+    TrainerOptions,
+    build_model,
+    fill_defaults,
+)
+from bmlr.training._run import RunError, RunResult, evaluate_run, load_run, predict_run, train
+from bmlr.training._scores import Score, ScoreMetric, evaluate, evaluation_mode
+
+__all__ = [
+    "BalancedModule",
+    "BatchRequest",
+    "ModelOptions",
+    "NonFiniteLossError",
+    "OptimizerOptions",
+    "RequestLoader",
+    "RunConfig",
+    "RunError",
+    "RunResult",
+    "Score",
+    "ScoreMetric",
+    "TrainerOptions",
+    "build_model",
+    "evaluate",
+    "evaluate_run",
+    "evaluation_mode",
+    "fill_defaults",
+    "load_run",
+    "ordered_requests",
+    "planned_requests",
+    "predict_run",
+    "read_config",
+    "train",
+]

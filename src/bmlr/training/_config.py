@@ -1,0 +1,166 @@
+"""The resolved configuration of a run: what re-runs it, and what names it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+import bmlr.data
+import bmlr.methods
+from bmlr._checks import nearest_name
+from bmlr._version import __version__
+from bmlr.data import MultimodalData
+from bmlr.methods import Method
+from bmlr.training._options import ModelOptions, OptimizerOptions, TrainerOptions
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the result of a run.
+
+    Attributes:
+        data: The data set.
+        method: The method.
+        model: Options of the model.
+        optimizer: Options of the optimiser.
+        trainer: Options of the trainer.
+        seed: Seed of weights, order and random transforms.
+    """
+
+    data: MultimodalData
+    method: Method
+    model: ModelOptions
+    optimizer: OptimizerOptions
+    trainer: TrainerOptions
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data in the form the command line reads back."""
+        return {
+            "data": _class_entry(self.data),
+            "method": _class_entry(self.method),
+            "model": _plain(dataclasses.asdict(self.model)),
+            "optimizer": _plain(dataclasses.asdict(self.optimizer)),
+            "trainer": _plain(dataclasses.asdict(self.trainer)),
+            "seed": self.seed,
+        }
+
+    def as_yaml(self) -> str:
+        """The text of ``config.yaml``."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the configuration and the package version; options that cannot change a result are left out."""
+        content = self.as_dict()
+        for key in ("progress", "num_workers"):
+            del content["trainer"][key]
+        text = json.dumps({"config": content, "version": __version__}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Name of the run: data, method, seed and the beginning of the digest."""
+        return f"{self.data.name}-{type(self.method).__name__}-seed{self.seed}-{self.digest[:8]}"
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read the ``config.yaml`` of a run.
+
+    Only registered data sets and methods, and subclasses that are already imported, are made: reading a file imports
+    no code.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not the configuration of a run; the message names the entry.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
+    names = [field.name for field in dataclasses.fields(RunConfig)]
+    if not isinstance(content, dict) or set(content) != set(names):
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} should have the entries {', '.join(names)}. Found {found}.")
+    return RunConfig(
+        data=_make_class(content["data"], MultimodalData, f"{path}: data"),
+        method=_make_class(content["method"], Method, f"{path}: method"),  # type: ignore[type-abstract]
+        model=_make_options(content["model"], ModelOptions, f"{path}: model"),
+        optimizer=_make_options(content["optimizer"], OptimizerOptions, f"{path}: optimizer"),
+        trainer=_make_options(content["trainer"], TrainerOptions, f"{path}: trainer"),
+        seed=int(content["seed"]),
+    )
+
+
+def resolve_class(name: str, base: type[T]) -> type[T]:
+    """The registered or already imported subclass of ``base`` that ``name`` (short or with its module) stands for.
+
+    Raises:
+        ValueError: If there is none; the message gives the nearest name.
+    """
+    short = name.rpartition(".")[2]
+    registered: dict[str, type[Any]] = (
+        {n: bmlr.methods.get(n) for n in bmlr.methods.available()}
+        if issubclass(base, Method)
+        else {(cls := bmlr.data.get(n)).__name__: cls for n in bmlr.data.available()}
+    )
+    if short in registered and name in {short, class_path(registered[short])}:
+        return registered[short]
+    module = sys.modules.get(name.rpartition(".")[0])
+    found = getattr(module, short, None)
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    raise ValueError(
+        f"'{name}' is neither a registered nor an imported {base.__name__}. Registered are {', '.join(registered)}."
+        f"{nearest_name(short, registered)}"
+    )
+
+
+def class_path(cls: type) -> str:
+    """Public path of a class: registered ones are shown by their package, not by the private module inside it."""
+    public = ".".join(part for part in cls.__module__.split(".") if not part.startswith("_"))
+    return f"{public}.{cls.__qualname__}"
+
+
+def _class_entry(thing: MultimodalData | Method) -> dict[str, Any]:
+    return {"class_path": class_path(type(thing)), "init_args": _plain(thing.parameters_given)}
+
+
+def _make_class(entry: Any, base: type[T], where: str) -> T:
+    if not isinstance(entry, dict) or not {"class_path"} <= set(entry) <= {"class_path", "init_args"}:
+        raise ValueError(f"{where} should have the entries class_path and init_args. Found {entry!r}.")
+    cls = resolve_class(str(entry["class_path"]), base)
+    try:
+        return cls(**(entry.get("init_args") or {}))
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _make_options(entry: Any, options: type[T], where: str) -> T:
+    allowed = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
+    unknown = sorted(set(entry) - set(allowed)) if isinstance(entry, dict) else [repr(entry)]
+    if unknown:
+        raise ValueError(
+            f"{where} should have entries among {', '.join(allowed)}. Found {', '.join(unknown)}."
+            f"{nearest_name(unknown[0], allowed)}"
+        )
+    return options(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
