@@ -1,0 +1,86 @@
+"""Small models and batches, shared by the tests."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+import bmlr
+
+#: Modality names in the order in which the builders take them, and the width of each one's input and features.
+MODALITIES = ("audio", "video", "text")
+INPUT_DIMS = {"audio": 4, "video": 6, "text": 5}
+FEATURE_DIMS = {"audio": 7, "video": 5, "text": 6}
+
+
+def make_encoder(name: str, *, batch_norm: bool = False) -> nn.Sequential:
+    """A smooth two-layer encoder, so that no gradient is zero by chance."""
+    width = FEATURE_DIMS[name]
+    return nn.Sequential(
+        nn.Linear(INPUT_DIMS[name], 9),
+        nn.BatchNorm1d(9) if batch_norm else nn.Identity(),
+        nn.Tanh(),
+        nn.Linear(9, width),
+    )
+
+
+def make_model(
+    modalities: int | Sequence[str] = 2,
+    fusion: str | bmlr.fusion.Fusion = "concat",
+    *,
+    num_classes: int = 3,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    batch_norm: bool = False,
+    **fusion_options,
+) -> bmlr.MultimodalClassifier:
+    """A model of the given modalities (or of the first so many), its weights a function of ``seed`` and names."""
+    names = MODALITIES[:modalities] if isinstance(modalities, int) else tuple(modalities)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = bmlr.MultimodalClassifier(
+            {name: make_encoder(name, batch_norm=batch_norm) for name in names},
+            num_classes,
+            fusion,
+            fusion_options=fusion_options,
+        )
+    return model.to(dtype)
+
+
+def make_batch(
+    modalities: int | Sequence[str] = 2,
+    batch_size: int = 8,
+    *,
+    num_classes: int = 3,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    present: Mapping[str, Tensor] | None = None,
+) -> bmlr.Batch:
+    """Gaussian inputs whose mean depends on the class, so that there is something to learn."""
+    names = MODALITIES[:modalities] if isinstance(modalities, int) else tuple(modalities)
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(num_classes, (batch_size,), generator=generator)
+    inputs = {}
+    for name in names:
+        means = torch.randn(num_classes, INPUT_DIMS[name], generator=generator, dtype=torch.float64)
+        noise = torch.randn(batch_size, INPUT_DIMS[name], generator=generator, dtype=torch.float64)
+        inputs[name] = (means[targets] + noise).to(dtype)
+    return bmlr.Batch(inputs, targets, None if present is None else dict(present), torch.arange(batch_size))
+
+
+def make_logits(
+    modalities: int | Sequence[str] = 2,
+    batch_size: int = 8,
+    num_classes: int = 5,
+    *,
+    scale: float = 3.0,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Random unimodal logits and targets."""
+    count = modalities if isinstance(modalities, int) else len(modalities)
+    names = [f"m{i}" for i in range(count)] if isinstance(modalities, int) else list(modalities)
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(num_classes, (batch_size,), generator=generator)
+    draw = torch.randn(count, batch_size, num_classes, generator=generator, dtype=torch.float64) * scale
+    return {name: values.to(dtype) for name, values in zip(names, draw, strict=True)}, targets
