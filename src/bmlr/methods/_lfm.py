@@ -1,0 +1,282 @@
+"""LFM: Facilitating Multimodal Classification via Dynamically Learning Modality Gap (NeurIPS 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
+from bmlr.batch import Batch
+from bmlr.functional import masked_mean, soft_cross_entropy
+from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._joint import apply_heads, unimodal_heads
+from bmlr.methods._support import log_probabilities, module_mode, pair_mask, presence, samples_at, select
+from bmlr.model import MultimodalClassifier, Output
+
+#: The official polynomial of α₀ in the epoch, of 200 epochs, lowest power first.
+_COEFFICIENTS = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11)
+_LAST_EPOCH = 199
+
+
+class LFM(Method):
+    r"""Dynamically Learning Modality Gap (Yang et al., NeurIPS 2024): label fitting and alignment, mixed over time.
+
+    .. math::
+        L = 2\,(\alpha_0 \mathrm{CE}(y, o) + \alpha_1 L_{al}), \quad \alpha_0 + \alpha_1 = 1, \quad
+        L_{al} = \tfrac12 [\mathrm{KL}(m \| p) + \mathrm{KL}(m \| q)], \quad m = \tfrac12 (p + q),
+
+    for the predictions p, q of two modalities; with more than two, :math:`L_{al}` is the mean over their pairs.
+    :math:`o` is the mean of the logits of one linear layer per modality (``head="late_avg"``, the official network,
+    which leaves the model's fusion unused) or the model's fused logits (``head="fusion"``).
+
+    α₀ is, from epoch to epoch,
+
+    * ``fitted``: the polynomial of the official default script, from 0.20 (alignment leads) to 1 (labels lead),
+      clipped to [0, 1] (the script's reaches 1.01) and stretched over the length of the run;
+    * ``learnable``: moved before each epoch by the official hyper-gradient on a few samples, see ``meta_scope``;
+    * ``constant``: ``label_weight``.
+
+    Deviations: the paper describes contrastive matching, the official code has the alignment above and no
+    contrastive loss; this follows the code. It holds 16 samples out of training and uses 8 of them for ``learnable``;
+    here those used are held out, seen with the transforms of evaluation, by the model in evaluation mode (there: in
+    training mode before the first epoch, in evaluation mode later). Mode ``bb`` is BalanceBenchmark's
+    re-implementation: ``head="fusion"``, ``alpha="learnable"`` from α₀ = 0.95 (the official start is 0.05), with the
+    first quarter of the first validation batch and the model in training mode, so that its batch statistics move.
+    Samples that lack a modality are left out of its pairs, and of its share in the mean logits.
+
+    Args:
+        mode: ``official`` (default) or ``bb``; sets the defaults of ``alpha``, ``head`` and ``label_weight``.
+        alpha: ``fitted``, ``learnable`` or ``constant``; None takes ``fitted`` (``official``), ``learnable`` (``bb``).
+        head: ``late_avg`` or ``fusion``; None takes ``late_avg`` (``official``), ``fusion`` (``bb``).
+        label_weight: α₀ in [0, 1] at the start (``learnable``) or throughout (``constant``); None takes 0.05
+            (``official``), 0.95 (``bb``), or 0.5 where it is constant.
+        schedule_epochs: Length of run the polynomial is stretched over; None takes that of the training, 200 is the
+            polynomial as it stands in the official script.
+        meta_lr: Step size of the learnable α, halved every 20 epochs.
+        meta_size: Number of samples for the learnable α; in mode ``bb`` None takes a quarter of a batch.
+        meta_scope: The step is the mean over the entries of :math:`\nabla_\theta \langle \nabla_\theta L_{tot},
+            \nabla_\theta \mathrm{CE} \rangle` for the ``first`` parameter of the model, as in both codes, which give
+            no reason for it, or for ``all`` parameters.
+        seed: Seed of the choice of the samples held out.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> method = bmlr.methods.LFM()
+        >>> method.setup(model)
+        >>> losses = method(model({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}), torch.tensor([0, 2]))
+        >>> sorted(losses.terms), round(float(losses.logs["label_weight"]), 4)
+        (['alignment', 'fused'], 0.2046)
+    """
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="LFM",
+        paper="Facilitating Multimodal Classification via Dynamically Learning Modality Gap",
+        venue="NeurIPS 2024",
+        url="https://proceedings.neurips.cc/paper_files/paper/2024/hash/71b17f00017da0d73823ccf7fbce2d4f-Abstract-Conference.html",
+        family="labels and losses",
+        cost="1 forward, 1 backward; with a learnable α one double backward on a few samples per epoch",
+    )
+
+    def __init__(
+        self,
+        mode: Literal["official", "bb"] = "official",
+        alpha: Literal["fitted", "learnable", "constant"] | None = None,
+        head: Literal["late_avg", "fusion"] | None = None,
+        label_weight: float | None = None,
+        schedule_epochs: int | None = None,
+        meta_lr: float = 1e-4,
+        meta_size: int | None = None,
+        meta_scope: Literal["first", "all"] = "first",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.mode = check_choice("mode", mode, ("official", "bb"))
+        bb = self.mode == "bb"
+        self.alpha = check_choice(
+            "alpha", alpha or ("learnable" if bb else "fitted"), ("fitted", "learnable", "constant")
+        )
+        self.head = check_choice("head", head or ("fusion" if bb else "late_avg"), ("late_avg", "fusion"))
+        if label_weight is None:
+            label_weight = 0.5 if self.alpha == "constant" else 0.95 if bb else 0.05
+        self.label_weight = check_unit_interval("label_weight", label_weight)
+        self.schedule_epochs = None if schedule_epochs is None else check_integer("schedule_epochs", schedule_epochs, 1)
+        self.meta_lr = check_positive("meta_lr", meta_lr)
+        default_size = None if bb else 8
+        self.meta_size = default_size if meta_size is None else check_integer("meta_size", meta_size, 1)
+        self.meta_scope = check_choice("meta_scope", meta_scope, ("first", "all"))
+        self.seed = check_integer("seed", seed, 0)
+        self.heads = nn.ModuleDict()
+        self._start_over()
+
+    def _start_over(self) -> None:
+        #: The weight α₀ of the label loss in the current epoch.
+        self.current_label_weight = fitted_label_weight(0, 1) if self.alpha == "fitted" else self.label_weight
+        self._updated_epoch = -1
+        self._meta_batch: Batch | None = None  # read again from the data after a restart
+
+    def setup(self, model: MultimodalClassifier) -> None:
+        """Make one linear layer per modality where ``head="late_avg"``; α starts over."""
+        self._start_over()
+        if self.head == "late_avg":
+            self.heads = unimodal_heads(model)
+
+    def start_epoch(self, context: EpochContext) -> EpochPlan:
+        """Move α; with a learnable one, leave the samples it is learned on out of training."""
+        super().start_epoch(context)
+        if self.alpha == "fitted":
+            self.current_label_weight = fitted_label_weight(context.epoch, self.schedule_epochs or context.max_epochs)
+        if self.alpha != "learnable":
+            return EpochPlan()
+        if self._updated_epoch != context.epoch:  # asked again when a run resumes within an epoch
+            self._learn_label_weight(context)
+            self._updated_epoch = context.epoch
+        if self.mode == "bb":
+            return EpochPlan()
+        held_out = set(self._held_out(context))
+        return EpochPlan((Pass(indices=tuple(i for i in range(context.num_train) if i not in held_out)),))
+
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """The weighted label and alignment losses."""
+        weight, logits = self.current_label_weight, self._unimodal_logits(output)
+        label = soft_cross_entropy(self._fused_logits(output, logits), targets)
+        terms = {"fused": 2 * weight * label}
+        if weight < 1:
+            terms["alignment"] = 2 * (1 - weight) * self._alignment(output, logits)
+        return Losses(terms, {"label_weight": label.new_tensor(weight)})
+
+    def predict(self, output: Output) -> Prediction:
+        """The mean of the modalities' logits, or the model's fused logits."""
+        logits = self._unimodal_logits(output)
+        return Prediction(self._fused_logits(output, logits), logits)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Plain Python state: α₀ and the epoch it was last learned for."""
+        learned = {"label_weight": self.current_label_weight, "updated_epoch": self._updated_epoch}
+        return {**super().get_extra_state(), **learned}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        super().set_extra_state(state)
+        self.current_label_weight, self._updated_epoch = state["label_weight"], state["updated_epoch"]
+
+    def _unimodal_logits(self, output: Output) -> dict[str, Tensor]:
+        return apply_heads(self, self.heads, output) if self.head == "late_avg" else output.unimodal_logits
+
+    def _fused_logits(self, output: Output, logits: dict[str, Tensor]) -> Tensor:
+        if self.head == "fusion":
+            return output.logits
+        values = torch.stack(list(logits.values()), 1)
+        if output.present is None:
+            return values.mean(1)
+        present = presence(output)[..., None]
+        return torch.where(present, values, 0.0).sum(1) / present.sum(1).clamp(min=1)
+
+    def _alignment(self, output: Output, logits: dict[str, Tensor]) -> Tensor:
+        """L_al, the mean over the pairs of modalities."""
+        pairs = combinations(logits, 2)
+        return torch.stack(
+            [masked_mean(alignment(logits[u], logits[v]), pair_mask(output, u, v)) for u, v in pairs]
+        ).mean()
+
+    # The learnable α
+
+    def _learn_label_weight(self, context: EpochContext) -> None:
+        if self._meta_batch is None:
+            self._meta_batch = (
+                self._val_samples(context)
+                if self.mode == "bb"
+                else samples_at(context.train_batches(), self._held_out(context))
+            )
+        gradient = self._hyper_gradient(context.model, self._meta_batch)
+        if not math.isfinite(gradient):
+            raise ValueError(f"The gradient of LFM's α should be finite. Found {gradient} in epoch {context.epoch}.")
+        rate = self.meta_lr * 0.5 ** (context.epoch // 20)
+        alignment_weight = 1 - self.current_label_weight - rate * gradient
+        self.current_label_weight = 1 - min(max(alignment_weight, 0.05), 0.95)
+
+    def _hyper_gradient(self, model: MultimodalClassifier, batch: Batch) -> float:
+        """Mean entry of the gradient of ⟨∇L_tot, ∇CE⟩ with ∇CE held constant."""
+        parameters = [p for p in (*model.parameters(), *self.parameters()) if p.requires_grad]
+        # Neither fused attention nor cuDNN's recurrent layers can be differentiated twice.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            with module_mode(model, training=self.mode == "bb"):
+                output = model(batch.inputs, batch.present)
+            weight, logits = self.current_label_weight, self._unimodal_logits(output)
+            label = soft_cross_entropy(self._fused_logits(output, logits), batch.targets)
+            total = weight * label + (1 - weight) * self._alignment(output, logits)
+            of_label = torch.autograd.grad(label, parameters, retain_graph=True, allow_unused=True)
+            of_total = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
+            both = [
+                (p, t, c)
+                for p, t, c in zip(parameters, of_total, of_label, strict=True)
+                if t is not None and c is not None
+            ]
+            product = torch.stack([(t * c).sum() for _, t, c in both]).sum()
+            chosen = [p for p, _, _ in both]
+            chosen = chosen[:1] if self.meta_scope == "first" else chosen
+            second = torch.autograd.grad(product, chosen, allow_unused=True, materialize_grads=True)
+        return float(torch.cat([g.flatten() for g in second]).mean())
+
+    def _held_out(self, context: EpochContext) -> Sequence[int]:
+        size = self.meta_size or 0
+        if size >= context.num_train:
+            raise ValueError(
+                f"Parameter `meta_size` should be below the number of training samples, {context.num_train}. "
+                f"Found `meta_size = {size}`."
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        indices: list[int] = torch.randperm(context.num_train, generator=generator)[:size].tolist()
+        return indices
+
+    def _val_samples(self, context: EpochContext) -> Batch:
+        batch = next(iter(context.val_batches()), None)
+        if batch is None:
+            raise ValueError("LFM in mode 'bb' with a learnable α needs a validation part. Found none.")
+        size = max(1, len(batch) // 4) if self.meta_size is None else self.meta_size
+        return select(batch, torch.arange(len(batch), device=batch.targets.device) < size)
+
+
+def alignment(first: Tensor, second: Tensor) -> Tensor:
+    r"""½ [KL(m ‖ p) + KL(m ‖ q)] for m = ½ (p + q) of each sample; not the Jensen-Shannon divergence.
+
+    Args:
+        first: Logits of p, shape (B, C).
+        second: Logits of q, shape (B, C).
+
+    Returns:
+        Non-negative values, shape (B,), zero for equal predictions.
+
+    Example:
+        >>> import torch
+        >>> alignment(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
+        tensor([0.])
+    """
+    log_p, log_q = log_probabilities(first), log_probabilities(second)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (log_m.exp() * (log_m - 0.5 * (log_p + log_q))).sum(1)
+
+
+def fitted_label_weight(epoch: int, num_epochs: int) -> float:
+    """α₀ of the official polynomial, clipped to [0, 1], for an epoch of a run of ``num_epochs``.
+
+    Args:
+        epoch: Number of the epoch, from zero; beyond the run the weight stays as it was at its end.
+        num_epochs: Length of the run the polynomial is stretched over; with 200 it is the official one.
+
+    Example:
+        >>> round(fitted_label_weight(29, 200), 4), round(fitted_label_weight(69, 70), 4)
+        (0.3486, 0.916)
+    """
+    e = min(epoch / max(num_epochs - 1, 1), 1.0) * _LAST_EPOCH
+    value = sum(coefficient * e**power for power, coefficient in enumerate(_COEFFICIENTS))
+    return min(max(value, 0.0), 1.0)

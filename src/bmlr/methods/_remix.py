@@ -1,0 +1,207 @@
+"""Remix: Data Remixing (ICML 2025)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bmlr._checks import check_choice, check_integer, check_non_negative, check_targets
+from bmlr.batch import Batch
+from bmlr.functional import soft_cross_entropy
+from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._joint import apply_heads, unimodal_heads
+from bmlr.methods._support import check_inputs, log_probabilities, module_mode
+from bmlr.model import MultimodalClassifier, Output
+
+_PREFIX = "remix:"
+
+
+class Remix(Method):
+    r"""Data Remixing (Ma et al., ICML 2025): each sample trains the modality that is least sure of it.
+
+    In the first ``warmup`` epochs the loss is :math:`\mathrm{CE}(y, f) + w \sum_u \mathrm{CE}(y, h_u(z^u))` with a
+    linear head h_u of the method's own per modality. Before each later epoch the model looks at the whole training
+    part in evaluation mode, and every sample goes to the modality with the smallest
+
+    .. math:: D_u = \sum_c p^u_c \log_2 (C\, p^u_c), \qquad p^u = \mathrm{softmax}(h_u(z^u)),
+
+    the distance of its prediction from uniform in bits; the label is not looked at, and ties go to the modality
+    listed last. The epoch then has one pass per modality, last listed first, of batches of its samples alone, in
+    which the features of the others are zero: :math:`L = \mathrm{CE}(y, f) + \gamma\,\mathrm{CE}(y, h_u(z^u))`.
+
+    Deviations: the official code has two modalities and concatenation; more modalities and other fusions follow by
+    the same rules, an extension of ours. Its passes come in this fixed order, so that the first modality always has
+    the last word in an epoch; ``interleave`` shuffles the batches of all passes. Its masked encoders run: their batch
+    statistics move, and their gradients are zeros, so that momentum and weight decay still move them. That is
+    ``masked_encoder="run"``, here without a backward pass through them: the zeros are put in place by
+    :meth:`backward`, and a loop that does not call it has None there. ``skip`` leaves these encoders alone and saves
+    their forward pass, which is another algorithm. A sample never goes to a modality it lacks.
+
+    Args:
+        warmup: Number of epochs before remixing starts.
+        weight: Weight w ≥ 0 of each unimodal loss in the warm-up.
+        gamma: Weight γ ≥ 0 of the unimodal loss after it.
+        masked_encoder: ``run`` (default, as the official code) or ``skip``.
+        interleave: Shuffle the batches of all modalities instead of one modality after another.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> method = bmlr.methods.Remix(warmup=0)
+        >>> method.setup(model)
+        >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]), tag="remix:v")
+        >>> sorted(method.compute_losses(model, batch).terms)
+        ['fused', 'v']
+    """
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="Remix",
+        paper="Improving Multimodal Learning Balance and Sufficiency through Data Remixing",
+        venue="ICML 2025",
+        url="https://arxiv.org/abs/2506.11550",
+        family="data and alternation",
+        cost="after warm-up M forwards and 1 backward of one encoder, and 1 inference pass per epoch",
+    )
+
+    def __init__(
+        self,
+        warmup: int = 10,
+        weight: float = 0.5,
+        gamma: float = 1.0,
+        masked_encoder: Literal["run", "skip"] = "run",
+        interleave: bool = False,
+    ) -> None:
+        super().__init__()
+        self.warmup = check_integer("warmup", warmup, 0)
+        self.weight, self.gamma = check_non_negative("weight", weight), check_non_negative("gamma", gamma)
+        self.masked_encoder = check_choice("masked_encoder", masked_encoder, ("run", "skip"))
+        self.interleave = interleave
+        self.heads = nn.ModuleDict()
+        self._start_over()
+
+    def _start_over(self) -> None:
+        #: Position of the modality each training sample is assigned to, shape (N,); empty before the first remix.
+        self.assignment = torch.zeros(0, dtype=torch.int64)
+        self._assigned_epoch = -1
+        self._masked: tuple[str, ...] = ()  # whose encoders the batch between losses and backward leaves out
+
+    def setup(self, model: MultimodalClassifier) -> None:
+        """Make one linear head per modality."""
+        self._start_over()
+        self.heads = unimodal_heads(model)
+
+    def start_epoch(self, context: EpochContext) -> EpochPlan:
+        """After the warm-up, assign every sample to a modality and plan one pass per modality."""
+        super().start_epoch(context)
+        if context.epoch < self.warmup:
+            return EpochPlan()
+        if self._assigned_epoch != context.epoch:  # asked again when a run resumes within an epoch
+            self.assignment, self._assigned_epoch = self._assign(context), context.epoch
+        passes = []
+        for position, name in reversed(list(enumerate(context.model.modalities))):
+            if len(indices := (self.assignment == position).nonzero().squeeze(1)):
+                passes.append(Pass(_PREFIX + name, tuple(indices.tolist())))
+        return EpochPlan(tuple(passes), interleave=self.interleave)
+
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """The losses of the warm-up: fused and weighted unimodal cross-entropies."""
+        terms = {"fused": soft_cross_entropy(output.logits, targets)}
+        for name, logits in apply_heads(self, self.heads, output).items():
+            terms[name] = self.weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
+        return Losses(terms)
+
+    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+        """Losses of a batch; of one modality alone where the batch is tagged with it."""
+        self._masked = ()
+        if not batch.tag.startswith(_PREFIX):
+            return super().compute_losses(model, batch)
+        check_inputs(model, batch)
+        kept = check_choice("tag", batch.tag.removeprefix(_PREFIX), model.modalities)
+        check_targets(batch.targets, len(batch), model.num_classes)
+        self._masked = tuple(name for name in model.modalities if name != kept)
+        present = batch.present or {}
+        z = model.encode(kept, batch.inputs[kept], present.get(kept))
+        if self.masked_encoder == "run":
+            with torch.no_grad():
+                for name in self._masked:
+                    model.encode(name, batch.inputs[name], present.get(name))
+        features = {
+            name: z if name == kept else z.new_zeros((len(batch), width))
+            for name, width in model.fusion.feature_dims.items()
+        }
+        unimodal = Output({kept: z}, model.fusion, batch.present)
+        return Losses(
+            {
+                "fused": soft_cross_entropy(model.fusion(features), batch.targets),
+                kept: self.gamma * soft_cross_entropy(self.heads[kept](z), batch.targets, mask=unimodal.mask(kept)),
+                **unimodal.readout_losses(batch.targets),
+            }
+        )
+
+    def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
+        """Accumulate gradients; with ``masked_encoder="run"`` those of masked encoders become zero, not None."""
+        super().backward(losses, model, scale=scale)
+        if self.masked_encoder == "run":
+            for name in self._masked:
+                for parameter in model.encoders[name].parameters():
+                    if parameter.requires_grad and parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+
+    def predict(self, output: Output) -> Prediction:
+        """Fused logits of the model, unimodal logits of the heads."""
+        return Prediction(output.logits, apply_heads(self, self.heads, output))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Plain Python state and the assignments."""
+        return {**super().get_extra_state(), "assignment": self.assignment, "assigned_epoch": self._assigned_epoch}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        super().set_extra_state(state)
+        self.assignment, self._assigned_epoch = state["assignment"].cpu(), state["assigned_epoch"]
+
+    def _assign(self, context: EpochContext) -> Tensor:
+        assignment = torch.full((context.num_train,), -1, dtype=torch.int64)
+        with torch.no_grad(), module_mode(context.model, training=False):
+            for batch in context.train_batches():
+                if batch.indices is None:
+                    raise ValueError("Remix needs `indices` in the batches of the training part. Found None.")
+                output = context.model(batch.inputs, batch.present)
+                assignment[batch.indices.cpu()] = self.least_sure(output).cpu()
+        if missing := int((assignment < 0).sum()):
+            raise ValueError(
+                f"The batches of the training part should cover all {context.num_train} samples. {missing} are missing."
+            )
+        return assignment
+
+    def least_sure(self, output: Output) -> Tensor:
+        """Position of the modality with the smallest D_u among those a sample has, shape (B,); ties to the last."""
+        distances = []
+        for name, logits in apply_heads(self, self.heads, output).items():
+            distance, mask = bits_from_uniform(logits), output.mask(name)
+            distances.append(distance if mask is None else torch.where(mask, distance, math.inf))
+        return len(distances) - 1 - torch.stack(distances).flip(0).argmin(0)
+
+
+def bits_from_uniform(logits: Tensor) -> Tensor:
+    """D = Σ_c p_c log₂(C p_c), the Kullback-Leibler divergence of a prediction from the uniform one.
+
+    Args:
+        logits: Unnormalised predictions, shape (B, C).
+
+    Returns:
+        Bits, shape (B,): 0 for uniform predictions, log₂ C for one-hot ones.
+
+    Example:
+        >>> import torch
+        >>> bits_from_uniform(torch.tensor([[0.0, 0.0, 0.0, 0.0], [99.0, 0.0, 0.0, 0.0]]))
+        tensor([0., 2.])
+    """
+    log_p = log_probabilities(logits)
+    return math.log2(log_p.shape[1]) + (log_p.exp() * log_p).sum(1) / math.log(2)

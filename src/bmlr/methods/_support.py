@@ -1,0 +1,107 @@
+"""Small pieces that several methods share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from bmlr._checks import check_integer
+from bmlr.batch import Batch
+from bmlr.model import MultimodalClassifier, Output
+
+
+def widened(logits: Tensor) -> Tensor:
+    """The logits in float32 or wider: losses are not computed in half precision."""
+    return logits.float() if logits.dtype in {torch.float16, torch.bfloat16} else logits
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-softmax over the classes, shape (B, C), in float32 or wider."""
+    return F.log_softmax(widened(logits), dim=1)
+
+
+def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
+    """The samples that have both modalities, shape (B,); None where all have."""
+    masks = [mask for name in (first, second) if (mask := output.mask(name)) is not None]
+    return functools.reduce(torch.logical_and, masks) if masks else None
+
+
+def check_epochs(first_epoch: int, last_epoch: int | None, default_last: int | None = None) -> tuple[int, int | None]:
+    """Return the first and the last epoch in which a method acts; None is no end, unless there is a default one.
+
+    Raises:
+        ValueError: If it is not a range of epochs.
+    """
+    check_integer("first_epoch", first_epoch, 0)
+    if last_epoch is not None:
+        check_integer("last_epoch", last_epoch, first_epoch)
+    elif default_last is not None:
+        last_epoch = max(default_last, first_epoch)
+    return first_epoch, last_epoch
+
+
+def acts_in(epoch: int, first_epoch: int, last_epoch: int | None) -> bool:
+    """Whether ``epoch`` lies between both, which are included."""
+    return first_epoch <= epoch and (last_epoch is None or epoch <= last_epoch)
+
+
+def check_inputs(model: MultimodalClassifier, batch: Batch) -> None:
+    """Raise a ValueError unless the batch has the model's modalities; for methods that encode them one by one."""
+    if batch.inputs.keys() != set(model.encoders):
+        raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
+
+
+def presence(output: Output) -> Tensor:
+    """Which sample has which modality, boolean, shape (B, M); columns are the modalities in their order."""
+    device = next(iter(output.features.values())).device
+    everyone = torch.ones(output.batch_size, dtype=torch.bool, device=device)
+    return torch.stack([everyone if (mask := output.mask(name)) is None else mask for name in output.features], 1)
+
+
+def select(batch: Batch, chosen: Tensor) -> Batch:
+    """The samples of a batch where the boolean mask ``chosen``, shape (B,), is True."""
+    return Batch(
+        {name: x[chosen] for name, x in batch.inputs.items()},
+        batch.targets[chosen],
+        None if batch.present is None else {name: mask[chosen] for name, mask in batch.present.items()},
+        None if batch.indices is None else batch.indices[chosen],
+        batch.tag,
+    )
+
+
+def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
+    """One batch of the samples at ``indices`` of a part, in the order of the part.
+
+    Raises:
+        ValueError: If the batches do not tell their indices, or a sample is not among them.
+    """
+    wanted, found = torch.tensor(indices), list[Batch]()
+    for batch in batches:
+        if batch.indices is None:
+            raise ValueError("Batches should have `indices` where a method looks for samples. Found None.")
+        found.append(select(batch, torch.isin(batch.indices, wanted.to(batch.indices.device))))
+        if sum(len(part) for part in found) == len(indices):
+            present = [part.present for part in found if part.present is not None]
+            return Batch(
+                {name: torch.cat([part.inputs[name] for part in found]) for name in batch.inputs},
+                torch.cat([part.targets for part in found]),
+                {name: torch.cat([masks[name] for masks in present]) for name in present[0]} if present else None,
+            )
+    raise ValueError(f"The part should hold the samples {list(indices)}. Found {sum(len(part) for part in found)}.")
+
+
+@contextmanager
+def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a module into training or evaluation mode, and afterwards each of its parts back as it was."""
+    before = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode

@@ -1,0 +1,188 @@
+"""A training loop in miniature that makes every call of the method contract, and checks that hold for any method."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+import bmlr
+from bmlr.methods import EpochContext, EpochPlan, Method
+from zoo import make_batch, make_model
+
+MakeMethod = Callable[[], Method]
+
+
+class MethodLoop:
+    """SGD with momentum over a whole part held in one batch; samples and passes are shuffled as their numbers say."""
+
+    def __init__(
+        self,
+        model: bmlr.MultimodalClassifier,
+        method: Method,
+        train: bmlr.Batch,
+        *,
+        batch_size: int = 8,
+        max_epochs: int = 4,
+    ) -> None:
+        method.setup(model)
+        self.model, self.method, self.train = model, method, train
+        self.batch_size, self.max_epochs = batch_size, max_epochs
+        parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
+        self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+    def context(self, epoch: int) -> EpochContext:
+        def in_order() -> Iterator[bmlr.Batch]:
+            return (self.take(rows) for rows in torch.arange(len(self.train)).split(self.batch_size))
+
+        return EpochContext(epoch, self.max_epochs, self.model, len(self.train), in_order, in_order)
+
+    def take(self, rows: Tensor, tag: str = "") -> bmlr.Batch:
+        return take(self.train, rows, tag)
+
+    def batches(self, plan: EpochPlan, epoch: int) -> Iterator[tuple[bmlr.Batch, bool]]:
+        """Batches and whether the optimiser is to be forgotten before them."""
+        for number, planned in enumerate(plan.passes):
+            rows = torch.tensor(planned.indices if planned.indices is not None else range(len(self.train)))
+            generator = torch.Generator().manual_seed(100 * epoch + number)
+            shuffled = rows[torch.randperm(len(rows), generator=generator)]
+            count = max(1, len(rows) // self.batch_size)  # no small rest, which batch normalisation could not train on
+            for part, chosen in enumerate(shuffled.tensor_split(count)):
+                yield self.take(chosen, planned.tag), planned.fresh_optimizer and part == 0
+
+    def run(self, epochs: Sequence[int]) -> None:
+        self.model.train()
+        for epoch in epochs:
+            for batch, fresh in self.batches(self.method.start_epoch(self.context(epoch)), epoch):
+                if fresh:
+                    self.optimizer.state.clear()
+                self.step(batch)
+            self.method.end_epoch(self.context(epoch))
+
+    def step(self, batch: bmlr.Batch) -> None:
+        self.optimizer.zero_grad()
+        losses = self.method.compute_losses(self.model, batch)
+        self.method.backward(losses, self.model)
+        self.method.adjust_gradients(self.model)
+        self.optimizer.step()
+
+    def state(self) -> dict:
+        return {
+            "model": self.model.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def take(batch: bmlr.Batch, rows: Tensor, tag: str = "") -> bmlr.Batch:
+    """The samples at ``rows``, in that order."""
+    return bmlr.Batch(
+        {name: x[rows] for name, x in batch.inputs.items()},
+        batch.targets[rows],
+        None if batch.present is None else {name: mask[rows] for name, mask in batch.present.items()},
+        None if batch.indices is None else batch.indices[rows],
+        tag,
+    )
+
+
+def stored(state: dict) -> dict:
+    """The state after a way through a file that may hold no code."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def assert_same_state(actual: dict, expected: dict) -> None:
+    """Equal bit for bit, to any depth."""
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert_same_state(actual[key], value)
+        elif isinstance(value, Tensor):
+            assert torch.equal(actual[key], value), key
+        else:
+            assert actual[key] == value, key
+
+
+def assert_resumes(make_method: MakeMethod, modalities: int, *, epochs: int = 4, batch_norm: bool = True) -> None:
+    """A run stopped half-way and continued from its state ends where the uninterrupted one does, bit for bit."""
+    train = make_batch(modalities, 30)
+
+    def loop(seed: int) -> MethodLoop:
+        model = make_model(modalities, seed=seed, batch_norm=batch_norm)
+        torch.manual_seed(seed)
+        return MethodLoop(model, make_method(), train, max_epochs=epochs)
+
+    whole, first, second = loop(0), loop(0), loop(1)
+    whole.run(range(epochs))
+    first.run(range(epochs // 2))
+    second.load(stored(first.state()))
+    second.run(range(epochs // 2, epochs))
+    assert_same_state(second.state()["model"], whole.state()["model"])
+    assert_same_state(second.state()["method"], whole.state()["method"])
+
+
+def assert_any_order(make_method: MakeMethod, modalities: Sequence[str], tag: str = "") -> None:
+    """Losses and gradients do not depend on the order in which the model and the batch list the modalities."""
+    batch = make_batch(modalities, 12, dtype=torch.float64)
+    batch.tag = tag
+    one = make_model(modalities, "sum", dtype=torch.float64)
+    other = make_model(modalities[::-1], "sum", dtype=torch.float64, seed=1)
+    other.load_state_dict(one.state_dict())
+    results = []
+    method_state = None
+    for model in (one, other):
+        method = make_method()
+        method.setup(model)
+        method_state = method_state or method.state_dict()
+        method.load_state_dict(method_state)
+        ordered = {name: batch.inputs[name] for name in model.modalities}
+        losses = method.compute_losses(model, bmlr.Batch(ordered, batch.targets, tag=tag))
+        method.backward(losses, model)
+        results.append((losses.terms, {name: p.grad for name, p in model.named_parameters()}))
+    (terms, gradients), (other_terms, other_gradients) = results
+    assert terms.keys() == other_terms.keys()
+    for name, value in terms.items():
+        torch.testing.assert_close(other_terms[name], value)
+    for name, value in gradients.items():
+        torch.testing.assert_close(other_gradients[name], value)
+
+
+def assert_half_precision(make_method: MakeMethod, modalities: int, tag: str = "") -> None:
+    """Under bfloat16 autocast losses come in float32, near those of full precision, and gradients are finite."""
+    batch, model = make_batch(modalities, 12), make_model(modalities)
+    batch.tag = tag
+    method = make_method()
+    method.setup(model)
+    state = method.state_dict()
+    full = method.compute_losses(model, batch)
+    method.load_state_dict(state)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = method.compute_losses(model, batch)
+    for name, value in half.terms.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, full.terms[name], rtol=0.05, atol=0.05)
+    method.backward(half, model)
+    gradients = [p.grad for p in (*model.parameters(), *method.parameters()) if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(g).all()) for g in gradients)
+
+
+def assert_every_fusion(make_method: MakeMethod, fusion: str, modalities: int) -> None:
+    """An epoch of training on a model with this fusion moves every encoder and leaves everything finite."""
+    model = make_model(modalities, fusion)
+    loop = MethodLoop(model, make_method(), make_batch(modalities, 18), max_epochs=modalities)
+    before = {name: p.detach().clone() for name, p in model.encoders.named_parameters()}
+    loop.run(range(modalities))
+    for name, p in model.encoders.named_parameters():
+        assert bool(torch.isfinite(p).all()), name
+        assert not torch.equal(p, before[name]), name
+    prediction = loop.method.predict(model(loop.train.inputs))
+    assert prediction.logits.shape == (18, 3)
+    assert set(prediction.unimodal_logits) == set(model.modalities)
