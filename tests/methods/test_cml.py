@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr
-from bmlr.methods._cml import CML
-from bmlr.methods._joint import Joint
+from bmlr.methods import CML, Joint
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, stored
 from zoo import make_batch, make_model
 

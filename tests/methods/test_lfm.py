@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import bmlr
-from bmlr.methods._joint import Joint
+from bmlr.methods import Joint
 from bmlr.methods._lfm import LFM, alignment, fitted_label_weight
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, stored
 from zoo import make_batch, make_model

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr
-from bmlr.methods._joint import Joint
+from bmlr.methods import Joint
 from bmlr.methods._mbsd import MBSD, _pointwise_distillation
 from method_loop import assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model

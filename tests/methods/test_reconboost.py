@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import bmlr
-from bmlr.methods._joint import Joint
-from bmlr.methods._reconboost import ReconBoost
+from bmlr.methods import Joint, ReconBoost
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, stored
 from zoo import FEATURE_DIMS, INPUT_DIMS, make_batch, make_model
 

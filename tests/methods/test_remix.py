@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 import bmlr
-from bmlr.methods._joint import UniformBaseline
+from bmlr.methods import UniformBaseline
 from bmlr.methods._remix import Remix, bits_from_uniform
 from method_loop import (
     MethodLoop,

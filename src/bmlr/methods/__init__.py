@@ -8,7 +8,13 @@ from typing import Any
 from bmlr._checks import nearest_name
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
+from bmlr.methods._cml import CML
+from bmlr.methods._dgl import DGL
 from bmlr.methods._joint import Joint, UniformBaseline
+from bmlr.methods._lfm import LFM
+from bmlr.methods._mbsd import MBSD
+from bmlr.methods._reconboost import ReconBoost
+from bmlr.methods._remix import Remix
 
 # A new method is one line here; names, documentation tables and the conformance tests follow from it.
 _METHODS: tuple[type[Method], ...] = (
@@ -20,6 +26,12 @@ _METHODS: tuple[type[Method], ...] = (
     UniDistill,
     VanillaReshape,
     UniReshaping,
+    CML,
+    MBSD,
+    LFM,
+    ReconBoost,
+    Remix,
+    DGL,
 )
 
 
@@ -82,6 +94,10 @@ def _fold(name: str) -> str:
 
 __all__ = [
     "BMLR",
+    "CML",
+    "DGL",
+    "LFM",
+    "MBSD",
     "EpochContext",
     "EpochPlan",
     "Joint",
@@ -92,6 +108,8 @@ __all__ = [
     "OnlyTPO",
     "Pass",
     "Prediction",
+    "ReconBoost",
+    "Remix",
     "UniDistill",
     "UniReshaping",
     "UniformBaseline",
