@@ -412,81 +412,41 @@ class TestNotFinite:
             assert_distributions(*reshape_labels(logits, targets, alpha=alpha, beta=0.0))
 
 
-logits_of_zeros = {"a": torch.zeros(2, 3), "v": torch.zeros(2, 3)}
-two_targets = torch.tensor([0, 2])
+ZEROS = {"a": torch.zeros(2, 3), "v": torch.zeros(2, 3)}
+TWO = torch.tensor([0, 2])
 
 
 class TestErrors:
     @pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan, math.inf])
     def test_beta(self, beta):
         with pytest.raises(ValueError, match=rf"`beta` should lie in \[0, 1\]. Found `beta = {beta}`"):
-            reshape_labels(logits_of_zeros, two_targets, alpha=1.0, beta=beta)
+            reshape_labels(ZEROS, TWO, alpha=1.0, beta=beta)
 
     @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan, math.inf])
     def test_alpha(self, alpha):
         with pytest.raises(ValueError, match=f"`alpha` should be a positive finite number. Found `alpha = {alpha}`"):
-            reshape_labels(logits_of_zeros, two_targets, alpha=alpha, beta=0.1)
+            reshape_labels(ZEROS, TWO, alpha=alpha, beta=0.1)
 
     @pytest.mark.parametrize(
         ("logits", "targets", "present", "message"),
         [
-            (
-                logits_of_zeros,
-                torch.tensor([0, 3]),
-                None,
-                r"`targets` should lie in \[0, 2\] for 3 classes. Found .* 0 to 3",
-            ),
-            (logits_of_zeros, torch.tensor([-1, 2]), None, r"`targets` should lie in \[0, 2\].* Found values from -1"),
-            (logits_of_zeros, torch.tensor([-100, 2]), None, r"`targets` should lie in"),
-            (logits_of_zeros, torch.tensor([0]), None, r"`targets` should have shape \(2,\).* Found shape \(1,\)"),
-            (logits_of_zeros, torch.tensor([[0], [1]]), None, r"`targets` should have shape .* Found shape \(2, 1\)"),
-            (
-                logits_of_zeros,
-                torch.tensor([0.0, 1.0]),
-                None,
-                r"`targets` should be class indices .* Found dtype torch.float32",
-            ),
-            (logits_of_zeros, torch.tensor([True, False]), None, r"`targets` should be class indices .* torch.bool"),
-            (
-                {"a": torch.zeros(2, 3)},
-                two_targets,
-                None,
-                r"`unimodal_logits` .* at least 2 modalities. Found 1: \['a'\]",
-            ),
-            ({}, two_targets, None, r"`unimodal_logits` .* at least 2 modalities. Found 0"),
-            (
-                {**logits_of_zeros, "v": torch.zeros(2, 4)},
-                two_targets,
-                None,
-                r"`unimodal_logits` .* one shape .*\(2, 4\)",
-            ),
-            (
-                {**logits_of_zeros, "v": torch.zeros(1, 3)},
-                two_targets,
-                None,
-                r"`unimodal_logits` .* one shape .*\(1, 3\)",
-            ),
-            ({u: torch.zeros(2) for u in "av"}, two_targets, None, r"`unimodal_logits` .* one shape .*\(2,\)"),
-            ({u: torch.zeros(2, 1) for u in "av"}, two_targets, None, r"`unimodal_logits` .* at least 2 classes"),
-            (
-                {**logits_of_zeros, "v": torch.zeros(2, 3).long()},
-                two_targets,
-                None,
-                r"`unimodal_logits\['v'\]` .* floating point",
-            ),
-            (logits_of_zeros, two_targets, {"audio": torch.ones(2).bool()}, r"`present` .*\['a', 'v'\]. Found 'audio'"),
-            (
-                logits_of_zeros,
-                two_targets,
-                {"a": torch.ones(2)},
-                r"`present\['a'\]` should be a boolean mask .* torch.float32",
-            ),
-            (
-                logits_of_zeros,
-                two_targets,
-                {"a": torch.ones(3).bool()},
-                r"`present\['a'\]` .* shape \(2,\). .* shape \(3,\)",
-            ),
+            (ZEROS, torch.tensor([0, 3]), None, r"`targets` should lie in \[0, 2\] for 3 classes. Found .* 0 to 3"),
+            (ZEROS, torch.tensor([-1, 2]), None, r"`targets` should lie in \[0, 2\].* Found values from -1"),
+            (ZEROS, torch.tensor([-100, 2]), None, r"`targets` should lie in"),
+            (ZEROS, torch.tensor([0]), None, r"`targets` should have shape \(2,\).* Found shape \(1,\)"),
+            (ZEROS, torch.tensor([[0], [1]]), None, r"`targets` should have shape .* Found shape \(2, 1\)"),
+            (ZEROS, torch.tensor([0.0, 1.0]), None, r"`targets` should be class indices .* Found dtype torch.float32"),
+            (ZEROS, torch.tensor([True, False]), None, r"`targets` should be class indices .* torch.bool"),
+            ({"a": torch.zeros(2, 3)}, TWO, None, r"`unimodal_logits` .* at least 2 modalities. Found 1: \['a'\]"),
+            ({}, TWO, None, r"`unimodal_logits` .* at least 2 modalities. Found 0"),
+            ({**ZEROS, "v": torch.zeros(2, 4)}, TWO, None, r"`unimodal_logits` .* one shape .*\(2, 4\)"),
+            ({**ZEROS, "v": torch.zeros(1, 3)}, TWO, None, r"`unimodal_logits` .* one shape .*\(1, 3\)"),
+            ({u: torch.zeros(2) for u in "av"}, TWO, None, r"`unimodal_logits` .* one shape .*\(2,\)"),
+            ({u: torch.zeros(2, 1) for u in "av"}, TWO, None, r"`unimodal_logits` .* at least 2 classes"),
+            ({**ZEROS, "v": torch.zeros(2, 3).long()}, TWO, None, r"`unimodal_logits\['v'\]` .* floating point"),
+            (ZEROS, TWO, {"audio": torch.ones(2).bool()}, r"`present` .*\['a', 'v'\]. Found 'audio'"),
+            (ZEROS, TWO, {"a": torch.ones(2)}, r"`present\['a'\]` should be a boolean mask .* torch.float32"),
+            (ZEROS, TWO, {"a": torch.ones(3).bool()}, r"`present\['a'\]` .* shape \(2,\). .* shape \(3,\)"),
         ],
     )
     def test_tensors(self, logits, targets, present, message):
@@ -500,11 +460,11 @@ class TestErrors:
 
     def test_smooth_labels(self):
         with pytest.raises(ValueError, match="`epsilon` should lie in"):
-            smooth_labels(two_targets, 3, epsilon=1.5)
+            smooth_labels(TWO, 3, epsilon=1.5)
         with pytest.raises(ValueError, match=r"`targets` should lie in \[0, 1\]"):
-            smooth_labels(two_targets, 2, epsilon=0.1)
+            smooth_labels(TWO, 2, epsilon=0.1)
         with pytest.raises(ValueError, match="`num_classes` should be an integer of at least 2"):
-            smooth_labels(two_targets, 0, epsilon=0.1)
+            smooth_labels(TWO, 0, epsilon=0.1)
 
 
 class TestAblations:

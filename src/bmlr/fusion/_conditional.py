@@ -162,5 +162,7 @@ class BilinearGatedFusion(_ConditionalFusion):
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
         """σ(A z^a)ᵀ (T_c z + u_c) + b_c for each class c, shape (B, C)."""
         gate = self.gates[name](condition).sigmoid()
-        logits: Tensor = self.bilinear[name](gate, features) + self.heads[name](gate)
+        tensor = next(self.bilinear[name].parameters())
+        # Autocast on the CPU knows no bilinear map, so that the types have to be matched here.
+        logits: Tensor = self.bilinear[name](gate.type_as(tensor), features.type_as(tensor)) + self.heads[name](gate)
         return logits
