@@ -112,6 +112,19 @@ def test_the_official_ensemble_grows_and_predicts():
     assert pretrained.method.members == ("audio", "video", "text")
 
 
+def test_tensors_alone_restore_the_predictions_of_a_growing_ensemble():
+    loop = MethodLoop(make_model(3), ReconBoost(t1=1, t2=1), make_batch(3, 12))
+    loop.run(range(2))
+    tensors = {name: value for name, value in loop.method.state_dict().items() if name != "_extra_state"}
+    other = set_up(ReconBoost(t1=1, t2=1), make_model(3))
+    other.load_state_dict(tensors, strict=False)
+    output = loop.model(loop.train.inputs)
+    expected = loop.method.predict(output)
+    assert torch.equal(other.predict(output).logits, expected.logits)
+    two = loop.method.boost_rate * (expected.unimodal_logits["audio"] + expected.unimodal_logits["video"])
+    torch.testing.assert_close(expected.logits, two)
+
+
 def test_modalities_outside_the_ensemble_rest():
     loop = MethodLoop(make_model(batch_norm=True), ReconBoost(), make_batch(batch_size=12))
     before = {name: value.clone() for name, value in loop.model.encoders["video"].state_dict().items()}
@@ -134,7 +147,7 @@ def test_bb_plans_a_stage_of_two_passes_per_modality():
 def test_shared_head_is_one_module():
     method = set_up(ReconBoost(), equal_width_model())
     assert sorted(method.state_dict()) == [
-        "_extra_state", "boost_rate", "heads.0.bias", "heads.0.weight", "heads.2.bias", "heads.2.weight"
+        "_extra_state", "boost_rate", "heads.0.bias", "heads.0.weight", "heads.2.bias", "heads.2.weight", "is_member"
     ]  # fmt: skip
     assert method.heads[0].out_features == 256
     separate = set_up(ReconBoost(shared_head=False, hidden=0), equal_width_model())

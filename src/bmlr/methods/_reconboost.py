@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -127,8 +127,10 @@ class ReconBoost(Method):
         self._is_shared = False
         #: Modalities in the order of their turns.
         self.turns: tuple[str, ...] = ()
-        #: Modalities in the ensemble.
+        #: Modalities in the ensemble, to training; the same as a tensor, among the weights, is for prediction.
         self.members: tuple[str, ...] = ()
+        self.is_member: Tensor
+        self.register_buffer("is_member", torch.zeros(0, dtype=torch.bool))
         self._active: str | None = None  # the modality of the batch between losses and optimiser step
 
     def setup(self, model: MultimodalClassifier) -> None:
@@ -137,7 +139,7 @@ class ReconBoost(Method):
         Raises:
             ValueError: If ``order`` does not name the model's modalities, or a shared head meets unequal widths.
         """
-        self.turns = self.members = self.order or model.modalities
+        self.turns = self.order or model.modalities
         if sorted(self.turns) != sorted(model.modalities):
             raise ValueError(f"Parameter `order` should name {list(model.modalities)} once. Found {list(self.turns)}.")
         widths = model.fusion.feature_dims
@@ -154,6 +156,8 @@ class ReconBoost(Method):
             for name, width in list(widths.items())[: 1 if self._is_shared else None]
         }
         self.heads = (next(iter(heads.values())) if self._is_shared else nn.ModuleDict(heads)).to(like)
+        self.is_member = torch.zeros(len(self.turns), dtype=torch.bool, device=like.device)
+        self._set_members(self.turns)
         self.boost_rate.data = self.boost_rate.data.to(like.device).fill_(self.r_init)
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
@@ -162,7 +166,7 @@ class ReconBoost(Method):
         turns = self.turns
         if self.mode == "official":
             turns = (self.turns[context.epoch % len(self.turns)],)
-            self.members = self.turns if self.pretrained else self.turns[: context.epoch + 1]
+            self._set_members(self.turns if self.pretrained else self.turns[: context.epoch + 1])
         passes = []
         for name in turns:
             for tag, count in ((_BOOST + name, self.t1), (_RECTIFY, self.t2)):
@@ -204,7 +208,8 @@ class ReconBoost(Method):
 
     def predict(self, output: Output) -> Prediction:
         """F of the ensemble so far, and the learner of each modality."""
-        fused = self._ensemble(output, self.members)
+        members = dict(zip(self.turns, self.is_member, strict=True))
+        fused = self._ensemble(output, self.turns, members)
         return Prediction(fused, {name: self._learner_logits(name, output) for name in output.features})
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -214,7 +219,11 @@ class ReconBoost(Method):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` gave."""
         super().set_extra_state(state)
-        self.members = tuple(state["members"])
+        self.members = tuple(state["members"])  # the buffer comes with the tensors
+
+    def _set_members(self, members: tuple[str, ...]) -> None:
+        self.members = members
+        self.is_member.copy_(torch.tensor([name in members for name in self.turns]))
 
     def _encode(
         self, model: MultimodalClassifier, batch: Batch, names: Sequence[str], *, still: bool = False
@@ -244,8 +253,8 @@ class ReconBoost(Method):
         logits: Tensor = widened(head(z))
         return logits
 
-    def _ensemble(self, output: Output, names: Sequence[str]) -> Tensor:
-        """The ensemble r Σ f_u over the modalities named that a sample has, shape (B, C)."""
+    def _ensemble(self, output: Output, names: Sequence[str], counted: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The ensemble r Σ f_u over the modalities named that count and that a sample has, shape (B, C)."""
         if not names:
             raise RuntimeError(
                 "ReconBoost has no heads: call `method.setup(model)` once, before the optimiser is made."
@@ -253,7 +262,8 @@ class ReconBoost(Method):
         terms = []
         for name in names:
             logits, mask = self._learner_logits(name, output), output.mask(name)
-            terms.append(logits if mask is None else torch.where(mask[:, None], logits, 0.0))
+            logits = logits if mask is None else torch.where(mask[:, None], logits, 0.0)
+            terms.append(logits if counted is None else torch.where(counted[name], logits, 0.0))
         return self.boost_rate * torch.stack(terms).sum(0)
 
     def _boosting_loss(self, logits: Tensor, others: Output, targets: Tensor, mask: Tensor | None) -> Tensor:
