@@ -53,12 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = ArgumentParser(description=_first_line(function), exit_on_error=False)
         if name == "train":
             command.add_argument("--config", action="config", help="YAML file with any of these options.")
-        command.add_function_arguments(function, as_positional=name != "train")
+        command.add_function_arguments(function, as_positional=name != "train", skip={"files"})
+        if name == "predict":
+            command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
         commands.add_subcommand(name, command, help=_first_line(function))
     try:
         arguments = _full_names(arguments)
         namespace = parser.parse_args(arguments)
-        chosen = parser.instantiate_classes(namespace)
+        chosen = parser.instantiate(namespace)
         name = chosen.subcommand
         given = chosen[name]
         given.pop("config", None)
@@ -120,13 +122,13 @@ def evaluate_command(
 
 
 def predict_command(
-    run: Path, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False
+    run: Path, *, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False
 ) -> dict[str, Any]:
     """Predict the class of one new sample from a file per modality.
 
     Args:
         run: Directory of the run.
-        files: One file per modality, as PATH or, where the suffix does not tell, as MODALITY=PATH.
+        files: One file per modality, as PATH or MODALITY=PATH.
         weights: Those of the epoch selected on validation, or the last.
         json: Print JSON with all classes.
     """
@@ -156,9 +158,11 @@ def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
     return assigned
 
 
-_KINDS = dict.fromkeys((".wav", ".flac", ".ogg", ".mp3"), "spectrogram") | dict.fromkeys(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"), "image"
-)
+_SUFFIXES = {
+    "spectrogram": (".wav", ".flac", ".ogg", ".mp3"),
+    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+}
+_KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
 
 def _show_train(result: dict[str, Any]) -> None:
@@ -237,9 +241,8 @@ def _class_of(base: str, name: str) -> str:
         return name
     if base == "method":
         return class_path(bmlr.methods.get(name))
-    for known in map(bmlr.data.get, bmlr.data.available()):
-        if name == known.__name__:
-            return class_path(known)
+    if name in bmlr.data.class_names():
+        return f"bmlr.data.{name}"
     return class_path(bmlr.data.get(name))
 
 

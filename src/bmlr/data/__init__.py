@@ -34,6 +34,17 @@ def available() -> list[str]:
     return list(_DATA)
 
 
+def class_names() -> list[str]:
+    """Names of the data sets' classes, known without importing them.
+
+    Example:
+        >>> import bmlr.data
+        >>> bmlr.data.class_names()[:2]
+        ['Digits', 'AVMNIST']
+    """
+    return [attribute for _, attribute in _DATA.values()]
+
+
 def get(name: str) -> type[MultimodalData]:
     """The class of a data set by its name.
 
@@ -58,4 +69,14 @@ def create(name: str, **parameters: Any) -> MultimodalData:
     return get(name)(**parameters)
 
 
-__all__ = ["ArrayPart", "Modality", "MultimodalData", "Part", "TrainingDefaults", "available", "create", "get"]
+__all__ = [
+    "ArrayPart",
+    "Modality",
+    "MultimodalData",
+    "Part",
+    "TrainingDefaults",
+    "available",
+    "class_names",
+    "create",
+    "get",
+]

@@ -94,7 +94,7 @@ def read_config(path: Path) -> RunConfig:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} should have the entries {', '.join(names)}. Found {found}.")
     return RunConfig(
-        data=_make_class(content["data"], MultimodalData, f"{path}: data"),
+        data=_make_class(content["data"], MultimodalData, f"{path}: data"),  # type: ignore[type-abstract]
         method=_make_class(content["method"], Method, f"{path}: method"),  # type: ignore[type-abstract]
         model=_make_options(content["model"], ModelOptions, f"{path}: model"),
         optimizer=_make_options(content["optimizer"], OptimizerOptions, f"{path}: optimizer"),
@@ -110,15 +110,13 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
         ValueError: If there is none; the message gives the nearest name.
     """
     short = name.rpartition(".")[2]
-    registered: dict[str, type[Any]] = (
-        {n: bmlr.methods.get(n) for n in bmlr.methods.available()}
-        if issubclass(base, Method)
-        else {(cls := bmlr.data.get(n)).__name__: cls for n in bmlr.data.available()}
-    )
-    if short in registered and name in {short, class_path(registered[short])}:
-        return registered[short]
-    module = sys.modules.get(name.rpartition(".")[0])
-    found = getattr(module, short, None)
+    registry: Any = bmlr.methods if issubclass(base, Method) else bmlr.data
+    names = bmlr.methods.available() if issubclass(base, Method) else bmlr.data.class_names()
+    registered = {known: f"{registry.__name__}.{known}" for known in names}
+    if short in registered and name in {short, registered[short]}:
+        found: Any = getattr(registry, short)
+        return found  # type: ignore[no-any-return]
+    found = getattr(sys.modules.get(name.rpartition(".")[0]), short, None)
     if isinstance(found, type) and issubclass(found, base):
         return found
     raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -182,7 +183,8 @@ class BalancedModule(lightning.LightningModule):
             weighted = value.detach().float() * len(batch)
             self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
         self._samples += len(batch)
-        self.log("loss", total.detach(), prog_bar=True, logger=True, on_step=True, batch_size=len(batch))
+        logged = bool(self.trainer.loggers)
+        self.log("loss", total.detach(), prog_bar=True, logger=logged, on_step=True, batch_size=len(batch))
         return total
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -209,7 +211,8 @@ class BalancedModule(lightning.LightningModule):
             row[f"train_{name}"] = float(self._reduced(value)) / row["samples"]
         if self.val_score is not None:
             row |= flatten_score("val", self.val_score)
-        self.log_dict({k: v for k, v in row.items() if k != "epoch"}, on_epoch=True, on_step=False, sync_dist=False)
+        if self.trainer.loggers:
+            self.log_dict({name: value for name, value in row.items() if name != "epoch"})
         for hook in self.before_epoch_end:
             hook(self)
         self.method.end_epoch(self._context())
@@ -222,12 +225,13 @@ class BalancedModule(lightning.LightningModule):
         return reduced if isinstance(reduced, Tensor) else value
 
     def _describe_failure(self, losses: Losses, batch: Batch, batch_idx: int) -> str:
-        bad = {name: float(value) for name, value in losses.terms.items() if not bool(torch.isfinite(value))}
+        terms = {name: float(value.detach()) for name, value in {**losses.terms, "total": losses.total}.items()}
+        bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
         inputs = [name for name, x in batch.inputs.items() if not bool(torch.isfinite(x).all())]
         where = f"epoch {self.epochs_done}, step {self.trainer.global_step}, batch {batch_idx}"
         samples = "" if batch.indices is None else f" Samples of the batch: {batch.indices.tolist()}."
         origin = f" The inputs of {', '.join(inputs)} are not finite." if inputs else " All inputs are finite."
-        return f"The loss is not finite at {where}: {bad or {'total': float(losses.total)}}.{origin}{samples}"
+        return f"The loss is not finite at {where}: {bad}.{origin}{samples}"
 
     # Validation
 

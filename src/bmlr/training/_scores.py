@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from bmlr.batch import Batch
@@ -60,36 +62,42 @@ class ScoreMetric(nn.Module):
 
     def __init__(self, modalities: Sequence[str], num_classes: int) -> None:
         super().__init__()
-        self.fused = MulticlassAccuracy(num_classes, average="micro")
-        self.unimodal = nn.ModuleDict({name: MulticlassAccuracy(num_classes, average="micro") for name in modalities})
+        self.modalities = tuple(modalities)
+        self._accuracy = nn.ModuleDict(
+            {name: MulticlassAccuracy(num_classes, average="micro") for name in ("fused", *self.modalities)}
+        )
+        self._samples = SumMetric()
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
         """Count a batch."""
-        self.fused.update(prediction.logits, batch.targets)
+        self._samples.update(len(batch))
+        self._count("fused", prediction.logits, batch.targets)
         for name, logits in prediction.unimodal_logits.items():
             mask = (batch.present or {}).get(name)
             if mask is None:
-                self.unimodal[name].update(logits, batch.targets)
+                self._count(name, logits, batch.targets)
             elif bool(mask.any()):
-                self.unimodal[name].update(logits[mask], batch.targets[mask])
+                self._count(name, logits[mask], batch.targets[mask])
 
     def compute(self) -> Score:
         """The score so far; NaN for a modality that no sample had."""
-        return Score(
-            float(self.fused.compute()),
-            {name: _value(metric) for name, metric in self.unimodal.items()},
-            int((self.fused.tp + self.fused.fn).sum()),
-        )
+        accuracy = {name: self._metric(name) for name in ("fused", *self.modalities)}
+        values = {name: float(m.compute()) if m.update_called else math.nan for name, m in accuracy.items()}
+        return Score(values.pop("fused"), values, int(self._samples.compute()))
 
     def reset(self) -> None:
         """Forget all batches."""
-        for metric in (self.fused, *self.unimodal.values()):
-            metric.reset()
+        self._samples.reset()
+        for name in ("fused", *self.modalities):
+            self._metric(name).reset()
 
+    def _metric(self, name: str) -> MulticlassAccuracy:
+        metric = self._accuracy[name]
+        assert isinstance(metric, MulticlassAccuracy)  # noqa: S101  (for the type checker)
+        return metric
 
-def _value(metric: nn.Module) -> float:
-    assert isinstance(metric, MulticlassAccuracy)  # noqa: S101  (for the type checker)
-    return float(metric.compute()) if metric.update_called else float("nan")
+    def _count(self, name: str, logits: Tensor, targets: Tensor) -> None:
+        self._metric(name).update(logits, targets)
 
 
 @torch.no_grad()

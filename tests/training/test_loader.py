@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bmlr.data import ArrayPart
+from bmlr.methods import EpochPlan, Pass
+from bmlr.training import RequestLoader, ordered_requests, planned_requests
+
+
+@given(count=st.integers(1, 60), size=st.integers(1, 20), world=st.integers(1, 4), epoch=st.integers(0, 5))
+def test_every_sample_once_and_ranks_share_them(count, size, world, epoch):
+    ranks = [
+        planned_requests(EpochPlan(), count, size, seed=3, epoch=epoch, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    assert len({len(requests) for requests in ranks}) == 1  # all ranks take part in every step
+    seen = [index for requests in ranks for request in requests for index in request.indices]
+    assert set(seen) == set(range(count))
+    assert len(seen) == count + (-count % world)
+    assert all(len(request.indices) <= size for requests in ranks for request in requests)
+
+
+def test_global_batches_do_not_depend_on_the_number_of_ranks():
+    one = planned_requests(EpochPlan(), 24, 8, seed=0, epoch=1)
+    two = [planned_requests(EpochPlan(), 24, 4, seed=0, epoch=1, rank=rank, world_size=2) for rank in range(2)]
+    for step, request in enumerate(one):
+        assert set(request.indices) == set(two[0][step].indices) | set(two[1][step].indices)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        return [r.indices for r in planned_requests(EpochPlan(), 50, 7, seed=seed, epoch=epoch)]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_passes_keep_their_samples_tags_and_place():
+    plan = EpochPlan((Pass("a", indices=(4, 1, 9)), Pass("b", fresh_optimizer=True), Pass("empty", indices=())))
+    requests = planned_requests(plan, 10, 4, seed=0, epoch=0)
+    assert [r.tag for r in requests] == ["a", "b", "b", "b"]
+    assert set(requests[0].indices) == {1, 4, 9}
+    assert [r.fresh_optimizer for r in requests] == [False, True, False, False]
+
+
+def test_interleaved_passes_are_the_same_batches_in_another_order():
+    passes = (Pass("a", indices=tuple(range(30))), Pass("b", indices=tuple(range(30, 60))))
+    apart = planned_requests(EpochPlan(passes), 60, 3, seed=0, epoch=0)
+    mixed = planned_requests(EpochPlan(passes, interleave=True), 60, 3, seed=0, epoch=0)
+    assert sorted(r.indices for r in apart) == sorted(r.indices for r in mixed)
+    assert [r.tag for r in mixed] != [r.tag for r in apart]
+
+
+def test_a_pass_over_unknown_samples_is_refused():
+    with pytest.raises(ValueError, match=r"Pass 'x' should name samples in \[0, 9\]. Found values from 3 to 10"):
+        planned_requests(EpochPlan((Pass("x", indices=(3, 10)),)), 10, 4, seed=0, epoch=0)
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 30), size=st.integers(1, 8), world=st.integers(1, 3))
+def test_ordered_requests_read_a_part_once(count, size, world):
+    seen = [
+        index
+        for rank in range(world)
+        for request in ordered_requests(count, size, rank=rank, world_size=world)
+        for index in request.indices
+    ]
+    assert sorted(seen) == list(range(count))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_gives_the_requested_batches_and_leaves_the_global_stream_alone(workers):
+    part = ArrayPart({"a": np.arange(20.0)[:, None]}, np.arange(20) % 3)
+    requests = planned_requests(EpochPlan((Pass("t"),)), 20, 6, seed=0, epoch=0)
+    loader = RequestLoader(part, requests, num_workers=workers)
+    before = torch.get_rng_state()
+    batches = list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(loader) == len(batches) == 4
+    for request, batch in zip(requests, batches, strict=True):
+        assert batch.indices.tolist() == list(request.indices)
+        assert batch.inputs["a"].squeeze(1).tolist() == [float(i) for i in request.indices]
+        assert batch.tag == "t"

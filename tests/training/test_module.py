@@ -1,0 +1,93 @@
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from toy import Toy
+
+import bmlr
+from bmlr.methods import EpochPlan, Joint, Pass
+from bmlr.training import BalancedModule, OptimizerOptions, Score, ScoreMetric, evaluate, evaluation_mode
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
+]
+
+
+def make_module(method=None):
+    torch.manual_seed(0)
+    encoders = {
+        "audio": torch.nn.Linear(4, 8),
+        "image": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8)),
+    }
+    model = bmlr.MultimodalClassifier(encoders, 3)
+    return BalancedModule(model, method or bmlr.BMLR(), OptimizerOptions(lr=0.05))
+
+
+def pairs(part):
+    whole = Toy().part(part).batch(range(40))
+    return [({name: x[i] for name, x in whole.inputs.items()}, whole.targets[i]) for i in range(40)]
+
+
+def fit(module, epochs):
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(pairs("train"), 16), DataLoader(pairs("val"), 16))
+
+
+def test_it_trains_under_a_users_own_trainer_and_loaders():
+    module = make_module()
+    fit(module, 8)
+    assert module.epochs_done == 8
+    assert module.history[-1]["train_loss"] < module.history[0]["train_loss"]
+    assert module.val_score.accuracy > 0.5
+
+
+class Planning(Joint):
+    def start_epoch(self, context):
+        super().start_epoch(context)
+        return EpochPlan((Pass(), Pass()))
+
+
+def test_a_method_that_plans_its_passes_needs_data():
+    with pytest.raises(RuntimeError, match="Planning plans its own passes over the data"):
+        fit(make_module(Planning()), 1)
+
+
+def test_score_counts_absent_modalities_out():
+    metric = ScoreMetric(["audio", "text"], 3)
+    logits = torch.eye(3)
+    batch = bmlr.Batch({}, torch.tensor([0, 1, 1]), present={"text": torch.tensor([True, False, True])})
+    metric.update(bmlr.methods.Prediction(logits, {"audio": logits, "text": logits}), batch)
+    score = metric.compute()
+    assert score == Score(pytest.approx(2 / 3), {"audio": pytest.approx(2 / 3), "text": 0.5}, 3)
+    assert score.ratio == {"audio/text": pytest.approx(4 / 3)}
+    assert Score(1.0, {"a": 0.5, "b": 0.0}, 1).ratio == {"a/b": None}
+
+
+def test_evaluation_leaves_no_trace():
+    module = make_module()
+    module.model.encoders["audio"].eval()
+    before = {name: value.clone() for name, value in module.model.state_dict().items()}
+    modes = [m.training for m in module.model.modules()]
+    state = torch.get_rng_state()
+    first = evaluate(module.model, module.method, [Toy().part("val").batch(range(40))])
+    second = evaluate(module.model, module.method, [Toy().part("val").batch([i]) for i in range(40)])
+    assert first == second
+    assert modes == [m.training for m in module.model.modules()]
+    assert all(torch.equal(value, before[name]) for name, value in module.model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in module.model.parameters())
+    with pytest.raises(ValueError, match="`batches` should hold at least one"):
+        evaluate(module.model, module.method, [])
+
+
+def test_modes_are_put_back_after_an_error():
+    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
+    with pytest.raises(RuntimeError), evaluation_mode(module):
+        assert not module[0].training
+        raise RuntimeError
+    assert module[0].training
+    assert not module[1].training

@@ -1,0 +1,49 @@
+"""A tiny data set with a vector and an image modality, for tests of training."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bmlr.data import ArrayPart, Modality, MultimodalData, TrainingDefaults
+
+
+class Toy(MultimodalData):
+    """Gaussian classes, seen weakly in an image and well in a vector.
+
+    Args:
+        samples: Samples per part.
+        protocol: clean or paper.
+        poison: Training sample whose input is NaN.
+    """
+
+    name = "toy"
+    defaults = TrainingDefaults(epochs=3, batch_size=16, lr=1e-2, width=2)
+    classes = ("zero", "one", "two")
+    modalities = {"audio": Modality("vector", (4,)), "image": Modality("image", (1, 8, 8))}  # noqa: RUF012
+
+    def __init__(self, samples: int = 40, protocol: str = "clean", poison: int | None = None) -> None:
+        self.samples, self.protocol, self.poison = samples, protocol, poison
+        self.reads: list[str] = []
+
+    def prepare(self) -> None:
+        pass
+
+    def part(self, name):
+        self.reads.append(name)
+        rng = np.random.default_rng({"train": 0, "val": 1, "test": 2}[name])
+        targets = rng.integers(0, 3, self.samples)
+        audio = rng.normal(size=(self.samples, 4)) + 2 * targets[:, None]
+        image = rng.normal(size=(self.samples, 1, 8, 8)) + 0.3 * targets[:, None, None, None]
+        if name == "train" and self.poison is not None:
+            audio[self.poison] = np.nan
+        return ArrayPart({"audio": audio, "image": image}, targets)
+
+    def load_files(self, files):
+        for name in self.modalities:
+            if name not in files:
+                raise ValueError(f"`files` should hold a file for '{name}'. Found {sorted(files)}.")
+        return {
+            name: torch.from_numpy(np.load(Path(path), allow_pickle=False)).float()[None]
+            for name, path in files.items()
+        }
