@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,34 @@ from bmlr import fusion as fusions
 from bmlr._checks import check_present
 from bmlr.functional import soft_cross_entropy
 from bmlr.fusion import Fusion
+
+_Value = TypeVar("_Value")
+
+
+class _Lazy(Generic[_Value]):
+    """A property that is computed once.
+
+    ``functools.cached_property`` takes a lock before Python 3.12, which breaks the graph of ``torch.compile``.
+    """
+
+    def __init__(self, compute: Callable[[Output], _Value]) -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type[Output], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, output: None, owner: type[Output]) -> _Lazy[_Value]: ...
+    @overload
+    def __get__(self, output: Output, owner: type[Output]) -> _Value: ...
+
+    def __get__(self, output: Output | None, owner: type[Output]) -> _Lazy[_Value] | _Value:
+        if output is None:
+            return self
+        value = self.compute(output)
+        setattr(output, self.name, value)  # from now on found before this descriptor
+        return value
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,30 +71,30 @@ class Output:
         """Number of samples B."""
         return len(next(iter(self.features.values())))
 
-    @cached_property
+    @_Lazy
     def detached_features(self) -> dict[str, Tensor]:
         """The features without gradient."""
         return {name: z.detach() for name, z in self.features.items()}
 
-    @cached_property
+    @_Lazy
     def logits(self) -> Tensor:
         """Fused logits, shape (B, C); gradients reach encoders and decision layer."""
         logits: Tensor = self.fusion(self.features)
         return logits
 
-    @cached_property
+    @_Lazy
     def unimodal_logits(self) -> dict[str, Tensor]:
         """Unimodal logits, shape (B, C) each; gradients reach encoders and decision layer."""
         logits: dict[str, Tensor] = self.fusion(self.features, unimodal=True)
         return logits
 
-    @cached_property
+    @_Lazy
     def decision_logits(self) -> Tensor:
         """Fused logits, shape (B, C), whose gradients reach the decision layer Θ only (BMLR, Eq. 11)."""
         logits: Tensor = self.fusion(self.detached_features)
         return logits
 
-    @cached_property
+    @_Lazy
     def encoder_logits(self) -> dict[str, Tensor]:
         """Unimodal logits, shape (B, C) each, whose gradients reach the encoders only (BMLR, Eq. 11)."""
         logits: dict[str, Tensor] = self._frozen_fusion(unimodal=True)
