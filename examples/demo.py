@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib as mpl
+from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
@@ -23,9 +23,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of runs and figure")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(1, len(METHODS), figsize=(4 * len(METHODS), 3.4), sharey=True, layout="constrained")
     table: Table | None = None
     for name, ax in zip(METHODS, axes, strict=True):

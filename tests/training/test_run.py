@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +17,7 @@ from bmlr.training import (
     OptimizerOptions,
     RunError,
     TrainerOptions,
+    _run,
     evaluate_run,
     load_run,
     predict_run,
@@ -233,11 +235,9 @@ def test_a_nan_loss_names_step_batch_sample_and_modality(tmp_path):
 
 
 def test_the_clean_protocol_reads_the_test_part_once(tmp_path, monkeypatch):
-    import bmlr.training._run as run
-
     scored = []
-    original = run._batches
-    monkeypatch.setattr(run, "_batches", lambda config, part: scored.append(part) or original(config, part))
+    original = _run._batches
+    monkeypatch.setattr(_run, "_batches", lambda config, part: scored.append(part) or original(config, part))
     result = trained(tmp_path)
     assert scored == ["test"]
     assert "test_best_epoch" not in result.content
@@ -254,7 +254,7 @@ def test_the_paper_protocol_shows_last_and_best_epoch_on_test(tmp_path):
     assert last == content["test_last_epoch"]
 
 
-@pytest.mark.parametrize("method", [name for name in bmlr.methods.available()])
+@pytest.mark.parametrize("method", bmlr.methods.available())
 def test_every_method_trains_and_is_read_back(tmp_path, method):
     result = trained(tmp_path, bmlr.methods.create(method), trainer=dataclasses.replace(CPU, epochs=2))
     assert evaluate_run(result.directory).as_dict() == result.content["test"]
@@ -328,8 +328,6 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 
 def test_prediction_of_new_files_is_the_models(tmp_path):
-    import numpy as np
-
     result = trained(tmp_path)
     batch = Toy().part("test").batch([5])
     files = {}

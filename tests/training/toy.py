@@ -20,7 +20,7 @@ class Toy(MultimodalData):
     name = "toy"
     defaults = TrainingDefaults(epochs=3, batch_size=16, lr=1e-2, width=2)
     classes = ("zero", "one", "two")
-    modalities = {"audio": Modality("vector", (4,)), "image": Modality("image", (1, 8, 8))}  # noqa: RUF012
+    modalities = {"audio": Modality("vector", (4,)), "image": Modality("image", (1, 8, 8))}
 
     def __init__(self, samples: int = 40, protocol: str = "clean", poison: int | None = None) -> None:
         self.samples, self.protocol, self.poison = samples, protocol, poison

@@ -21,7 +21,7 @@ from bmlr.functional import (
 from bmlr.methods._base import Losses, Method, MethodInfo
 from bmlr.model import Output
 
-_PAPER = "Balanced Multimodal Label Reshaping"
+_PAPER = "Balancing Multimodal Learning through Label Space Reshaping"
 _URL = "https://arxiv.org/abs/2605.28869"
 
 

@@ -1,0 +1,40 @@
+"""BMLR under a Lightning trainer and loaders of your own."""
+
+from __future__ import annotations
+
+import lightning
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import bmlr
+from bmlr.data import create
+from bmlr.training import BalancedModule, OptimizerOptions
+
+
+def main() -> None:
+    """Train for a few epochs on pairs of (inputs by modality, target)."""
+    lightning.seed_everything(0)
+    data = create("digits")
+    data.prepare()
+    loaders = []
+    for name in ("train", "val"):
+        whole = data.part(name).batch(range(len(data.part(name))))  # type: ignore[arg-type]
+        pairs = [({u: x[i] for u, x in whole.inputs.items()}, y) for i, y in enumerate(whole.targets)]
+        loaders.append(DataLoader(pairs, batch_size=64, shuffle=name == "train"))
+
+    encoders = {
+        name: nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(modality.shape).numel(), 128), nn.ReLU())
+        for name, modality in data.modalities.items()
+    }
+    model = bmlr.MultimodalClassifier(
+        encoders, num_classes=len(data.classes), feature_dims=dict.fromkeys(encoders, 128)
+    )
+    module = BalancedModule(model, bmlr.BMLR(alpha=1.0, beta=0.1), OptimizerOptions(lr=1e-3))
+    trainer = lightning.Trainer(max_epochs=10, accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
+    trainer.fit(module, *loaders)
+    print(module.val_score)
+
+
+if __name__ == "__main__":
+    main()
