@@ -296,3 +296,31 @@ def test_batches_without_indices():
     loop = MethodLoop(make_model(), LFM(alpha="learnable"), train)
     with pytest.raises(ValueError, match="`indices`"):
         loop.method.start_epoch(loop.context(0))
+
+
+def test_learnable_weight_with_absent_modalities():
+    present = {"video": torch.arange(24) % 3 > 0}
+    train = make_batch(batch_size=24, present=present)
+    loop = MethodLoop(make_model(), LFM(alpha="learnable", meta_lr=0.1), train)
+    loop.run(range(2))
+    meta = loop.method._meta_batch
+    rows = torch.tensor(sorted(loop.method._held_out(loop.context(0))))
+    assert torch.equal(meta.present["video"], present["video"][rows])
+    assert torch.equal(meta.inputs["audio"], train.inputs["audio"][rows])
+    assert loop.method.current_label_weight != 0.05
+
+
+def test_training_parts_that_do_not_hold_the_samples():
+    loop = MethodLoop(make_model(), LFM(alpha="learnable"), make_batch(batch_size=24))
+    context = loop.context(0)
+    context.num_train = 500
+    with pytest.raises(ValueError, match="The part should hold the samples"):
+        loop.method.start_epoch(context)
+
+
+def test_a_hyper_gradient_that_is_not_finite():
+    train = make_batch(batch_size=24)
+    train.inputs["audio"][:] = torch.nan
+    loop = MethodLoop(make_model(), LFM(alpha="learnable"), train)
+    with pytest.raises(ValueError, match=r"should be finite\. Found nan in epoch 0"):
+        loop.method.start_epoch(loop.context(0))

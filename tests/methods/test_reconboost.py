@@ -83,6 +83,25 @@ def test_zeroed_gradients_become_none_so_that_momentum_moves_nothing():
     assert loop.method.boost_rate.grad is None
 
 
+@pytest.mark.parametrize("shared_head", [True, False])
+def test_what_the_others_predict_is_held_constant(shared_head):
+    model, batch = equal_width_model().double(), tagged("boost:video", dtype=torch.float64)
+    method = set_up(ReconBoost(shared_head=shared_head), model)
+    losses = method.compute_losses(model, batch)
+    losses.total.backward()
+    actual = {name: p.grad for name, p in method.named_parameters()}
+    method.zero_grad()
+    logits = method.predict(model(batch.inputs)).unimodal_logits
+    q = logits["audio"].softmax(1).gather(1, batch.targets[:, None])[:, 0].detach()
+    p = logits["video"].log_softmax(1).gather(1, batch.targets[:, None])[:, 0]
+    (-(5 - q) * p / 3).mean().backward()
+    for name, value in method.named_parameters():
+        assert (actual[name] is None) == (value.grad is None)
+        if value.grad is not None:
+            torch.testing.assert_close(actual[name], value.grad)
+    assert actual["boost_rate"] is None
+
+
 def test_first_stage_has_no_ensemble_and_learns_with_constant_weight():
     model = make_model(dtype=torch.float64)
     loop = MethodLoop(model, ReconBoost(w1=4.0), make_batch(batch_size=12, dtype=torch.float64))
@@ -299,3 +318,7 @@ def test_needs_setup():
     model, batch = make_model(), make_batch()
     with pytest.raises(RuntimeError, match=r"call `method\.setup"):
         ReconBoost()(model(batch.inputs), batch.targets)
+    with pytest.raises(RuntimeError, match=r"call `method\.setup"):
+        ReconBoost().compute_losses(model, tagged("boost:video"))
+    with pytest.raises(RuntimeError, match=r"call `method\.setup"):
+        ReconBoost().start_epoch(MethodLoop(model, Joint(), batch).context(0))

@@ -121,11 +121,11 @@ class DGL(Method):
 
 
 def _gated_logits(fusion: GatedFusion, features: dict[str, Tensor]) -> Tensor:
-    """Fused logits, shape (B, C), whose gradients reach the last layers only."""
+    """Fused logits of detached features, shape (B, C), whose gradients reach the last layers only."""
     terms = []
     for name in fusion.conditioned:
         gate = _linear(fusion.gates[name], features[fusion.conditioner]).sigmoid()
-        terms.append(fusion.heads[name]((gate * _linear(fusion.projections[name], features[name])).detach()))
+        terms.append(fusion.heads[name](gate * _linear(fusion.projections[name], features[name])))
     return torch.stack(terms).sum(0)
 
 

@@ -162,6 +162,7 @@ class ReconBoost(Method):
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
         """Plan the passes of one stage (``official``) or of one stage per modality (``bb``)."""
+        self._check_setup()
         super().start_epoch(context)
         turns = self.turns
         if self.mode == "official":
@@ -180,6 +181,7 @@ class ReconBoost(Method):
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """Losses of a batch: of one modality where the batch is tagged with it, else of rectification."""
+        self._check_setup()
         check_inputs(model, batch)
         self._active = None
         if not batch.tag.startswith(_BOOST):
@@ -237,11 +239,13 @@ class ReconBoost(Method):
                 features[name] = model.encode(name, batch.inputs[name], present.get(name))
         return Output(features, model.fusion, batch.present)
 
-    def _head(self, name: str) -> nn.Module:
+    def _check_setup(self) -> None:
         if not self.turns:
             raise RuntimeError(
                 "ReconBoost has no heads: call `method.setup(model)` once, before the optimiser is made."
             )
+
+    def _head(self, name: str) -> nn.Module:
         return self.heads if self._is_shared else self.heads.get_submodule(name)
 
     def _learner_logits(self, name: str, output: Output) -> Tensor:
@@ -255,10 +259,7 @@ class ReconBoost(Method):
 
     def _ensemble(self, output: Output, names: Sequence[str], counted: Mapping[str, Tensor] | None = None) -> Tensor:
         """The ensemble r Σ f_u over the modalities named that count and that a sample has, shape (B, C)."""
-        if not names:
-            raise RuntimeError(
-                "ReconBoost has no heads: call `method.setup(model)` once, before the optimiser is made."
-            )
+        self._check_setup()
         terms = []
         for name in names:
             logits, mask = self._learner_logits(name, output), output.mask(name)
