@@ -5,8 +5,9 @@ from torch.utils.data import DataLoader
 from toy import Toy
 
 import bmlr
+from bmlr._modes import module_mode
 from bmlr.methods import EpochPlan, Joint, Pass
-from bmlr.training import BalancedModule, OptimizerOptions, Score, ScoreMetric, evaluate, evaluation_mode
+from bmlr.training import BalancedModule, OptimizerOptions, Score, ScoreMetric, evaluate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -86,7 +87,7 @@ def test_evaluation_leaves_no_trace():
 
 def test_modes_are_put_back_after_an_error():
     module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
-    with pytest.raises(RuntimeError), evaluation_mode(module):
+    with pytest.raises(RuntimeError), module_mode(module, training=False):
         assert not module[0].training
         raise RuntimeError
     assert module[0].training

@@ -148,6 +148,10 @@ class Method(nn.Module, ABC):
 
     #: Facts about the method; every concrete method sets it.
     info: ClassVar[MethodInfo]
+    #: Whether some steps leave parameters without a gradient, which distributed training has to expect.
+    leaves_gradients_unset: ClassVar[bool] = False
+    #: Whether :meth:`backward` averages gradients over processes by itself, since it combines them non-linearly.
+    reduces_gradients: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
+from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import masked_mean, soft_cross_entropy
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._joint import apply_heads, unimodal_heads
-from bmlr.methods._support import log_probabilities, module_mode, pair_mask, presence, samples_at, select
+from bmlr.methods._support import log_probabilities, pair_mask, presence, samples_at, select
 from bmlr.model import MultimodalClassifier, Output
 
 #: The official polynomial of α₀ in the epoch, of 200 epochs, lowest power first.

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_targets
+from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import masked_mean, soft_cross_entropy
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
-from bmlr.methods._support import check_inputs, log_probabilities, module_mode, widened
+from bmlr.methods._support import check_inputs, log_probabilities, widened
 from bmlr.model import MultimodalClassifier, Output
 
 _BOOST, _RECTIFY = "boost:", "rectify"

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_targets
+from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._joint import apply_heads, unimodal_heads
-from bmlr.methods._support import check_inputs, log_probabilities, module_mode
+from bmlr.methods._support import check_inputs, log_probabilities
 from bmlr.model import MultimodalClassifier, Output
 
 _PREFIX = "remix:"

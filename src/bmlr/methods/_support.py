@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_integer
@@ -93,15 +92,3 @@ def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
                 {name: torch.cat([masks[name] for masks in present]) for name in present[0]} if present else None,
             )
     raise ValueError(f"The part should hold the samples {list(indices)}. Found {sum(len(part) for part in found)}.")
-
-
-@contextmanager
-def module_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module into training or evaluation mode, and afterwards each of its parts back as it was."""
-    before = [(part, part.training) for part in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, mode in before:
-            part.training = mode

@@ -14,7 +14,7 @@ from bmlr.training._options import (
     fill_defaults,
 )
 from bmlr.training._run import RunError, RunResult, evaluate_run, load_run, predict_run, train
-from bmlr.training._scores import Score, ScoreMetric, evaluate, evaluation_mode
+from bmlr.training._scores import Score, ScoreMetric, evaluate
 
 __all__ = [
     "BalancedModule",
@@ -32,7 +32,6 @@ __all__ = [
     "build_model",
     "evaluate",
     "evaluate_run",
-    "evaluation_mode",
     "fill_defaults",
     "load_run",
     "ordered_requests",

@@ -94,7 +94,8 @@ def planned_requests(
 
     Every pass shuffles its samples with a generator seeded by ``seed``, ``epoch`` and its place in the plan. Under
     distributed training a global batch of ``world_size * batch_size`` samples is dealt to the ranks in turn; the last
-    one is filled up from the beginning of the pass so that all ranks take part in every step.
+    one is filled up from the beginning of the pass so that all ranks take part in every step. A last batch of a single
+    sample is joined to the one before it: batch normalisation cannot train on it.
 
     Args:
         plan: Passes of the epoch.
@@ -109,7 +110,6 @@ def planned_requests(
         ValueError: If a pass names a sample that does not exist.
     """
     requests: list[BatchRequest] = []
-    transform_seed = int(np.random.default_rng([seed, epoch]).integers(2**62))
     for number, planned in enumerate(plan.passes):
         generator = np.random.default_rng([seed, epoch, number])
         samples = np.arange(num_samples) if planned.indices is None else np.asarray(planned.indices, dtype=np.int64)
@@ -121,15 +121,20 @@ def planned_requests(
         order = generator.permutation(samples)
         if len(order) and (missing := -len(order) % world_size):
             order = np.concatenate([order, np.resize(order, missing)])
+        transform_seed = int(generator.integers(2**62))
         step = batch_size * world_size
+        starts = list(range(0, len(order), step))
+        if len(starts) > 1 and len(order) - starts[-1] == world_size:
+            del starts[-1]  # one sample per rank would be left over, which batch normalisation cannot train on
+        ends = [*starts[1:], len(order)]
         requests += [
             BatchRequest(
-                tuple(order[start : start + step][rank::world_size].tolist()),
+                tuple(order[start:end][rank::world_size].tolist()),
                 seed=transform_seed,
                 tag=planned.tag,
                 fresh_optimizer=planned.fresh_optimizer and start == 0,
             )
-            for start in range(0, len(order), step)
+            for start, end in zip(starts, ends, strict=False)
         ]
     if plan.interleave:
         order = np.random.default_rng([seed, epoch, len(plan.passes)]).permutation(len(requests))

@@ -12,6 +12,7 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from bmlr.batch import Batch
 from bmlr.data import MultimodalData
@@ -155,6 +156,11 @@ class BalancedModule(lightning.LightningModule):
         optimizer = self.optimizer_options.optimizer(parameters)
         scheduler = self.optimizer_options.scheduler(optimizer, self.trainer.max_epochs or 1)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_start(self) -> None:
+        """Leave the averaging of gradients over processes to a method that does it by itself."""
+        if self.method.reduces_gradients and isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model.require_backward_grad_sync = False
 
     def on_train_epoch_start(self) -> None:
         """Begin the sums of the epoch; without data of its own, also the method's epoch."""

@@ -385,7 +385,7 @@ def _make_trainer(config: RunConfig, directory: Path) -> lightning.Trainer:
             max_epochs=options.epochs,
             accelerator=options.accelerator,
             devices=options.devices,
-            strategy=options.strategy,
+            strategy=_strategy(config),
             num_nodes=options.num_nodes,
             precision=options.precision,
             accumulate_grad_batches=options.accumulate_grad_batches,
@@ -400,6 +400,13 @@ def _make_trainer(config: RunConfig, directory: Path) -> lightning.Trainer:
             reload_dataloaders_every_n_epochs=1,  # a method may plan other passes for every epoch
             use_distributed_sampler=False,
         )
+
+
+def _strategy(config: RunConfig) -> str:
+    """The strategy, told to expect parameters without a gradient where the method leaves some."""
+    if config.trainer.strategy == "ddp" and config.method.leaves_gradients_unset:
+        return "ddp_find_unused_parameters_true"
+    return config.trainer.strategy
 
 
 class _EpochLines(Callback):

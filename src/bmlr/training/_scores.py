@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
@@ -114,7 +115,7 @@ def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batc
     """
     parameter = next(model.parameters())
     metric = ScoreMetric(model.modalities, model.num_classes).to(parameter.device)
-    with evaluation_mode(model, method):
+    with module_mode(model, method, training=False):
         seen = False
         for batch in batches:
             moved = batch.to(parameter.device, dtype=parameter.dtype)
@@ -123,32 +124,6 @@ def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batc
     if not seen:
         raise ValueError("`batches` should hold at least one batch. Found none.")
     return metric.compute()
-
-
-class evaluation_mode:  # noqa: N801  (used like torch.no_grad)
-    """Context in which modules are in evaluation mode; every submodule's own mode is put back afterwards.
-
-    Example:
-        >>> import torch
-        >>> layer = torch.nn.Dropout()
-        >>> with evaluation_mode(layer):
-        ...     layer.training
-        False
-        >>> layer.training
-        True
-    """
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self.modules = modules
-
-    def __enter__(self) -> None:
-        self._modes = [(module, module.training) for root in self.modules for module in root.modules()]
-        for root in self.modules:
-            root.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in self._modes:
-            module.training = mode
 
 
 def flatten_score(prefix: str, score: Score) -> Mapping[str, float]:
