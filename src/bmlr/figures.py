@@ -52,7 +52,7 @@ def plot_accuracy(metrics: pd.DataFrame | Mapping[str, pd.DataFrame], ax: Axes |
     from matplotlib import pyplot as plt
 
     runs = [metrics] if isinstance(metrics, pd.DataFrame) else list(metrics.values())
-    columns = [name for name in runs[0] if name.startswith("val_accuracy")] if runs else []
+    columns = [name for name in map(str, runs[0]) if name.startswith("val_accuracy")] if runs else []
     if not columns:
         raise ValueError("`metrics` should hold a column val_accuracy. Found none.")
     if ax is None:
