@@ -118,6 +118,9 @@ class Fusion(nn.Module, ABC):
 def match_dtype(features: Tensor, reader: nn.Module) -> Tensor:
     """Features in the type of the reader's parameters, except under autocast, which sees to that itself."""
     weight = next(reader.parameters(), None)
-    if weight is None or torch.is_autocast_enabled(weight.device.type):
+    if weight is None:
+        return features
+    device = weight.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return features
     return features.to(weight.dtype)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -187,7 +188,13 @@ class UniReshaping(_TargetedMethod):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Smoothed one-hot labels."""
         return {
-            name: smooth_labels(targets, values.shape[1], epsilon=self.epsilon) for name, values in logits.items()
+            name: smooth_labels(
+                targets,
+                values.shape[1],
+                epsilon=self.epsilon,
+                dtype=torch.promote_types(values.dtype, torch.float32),
+            )
+            for name, values in logits.items()
         }, {}
 
 

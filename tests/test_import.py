@@ -1,0 +1,88 @@
+"""What importing costs, and what is public."""
+
+import doctest
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import bmlr
+
+PUBLIC_MODULES = ["bmlr", "bmlr.encoders", "bmlr.functional", "bmlr.fusion", "bmlr.methods"]
+#: Modules that come with extras; ``import bmlr`` must work where they are not installed.
+HEAVY = [
+    "av",
+    "jsonargparse",
+    "librosa",
+    "lightning",
+    "matplotlib",
+    "pandas",
+    "PIL",
+    "ray",
+    "rich",
+    "safetensors",
+    "sklearn",
+    "soundfile",
+    "tensorboard",
+    "torchmetrics",
+    "torchvision",
+]
+
+
+def test_import_needs_torch_and_numpy_only():
+    """In a fresh interpreter that refuses the extras, all that is public imports and works."""
+    program = f"""
+import sys
+for name in {HEAVY}:
+    sys.modules[name] = None  # makes `import name` fail
+import torch, bmlr
+for module in {PUBLIC_MODULES}:
+    __import__(module)
+model = bmlr.MultimodalClassifier({{"a": torch.nn.Linear(2, 3), "v": torch.nn.Linear(2, 3)}}, 2)
+output = model({{"a": torch.randn(4, 2), "v": torch.randn(4, 2)}})
+bmlr.BMLR()(output, torch.tensor([0, 1, 1, 0])).total.backward()
+print(sorted(name for name, module in sys.modules.items() if module and name.startswith("bmlr.training")))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_public_names_exist(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert not [public for public in module.__all__ if not hasattr(module, public)]
+
+
+def public_symbols():
+    for name in PUBLIC_MODULES:
+        module = importlib.import_module(name)
+        for public in module.__all__:
+            symbol = getattr(module, public)
+            if inspect.isclass(symbol) or inspect.isfunction(symbol):
+                yield f"{name}.{public}", symbol
+
+
+@pytest.mark.parametrize(("name", "symbol"), list(public_symbols()), ids=[name for name, _ in public_symbols()])
+def test_public_symbols_are_documented(name, symbol):
+    """Every class and function says what it is; all but the plain records of the contract show how to use it."""
+    assert inspect.getdoc(symbol), name
+    assert symbol.__doc__, f"{name} has only an inherited docstring"
+    record = name.rpartition(".")[2] in {
+        "EpochContext",
+        "EpochPlan",
+        "Method",
+        "MethodInfo",
+        "Pass",
+        "Prediction",
+        "ReshapedLabels",
+    }
+    assert record or doctest.DocTestParser().get_examples(symbol.__doc__), f"{name} has no example"
+
+
+def test_version():
+    assert bmlr.__version__.split(".")[0].isdigit()
