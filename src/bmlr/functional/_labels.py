@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -269,7 +271,7 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
     rows = []
     for values in logits.values():
         largest = values.amax(1, keepdim=True)
-        log_sum = (values - largest).exp().sum(1).to(wide).log()
+        log_sum = (values - largest).exp_().sum(1).to(wide).log()
         rows.append((values.gather(1, index).to(wide) - largest.to(wide)).squeeze(1) - log_sum)
     log_confidence = torch.stack(rows)
     if not present:
@@ -285,19 +287,21 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
 
 def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tensor, alpha: float) -> Tensor:
     """Softmax of the weakest modality's logits at T = α / λ of the strongest (Eq. 5), shape (B, C)."""
-    is_weakest = ranking.log_confidence == ranking.weakest
+    is_weakest = (ranking.log_confidence == ranking.weakest)[:, :, None]
     values = list(logits.values())
-    count = is_weakest.sum(0)[:, None]  # more than one where several tie: their mean, exact where one stands alone
-    weakest = torch.where(is_weakest[0, :, None], values[0] / count, 0.0)
-    for mask, other in zip(is_weakest[1:], values[1:], strict=True):
-        weakest = weakest + torch.where(mask[:, None], other / count, 0.0)
+    if len(values) == 2:  # nothing to average: where two tie, nothing is reshaped
+        weakest = torch.where(is_weakest[0], values[0], values[1])
+    else:
+        count = is_weakest.sum(0)  # more than one where several tie: their mean, exact where one stands alone
+        shares = [torch.where(mask, other / count, 0.0) for mask, other in zip(is_weakest, values, strict=True)]
+        weakest = functools.reduce(operator.add, shares)
     # Upper bound: an infinite T would turn a masked class, −∞ / T, into NaN.
     largest = torch.finfo(weakest.dtype).max
     temperature = (math.log(alpha) - gap).exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
-    return F.softmax((weakest - weakest.amax(1, keepdim=True)) / temperature[:, None], dim=1)
+    return F.softmax((weakest - weakest.amax(1, keepdim=True)).div_(temperature[:, None]), dim=1)
 
 
 def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """ξ d + (1 − ξ) y with D y = d (Eq. 8); where ξ = 0 the prediction is not looked at and may be NaN."""
-    labels = torch.where(weight[:, None] > 0, weight[:, None] * prediction.to(weight.dtype), 0.0)
+    labels = torch.where(weight[:, None] > 0, prediction.to(weight.dtype), 0.0).mul_(weight[:, None])
     return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])
