@@ -13,6 +13,7 @@ from bmlr.methods._dgl import DGL
 from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
+from bmlr.methods._ogm_ge import OGMGE
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._remix import Remix
 
@@ -26,6 +27,7 @@ _METHODS: tuple[type[Method], ...] = (
     UniDistill,
     VanillaReshape,
     UniReshaping,
+    OGMGE,
     CML,
     MBSD,
     LFM,
@@ -98,6 +100,7 @@ __all__ = [
     "DGL",
     "LFM",
     "MBSD",
+    "OGMGE",
     "EpochContext",
     "EpochPlan",
     "Joint",

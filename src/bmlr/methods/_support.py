@@ -49,6 +49,15 @@ def acts_in(epoch: int, first_epoch: int, last_epoch: int | None) -> bool:
     return first_epoch <= epoch and (last_epoch is None or epoch <= last_epoch)
 
 
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of ``values`` over all processes of a distributed training; the values themselves without one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    summed = values.detach().clone()
+    torch.distributed.all_reduce(summed)
+    return summed
+
+
 def check_inputs(model: MultimodalClassifier, batch: Batch) -> None:
     """Raise a ValueError unless the batch has the model's modalities; for methods that encode them one by one."""
     if batch.inputs.keys() != set(model.encoders):
