@@ -21,7 +21,7 @@ def main() -> None:
     for name in ("train", "val"):
         whole = data.part(name).batch(range(len(data.part(name))))  # type: ignore[arg-type]
         pairs = [({u: x[i] for u, x in whole.inputs.items()}, y) for i, y in enumerate(whole.targets)]
-        loaders.append(DataLoader(pairs, batch_size=64, shuffle=name == "train"))
+        loaders.append(DataLoader(pairs, batch_size=64, shuffle=name == "train"))  # type: ignore[arg-type]
 
     encoders = {
         name: nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(modality.shape).numel(), 128), nn.ReLU())

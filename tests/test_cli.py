@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+import bmlr.methods
 from bmlr.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
@@ -118,6 +119,21 @@ def test_interrupted_runs_continue_on_request(tmp_path, capsys):
 def test_a_nan_loss_fails_with_its_place(tmp_path, capsys):
     message = error_of(capsys, [*BASE, "--data.poison", "3", "--run", str(tmp_path / "r")])
     assert "not finite at epoch 0, step" in message
+
+
+def test_the_methods_are_listed_with_their_papers(capsys):
+    assert main(["methods", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == bmlr.methods.available()
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["BMLR"]["parameters"] == {"alpha": 1.0, "beta": 0.1}
+    assert all(row["paper"] and row["venue"] and row["family"] and row["cost"] for row in rows)
+    assert main(["methods"]) == 0
+    assert "Label Space" in capsys.readouterr().out
+    assert main(["methods", "--format", "markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert {line.count(" | ") for line in lines} == {5}
 
 
 def test_help_is_made_from_the_docstrings(capsys):

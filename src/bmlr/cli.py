@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = ArgumentParser(description=_first_line(function), exit_on_error=False)
         if name == "train":
             command.add_argument("--config", action="config", help="YAML file with any of these options.")
-        command.add_function_arguments(function, as_positional=name != "train", skip={"files"})
+        command.add_function_arguments(function, as_positional=name not in {"train", "methods"}, skip={"files"})
         if name == "predict":
             command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
         commands.add_subcommand(name, command, help=_first_line(function))
@@ -136,6 +137,20 @@ def predict_command(
     return {"probabilities": predict_run(run, _assign_files(config, files), weights=weights), "json": json}
 
 
+def methods_command(format: Literal["table", "markdown", "json"] = "table") -> dict[str, Any]:  # noqa: A002
+    """List the methods: name, paper, venue, family, cost of a step, default parameters.
+
+    Args:
+        format: A table for people, Markdown for documents, JSON for programs.
+    """
+    rows = []
+    for name in bmlr.methods.available():
+        method = bmlr.methods.get(name)
+        info = dataclasses.asdict(method.info)
+        rows.append({"name": name, **info, "parameters": method().parameters_given})
+    return {"rows": rows, "format": format}
+
+
 def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
     """Which file is which modality: as said, or by its suffix."""
     modalities = config.data.modalities
@@ -195,6 +210,27 @@ def _show_predict(result: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def _show_methods(result: dict[str, Any]) -> None:
+    rows = result["rows"]
+    if result["format"] == "json":
+        print(json.dumps(rows, indent=2))
+        return
+    heads = ("name", "paper", "venue", "family", "cost", "parameters")
+    cells = [
+        [", ".join(f"{key}={value}" for key, value in row[head].items()) if head == "parameters" else row[head]
+         for head in heads]
+        for row in rows
+    ]  # fmt: skip
+    if result["format"] == "markdown":
+        for line in (heads, ["---"] * len(heads), *cells):
+            print(f"| {' | '.join(line)} |")
+        return
+    table = Table(*heads, show_lines=True)
+    for line in cells:
+        table.add_row(*line)
+    Console(width=None if Console().is_terminal else 200).print(table)
+
+
 def _print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
     first = next(iter(scores.values()))
     table = Table(
@@ -214,6 +250,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
     "train": (train_command, _show_train),
     "evaluate": (evaluate_command, _show_evaluate),
     "predict": (predict_command, _show_predict),
+    "methods": (methods_command, _show_methods),
 }
 
 
