@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+# The tests' tensors are far too small to be shared out: more threads only wait for each other.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed():
