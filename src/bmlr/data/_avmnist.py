@@ -60,6 +60,24 @@ class AVMNIST(MultimodalData):
     leading principal components of the training images. Both are shifted and scaled to mean 0 and standard deviation
     1 of the training part. All of it is drawn from ``pairing_seed`` and a sample's number alone, made once and cached.
 
+    How the default of ``audio_snr_db`` was chosen: by the gap between what a modality reaches alone and its readout
+    inside joint training, on validation and for no other method. Accuracy in %, mean of epochs 8 to 10, one seed,
+    ResNet-18 of width 8 with the small stem, concatenation, batch 64, Adam with 1e-3; epochs differ by up to 6 points:
+
+    ========  =======  ===========  =====  ==============  ==============
+    protocol  SNR, dB  audio alone  fused  audio in joint  image in joint
+    ========  =======  ===========  =====  ==============  ==============
+    clean     none     64.5         79.4   55.2            48.3
+    clean     10       55.1         76.4   49.5            48.2
+    clean     0        51.5         64.5   38.8            49.6
+    paper     10       not run      98.8   88.7            51.8
+    paper     0        88.7         95.5   77.2            50.7
+    ========  =======  ===========  =====  ==============  ==============
+
+    The image alone reaches 58.9 whatever the audio, so it can be learnt, and lags by 7 to 11 points in joint training.
+    Under ``clean``, 10 dB is where the two gaps differ most (image 10.7, audio 5.6). A readout is the fused decision
+    layer on one modality's features alone, so that part of both gaps is due to the other's missing share of the bias.
+
     Files are looked for in ``root/mnist``, ``root/MNIST/raw`` or ``root`` (``train-`` and ``t10k-`` files, packed or
     not, as ``images-idx3-ubyte`` or ``images.idx3-ubyte``) and in ``root/fsdd/recordings``,
     ``root/free-spoken-digit-dataset/recordings`` or ``root/recordings`` (``{digit}_{speaker}_{index}.wav``).
@@ -94,7 +112,7 @@ class AVMNIST(MultimodalData):
         *,
         protocol: Literal["clean", "paper"] = "clean",
         pairing_seed: int = 0,
-        audio_snr_db: float | None = 0.0,
+        audio_snr_db: float | None = 10.0,
         image_energy: float = 0.25,
         image_rotation: float = 0.0,
         image_shift: float = 0.0,
