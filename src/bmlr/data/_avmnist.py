@@ -70,13 +70,14 @@ class AVMNIST(MultimodalData):
     clean     none     64.5         79.4   55.2            48.3
     clean     10       55.1         76.4   49.5            48.2
     clean     0        51.5         64.5   38.8            49.6
-    paper     10       not run      98.8   88.7            51.8
+    paper     10       97.1         98.8   88.7            51.8
     paper     0        88.7         95.5   77.2            50.7
     ========  =======  ===========  =====  ==============  ==============
 
     The image alone reaches 58.9 whatever the audio, so it can be learnt, and lags by 7 to 11 points in joint training.
     Under ``clean``, 10 dB is where the two gaps differ most (image 10.7, audio 5.6). A readout is the fused decision
-    layer on one modality's features alone, so that part of both gaps is due to the other's missing share of the bias.
+    layer on one modality's features alone, so that part of every gap is due to what the layer expects of the other. A
+    second seed of joint training at 10 dB under ``clean`` gave 70.1 fused, 50.7 audio and 49.2 image.
 
     Files are looked for in ``root/mnist``, ``root/MNIST/raw`` or ``root`` (``train-`` and ``t10k-`` files, packed or
     not, as ``images-idx3-ubyte`` or ``images.idx3-ubyte``) and in ``root/fsdd/recordings``,
