@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from bmlr._checks import nearest_name
+from bmlr.methods._agm import AGM
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
 from bmlr.methods._cml import CML
@@ -28,6 +29,7 @@ _METHODS: tuple[type[Method], ...] = (
     VanillaReshape,
     UniReshaping,
     OGMGE,
+    AGM,
     CML,
     MBSD,
     LFM,
@@ -95,6 +97,7 @@ def _fold(name: str) -> str:
 
 
 __all__ = [
+    "AGM",
     "BMLR",
     "CML",
     "DGL",

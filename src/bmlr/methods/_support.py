@@ -58,6 +58,12 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return summed
 
 
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """The mean of ``values`` over all processes of a distributed training; the values themselves without one."""
+    summed = all_reduce_sum(values)
+    return values if summed is values else summed / torch.distributed.get_world_size()
+
+
 def check_inputs(model: MultimodalClassifier, batch: Batch) -> None:
     """Raise a ValueError unless the batch has the model's modalities; for methods that encode them one by one."""
     if batch.inputs.keys() != set(model.encoders):

@@ -1,0 +1,178 @@
+"""AGM: adaptive gradient modulation (ICCV 2023)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bmlr._checks import check_non_negative, check_targets
+from bmlr._modes import module_mode
+from bmlr.batch import Batch
+from bmlr.functional import soft_cross_entropy
+from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._support import acts_in, all_reduce_mean, check_epochs, check_inputs, log_probabilities
+from bmlr.model import MultimodalClassifier, Output
+
+_LARGEST_LOSS = -math.log(1e-8)
+_LARGEST_EXPONENT = 10.0
+
+
+class AGM(Method):
+    r"""Adaptive Gradient Modulation (Li et al., ICCV 2023): each modality's share of the logits, at a pace of its own.
+
+    The fused logits f are split into Shapley values :math:`m_u`, with the *inputs* of the missing modalities replaced
+    by zeros; for two modalities :math:`m_a = \tfrac12 [f(a, v) - f(0, v) + f(a, 0)]`, and in general
+
+    .. math:: m_u = \sum_{S \not\ni u} \frac{|S|!\,(M - |S| - 1)!}{M!} \bigl( f(S \cup u) - f(S) \bigr), \qquad
+              f(\emptyset) = 0, \qquad \sum_u m_u = f .
+
+    Training is joint, but the gradient that flows back into :math:`m_u` is multiplied by
+
+    .. math:: \kappa_u = \exp\bigl(\alpha \min(R_u - r_u, 10)\bigr), \qquad
+              r_u = \exp(\overline{s_v - s_u}), \quad R_u = \exp(\overline{S_v - S_u}) ,
+
+    where :math:`s_u` is the batch mean of :math:`-\log \mathrm{softmax}(m_u)_y` (at most :math:`-\log 10^{-8}`),
+    :math:`S_u` its mean over all steps before, and the bars are means over the other modalities v. Encoders and fusion
+    both see the scaled mixture.
+
+    As in the official code the forwards with zeros run in evaluation mode, with gradient: batch statistics stay those
+    of real inputs. Features of real and of zero inputs are computed once per modality and subsets are formed from
+    them, so that encoders run no more often with more modalities; a zero input is encoded as a single row. The first
+    step has :math:`S_u = 0` and so :math:`R_u = 1`. The paper has two modalities; the means over the others are an extension to
+    more. Every sample must have every modality.
+
+    The official code has α = 1 by default, searches 0.5 to 5, and modulates in epochs 0 to 20.
+
+    Args:
+        alpha: Strength α ≥ 0; 0 multiplies by one.
+        first_epoch: First epoch in which gradients are modulated; training is plainly joint outside.
+        last_epoch: Last such epoch; None is no end.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> method = bmlr.methods.AGM(alpha=2.5)
+        >>> method.setup(model)
+        >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]))
+        >>> losses = method.compute_losses(model, batch)
+        >>> losses.total.backward()
+        >>> sorted(losses.logs)
+        ['coefficient_a', 'coefficient_v']
+    """
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="AGM",
+        paper="Boosting Multi-modal Model Performance with Adaptive Gradient Modulation",
+        venue="ICCV 2023",
+        url="https://arxiv.org/abs/2308.07686",
+        family="gradient scale",
+        cost="2 forwards and backwards, 1 of a single zero row, 2^M − 1 fusion forwards",
+    )
+
+    running_scores: Tensor
+    steps: Tensor
+
+    def __init__(self, alpha: float = 1.0, first_epoch: int = 0, last_epoch: int | None = 20) -> None:
+        super().__init__()
+        self.alpha = check_non_negative("alpha", alpha)
+        self.first_epoch, self.last_epoch = check_epochs(first_epoch, last_epoch)
+        self.register_buffer("running_scores", torch.zeros(0))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def setup(self, model: MultimodalClassifier) -> None:
+        """Make room for the running mean of each modality's score, in the order of the sorted names."""
+        like = next(model.parameters())
+        self.running_scores = torch.zeros(len(model.modalities), device=like.device)
+        self.steps = torch.zeros((), device=like.device)
+
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """The fused cross-entropy, of the epochs without modulation.
+
+        Raises:
+            RuntimeError: In an epoch with modulation, which needs the inputs: use :meth:`compute_losses`.
+        """
+        if self.training and acts_in(self.epoch, self.first_epoch, self.last_epoch):
+            raise RuntimeError("AGM modulates by forwards with zero inputs: call `compute_losses(model, batch)`.")
+        return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+
+    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+        """The fused cross-entropy, with the gradients of the modalities' shares scaled."""
+        if not (self.training and acts_in(self.epoch, self.first_epoch, self.last_epoch)):
+            return super().compute_losses(model, batch)
+        if batch.present is not None:
+            raise ValueError("AGM compares subsets of modalities and needs all in every sample. Found `present`.")
+        if len(self.running_scores) != len(model.modalities):
+            raise RuntimeError("AGM was not set up: call `method.setup(model)` once, before the optimiser is made.")
+        check_inputs(model, batch)
+        check_targets(batch.targets, len(batch), model.num_classes)
+        output = model(batch.inputs)
+        shares = shapley_logits(model, batch.inputs, output.logits)
+        coefficients = self._coefficients(shares, batch.targets)
+        modulated = torch.stack([_scale_gradient(m, coefficients[u]) for u, m in shares.items()]).sum(0)
+        terms = {"fused": soft_cross_entropy(modulated, batch.targets), **output.readout_losses(batch.targets)}
+        return Losses(terms, {f"coefficient_{u}": kappa for u, kappa in coefficients.items()})
+
+    @torch.no_grad()
+    def _coefficients(self, shares: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        names = sorted(shares)
+        true = [log_probabilities(shares[u]).gather(1, targets.long()[:, None]) for u in names]
+        scores = all_reduce_mean(torch.stack([(-value).clamp(max=_LARGEST_LOSS).mean() for value in true]))
+        scores = scores.to(self.running_scores.dtype)
+        exponent = (_ratio(self.running_scores) - _ratio(scores)).clamp(max=_LARGEST_EXPONENT)
+        self.steps = self.steps + 1
+        self.running_scores = self.running_scores + (scores - self.running_scores) / self.steps
+        return dict(zip(names, (self.alpha * exponent).exp(), strict=True))
+
+
+def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], full: Tensor) -> dict[str, Tensor]:
+    """Shapley value of each modality in the fused logits, shape (B, C) each; they add up to ``full``, shape (B, C).
+
+    Args:
+        model: The model; its modes are as before afterwards.
+        inputs: Inputs of all modalities, first dimension B.
+        full: Fused logits of all modalities, from a forward in training mode.
+    """
+    names = list(inputs)
+    with module_mode(model, training=False):
+        real = {u: model.encode(u, x) for u, x in inputs.items()}
+        zero = {u: model.encode(u, torch.zeros_like(x[:1])).expand(len(x), -1) for u, x in inputs.items()}
+
+        def fused(subset: tuple[str, ...]) -> Tensor:
+            if len(subset) == len(names):
+                return full
+            logits: Tensor = model.fusion({u: real[u] if u in subset else zero[u] for u in names})
+            return logits
+
+        values = {
+            frozenset(subset): fused(subset)
+            for size in range(1, len(names) + 1)
+            for subset in itertools.combinations(names, size)
+        }
+    shares = {}
+    for u in names:
+        terms = []
+        for subset in [without for without in (*values, frozenset[str]()) if u not in without]:
+            weight = 1 / (len(names) * math.comb(len(names) - 1, len(subset)))
+            gain = values[subset | {u}] - values[subset] if subset else values[subset | {u}]
+            terms.append(weight * gain)
+        shares[u] = torch.stack(terms).sum(0)
+    return shares
+
+
+def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:
+    """The same values, whose gradient is multiplied by ``factor``."""
+    detached = values.detach()
+    return detached + factor.to(values.dtype) * (values - detached)
+
+
+def _ratio(scores: Tensor) -> Tensor:
+    """Exp of the mean over the others of (their score − one's own), shape (M,)."""
+    return ((scores.sum() - len(scores) * scores) / (len(scores) - 1)).exp()

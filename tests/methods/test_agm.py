@@ -1,0 +1,210 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F  # noqa: N812
+
+import bmlr
+from bmlr.methods import Joint
+from bmlr.methods._agm import AGM, shapley_logits
+from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
+from zoo import make_batch, make_model
+
+
+def subset_logits(model, inputs, subset):
+    """f(S) with the inputs of all others zero, one whole forward each."""
+    return model({u: x if u in subset else torch.zeros_like(x) for u, x in inputs.items()}).logits
+
+
+def shapley_by_orders(model, inputs):
+    """Shapley's first definition: the mean gain of a modality over all orders of joining."""
+    names = list(inputs)
+    total = dict.fromkeys(names, 0.0)
+    for order in itertools.permutations(names):
+        for place, u in enumerate(order):
+            before = order[:place]
+            gain = subset_logits(model, inputs, order[: place + 1])
+            total[u] = total[u] + (gain - subset_logits(model, inputs, before) if before else gain)
+    return {u: value / math.factorial(len(names)) for u, value in total.items()}
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), modalities=st.sampled_from([2, 3]), fusion=st.sampled_from(bmlr.fusion.available()))
+def test_shares_are_shapley_values_and_add_up(seed, modalities, fusion):
+    model = make_model(modalities, fusion, dtype=torch.float64, seed=seed).eval()
+    inputs = make_batch(modalities, 4, dtype=torch.float64, seed=seed).inputs
+    full = model(inputs).logits
+    shares = shapley_logits(model, inputs, full)
+    torch.testing.assert_close(torch.stack(list(shares.values())).sum(0), full)
+    for u, expected in shapley_by_orders(model, inputs).items():
+        torch.testing.assert_close(shares[u], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_two_modalities_as_the_paper_writes_them():
+    model = make_model(2, "gated", dtype=torch.float64).eval()
+    inputs = make_batch(2, 4, dtype=torch.float64).inputs
+    both, audio, video = (subset_logits(model, inputs, s) for s in (("audio", "video"), ("audio",), ("video",)))
+    shares = shapley_logits(model, inputs, both)
+    torch.testing.assert_close(shares["audio"], (both - video + audio) / 2)
+    torch.testing.assert_close(shares["video"], (both - audio + video) / 2)
+
+
+def literal_coefficients(history, alpha):
+    """κ of the last of a list of scores by modality, from the mean of those before."""
+    now = history[-1]
+    before = {u: sum(s[u] for s in history[:-1]) / max(1, len(history) - 1) for u in now}
+    result = {}
+    for u in now:
+        others = [v for v in now if v != u]
+        r = math.exp(sum(now[v] - now[u] for v in others) / len(others))
+        reference = math.exp(sum(before[v] - before[u] for v in others) / len(others))
+        result[u] = math.exp(alpha * min(reference - r, 10))
+    return result
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), modalities=st.sampled_from([2, 3]), alpha=st.floats(0, 3))
+def test_coefficients_and_scaled_gradients(seed, modalities, alpha):
+    torch.manual_seed(seed)
+    model = make_model(modalities, dtype=torch.float64, seed=seed)
+    method = AGM(alpha=alpha).double()
+    method.setup(model)
+    method.running_scores = method.running_scores.double()
+    history = []
+    for step in range(3):
+        batch = make_batch(modalities, 5, dtype=torch.float64, seed=seed + step)
+        model.zero_grad()
+        losses = method.compute_losses(model, batch)
+        losses.total.backward()
+        got = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+        shares = shapley_by_orders(model, batch.inputs)
+        history.append({u: F.cross_entropy(m, batch.targets).item() for u, m in shares.items()})
+        expected = literal_coefficients(history, alpha)
+        for u, kappa in expected.items():
+            assert float(losses.logs[f"coefficient_{u}"]) == pytest.approx(kappa, rel=1e-9)
+        fused = torch.stack(list(shares.values())).sum(0)
+        assert losses.total.item() == pytest.approx(F.cross_entropy(fused, batch.targets).item())
+        upstream = torch.autograd.grad(F.cross_entropy(fused, batch.targets), fused, retain_graph=True)[0]
+        model.zero_grad()
+        torch.autograd.backward(list(shares.values()), [expected[u] * upstream for u in shares])
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(got[name], p.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_a_hopeless_score_is_bounded():
+    model, method = make_model(2), AGM()
+    method.setup(model)
+    with torch.no_grad():
+        model.fusion.linear.weight.mul_(1e6)
+    method.compute_losses(model, make_batch(2))
+    assert float(method.running_scores.max()) <= -math.log(1e-8) + 1e-5
+
+
+def test_forwards_with_zeros_leave_batch_statistics_and_modes_alone():
+    batch = make_batch(2, 12)
+    joint, agm = make_model(2, batch_norm=True), make_model(2, batch_norm=True)
+    agm.encoders["video"].eval()
+    modes = [m.training for m in agm.modules()]
+    method = AGM()
+    method.setup(agm)
+    method.compute_losses(agm, batch)
+    joint.encoders["video"].eval()
+    joint(batch.inputs)
+    assert [m.training for m in agm.modules()] == modes
+    for (name, value), other in zip(agm.named_buffers(), joint.buffers(), strict=True):
+        assert torch.equal(value, other), name
+
+
+class Counting(torch.nn.Module):
+    num_features = 3
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.rows = torch.nn.Linear(4, 3), []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return self.layer(x)
+
+
+def test_encoders_run_no_more_often_with_more_modalities():
+    encoders = {u: Counting() for u in "abcd"}
+    model = bmlr.MultimodalClassifier(encoders, 3)
+    method = AGM()
+    method.setup(model)
+    method.compute_losses(model, bmlr.Batch({u: torch.randn(5, 4) for u in encoders}, torch.tensor([0, 1, 2, 0, 1])))
+    assert all(sorted(encoder.rows) == [1, 5, 5] for encoder in encoders.values())
+
+
+def train(method, epochs=2):
+    torch.manual_seed(0)
+    loop = MethodLoop(make_model(2), method, make_batch(2, 24))
+    loop.run(range(epochs))
+    return loop.model.state_dict()
+
+
+def test_without_active_epochs_it_is_joint_training_bit_for_bit():
+    expected = train(Joint())
+    assert all(torch.equal(v, expected[name]) for name, v in train(AGM(first_epoch=7, last_epoch=8)).items())
+    assert any(not torch.equal(v, expected[name]) for name, v in train(AGM()).items())
+
+
+def test_alpha_zero_trains_on_the_sum_of_the_shares():
+    model, method, batch = make_model(2, dtype=torch.float64), AGM(alpha=0.0), make_batch(2, dtype=torch.float64)
+    method.setup(model)
+    method.compute_losses(model, batch).total.backward()
+    other = make_model(2, dtype=torch.float64)
+    F.cross_entropy(other(batch.inputs).logits, batch.targets).backward()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_it_says_what_it_needs():
+    model, method, batch = make_model(2), AGM(), make_batch(2)
+    with pytest.raises(RuntimeError, match=r"call `method.setup\(model\)` once"):
+        method.compute_losses(model, batch)
+    method.setup(model)
+    with pytest.raises(RuntimeError, match=r"call `compute_losses\(model, batch\)`"):
+        method(model(batch.inputs), batch.targets)
+    batch.present = {"audio": torch.ones(8, dtype=torch.bool)}
+    with pytest.raises(ValueError, match="needs all in every sample"):
+        method.compute_losses(model, batch)
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_a_resumed_run_continues_bit_for_bit(modalities):
+    assert_resumes(AGM, modalities)
+
+
+@pytest.mark.parametrize("modalities", [("audio", "video"), ("audio", "video", "text")])
+def test_the_order_of_modalities_does_not_matter(modalities):
+    assert_any_order(AGM, modalities)
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_half_precision(modalities):
+    assert_half_precision(AGM, modalities)
+
+
+@pytest.mark.parametrize("fusion", bmlr.fusion.available())
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_every_fusion(fusion, modalities):
+    assert_every_fusion(AGM, fusion, modalities)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"alpha": -1.0}, "`alpha` should be a non-negative"),
+        ({"alpha": math.inf}, "`alpha` should be a non-negative"),
+        ({"first_epoch": -1}, "`first_epoch` should be an integer"),
+        ({"first_epoch": 5, "last_epoch": 4}, "`last_epoch` should be an integer of at least 5"),
+    ],
+)
+def test_bad_parameters_are_named(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        AGM(**parameters)
