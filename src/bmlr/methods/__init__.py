@@ -14,6 +14,7 @@ from bmlr.methods._dgl import DGL
 from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
+from bmlr.methods._mmpareto import MMPareto
 from bmlr.methods._ogm_ge import OGMGE
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._remix import Remix
@@ -30,6 +31,7 @@ _METHODS: tuple[type[Method], ...] = (
     UniReshaping,
     OGMGE,
     AGM,
+    MMPareto,
     CML,
     MBSD,
     LFM,
@@ -108,6 +110,7 @@ __all__ = [
     "EpochPlan",
     "Joint",
     "Losses",
+    "MMPareto",
     "Method",
     "MethodInfo",
     "OnlyReshape",
