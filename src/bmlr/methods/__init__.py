@@ -16,7 +16,9 @@ from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
 from bmlr.methods._mmpareto import MMPareto
 from bmlr.methods._ogm_ge import OGMGE
+from bmlr.methods._opm import OPM
 from bmlr.methods._reconboost import ReconBoost
+from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
 
 # A new method is one line here; names, documentation tables and the conformance tests follow from it.
@@ -30,8 +32,10 @@ _METHODS: tuple[type[Method], ...] = (
     VanillaReshape,
     UniReshaping,
     OGMGE,
+    OPM,
     AGM,
     MMPareto,
+    DiagnosingRelearning,
     CML,
     MBSD,
     LFM,
@@ -106,6 +110,8 @@ __all__ = [
     "LFM",
     "MBSD",
     "OGMGE",
+    "OPM",
+    "DiagnosingRelearning",
     "EpochContext",
     "EpochPlan",
     "Joint",

@@ -43,8 +43,8 @@ class AGM(Method):
     As in the official code the forwards with zeros run in evaluation mode, with gradient: batch statistics stay those
     of real inputs. Features of real and of zero inputs are computed once per modality and subsets are formed from
     them, so that encoders run no more often with more modalities; a zero input is encoded as a single row. The first
-    step has :math:`S_u = 0` and so :math:`R_u = 1`. The paper has two modalities; the means over the others are an extension to
-    more. Every sample must have every modality.
+    step has :math:`S_u = 0` and so :math:`R_u = 1`. The paper has two modalities; the means over the others
+    extend it to more. Every sample must have every modality.
 
     The official code has α = 1 by default, searches 0.5 to 5, and modulates in epochs 0 to 20.
 

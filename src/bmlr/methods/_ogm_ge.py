@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Losses, Method, MethodInfo
-from bmlr.methods._support import acts_in, all_reduce_sum, check_epochs, log_probabilities
+from bmlr.methods._support import acts_in, all_reduce_sum, batch_scores, check_epochs
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -108,7 +108,7 @@ class OGMGE(Method):
         terms = {"fused": soft_cross_entropy(output.logits, targets)}
         if not (self.training and acts_in(self.epoch, self.first_epoch, self.last_epoch)):
             return Losses(terms)
-        scores = self._batch_scores(output, targets)
+        scores = batch_scores(output, targets)
         self._scores = scores if self._scores is None else self._scores + scores
         names = sorted(output.features)
         return Losses(terms, {f"score_{u}": s / len(targets) for u, s in zip(names, scores, strict=True)})
@@ -150,17 +150,6 @@ class OGMGE(Method):
         """Restore what :meth:`get_extra_state` gave."""
         super().set_extra_state(state)
         self.step = state["step"]
-
-    @torch.no_grad()
-    def _batch_scores(self, output: Output, targets: Tensor) -> Tensor:
-        """Sum of the probabilities of the true class, shape (M,), in the order of the sorted names."""
-        logits = output.fusion(output.detached_features, unimodal=True)
-        scores = []
-        for name in sorted(output.features):
-            true = log_probabilities(logits[name]).gather(1, targets.long()[:, None]).squeeze(1).exp()
-            mask = output.mask(name)
-            scores.append(true.sum() if mask is None else torch.where(mask, true, 0.0).sum())
-        return torch.stack(scores)
 
     def _chosen(self, encoder: nn.Module) -> list[Tensor]:
         least, most = {"weight": (2, 99), "conv": (4, 4), "all": (0, 99)}[self.parameter_choice]

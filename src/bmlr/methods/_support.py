@@ -24,6 +24,18 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return F.log_softmax(widened(logits), dim=1)
 
 
+@torch.no_grad()
+def batch_scores(output: Output, targets: Tensor) -> Tensor:
+    """Sum over the batch of each modality's probability of the true class, shape (M,), in the order of sorted names."""
+    logits = output.fusion(output.detached_features, unimodal=True)
+    scores = []
+    for name in sorted(output.features):
+        true = log_probabilities(logits[name]).gather(1, targets.long()[:, None]).squeeze(1).exp()
+        mask = output.mask(name)
+        scores.append(true.sum() if mask is None else torch.where(mask, true, 0.0).sum())
+    return torch.stack(scores)
+
+
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
     """The samples that have both modalities, shape (B,); None where all have."""
     masks = [mask for name in (first, second) if (mask := output.mask(name)) is not None]
@@ -70,11 +82,13 @@ def check_inputs(model: MultimodalClassifier, batch: Batch) -> None:
         raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
 
 
-def presence(output: Output) -> Tensor:
-    """Which sample has which modality, boolean, shape (B, M); columns are the modalities in their order."""
+def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
+    """Which sample has which modality, boolean, shape (B, M); columns in the order of ``names`` or of the model."""
     device = next(iter(output.features.values())).device
     everyone = torch.ones(output.batch_size, dtype=torch.bool, device=device)
-    return torch.stack([everyone if (mask := output.mask(name)) is None else mask for name in output.features], 1)
+    return torch.stack(
+        [everyone if (mask := output.mask(name)) is None else mask for name in names or output.features], 1
+    )
 
 
 def select(batch: Batch, chosen: Tensor) -> Batch:
