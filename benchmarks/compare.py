@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,12 @@ from bmlr import figures, methods
 def main() -> None:
     """Read the arguments, train what is missing, show the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="+", required=True, help="names, with parameters as in LFM:mode=bb,t1=2")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        required=True,
+        help="names; with parameters as in LFM:mode=bb, with epochs of their own as in ReconBoost:t1=1,t2=1@7",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
@@ -50,9 +56,12 @@ def main() -> None:
 
 def run(method: str, seed: int, runs: Path, options: list[str], environment: dict[str, str]) -> Path:
     """Train once through the command line, unless the run is finished; return its directory."""
-    name, _, parameters = method.partition(":")
+    specification, _, epochs = method.partition("@")
+    name, _, parameters = specification.partition(":")
     given = [f"--method.{item}" for item in parameters.split(",") if item]
-    directory = runs / f"{method.replace(':', '-').replace(',', '-').replace('=', '')}-seed{seed}"
+    if epochs:
+        options = [*options, "--trainer.epochs", epochs]
+    directory = runs / f"{re.sub('[:,@=]', '-', method)}-seed{seed}"
     command = [sys.executable, "-m", "bmlr", "train", "--method", name, *given, *options]
     command += ["--seed", str(seed), "--run", str(directory), "--resume", "true", "--trainer.progress", "false"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
@@ -91,7 +100,7 @@ def format_table(results: dict[str, list[Path]]) -> str:
 
 def title(method: str) -> str:
     """Name in the literature, with the parameters that were set."""
-    name, _, parameters = method.partition(":")
+    name, _, parameters = method.partition("@")[0].partition(":")
     known = methods.get(name).info.title
     return f"{known} ({parameters.replace(',', ', ')})" if parameters else known
 
