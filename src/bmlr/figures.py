@@ -50,6 +50,7 @@ def plot_accuracy(metrics: pd.DataFrame | Mapping[str, pd.DataFrame], ax: Axes |
         ['fused', 'audio']
     """
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     runs = [metrics] if isinstance(metrics, pd.DataFrame) else list(metrics.values())
     columns = [name for name in map(str, runs[0]) if name.startswith("val_accuracy")] if runs else []
@@ -66,6 +67,8 @@ def plot_accuracy(metrics: pd.DataFrame | Mapping[str, pd.DataFrame], ax: Axes |
         if len(runs) > 1:
             ax.fill_between(mean.index + 1, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
     ax.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 102))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.label_outer()
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right")
     return ax
