@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 import bmlr
-from bmlr.data import create
+from bmlr.data import MultimodalData, PartName, create
 from bmlr.training import BalancedModule, OptimizerOptions
 
 
@@ -17,12 +19,7 @@ def main() -> None:
     lightning.seed_everything(0)
     data = create("digits")
     data.prepare()
-    loaders = []
-    for name in ("train", "val"):
-        whole = data.part(name).batch(range(len(data.part(name))))  # type: ignore[arg-type]
-        pairs = [({u: x[i] for u, x in whole.inputs.items()}, y) for i, y in enumerate(whole.targets)]
-        loaders.append(DataLoader(pairs, batch_size=64, shuffle=name == "train"))  # type: ignore[arg-type]
-
+    train_loader, val_loader = make_loader(data, "train"), make_loader(data, "val")
     encoders = {
         name: nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(modality.shape).numel(), 128), nn.ReLU())
         for name, modality in data.modalities.items()
@@ -32,8 +29,15 @@ def main() -> None:
     )
     module = BalancedModule(model, bmlr.BMLR(alpha=1.0, beta=0.1), OptimizerOptions(lr=1e-3))
     trainer = lightning.Trainer(max_epochs=10, accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
-    trainer.fit(module, *loaders)
+    trainer.fit(module, train_loader, val_loader)
     print(module.val_score)
+
+
+def make_loader(data: MultimodalData, name: PartName) -> DataLoader[Any]:
+    """A plain PyTorch loader of one part; any data set of yours that gives such pairs will do."""
+    whole = data.part(name).batch(range(len(data.part(name))))
+    pairs: Any = [({u: x[i] for u, x in whole.inputs.items()}, y) for i, y in enumerate(whole.targets)]
+    return DataLoader(pairs, batch_size=64, shuffle=name == "train")
 
 
 if __name__ == "__main__":

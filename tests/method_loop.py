@@ -24,10 +24,11 @@ class MethodLoop:
         *,
         batch_size: int = 8,
         max_epochs: int = 4,
+        autocast: bool = False,
     ) -> None:
         method.setup(model)
         self.model, self.method, self.train = model, method, train
-        self.batch_size, self.max_epochs = batch_size, max_epochs
+        self.batch_size, self.max_epochs, self.autocast = batch_size, max_epochs, autocast
         parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
@@ -61,7 +62,11 @@ class MethodLoop:
 
     def step(self, batch: bmlr.Batch) -> None:
         self.optimizer.zero_grad()
-        losses = self.method.compute_losses(self.model, batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            losses = self.method.compute_losses(self.model, batch)
+        for name, value in losses.terms.items():
+            assert value.ndim == 0, name
+            assert bool(torch.isfinite(value)), name
         self.method.backward(losses, self.model)
         self.method.adjust_gradients(self.model)
         self.optimizer.step()
@@ -110,12 +115,14 @@ def assert_same_state(actual: dict, expected: dict) -> None:
             assert actual[key] == value, key
 
 
-def assert_resumes(make_method: MakeMethod, modalities: int, *, epochs: int = 4, batch_norm: bool = True) -> None:
+def assert_resumes(
+    make_method: MakeMethod, modalities: int, *, fusion: str = "concat", epochs: int = 4, batch_norm: bool = True
+) -> None:
     """A run stopped half-way and continued from its state ends where the uninterrupted one does, bit for bit."""
     train = make_batch(modalities, 30)
 
     def loop(seed: int) -> MethodLoop:
-        model = make_model(modalities, seed=seed, batch_norm=batch_norm)
+        model = make_model(modalities, fusion, seed=seed, batch_norm=batch_norm)
         torch.manual_seed(seed)
         return MethodLoop(model, make_method(), train, max_epochs=epochs)
 

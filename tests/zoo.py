@@ -24,6 +24,19 @@ def make_encoder(name: str, *, batch_norm: bool = False) -> nn.Sequential:
     )
 
 
+class OwnFusion(bmlr.fusion.Fusion):
+    """A fusion as a user writes one, neither a sum over modalities nor conditional: a head on a squashed sum."""
+
+    def __init__(self, feature_dims: Mapping[str, int], num_classes: int) -> None:
+        super().__init__(feature_dims, num_classes)
+        self.projections = nn.ModuleDict({name: nn.Linear(width, 6) for name, width in self.feature_dims.items()})
+        self.head = nn.Linear(6, num_classes)
+
+    def fused(self, features: Mapping[str, Tensor]) -> Tensor:
+        projected = torch.stack([self.projections[name](features[name]) for name in self.feature_dims])
+        return self.head(projected.sum(0).tanh())
+
+
 def make_model(
     modalities: int | Sequence[str] = 2,
     fusion: str | bmlr.fusion.Fusion = "concat",
@@ -32,18 +45,21 @@ def make_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     batch_norm: bool = False,
+    names: Mapping[str, str] | None = None,
     **fusion_options,
 ) -> bmlr.MultimodalClassifier:
-    """A model of the given modalities (or of the first so many), its weights a function of ``seed`` and names."""
-    names = MODALITIES[:modalities] if isinstance(modalities, int) else tuple(modalities)
+    """A model of the given modalities (or of the first so many), its weights a function of ``seed`` and their order.
+
+    ``fusion="own"`` is :class:`OwnFusion`; ``names`` gives modalities other names than those of the zoo.
+    """
+    listed = MODALITIES[:modalities] if isinstance(modalities, int) else tuple(modalities)
+    names = names or {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = bmlr.MultimodalClassifier(
-            {name: make_encoder(name, batch_norm=batch_norm) for name in names},
-            num_classes,
-            fusion,
-            fusion_options=fusion_options,
-        )
+        encoders = {names.get(name, name): make_encoder(name, batch_norm=batch_norm) for name in listed}
+        if fusion == "own":
+            fusion = OwnFusion({names.get(name, name): FEATURE_DIMS[name] for name in listed}, num_classes)
+        model = bmlr.MultimodalClassifier(encoders, num_classes, fusion, fusion_options=fusion_options)
     return model.to(dtype)
 
 

@@ -2,12 +2,12 @@ import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from toy import Toy
 
 import bmlr
 from bmlr._modes import module_mode
 from bmlr.methods import EpochPlan, Joint, Pass
 from bmlr.training import BalancedModule, OptimizerOptions, Score, ScoreMetric, evaluate
+from toy import Toy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -58,7 +58,7 @@ def test_a_method_that_plans_its_passes_needs_data():
 
 
 def test_score_counts_absent_modalities_out():
-    metric = ScoreMetric(["audio", "text"], 3)
+    metric = ScoreMetric(["audio", "text"])
     logits = torch.eye(3)
     batch = bmlr.Batch({}, torch.tensor([0, 1, 1]), present={"text": torch.tensor([True, False, True])})
     metric.update(bmlr.methods.Prediction(logits, {"audio": logits, "text": logits}), batch)

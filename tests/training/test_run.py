@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import Toy
 
 import bmlr.methods
 from bmlr.methods import BMLR, Joint, Method, UniformBaseline
@@ -24,6 +23,7 @@ from bmlr.training import (
     read_config,
     train,
 )
+from toy import Toy
 
 CPU = TrainerOptions(accelerator="cpu", devices=1, progress=False)
 
@@ -237,7 +237,12 @@ def test_a_nan_loss_names_step_batch_sample_and_modality(tmp_path):
 def test_the_clean_protocol_reads_the_test_part_once(tmp_path, monkeypatch):
     scored = []
     original = _run._batches
-    monkeypatch.setattr(_run, "_batches", lambda config, part: scored.append(part) or original(config, part))
+
+    def watched(config, part, **share):
+        scored.append(part)
+        return original(config, part, **share)
+
+    monkeypatch.setattr(_run, "_batches", watched)
     result = trained(tmp_path)
     assert scored == ["test"]
     assert "test_best_epoch" not in result.content

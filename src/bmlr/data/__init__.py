@@ -6,12 +6,13 @@ import importlib
 from typing import Any
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part, TrainingDefaults
+from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part, PartName, TrainingDefaults
 
 # Where each data set is defined; imported when asked for, since they need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
     "digits": ("bmlr.data._digits", "Digits"),
     "avmnist": ("bmlr.data._avmnist", "AVMNIST"),
+    "synthetic": ("bmlr.data._synthetic", "Synthetic"),
 }
 
 
@@ -74,6 +75,7 @@ __all__ = [
     "Modality",
     "MultimodalData",
     "Part",
+    "PartName",
     "TrainingDefaults",
     "available",
     "class_names",

@@ -82,7 +82,7 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read as a picture of 8 bits per channel; the message names it.
     """
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}.")

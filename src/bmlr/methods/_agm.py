@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bmlr._checks import check_non_negative, check_targets
+from bmlr._checks import check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Losses, Method, MethodInfo
-from bmlr.methods._support import acts_in, all_reduce_mean, check_epochs, check_inputs, log_probabilities
+from bmlr.methods._support import acts_in, all_reduce_mean, check_batch, check_epochs, log_probabilities
 from bmlr.model import MultimodalClassifier, Output
 
 _LARGEST_LOSS = -math.log(1e-8)
@@ -111,8 +111,7 @@ class AGM(Method):
             raise ValueError("AGM compares subsets of modalities and needs all in every sample. Found `present`.")
         if len(self.running_scores) != len(model.modalities):
             raise RuntimeError("AGM was not set up: call `method.setup(model)` once, before the optimiser is made.")
-        check_inputs(model, batch)
-        check_targets(batch.targets, len(batch), model.num_classes)
+        check_batch(model, batch)
         output = model(batch.inputs)
         shares = shapley_logits(model, batch.inputs, output.logits)
         coefficients = self._coefficients(shares, batch.targets)

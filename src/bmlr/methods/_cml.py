@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.functional import masked_mean, soft_cross_entropy
 from bmlr.methods._base import Losses, Method, MethodInfo
-from bmlr.methods._support import acts_in, check_epochs, log_probabilities, presence
+from bmlr.methods._support import acts_in, check_epochs, draw_per_sample, log_probabilities, presence
 from bmlr.model import Output
 
 
@@ -108,10 +108,11 @@ class CML(Method):
             Integers on the CPU, shape (B, M) where the order is drawn for each sample, else (1, M). Columns are the
             modalities sorted by name, so that the orders do not depend on how the model lists them.
         """
-        rows = output.batch_size if self.order == "sample" else 1
         number = self.epoch if self.order == "epoch" else self.step
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        return torch.rand(rows, len(output.features), generator=generator).argsort(1)
+        if self.order == "sample":
+            return draw_per_sample(output.batch_size, len(output.features), generator).argsort(1)
+        return torch.rand(1, len(output.features), generator=generator).argsort(1)
 
     def _subset(self, output: Output, keep: Tensor) -> Tensor:
         names = sorted(output.features)

@@ -60,7 +60,8 @@ class LFM(Method):
         schedule_epochs: Length of run the polynomial is stretched over; None takes that of the training, 200 is the
             polynomial as it stands in the official script.
         meta_lr: Step size of the learnable α, halved every 20 epochs.
-        meta_size: Number of samples for the learnable α; in mode ``bb`` None takes a quarter of a batch.
+        meta_size: Number of samples for the learnable α; in mode ``bb`` None takes a quarter of a batch, at
+            least two, which batch normalisation needs.
         meta_scope: The step is the mean over the entries of :math:`\nabla_\theta \langle \nabla_\theta L_{tot},
             \nabla_\theta \mathrm{CE} \rangle` for the ``first`` parameter of the model, as in both codes, which give
             no reason for it, or for ``all`` parameters.
@@ -87,6 +88,7 @@ class LFM(Method):
         family="labels and losses",
         cost="1 forward, 1 backward; with a learnable α one double backward on a few samples per epoch",
     )
+    leaves_gradients_unset: ClassVar[bool] = True  # with heads of its own the fusion is not trained
 
     def __init__(
         self,
@@ -243,7 +245,7 @@ class LFM(Method):
         batch = next(iter(context.val_batches()), None)
         if batch is None:
             raise ValueError("LFM in mode 'bb' with a learnable α needs a validation part. Found none.")
-        size = max(1, len(batch) // 4) if self.meta_size is None else self.meta_size
+        size = max(2, len(batch) // 4) if self.meta_size is None else self.meta_size
         return select(batch, torch.arange(len(batch), device=batch.targets.device) < size)
 
 

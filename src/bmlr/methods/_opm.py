@@ -10,7 +10,7 @@ from torch import Tensor
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Losses, Method, MethodInfo
-from bmlr.methods._support import all_reduce_sum, batch_scores, presence
+from bmlr.methods._support import all_reduce_mean, all_reduce_sum, batch_scores, draw_per_sample, presence
 from bmlr.model import Output
 
 
@@ -87,7 +87,7 @@ class OPM(Method):
             return Losses({"fused": soft_cross_entropy(output.logits, targets)})
         names = sorted(output.features)
         rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)))
-        draws = torch.rand(output.batch_size, len(names), generator=generator).to(rates.device)
+        draws = draw_per_sample(output.batch_size, len(names), generator).to(rates.device)
         keep = draws >= rates
         widths = torch.tensor([output.features[u].shape[1] for u in names], device=rates.device)
         theta = (widths * rates).sum() / widths.sum()
@@ -98,7 +98,11 @@ class OPM(Method):
         left = output.replace_features({u: features[u] for u in output.features})
         has_any = (keep & presence(output, names)).any(1)
         logs = {f"drop_{u}": rate for u, rate in zip(names, rates, strict=True)}
-        return Losses({"fused": soft_cross_entropy(left.logits, targets, mask=has_any)}, logs)
+        fused = soft_cross_entropy(left.logits, targets, mask=has_any)
+        # Over several processes the mean is over all samples that are left, wherever they are.
+        count = has_any.sum().to(fused.dtype)
+        share = count / all_reduce_mean(count).clamp(min=torch.finfo(fused.dtype).tiny)
+        return Losses({"fused": fused * share}, logs)
 
     def drop_rates(self, scores: Tensor) -> Tensor:
         """Q of each modality, shape (M,), from the scores, shape (M,)."""

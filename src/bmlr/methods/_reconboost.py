@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_targets
+from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import masked_mean, soft_cross_entropy
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
-from bmlr.methods._support import check_inputs, log_probabilities, widened
+from bmlr.methods._support import check_batch, log_probabilities, widened
 from bmlr.model import MultimodalClassifier, Output
 
 _BOOST, _RECTIFY = "boost:", "rectify"
@@ -87,6 +87,7 @@ class ReconBoost(Method):
         family="data and alternation",
         cost="t1 + t2 passes per epoch (mode bb: M times that); in t1 1 forward and the backward of one encoder",
     )
+    leaves_gradients_unset: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913
         self,
@@ -159,7 +160,7 @@ class ReconBoost(Method):
         self.heads = (next(iter(heads.values())) if self._is_shared else nn.ModuleDict(heads)).to(like)
         self.is_member = torch.zeros(len(self.turns), dtype=torch.bool, device=like.device)
         self._set_members(self.turns)
-        self.boost_rate.data = self.boost_rate.data.to(like.device).fill_(self.r_init)
+        self.boost_rate.data = self.boost_rate.data.to(like).fill_(self.r_init)
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
         """Plan the passes of one stage (``official``) or of one stage per modality (``bb``)."""
@@ -183,13 +184,12 @@ class ReconBoost(Method):
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """Losses of a batch: of one modality where the batch is tagged with it, else of rectification."""
         self._check_setup()
-        check_inputs(model, batch)
+        check_batch(model, batch)
         self._active = None
         if not batch.tag.startswith(_BOOST):
             losses: Losses = self(self._encode(model, batch, self.members), batch.targets)
             return losses
         active = check_choice("tag", batch.tag.removeprefix(_BOOST), self.turns)
-        check_targets(batch.targets, len(batch), model.num_classes)
         learner = self._encode(model, batch, (active,))
         logits = self._learner_logits(active, learner)  # before the others: autocast caches what it casts first
         others = self._encode(model, batch, tuple(name for name in self.members if name != active), still=True)

@@ -70,6 +70,7 @@ class DiagnosingRelearning(Method):
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Keep a copy of the encoders' parameters as they are now."""
+        self.resets = 0
         for number, (_, parameter) in enumerate(_sorted_parameters(model)):
             self.register_buffer(f"initial_{number}", parameter.detach().clone())
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bmlr._checks import check_choice, check_integer, check_non_negative, check_targets
+from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._joint import apply_heads, unimodal_heads
-from bmlr.methods._support import check_inputs, log_probabilities
+from bmlr.methods._support import check_batch, log_probabilities
 from bmlr.model import MultimodalClassifier, Output
 
 _PREFIX = "remix:"
@@ -69,6 +69,7 @@ class Remix(Method):
         family="data and alternation",
         cost="after warm-up M forwards and 1 backward of one encoder, and 1 inference pass per epoch",
     )
+    leaves_gradients_unset: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -106,8 +107,10 @@ class Remix(Method):
             self.assignment, self._assigned_epoch = self._assign(context), context.epoch
         passes = []
         for position, name in reversed(list(enumerate(context.model.modalities))):
-            if len(indices := (self.assignment == position).nonzero().squeeze(1)):
-                passes.append(Pass(_PREFIX + name, tuple(indices.tolist())))
+            indices: list[int] = (self.assignment == position).nonzero().squeeze(1).tolist()
+            if indices:
+                # Batch normalisation cannot train on one sample; twice the same has the same gradient.
+                passes.append(Pass(_PREFIX + name, tuple(indices if len(indices) > 1 else indices * 2)))
         return EpochPlan(tuple(passes), interleave=self.interleave)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
@@ -122,9 +125,8 @@ class Remix(Method):
         self._masked = ()
         if not batch.tag.startswith(_PREFIX):
             return super().compute_losses(model, batch)
-        check_inputs(model, batch)
+        check_batch(model, batch)
         kept = check_choice("tag", batch.tag.removeprefix(_PREFIX), model.modalities)
-        check_targets(batch.targets, len(batch), model.num_classes)
         self._masked = tuple(name for name in model.modalities if name != kept)
         present = batch.present or {}
         z = model.encode(kept, batch.inputs[kept], present.get(kept))

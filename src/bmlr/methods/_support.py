@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bmlr._checks import check_integer
+from bmlr._checks import check_integer, check_targets
 from bmlr.batch import Batch
 from bmlr.model import MultimodalClassifier, Output
 
@@ -61,6 +61,18 @@ def acts_in(epoch: int, first_epoch: int, last_epoch: int | None) -> bool:
     return first_epoch <= epoch and (last_epoch is None or epoch <= last_epoch)
 
 
+def draw_per_sample(batch_size: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Uniform random numbers in [0, 1) for every sample of a batch, shape (B, columns), on the CPU.
+
+    Under distributed training a generator that is in the same state in every process gives each its rows of the numbers
+    of the joined batch, whose samples are dealt to the processes in turn.
+    """
+    rank, world = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return torch.rand(batch_size * world, columns, generator=generator)[rank::world]
+
+
 def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of ``values`` over all processes of a distributed training; the values themselves without one."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -76,10 +88,11 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return values if summed is values else summed / torch.distributed.get_world_size()
 
 
-def check_inputs(model: MultimodalClassifier, batch: Batch) -> None:
-    """Raise a ValueError unless the batch has the model's modalities; for methods that encode them one by one."""
+def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
+    """Raise a ValueError unless inputs and targets fit the model; for methods that encode modalities one by one."""
     if batch.inputs.keys() != set(model.encoders):
         raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
+    check_targets(batch.targets, len(next(iter(batch.inputs.values()))), model.num_classes)
 
 
 def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:

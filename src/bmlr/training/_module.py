@@ -70,7 +70,7 @@ class BalancedModule(lightning.LightningModule):
         #: Called at the end of every epoch, before and after the method's own end of epoch.
         self.before_epoch_end: list[Callable[[BalancedModule], None]] = []
         self.after_epoch_end: list[Callable[[BalancedModule], None]] = []
-        self._metric = ScoreMetric(model.modalities, model.num_classes)
+        self._metric = ScoreMetric(model.modalities)
         self._losses: Losses | None = None
         self._requests: list[BatchRequest] = []
         self._planned_epoch = -1

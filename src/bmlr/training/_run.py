@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -103,7 +104,10 @@ def train(
     directory = Path(run) if run is not None else Path(runs) / config.name
     if finished := _finished(directory, config):
         return finished
-    _open_directory(directory, config, resume=resume)
+    if (
+        getattr(rank_zero_only, "rank", 0) == 0
+    ):  # the other processes of a distributed run come to what this one has opened
+        _open_directory(directory, config, resume=resume)
     data.prepare()
 
     lightning.seed_everything(seed, verbose=False)
@@ -293,7 +297,9 @@ class _Recorder:
         return RunResult(self.directory, content)
 
     def _score(self, module: BalancedModule, part: PartName) -> Score:
-        return evaluate(module.model, module.method, _batches(self.config, part))
+        trainer = module.trainer
+        batches = _batches(self.config, part, rank=trainer.global_rank, world_size=trainer.world_size)
+        return evaluate(module.model, module.method, batches)
 
 
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
@@ -368,10 +374,11 @@ def _load_weights(path: Path, model: MultimodalClassifier, method: Method) -> No
             raise RunError(f"{path} does not fit this {prefix}: {error}") from error
 
 
-def _batches(config: RunConfig, part: PartName) -> RequestLoader:
+def _batches(config: RunConfig, part: PartName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
     chosen = config.data.part(part)
     size = config.trainer.batch_size or config.data.defaults.batch_size
-    return RequestLoader(chosen, ordered_requests(len(chosen), size), num_workers=config.trainer.num_workers)
+    requests = ordered_requests(len(chosen), size, rank=rank, world_size=world_size)
+    return RequestLoader(chosen, requests, num_workers=config.trainer.num_workers)
 
 
 def _make_trainer(config: RunConfig, directory: Path) -> lightning.Trainer:

@@ -6,11 +6,11 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import SumMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
@@ -58,52 +58,51 @@ class ScoreMetric(nn.Module):
 
     Args:
         modalities: Names of the modalities.
-        num_classes: Number of classes C.
     """
 
-    def __init__(self, modalities: Sequence[str], num_classes: int) -> None:
+    def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
-        self._accuracy = nn.ModuleDict(
-            {name: MulticlassAccuracy(num_classes, average="micro") for name in ("fused", *self.modalities)}
-        )
-        self._samples = SumMetric()
+        # Sums rather than accuracies: a process without a sample of some modality still takes part in adding up.
+        names = ("fused", *self.modalities)
+        self._sums = nn.ModuleDict({f"{what}_{name}": SumMetric() for what in ("hits", "count") for name in names})
+        self.reset()
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
         """Count a batch."""
-        self._samples.update(len(batch))
-        self._count("fused", prediction.logits, batch.targets)
+        self._count("fused", prediction.logits, batch.targets, None)
         for name, logits in prediction.unimodal_logits.items():
-            mask = (batch.present or {}).get(name)
-            if mask is None:
-                self._count(name, logits, batch.targets)
-            elif bool(mask.any()):
-                self._count(name, logits[mask], batch.targets[mask])
+            self._count(name, logits, batch.targets, (batch.present or {}).get(name))
 
     def compute(self) -> Score:
         """The score so far; NaN for a modality that no sample had."""
-        accuracy = {name: self._metric(name) for name in ("fused", *self.modalities)}
-        values = {name: float(m.compute()) if m.update_called else math.nan for name, m in accuracy.items()}
-        return Score(values.pop("fused"), values, int(self._samples.compute()))
+        sums = {name: float(metric.compute()) for name, metric in self._metrics().items()}
+        values = {
+            name: sums[f"hits_{name}"] / count if (count := sums[f"count_{name}"]) else math.nan
+            for name in ("fused", *self.modalities)
+        }
+        return Score(values.pop("fused"), values, int(sums["count_fused"]))
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._samples.reset()
-        for name in ("fused", *self.modalities):
-            self._metric(name).reset()
+        for metric in self._metrics().values():
+            metric.reset()
+            metric.update(0.0)
 
-    def _metric(self, name: str) -> MulticlassAccuracy:
-        metric = self._accuracy[name]
-        assert isinstance(metric, MulticlassAccuracy)  # noqa: S101  (for the type checker)
-        return metric
+    def _metrics(self) -> dict[str, SumMetric]:
+        return {name: cast("SumMetric", metric) for name, metric in self._sums.items()}
 
-    def _count(self, name: str, logits: Tensor, targets: Tensor) -> None:
-        self._metric(name).update(logits, targets)
+    def _count(self, name: str, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
+        metrics, hits = self._metrics(), logits.argmax(1) == targets
+        metrics[f"hits_{name}"].update((hits if mask is None else hits & mask).sum())
+        metrics[f"count_{name}"].update(len(targets) if mask is None else mask.sum())
 
 
 @torch.no_grad()
 def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batch]) -> Score:
     """Score a model by its method's predictions, in evaluation mode; training modes are put back afterwards.
+
+    Under distributed training every process gives its share of the batches and gets the score of all.
 
     Args:
         model: The model.
@@ -114,16 +113,15 @@ def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batc
         ValueError: If there is no batch.
     """
     parameter = next(model.parameters())
-    metric = ScoreMetric(model.modalities, model.num_classes).to(parameter.device)
+    metric = ScoreMetric(model.modalities).to(parameter.device)
     with module_mode(model, method, training=False):
-        seen = False
         for batch in batches:
             moved = batch.to(parameter.device, dtype=parameter.dtype)
             metric.update(method.predict(model(moved.inputs, moved.present)), moved)
-            seen = True
-    if not seen:
-        raise ValueError("`batches` should hold at least one batch. Found none.")
-    return metric.compute()
+        score = metric.compute()
+    if not score.samples:
+        raise ValueError("`batches` should hold at least one sample. Found none.")
+    return score
 
 
 def flatten_score(prefix: str, score: Score) -> Mapping[str, float]:

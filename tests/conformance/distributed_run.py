@@ -1,0 +1,15 @@
+"""A training run of the toy data set in two processes; Lightning starts this script a second time for the other."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import bmlr
+from bmlr.training import TrainerOptions, train
+from toy import Toy
+
+if __name__ == "__main__":
+    _, folder, method, *given = sys.argv
+    options = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", strategy="ddp", devices=2, progress=False)
+    train(Toy(), bmlr.methods.create(method), trainer=options, run=folder, resume="--resume" in given)

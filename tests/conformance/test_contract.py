@@ -1,0 +1,506 @@
+"""What holds for every registered method, on any model: steps, names, edges of the input, state, evaluation."""
+
+import copy
+import dataclasses
+import inspect
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from subjects import (
+    ACTS_IN_LISTED_ORDER,
+    COMBINATIONS,
+    FUSIONS,
+    METHODS,
+    NEEDS_ALL_MODALITIES,
+    NOT_A_MEAN_OVER_PROCESSES,
+    NOT_A_MEAN_OVER_SAMPLES,
+    ORDERS_BY_NAME,
+    REFUSALS,
+    SETTINGS,
+    SUBJECTS,
+    VARIANTS,
+    base,
+    compute,
+    conditioner,
+    gradients,
+    kinds,
+    make_loop,
+    make_method,
+    parameters,
+    same,
+    tags,
+)
+from torch import nn
+
+import bmlr
+from bmlr.encoders import resnet18
+from bmlr.methods import Method
+from bmlr.training import evaluate
+from method_loop import MethodLoop, assert_resumes, assert_same_state
+from zoo import make_batch, make_model
+
+each_combination = pytest.mark.parametrize(
+    ("subject", "fusion"), COMBINATIONS, ids=["-".join(pair) for pair in COMBINATIONS]
+)
+each_subject = pytest.mark.parametrize("subject", SUBJECTS)
+two_or_three = pytest.mark.parametrize("modalities", [2, 3])
+
+
+# The tables themselves
+
+
+def test_the_tables_name_what_exists():
+    assert set(SETTINGS) <= set(METHODS)
+    known = {*SUBJECTS, *VARIANTS}
+    assert set(NOT_A_MEAN_OVER_SAMPLES) <= known
+    assert set(NOT_A_MEAN_OVER_PROCESSES) <= known
+    assert {subject for subject, _ in REFUSALS} <= known
+    assert set(METHODS) >= ORDERS_BY_NAME
+    assert set(METHODS) >= set(NEEDS_ALL_MODALITIES)
+    assert set(ACTS_IN_LISTED_ORDER) <= set(METHODS)
+
+
+@each_subject
+def test_every_method_takes_concatenation_summation_and_an_own_fusion(subject):
+    taken = {fusion for fusion in FUSIONS if (subject, fusion) not in REFUSALS}
+    assert taken >= {"concat", "sum", "own"}
+
+
+@pytest.mark.parametrize(("subject", "fusion"), REFUSALS, ids=["-".join(pair) for pair in REFUSALS])
+@two_or_three
+def test_refusals_name_what_does_not_fit(subject, fusion, modalities):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is looked at below)
+        make_loop(subject, modalities, fusion)
+    for word in REFUSALS[subject, fusion]:
+        assert word in str(caught.value)
+
+
+# Training
+
+
+def assert_trains(loop, epochs):
+    """Every encoder moves, all stays finite (losses are looked at by the loop), predictions have their shapes."""
+    before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
+    loop.run(range(epochs))
+    for name, p in parameters(loop.model, loop.method).items():
+        assert bool(torch.isfinite(p).all()), name
+    for name, p in loop.model.encoders.named_parameters(prefix="encoders"):
+        assert not torch.equal(p, before[name]), name
+    loop.model.eval()
+    with torch.no_grad():
+        prediction = loop.method.predict(loop.model(loop.train.inputs))
+    shape = (len(loop.train), loop.model.num_classes)
+    assert prediction.logits.shape == shape
+    assert set(prediction.unimodal_logits) == set(loop.model.modalities)
+    assert all(logits.shape == shape for logits in prediction.unimodal_logits.values())
+    assert all(bool(torch.isfinite(x).all()) for x in (prediction.logits, *prediction.unimodal_logits.values()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16 autocast"])
+@two_or_three
+@each_combination
+def test_training_moves_every_encoder(subject, fusion, modalities, precision):
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    loop = make_loop(subject, modalities, fusion, dtype=dtype, autocast=precision.startswith("bfloat16"))
+    assert_trains(loop, modalities)
+    assert all(p.dtype == dtype for p in parameters(loop.model, loop.method).values())
+
+
+class TinyTransformer(nn.Module):
+    """One block of attention over a sequence, and the mean over it."""
+
+    num_features = 8
+
+    def __init__(self, width):
+        super().__init__()
+        self.embed = nn.Linear(width, 8)
+        layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=8, dropout=0.1, batch_first=True)
+        self.blocks = nn.TransformerEncoder(layer, num_layers=1, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.blocks(self.embed(x)).mean(1)
+
+
+def make_any_encoder_loop(subject, modalities=3, *, dtype=torch.float32, samples=12):
+    """Attention with dropout, convolutions with batch normalisation, and a perceptron."""
+    torch.manual_seed(0)
+    encoders = {
+        "text": TinyTransformer(5),
+        "image": resnet18(in_channels=1, width=2, stem="small"),
+        "sensor": nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 7)),
+    }
+    inputs = {
+        "text": torch.randn(samples, 3, 5),
+        "image": torch.randn(samples, 1, 8, 8),
+        "sensor": torch.randn(samples, 4),
+    }
+    names = list(encoders)[:modalities]
+    model = bmlr.MultimodalClassifier({name: encoders[name] for name in names}, 3).to(dtype)
+    batch = bmlr.Batch(
+        {name: inputs[name].to(dtype) for name in names}, torch.arange(samples) % 3, indices=torch.arange(samples)
+    )
+    return MethodLoop(model, make_method(subject), batch, batch_size=6, max_epochs=modalities)
+
+
+@two_or_three
+@each_subject
+def test_any_encoder_is_trained(subject, modalities):
+    assert_trains(make_any_encoder_loop(subject, modalities), modalities)
+
+
+# Names
+
+
+@two_or_three
+@each_combination
+def test_renamed_modalities_give_the_same_training(subject, fusion, modalities):
+    same_order = {"audio": "alpha", "text": "mike", "video": "yankee"}
+    other_order = {"audio": "yankee", "text": "mike", "video": "alpha"}
+    names = same_order if base(subject) in ORDERS_BY_NAME else other_order
+    loop = make_loop(subject, modalities, fusion)
+    torch.manual_seed(0)
+    batch = make_batch(modalities, 18, dtype=torch.float64)
+    renamed = MethodLoop(
+        make_model(modalities, fusion, dtype=torch.float64, names=names, **conditioner(fusion, names["video"])),
+        make_method(subject),
+        dataclasses.replace(batch, inputs={names[name]: x for name, x in batch.inputs.items()}),
+        max_epochs=modalities,
+    )
+    loop.run(range(modalities))
+    renamed.run(range(modalities))
+
+    def rename(key):
+        return ".".join(names.get(part, part) for part in key.split("."))
+
+    for key, value in loop.model.state_dict().items():
+        assert torch.equal(renamed.model.state_dict()[rename(key)], value), key
+    predictions = [one.method.predict(one.model(one.train.inputs)) for one in (loop, renamed)]
+    assert torch.equal(predictions[0].logits, predictions[1].logits)
+    for name, logits in predictions[0].unimodal_logits.items():
+        assert torch.equal(predictions[1].unimodal_logits[names[name]], logits)
+
+
+def relisted(loop, subject, fusion):
+    """The same model and method with the modalities listed the other way round."""
+    names = loop.model.modalities
+    model = make_model(names[::-1], fusion, dtype=torch.float64, seed=1, **conditioner(fusion))
+    state = loop.model.state_dict()
+    if fusion == "concat":  # the columns of the one weight stand in the listed order
+        widths = [loop.model.fusion.feature_dims[name] for name in names]
+        state["fusion.linear.weight"] = torch.cat(state["fusion.linear.weight"].split(widths, 1)[::-1], 1)
+    model.load_state_dict(state)
+    fixed = ACTS_IN_LISTED_ORDER.get(base(subject), lambda _: {})(names)
+    method = make_method(subject, **fixed)
+    batch = dataclasses.replace(loop.train, inputs={name: loop.train.inputs[name] for name in names[::-1]})
+    other = MethodLoop(model, method, batch, max_epochs=loop.max_epochs)
+    method.load_state_dict(loop.method.state_dict())
+    return other
+
+
+@two_or_three
+@each_combination
+def test_the_order_in_which_modalities_are_listed_does_not_matter(subject, fusion, modalities):
+    loop = make_loop(subject, modalities, fusion)
+    loop.method.start_epoch(loop.context(0))
+    for tag in tags(loop):
+        first, second = copy.deepcopy(loop), relisted(loop, subject, fusion)
+        results = []
+        for one in (first, second):
+            losses = compute(one, dataclasses.replace(one.train, tag=tag))
+            one.method.adjust_gradients(one.model)
+            one.model.eval()
+            prediction = one.method.predict(one.model(one.train.inputs))
+            found = {
+                k: g for k, g in gradients(one.model, one.method).items() if not k.startswith("model.fusion.linear")
+            }
+            logits = {"fused": prediction.logits, **prediction.unimodal_logits}
+            results.append(({**losses.terms}, found, logits))
+        for one, other in zip(*results, strict=True):
+            assert one.keys() == other.keys()
+            assert same(one, other, rtol=1e-10, atol=1e-12), tag
+
+
+# Edges of the input
+
+
+def assert_finite_step(loop, batch):
+    losses = compute(loop, batch)
+    for name, value in losses.terms.items():
+        assert bool(torch.isfinite(value)), name
+    loop.method.adjust_gradients(loop.model)
+    for name, gradient in gradients(loop.model, loop.method).items():
+        assert bool(torch.isfinite(gradient).all()), name
+
+
+@two_or_three
+@each_combination
+def test_thin_batches_give_finite_steps(subject, fusion, modalities):
+    loop = make_loop(subject, modalities, fusion, dtype=torch.float32)
+    batch = make_batch(modalities, 6)
+    one_class = dataclasses.replace(batch, targets=torch.full_like(batch.targets, 2))
+    constant = dataclasses.replace(batch, inputs={name: torch.zeros_like(x) for name, x in batch.inputs.items()})
+    for fresh, planned in kinds(loop):
+        for thin in (make_batch(modalities, 1), one_class, constant):
+            assert_finite_step(copy.deepcopy(fresh), dataclasses.replace(thin, tag=planned.tag))
+
+
+@two_or_three
+@each_combination
+def test_saturated_and_flat_logits_give_finite_steps(subject, fusion, modalities):
+    for fresh, batch in kinds(make_loop(subject, modalities, fusion, dtype=torch.float32)):
+        for factor in (1e4, 0.0):
+            loop = copy.deepcopy(fresh)
+            with torch.no_grad():
+                for weight in (*loop.model.fusion.parameters(), *(p for p in loop.method.parameters() if p.ndim)):
+                    weight.mul_(factor)
+            assert_finite_step(loop, batch)
+
+
+@each_subject
+def test_targets_that_do_not_fit_are_named(subject):
+    loop = make_loop(subject)
+    for fresh, batch in kinds(loop):
+        with pytest.raises(ValueError, match="`targets` should lie in"):
+            fresh.method.compute_losses(fresh.model, dataclasses.replace(batch, targets=batch.targets + 3))
+        with pytest.raises(ValueError, match="`targets` should have shape"):
+            fresh.method.compute_losses(fresh.model, dataclasses.replace(batch, targets=batch.targets[:-1]))
+        with pytest.raises(ValueError, match="`inputs` should have the modalities"):
+            inputs = {"audio": batch.inputs["audio"]}
+            fresh.method.compute_losses(fresh.model, dataclasses.replace(batch, inputs=inputs))
+
+
+@each_subject
+def test_absent_modalities_give_finite_steps_and_leave_their_inputs_unread(subject):
+    loop = make_loop(subject, 3, dtype=torch.float32)
+    present = {"audio": torch.arange(18) % 3 != 0, "text": torch.arange(18) % 2 == 0}
+    spoilt = {name: x.clone() for name, x in loop.train.inputs.items()}
+    for name, mask in present.items():
+        spoilt[name][~mask] = torch.nan
+    for fresh, batch in kinds(loop, dataclasses.replace(loop.train, inputs=spoilt, present=present)):
+        if base(subject) in NEEDS_ALL_MODALITIES:
+            with pytest.raises(ValueError, match="`present`"):
+                compute(fresh, batch)
+        else:
+            assert_finite_step(fresh, batch)
+
+
+# State
+
+
+@two_or_three
+@pytest.mark.parametrize("fusion", ["concat", "own"])
+@each_subject
+def test_a_run_continues_from_stored_state(subject, fusion, modalities):
+    assert_resumes(lambda: make_method(subject), modalities, fusion=fusion)
+
+
+@two_or_three
+@each_subject
+def test_a_copy_continues_as_the_original(subject, modalities):
+    loop = make_loop(subject, modalities, batch_norm=True, epochs=2 * modalities)
+    loop.run(range(modalities))
+    other = copy.deepcopy(loop)
+    loop.run(range(modalities, 2 * modalities))
+    other.run(range(modalities, 2 * modalities))
+    assert_same_state(other.state()["model"], loop.state()["model"])
+    assert_same_state(other.state()["method"], loop.state()["method"])
+
+
+@each_subject
+def test_a_method_keeps_no_graph_between_steps(subject):
+    """What is left after a step could be copied and stored: it holds no activations alive."""
+    loop = make_loop(subject)
+    for fresh, batch in kinds(loop):
+        fresh.step(batch)
+        for name, value in vars(fresh.method).items():
+            assert not (isinstance(value, torch.Tensor) and value.requires_grad), name
+        copy.deepcopy(fresh.method)
+
+
+@each_subject
+def test_state_is_plain_and_complete(subject):
+    loop = make_loop(subject, epochs=2)
+    loop.run([0, 1])
+    state = copy.deepcopy(loop.method.state_dict())
+    fresh = make_loop(subject, epochs=2).method
+    fresh.load_state_dict(state)
+    assert_same_state(fresh.state_dict(), state)
+
+
+@each_subject
+def test_setup_again_starts_over(subject):
+    loop = make_loop(subject, epochs=2)
+    loop.run([0, 1])
+    other = make_loop(subject, epochs=2)
+    again = MethodLoop(other.model, loop.method, other.train, max_epochs=2)
+    assert {name: p.shape for name, p in again.method.named_parameters()} == {
+        name: p.shape for name, p in other.method.named_parameters()
+    }
+
+
+# Devices and types
+
+
+@each_subject
+def test_moved_after_setup_it_trains_in_the_new_type(subject):
+    loop = make_loop(subject, dtype=torch.float32)
+    loop.model.to("cpu", torch.float64)
+    loop.method.to("cpu", torch.float64)
+    loop.train = loop.train.to("cpu", dtype=torch.float64)
+    for fresh, batch in kinds(loop):
+        losses = compute(fresh, batch)
+        fresh.method.adjust_gradients(fresh.model)
+        assert all(value.dtype == torch.float64 for value in losses.terms.values())
+        assert all(gradient.dtype == torch.float64 for gradient in gradients(fresh.model, fresh.method).values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@two_or_three
+@each_combination
+def test_on_a_gpu_it_computes_what_it_computes_on_the_cpu(subject, fusion, modalities):
+    loop = make_loop(subject, modalities, fusion)
+    for fresh, batch in kinds(loop):
+        moved = copy.deepcopy(fresh)
+        moved.model.cuda()
+        moved.method.cuda()
+        on_cpu, on_gpu = compute(fresh, batch), compute(moved, batch.to("cuda"))
+        assert same({k: v.cpu() for k, v in on_gpu.terms.items()}, on_cpu.terms)
+        found = {name: g.cpu() for name, g in gradients(moved.model, moved.method).items()}
+        assert same(found, gradients(fresh.model, fresh.method))
+        moved.method.adjust_gradients(moved.model)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@each_subject
+def test_whole_epochs_on_a_gpu(subject):
+    loop = make_any_encoder_loop(subject)
+    loop.model.cuda()
+    loop.method.cuda()
+    loop.train = loop.train.to("cuda")
+    assert_trains(loop, 3)
+
+
+# Gradients
+
+
+@each_combination
+@two_or_three
+def test_backward_is_linear_in_its_scale(subject, fusion, modalities):
+    for fresh, batch in kinds(make_loop(subject, modalities, fusion)):
+        scaled, by_tensor = copy.deepcopy(fresh), copy.deepcopy(fresh)
+        compute(fresh, batch)
+        compute(scaled, batch, scale=0.125)
+        compute(by_tensor, batch, scale=torch.tensor(0.125))
+        expected = {name: 0.125 * g for name, g in gradients(fresh.model, fresh.method).items()}
+        assert same(gradients(scaled.model, scaled.method), expected)
+        assert same(gradients(by_tensor.model, by_tensor.method), expected)
+
+
+def halves_agree(subject, fusion, modalities):
+    """For each kind of batch, whether its halves accumulate to its gradients."""
+    for fresh, batch in kinds(make_loop(subject, modalities, fusion)):
+        halves = copy.deepcopy(fresh)
+        compute(fresh, batch)
+        for rows in (torch.arange(9), torch.arange(9, 18)):
+            compute(halves, dataclasses.replace(halves.take(rows), tag=batch.tag), scale=0.5)
+        for one in (fresh, halves):
+            one.method.adjust_gradients(one.model)
+        yield same(gradients(fresh.model, fresh.method), gradients(halves.model, halves.method))
+
+
+@pytest.mark.parametrize(
+    ("subject", "fusion"), [pair for pair in COMBINATIONS if pair[0] not in NOT_A_MEAN_OVER_SAMPLES]
+)
+@two_or_three
+def test_accumulated_halves_give_the_gradients_of_the_batch(subject, fusion, modalities):
+    assert all(halves_agree(subject, fusion, modalities))
+
+
+@pytest.mark.parametrize("subject", NOT_A_MEAN_OVER_SAMPLES)
+def test_what_is_said_to_be_no_mean_over_samples_is_none(subject):
+    cases = [(fusion, modalities) for name, fusion in COMBINATIONS for modalities in (2, 3) if name == subject]
+    assert not all(agree for case in cases for agree in halves_agree(subject, *case))
+
+
+@each_subject
+def test_gradients_can_be_clipped_after_the_method_adjusted_them(subject):
+    for fresh, batch in kinds(make_loop(subject, dtype=torch.float32)):
+        compute(fresh, batch)
+        fresh.method.adjust_gradients(fresh.model)
+        every = list(parameters(fresh.model, fresh.method).values())
+        before = torch.nn.utils.clip_grad_norm_(every, 1e-3, error_if_nonfinite=True)
+        assert before > 1e-3
+        after = torch.stack([p.grad.norm() for p in every if p.grad is not None]).norm()
+        assert float(after) == pytest.approx(1e-3, rel=1e-3)
+
+
+# Evaluation
+
+
+@two_or_three
+@each_subject
+def test_evaluation_between_steps_leaves_no_trace(subject, modalities):
+    def run(*, watched):
+        loop = make_any_encoder_loop(subject, modalities)
+        torch.manual_seed(0)
+        step = loop.step
+
+        def watched_step(batch):
+            evaluate(loop.model, loop.method, [loop.train])
+            step(batch)
+            with torch.no_grad():
+                loop.model.eval()
+                loop.method.eval()
+                loop.method.compute_losses(loop.model, loop.train)
+                loop.model.train()
+                loop.method.train()
+
+        if watched:
+            loop.step = watched_step
+        loop.run(range(modalities))
+        return loop.state()
+
+    plain, watched = run(watched=False), run(watched=True)
+    assert_same_state(watched["model"], plain["model"])
+    assert_same_state(watched["method"], plain["method"])
+
+
+# Parameters
+
+
+def hints(name):
+    """Type of each parameter of a method's constructor, None taken out."""
+    found = get_type_hints(bmlr.methods.get(name).__init__)
+    return {
+        parameter: [t for t in (get_args(found[parameter]) or (found[parameter],)) if t is not type(None)]
+        if get_origin(found[parameter]) is not Literal
+        else [found[parameter]]
+        for parameter in inspect.signature(bmlr.methods.get(name).__init__).parameters
+        if parameter in found
+    }
+
+
+def bad_values():
+    for name in METHODS:
+        for parameter, types in hints(name).items():
+            if float in types:
+                yield from ((name, parameter, value) for value in (float("nan"), float("inf"), -1.0))
+            elif int in types:
+                yield from ((name, parameter, value) for value in (-1, 1.5))
+            elif any(get_origin(t) is Literal for t in types):
+                yield (name, parameter, "no such choice")
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), list(bad_values()))
+def test_bad_parameters_are_named(name, parameter, value):
+    with pytest.raises(ValueError, match=rf"`{parameter}( = .*)?`"):
+        bmlr.methods.create(name, **{parameter: value})
+
+
+def test_every_method_is_a_class_of_its_own_with_parameters_read_back():
+    for subject in SUBJECTS:
+        method = make_method(subject)
+        assert isinstance(method, Method)
+        assert repr(method).startswith(base(subject) + "(")
+        assert type(method)(**method.parameters_given).parameters_given == method.parameters_given

@@ -1,0 +1,66 @@
+"""What a reader is told of every registered method."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from subjects import METHODS
+
+import bmlr
+from bmlr.methods import MethodInfo
+from bmlr.methods._base import Family
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods"
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+@each_method
+def test_facts_are_complete_and_its_own(name):
+    method = bmlr.methods.get(name)
+    assert "info" in vars(method)
+    assert all(value.strip() for value in dataclasses.astuple(method.info))
+    assert method.info.family in get_args(Family)
+    assert method.info.url.startswith("https://")
+    titles = [bmlr.methods.get(other).info.title for other in METHODS]
+    assert titles.count(method.info.title) == 1
+    assert bmlr.methods.get(method.info.title) is method
+    assert isinstance(method.info, MethodInfo)
+
+
+@each_method
+def test_the_docstring_has_an_example_and_every_parameter(name):
+    method = bmlr.methods.get(name)
+    text = inspect.getdoc(method)
+    assert ">>> " in text
+    parameters = list(inspect.signature(method).parameters)
+    described = text.partition("Args:")[2]
+    for parameter in parameters:
+        assert f"{parameter}:" in described, parameter
+    if parameters:
+        assert "Raises:" in text or method.__mro__[1].__name__ in METHODS  # inherited with its parameters
+
+
+def pages():
+    return {path.name: path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
+
+
+@each_method
+def test_one_page_of_the_documentation_is_about_it(name):
+    found = [page for page, text in pages().items() if f"`bmlr.methods.{name}`" in text.partition("\n## ")[0]]
+    assert len(found) == 1, found
+    text = pages()[found[0]]
+    for heading in ("## Idea", "## Formula", "## Parameters", "## Deviations", "## Cost", "## When to use it"):
+        assert heading in text, heading
+    rows = text.partition("## Parameters")[2].partition("\n## ")[0]
+    for parameter in inspect.signature(bmlr.methods.get(name)).parameters:
+        assert f"`{parameter}`" in rows, parameter
+
+
+def test_no_page_is_about_a_method_that_does_not_exist():
+    for page, text in pages().items():
+        named = [word for word in text.partition("\n## ")[0].split("`") if word.startswith("bmlr.methods.")]
+        assert named, page
+        for word in named:
+            assert word.removeprefix("bmlr.methods.") in METHODS, page
