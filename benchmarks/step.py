@@ -41,6 +41,7 @@ class Setting:
     spectrogram: tuple[int, int]
     frames: tuple[int, int, int]
     num_classes: int
+    clock: str = "wall"
 
     def make_model(self) -> bmlr.MultimodalClassifier:
         """Two ResNet-18 and a concatenation."""
@@ -67,6 +68,7 @@ class Subject:
     def __init__(self, name: str, setting: Setting, batch: bmlr.Batch) -> None:
         self.name = name
         self.device = setting.device
+        self.now = time.process_time if setting.clock == "cpu" else time.perf_counter
         self.model = setting.make_model().train()
         self.method = bmlr.methods.create(name)
         self.method.setup(self.model)
@@ -88,14 +90,14 @@ class Subject:
     def step(self, tag: str) -> float:
         """Make one step and return its seconds."""
         wait(self.device)
-        start = time.perf_counter()
+        start = self.now()
         self.optimizer.zero_grad()
         losses = self.method.compute_losses(self.model, self.batches[tag])
         self.method.backward(losses, self.model)
         self.method.adjust_gradients(self.model)
         self.optimizer.step()
         wait(self.device)
-        seconds = time.perf_counter() - start
+        seconds = self.now() - start
         self.optimizer.zero_grad()  # between turns a method holds no gradients
         return seconds
 
@@ -211,6 +213,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", nargs=3, type=int, default=(1, 48, 48), metavar=("NUMBER", "HEIGHT", "WIDTH"))
     parser.add_argument("--num-classes", type=int, default=6)
     parser.add_argument("--threads", type=int, help="threads of PyTorch on the CPU; its own choice if left out")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu counts the processor time of all threads, which other programs on the machine do not change",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, a process per method")
     parser.add_argument("--memory-of", metavar="NAME", help="print the peak memory of one method, in bytes, and stop")
     return parser.parse_args(arguments)
@@ -230,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         spectrogram=tuple(options.spectrogram),
         frames=tuple(options.frames),
         num_classes=options.num_classes,
+        clock=options.clock,
     )
     if options.memory_of:
         print(peak_memory(options.memory_of, setting))

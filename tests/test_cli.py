@@ -45,7 +45,7 @@ def test_train_evaluate_predict(tmp_path, capsys):
     for name, x in batch.inputs.items():
         np.save(tmp_path / f"{name}.npy", x[0].numpy())
     files = [f"{name}={tmp_path / name}.npy" for name in batch.inputs]
-    assert main(["predict", str(tmp_path / "r"), *files, "--json", "true"]) == 0
+    assert main(["predict", str(tmp_path / "r"), *files, "--json"]) == 0
     probabilities = json.loads(capsys.readouterr().out)
     assert set(probabilities) == {"fused", "audio", "image"}
     assert sum(probabilities["fused"].values()) == pytest.approx(1)
@@ -111,9 +111,10 @@ def test_interrupted_runs_continue_on_request(tmp_path, capsys):
     checkpoint = tmp_path / "r" / "last.ckpt"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:300])
-    assert "is damaged" in error_of(capsys, [*arguments, "--resume", "true"])
+    assert "is damaged" in error_of(capsys, [*arguments, "--resume", "--seed", "0"])
     checkpoint.write_bytes(whole)
-    assert main([*arguments, "--resume", "true"]) == 0
+    assert "interrupted" in error_of(capsys, [*arguments, "--resume", "false"])
+    assert main([*arguments, "--resume"]) == 0
 
 
 def test_a_nan_loss_fails_with_its_place(tmp_path, capsys):

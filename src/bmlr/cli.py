@@ -17,6 +17,7 @@ import bmlr.data
 import bmlr.methods
 from bmlr._version import __version__
 from bmlr.data import MultimodalData
+from bmlr.data._prepare import REJECTED, Prepared, PrepareOptions, prepare
 from bmlr.methods import Method
 
 try:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
         commands.add_subcommand(name, command, help=_first_line(function))
     try:
-        arguments = _full_names(arguments)
+        arguments = _full_names(_with_values(arguments))
         namespace = parser.parse_args(arguments)
         chosen = parser.instantiate(namespace)
         name = chosen.subcommand
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        return _fail("interrupted; a training run continues with --resume.")
+        return _fail("interrupted; a training run continues with --resume, a preparation with the same command.")
     return 0
 
 
@@ -151,6 +152,18 @@ def methods_command(format: Literal["table", "markdown", "json"] = "table") -> d
     return {"rows": rows, "format": format}
 
 
+def prepare_command(data: str, source: Path, dest: Path, **options: Any) -> Prepared:
+    """Decode a data set once, from what its publisher offers to a folder that training reads.
+
+    Args:
+        data: Name of the data set.
+        source: Folder of the published files.
+        dest: Folder in which the folder of the prepared data is made.
+        **options: Those of :class:`bmlr.data._prepare.PrepareOptions`, where the parser finds them.
+    """
+    return prepare(data, source, dest, PrepareOptions(**options))
+
+
 def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
     """Which file is which modality: as said, or by its suffix."""
     modalities = config.data.modalities
@@ -175,6 +188,7 @@ def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
 
 _SUFFIXES = {
     "spectrogram": (".wav", ".flac", ".ogg", ".mp3"),
+    "frames": (".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v"),
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
 }
 _KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
@@ -231,6 +245,23 @@ def _show_methods(result: dict[str, Any]) -> None:
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
+def _show_prepare(result: Prepared) -> None:
+    heads = [part or "no published part" for part in result.counts]
+    table = Table("class", *heads)
+    for label in result.classes:
+        table.add_row(label, *(str(counts[label]) for counts in result.counts.values()))
+    table.add_section()
+    table.add_row("all", *(str(sum(counts.values())) for counts in result.counts.values()))
+    Console().print(table)
+    stored = sum(sum(counts.values()) for counts in result.counts.values())
+    reasons = f", listed with reasons in {result.folder / REJECTED}" if result.rejected else ""
+    print(f"{len(result.classes)} classes, {stored} clips, {len(result.rejected)} rejected{reasons}")
+    for note in result.notes:
+        print(note)
+    print(f"{result.decoded} read by this call" if result.decoded else "All was prepared before; nothing was read.")
+    print(result.folder)
+
+
 def _print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
     first = next(iter(scores.values()))
     table = Table(
@@ -251,11 +282,27 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
     "evaluate": (evaluate_command, _show_evaluate),
     "predict": (predict_command, _show_predict),
     "methods": (methods_command, _show_methods),
+    "prepare": (prepare_command, _show_prepare),
 }
+
+
+#: Options that may stand alone, as in --resume, where the parser wants --resume true.
+_SWITCHES = {"--resume", "--json", "--trainer.compile", "--trainer.progress"}
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """The arguments with "true" after every switch that stands alone."""
+    completed = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        completed.append(argument)
+        if argument in _SWITCHES and following.casefold() not in {"true", "false", "yes", "no"}:
+            completed.append("true")
+    return completed
 
 
 def _full_names(arguments: list[str]) -> list[str]:
     """Replace names of data sets and methods by the paths of their classes; unknown ones raise with the nearest."""
+    arguments = [_underscored(argument) for argument in arguments]
     changed = list(arguments)
     for position, argument in enumerate(arguments):
         option, separator, value = argument.partition("=")
@@ -270,6 +317,14 @@ def _full_names(arguments: list[str]) -> list[str]:
         else:
             changed[position + 1] = path
     return changed
+
+
+def _underscored(argument: str) -> str:
+    """An option as the parser knows it: both --train-list and --train_list are taken."""
+    option, separator, value = argument.partition("=")
+    return (
+        f"--{option[2:].replace('-', '_')}{separator}{value}" if re.fullmatch(r"--[a-z][\w.-]*", option) else argument
+    )
 
 
 def _class_of(base: str, name: str) -> str:

@@ -12,7 +12,13 @@ from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part, PartName,
 _DATA: dict[str, tuple[str, str]] = {
     "digits": ("bmlr.data._digits", "Digits"),
     "avmnist": ("bmlr.data._avmnist", "AVMNIST"),
+    "crema-d": ("bmlr.data._audiovisual", "CREMAD"),
+    "kinetics-sounds": ("bmlr.data._audiovisual", "KineticsSounds"),
+    "ave": ("bmlr.data._audiovisual", "AVE"),
+    "mosi": ("bmlr.data._sentiment", "MOSI"),
+    "mosei": ("bmlr.data._sentiment", "MOSEI"),
     "synthetic": ("bmlr.data._synthetic", "Synthetic"),
+    "manifest": ("bmlr.data._manifest", "Manifest"),
 }
 
 

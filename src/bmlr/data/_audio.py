@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from bmlr._checks import check_integer, check_positive
+from bmlr._checks import check_choice, check_integer, check_positive
 
 _LOG_FLOOR = 1e-7  # keeps the logarithm of silence finite; the value of the audio-visual baselines
 _UNKNOWN_SIZE = 0xFFFFFFFF
@@ -33,14 +33,12 @@ class Spectrogram:
         n_fft: Window of the STFT in samples.
         hop_length: Step between frames in samples.
         n_mels: Number of mel bands; None for all ``n_fft // 2 + 1`` linear frequencies.
-        seconds: Length of the clip. Shorter recordings are padded with silence at their end, longer ones are cut
-            there.
+        seconds: Length of the clip. Longer recordings are cut at its end.
+        fill: What follows a shorter recording: ``silence``, or the recording itself, repeated until the clip is full
+            (``repeat``, the way of the audio-visual baselines).
 
     Raises:
         ValueError: If a parameter is out of its range.
-
-    Deviation: the audio-visual baselines repeat a short recording to fill the clip; here silence is added, because
-    repetition makes the length of a recording depend on how often it was repeated.
 
     Example:
         >>> Spectrogram(sample_rate=8000, n_fft=256, hop_length=128, n_mels=32, seconds=0.75).shape
@@ -52,6 +50,7 @@ class Spectrogram:
     hop_length: int = 128
     n_mels: int | None = 32
     seconds: float = 0.75
+    fill: Literal["silence", "repeat"] = "silence"
 
     def __post_init__(self) -> None:
         check_integer("sample_rate", self.sample_rate, 1)
@@ -70,6 +69,7 @@ class Spectrogram:
                     f"Found `n_mels = {self.n_mels}`."
                 )
         check_positive("seconds", self.seconds)
+        check_choice("fill", self.fill, ("silence", "repeat"))
         if self.num_samples < self.n_fft:
             raise ValueError(
                 f"Parameter `seconds` should be at least one window of {self.n_fft} samples at {self.sample_rate} per "
@@ -88,7 +88,7 @@ class Spectrogram:
         return 1, bins, 1 + (self.num_samples - self.n_fft % 2) // self.hop_length  # librosa pads n_fft // 2 per side
 
     def clip(self, waveform: np.ndarray) -> np.ndarray:
-        """The waveform (N,) padded with silence or cut to the length of the clip, float32.
+        """The waveform (N,) cut or filled to the length of the clip, float32.
 
         Raises:
             ValueError: If the waveform is not one-dimensional, is empty or holds NaN or infinity.
@@ -99,6 +99,9 @@ class Spectrogram:
         if not np.isfinite(waveform).all():
             raise ValueError("`waveform` should be finite. Found NaN or infinity.")
         clip = waveform[: self.num_samples]
+        if self.fill == "repeat":
+            repeated: np.ndarray = np.resize(clip, self.num_samples)
+            return repeated
         padded: np.ndarray = np.pad(clip, (0, self.num_samples - len(clip)))
         return padded
 
@@ -114,7 +117,7 @@ class Spectrogram:
         Raises:
             ValueError: If the waveform is not one-dimensional, is empty or holds NaN or infinity.
         """
-        import librosa  # noqa: PLC0415  # heavy, and of use with recordings only
+        import librosa  # heavy, and of use with recordings only
 
         magnitude = np.abs(librosa.stft(self.clip(waveform), n_fft=self.n_fft, hop_length=self.hop_length))
         if self.n_mels is not None:
@@ -126,7 +129,7 @@ class Spectrogram:
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     """Mel filter bank, shape (n_mels, bins); made once, for librosa makes it anew for every recording."""
-    import librosa  # noqa: PLC0415
+    import librosa
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Empty filters", category=UserWarning)  # an error just below
@@ -155,7 +158,7 @@ def read_wave(path: Path, sample_rate: int) -> np.ndarray:
         ValueError: If the file is not a recording, is empty, holds fewer samples than its header says, or holds
             NaN or infinity; the message names it.
     """
-    import soundfile  # noqa: PLC0415
+    import soundfile
 
     path = Path(path)
     if not path.is_file():
@@ -175,7 +178,7 @@ def read_wave(path: Path, sample_rate: int) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise ValueError(f"{path} holds samples that are NaN or infinite.")
     if rate != sample_rate:
-        import librosa  # noqa: PLC0415
+        import librosa
 
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
     return np.ascontiguousarray(waveform, dtype=np.float32)

@@ -24,7 +24,8 @@ class Modality:
     """Form of one modality's input, from which a default encoder is chosen.
 
     Attributes:
-        kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d).
+        kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d). In
+            a sequence a time step whose features are all zero is padding.
         shape: Shape of one sample.
     """
 
@@ -158,6 +159,8 @@ class MultimodalData(ABC):
     @abstractmethod
     def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
         """Inputs of one new sample from a file per modality, shape (1, …) each, as the model was trained on them.
+
+        A data set whose samples may lack a modality lets its file be left out and gives zeros in its place.
 
         Raises:
             FileNotFoundError: If a file is missing.

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from bmlr._files import atomic_write_text
+
 _VERSION = 1
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _ATTEMPTS = 10  # at finding the entry another process may be replacing this very moment
 
 
@@ -61,9 +63,8 @@ def cached_arrays(
         ...     arrays["x"].tolist()
         [0, 1, 4, 9]
     """
-    key = _plain(key)
-    digest = hashlib.sha256(json.dumps([_VERSION, key], sort_keys=True).encode()).hexdigest()[:20]
-    folder = (cache_root() if root is None else Path(root)) / f"{_checked_name('kind', kind)}-{digest}"
+    key = plain_key(key)
+    folder = entry_folder(kind, key, cache_root() if root is None else Path(root))
     arrays = _load(folder, key, verify=verify)
     if arrays is not None:
         return arrays
@@ -82,7 +83,13 @@ def cached_arrays(
     raise OSError(f"The cache entry {folder} was changed by another program while it was made. Please try again.")
 
 
-def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
+def entry_folder(kind: str, key: Mapping[str, Any], root: Path) -> Path:
+    """The folder ``<kind>-<hash of key>`` in ``root``."""
+    digest = hashlib.sha256(json.dumps([_VERSION, key], sort_keys=True).encode()).hexdigest()[:20]
+    return Path(root) / f"{checked_name('kind', kind)}-{digest}"
+
+
+def plain_key(key: Mapping[str, Any]) -> dict[str, Any]:
     """The key as it comes back from JSON, so that it can be compared with a manifest's."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(key), allow_nan=False))
@@ -91,7 +98,8 @@ def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _checked_name(what: str, name: str) -> str:
+def checked_name(what: str, name: str) -> str:
+    """Return ``name`` if it can be part of a file's name everywhere, else raise a ValueError."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
         raise ValueError(f"`{what}` should consist of letters, digits, '-' and '_'. Found {name!r}.")
     return name
@@ -99,17 +107,34 @@ def _checked_name(what: str, name: str) -> str:
 
 def _load(folder: Path, key: Mapping[str, Any], *, verify: bool = False) -> dict[str, np.ndarray] | None:
     """The arrays of an entry; None if it is absent or damaged."""
+    entry = read_entry(folder, key, verify=verify)
+    return None if entry is None else entry[1]
+
+
+def read_entry(
+    folder: Path, key: Mapping[str, Any] | None = None, *, verify: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Manifest and arrays of an entry; None if it is absent, damaged or of another key.
+
+    Args:
+        folder: Folder of the entry.
+        key: What it should have been made from, as :func:`plain_key` gives it; None takes any.
+        verify: Compare the files' SHA-256 sums too, which reads them whole.
+    """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["version"] != _VERSION or manifest["key"] != key:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] != _VERSION or (key is not None and manifest["key"] != key):
             return None
-        return {name: _load_array(folder / f"{name}.npy", entry, verify) for name, entry in manifest["arrays"].items()}
+        return manifest, {
+            checked_name("array name", name): _load_array(folder / f"{name}.npy", entry, verify)
+            for name, entry in manifest["arrays"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):  # whatever a damaged file causes
         return None
 
 
 def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarray:
-    if path.stat().st_size != entry["bytes"] or (verify and _checksum(path) != entry["sha256"]):
+    if path.stat().st_size != entry["bytes"] or (verify and file_checksum(path) != entry["sha256"]):
         raise ValueError(f"{path} is damaged.")
     empty = 0 in entry["shape"]  # an empty array cannot be mapped
     array: np.ndarray = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
@@ -119,7 +144,8 @@ def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarra
     return array
 
 
-def _checksum(path: Path) -> str:
+def file_checksum(path: Path) -> str:
+    """SHA-256 sum of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -144,24 +170,30 @@ def _make_folder(folder: Path) -> None:
 def _write(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write the arrays, and the manifest last: an entry without one is not an entry."""
     for name, array in arrays.items():
-        _checked_name("array name", name)
+        checked_name("array name", name)
         if np.asarray(array).dtype.hasobject:
             raise ValueError(f"Array '{name}' should hold numbers or text. Found dtype {np.asarray(array).dtype}.")
-    entries = {}
     try:
         for name, array in arrays.items():
-            path = folder / f"{name}.npy"
-            np.save(path, array, allow_pickle=False)
-            entries[name] = {
-                "shape": list(np.shape(array)),
-                "dtype": np.asarray(array).dtype.str,
-                "bytes": path.stat().st_size,
-                "sha256": _checksum(path),
-            }
-        manifest = {"version": _VERSION, "key": key, "arrays": entries}
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        write_manifest(folder, key, {name: np.asarray(array) for name, array in arrays.items()})
     except OSError as error:
         raise _unwritable(folder.parent, error) from error
+
+
+def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **about: Any) -> None:
+    """Write the manifest of arrays that are in ``folder`` already; ``about`` is kept in it too."""
+    entries = {}
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        entries[name] = {
+            "shape": list(array.shape),
+            "dtype": array.dtype.str,
+            "bytes": path.stat().st_size,
+            "sha256": file_checksum(path),
+        }
+    manifest = {"version": _VERSION, "key": key, "arrays": entries, **about}
+    atomic_write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:

@@ -30,10 +30,43 @@ _SILENCE = 0.01  # of the loudest sample: what is trimmed from the shipped clips
 # 1157, 1287, 1415, 1545, 1667. Parts are whole sheets, so that no sheet's writer is met in training and in testing.
 _SHEETS: dict[PartName, tuple[int, int]] = {"train": (0, 1029), "val": (1029, 1415), "test": (1415, 1797)}
 _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+# Of the spoken digits, as `checksum()` gives it; scripts/make_spoken_digits.py makes the same files again.
+_SPOKEN_SHA256 = "42de04b954c68d7eb29028543d4ad27bb1fb5bc61b54b75065ac1fbb7d111e56"
 
 
 class Digits(MultimodalData):
-    """Written and spoken digits, paired by class: no download, prepared in seconds.
+    r"""Written and spoken digits, paired by class: no download, prepared in seconds.
+
+    Images are scikit-learn's 1,797 written digits, each of which is one sample; its clip is drawn with replacement
+    from the shipped synthetic speech, of the same digit and the same part. Parts share neither sheets of images nor
+    variants of voices. Noise is mixed in and clutter laid over once, drawn from ``pairing_seed`` and a sample's
+    number alone, and cached.
+
+    How the defaults of ``audio_snr_db``, ``image_noise`` and ``image_clutter`` were chosen: the audio/image ratio of
+    plain joint training had to be at least 1.5, and the image, the weaker of the two, had to be learnable alone, far
+    above chance and far above its readout inside joint training. Five settings were tried. Validation accuracy in %,
+    mean of epochs 13 to 15 and of seeds 0 and 1, ResNet-18 of width 8 with the small stem, concatenation, batch 64,
+    Adam with 1e-3:
+
+    =======  =====  =======  ===========  ===========  =====  ==============  ==============  =====
+    SNR, dB  noise  clutter  audio alone  image alone  fused  audio in joint  image in joint  ratio
+    =======  =====  =======  ===========  ===========  =====  ==============  ==============  =====
+    10       0.5    1        83.4         31.9         81.1   82.0            22.8            3.71
+    10       0.5    0        83.4         44.1         83.8   79.8            35.3            2.33
+    10       0.35   1        83.4         40.0         84.9   81.1            33.7            2.46
+    10       0.25   1        83.4         57.3         85.6   76.8            45.0            1.72
+    20       0.25   1        86.0         57.3         89.2   81.8            43.1            1.90
+    =======  =====  =======  ===========  ===========  =====  ==============  ==============  =====
+
+    The last is the default: of these the image is lowest in joint training against what it reaches alone (by 14.2
+    points, the audio by 4.2). A readout is the fused decision layer on one modality's features alone, so that part of
+    every gap is due to what the layer expects of the other. No method but plain joint training was looked at, and
+    nothing of the test part. The table is by::
+
+        OMP_NUM_THREADS=1 python scripts/choose_degradation.py --data digits --epochs 15 --seeds 0 1 --candidates \
+            audio_snr_db=10,image_noise=0.5,image_clutter=1 audio_snr_db=10,image_noise=0.5,image_clutter=0 \
+            audio_snr_db=10,image_noise=0.35,image_clutter=1 audio_snr_db=10,image_noise=0.25,image_clutter=1 \
+            audio_snr_db=20,image_noise=0.25,image_clutter=1
 
     Args:
         pairing_seed: Seed of pairs, noise and clutter.
@@ -48,7 +81,7 @@ class Digits(MultimodalData):
         >>> import bmlr.data
         >>> data = bmlr.data.create("digits")  # reads no file yet
         >>> data.modalities["audio"].shape, data.modalities["image"].shape
-        ((1, 32, 38), (1, 16, 16))
+        ((1, 24, 25), (1, 16, 16))
     """
 
     name: ClassVar[str] = "digits"
@@ -58,8 +91,8 @@ class Digits(MultimodalData):
         self,
         *,
         pairing_seed: int = 0,
-        audio_snr_db: float | None = 10.0,
-        image_noise: float = 0.5,
+        audio_snr_db: float | None = 20.0,
+        image_noise: float = 0.25,
         image_clutter: int = 1,
     ) -> None:
         self.pairing_seed = check_integer("pairing_seed", pairing_seed, 0)
@@ -83,10 +116,11 @@ class Digits(MultimodalData):
         """Make the arrays of all parts; later calls take them from the cache.
 
         Raises:
+            FileNotFoundError: If a file of the package is missing.
             ValueError: If the files of the package or scikit-learn's images are not those expected.
         """
         if self._arrays is None:
-            key = {**self.parameters_given, "version": _VERSION, "spoken": checksum()}
+            key = {**self.parameters_given, "version": _VERSION, "spoken": _checked_spoken()}
             self._arrays = cached_arrays(self.name, key, self._build)
 
     def part(self, name: PartName) -> ArrayPart:
@@ -106,7 +140,7 @@ class Digits(MultimodalData):
         return found
 
     def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
-        """Inputs of one new sample, shape (1, 1, 32, 38) and (1, 1, 16, 16), without noise and clutter.
+        """Inputs of one new sample, shape (1, 1, 24, 25) and (1, 1, 16, 16), without noise and clutter.
 
         Silence before and after the word is trimmed (40 dB below the loudest sample), then the recording is cut or
         padded to 0.6 s. The picture should show a bright digit on a dark ground that fills its height, as
@@ -182,6 +216,22 @@ class Digits(MultimodalData):
         noise = [self._rng(part, "image noise", i).standard_normal(image.shape) for i, image in enumerate(images)]
         degraded: np.ndarray = cluttered + self.image_noise * enlarge(np.stack(noise).astype(np.float32))
         return degraded.astype(np.float32)
+
+
+def _checked_spoken() -> str:
+    """SHA-256 sum of the spoken digits, once it is known to be right: damage need not make them unreadable."""
+    try:
+        found = checksum()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no {error.filename}, a file of the package: please install the package again."
+        ) from error
+    if found != _SPOKEN_SHA256:
+        raise ValueError(
+            "The spoken digits of the package (`bmlr/data/_assets`) should have the SHA-256 sum "
+            f"{_SPOKEN_SHA256[:12]}…: please install the package again. Found {found[:12]}…"
+        )
+    return found
 
 
 def load_written_digits() -> tuple[np.ndarray, np.ndarray]:

@@ -2,5 +2,6 @@
 
 from bmlr.encoders._mlp import MLP
 from bmlr.encoders._resnet import ResNet, resnet18
+from bmlr.encoders._transformer import TransformerEncoder
 
-__all__ = ["MLP", "ResNet", "resnet18"]
+__all__ = ["MLP", "ResNet", "TransformerEncoder", "resnet18"]

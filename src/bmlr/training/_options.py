@@ -12,7 +12,7 @@ from torch import nn
 from bmlr import fusion as fusions
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_unit_interval
 from bmlr.data import Modality, MultimodalData
-from bmlr.encoders import MLP, resnet18
+from bmlr.encoders import MLP, TransformerEncoder, resnet18
 from bmlr.model import MultimodalClassifier
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
@@ -22,16 +22,20 @@ Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 class ModelOptions:
     """Model made for a data set: a default encoder per modality and a fusion.
 
-    Images, spectrograms and frames get a ResNet-18 (with the small-input stem below 96 pixels), vectors a
-    multilayer perceptron.
+    Images, spectrograms and frames get a ResNet-18 (with the small-input stem below 96 pixels), sequences a
+    Transformer, vectors a multilayer perceptron.
 
     Attributes:
         fusion: Name of the fusion: concat, sum, film, gated or bigated.
-        width: Channels of the ResNets' first stage, a quarter of the perceptrons' width; None takes the data
-            set's default.
+        width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; None
+            takes the data set's default.
         stem: Stem of the ResNets: imagenet or small; None chooses by the input's size.
         unimodal: How unimodal logits are read: split, ablated or auxiliary; None takes the fusion's default.
         conditioner: Modality that conditions the others (film, gated, bigated); None takes the first.
+        depth: Layers of the Transformers.
+        heads: Attention heads of a Transformer's layer.
+        dropout: Probability of dropout in the Transformers.
+        positions: Positions of the Transformers: sinusoidal or learned.
     """
 
     fusion: str = "concat"
@@ -39,11 +43,18 @@ class ModelOptions:
     stem: Literal["imagenet", "small"] | None = None
     unimodal: Literal["split", "ablated", "auxiliary"] | None = None
     conditioner: str | None = None
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
 
     def __post_init__(self) -> None:
         check_choice("fusion", self.fusion, fusions.available())
         if self.width is not None:
             check_integer("width", self.width, 1)
+        check_integer("depth", self.depth, 1)
+        check_integer("heads", self.heads, 1)
+        check_choice("positions", self.positions, ("sinusoidal", "learned"))
 
 
 @dataclasses.dataclass
@@ -167,7 +178,7 @@ def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassi
         ValueError: If a modality has no default encoder.
     """
     width = options.width or data.defaults.width
-    encoders = {name: _encoder(name, modality, width, options.stem) for name, modality in data.modalities.items()}
+    encoders = {name: _encoder(name, modality, width, options) for name, modality in data.modalities.items()}
     given = {"unimodal": options.unimodal, "conditioner": options.conditioner}
     return MultimodalClassifier(
         encoders,
@@ -177,11 +188,22 @@ def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassi
     )
 
 
-def _encoder(name: str, modality: Modality, width: int, stem: Literal["imagenet", "small"] | None) -> nn.Module:
+def _encoder(name: str, modality: Modality, width: int, options: ModelOptions) -> nn.Module:
     if modality.kind in {"image", "spectrogram", "frames"}:
         channels, height, breadth = modality.shape[-3:]
-        chosen: Literal["imagenet", "small"] = stem or ("small" if max(height, breadth) < 96 else "imagenet")
+        chosen: Literal["imagenet", "small"] = options.stem or ("small" if max(height, breadth) < 96 else "imagenet")
         return resnet18(in_channels=channels, width=width, stem=chosen)
     if modality.kind == "vector":
         return MLP(modality.shape[0], 4 * width)
+    if modality.kind == "sequence":
+        steps, features = modality.shape
+        return TransformerEncoder(
+            features,
+            4 * width,
+            options.depth,
+            options.heads,
+            options.dropout,
+            max_length=max(steps, 1),
+            positions=options.positions,
+        )
     raise ValueError(f"Modality '{name}' of kind '{modality.kind}' has no default encoder: give a model of your own.")

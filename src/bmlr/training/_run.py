@@ -190,11 +190,11 @@ def predict_run(
 
     Args:
         directory: Directory of the run.
-        files: A file per modality.
+        files: A file per modality; data sets that know samples without a modality let it be left out.
         weights: ``best`` or ``last``.
 
     Returns:
-        Probability of each class name, keyed ``fused`` and by modality.
+        Probability of each class name, keyed ``fused`` and by modality given.
 
     Raises:
         FileNotFoundError: If the run or a file is missing.
@@ -202,8 +202,11 @@ def predict_run(
     """
     config, model, method = load_run(directory, weights=weights)
     dtype = next(model.parameters()).dtype
-    prediction = method.predict(model({name: x.to(dtype) for name, x in config.data.load_files(files).items()}))
-    logits = {"fused": prediction.logits, **prediction.unimodal_logits}
+    inputs = {name: x.to(dtype) for name, x in config.data.load_files(files).items()}
+    present = {name: torch.zeros(1, dtype=torch.bool) for name in model.modalities if name not in files}
+    prediction = method.predict(model(inputs, present or None))
+    unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
+    logits = {"fused": prediction.logits, **unimodal}
     return {
         name: dict(zip(config.data.classes, values[0].double().softmax(0).tolist(), strict=True))
         for name, values in logits.items()

@@ -1,0 +1,180 @@
+"""How fast raw media become a prepared data set, and what training gains by it.
+
+Run ``python benchmarks/data.py``: writes clips as CREMA-D's (a wav file and a flash film of 480 × 360 pixels and 30
+frames a second each) to a temporary folder, and measures
+
+* clips per second of the preparation with 1 and 2 workers, over its last three quarters: the time until the first clip
+  is done, in which workers start, is beside it, for on a real data set it does not matter;
+* clips per second of the prepared data set against the field's habit of decoding in ``__getitem__`` (librosa for the
+  spectrogram, PyAV and PIL for a frame) with the same crops and flips, through the same kind of loader in this
+  process, as a ratio. Both take turns in every round, so that a machine that drifts slows both. The prepared files are
+  in the page cache, as those of a data set smaller than the memory are after the first epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import bmlr.data
+from bmlr.data._augment import augment_frames
+from bmlr.data._layouts import crema_d_items
+from bmlr.data._media import VideoReader
+from bmlr.data._prepare import Item, PrepareOptions, prepare
+from bmlr.training._loader import RequestLoader, planned_requests
+
+_FIXTURES = Path(__file__).parent.parent / "tests" / "data" / "media_fixtures.py"
+
+
+class DecodingDataset(Dataset[tuple[Tensor, Tensor, int]]):
+    """The field's habit: every item is decoded whenever it is asked for."""
+
+    def __init__(self, items: Sequence[Item], size: int) -> None:
+        self.items, self.size = items, size
+        self.classes = sorted({item.label for item in items})
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        import librosa
+
+        item = self.items[index]
+        samples, _ = librosa.load(item.files["audio"], sr=22050)
+        samples = np.clip(np.tile(samples, 3)[: 22050 * 3], -1, 1)
+        spectrogram = np.log(np.abs(librosa.stft(samples, n_fft=512, hop_length=353)) + 1e-7)
+        frames = VideoReader(self.size)(item.files["video"]).values
+        rng = np.random.default_rng()
+        frame = torch.from_numpy(frames[rng.integers(len(frames))])
+        seed = torch.tensor([int(rng.integers(2**62))])
+        picture = augment_frames(frame[None, None], self.size, seed, train=True)[0]
+        return torch.from_numpy(spectrogram)[None], picture, self.classes.index(item.label)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Clips per second of every round."""
+
+    decoding: list[float]
+    prepared: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Prepared over decoding, round by round."""
+        return [p / d for p, d in zip(self.prepared, self.decoding, strict=True)]
+
+
+def fixtures() -> types.ModuleType:
+    """The module of the tests that writes media."""
+    spec = importlib.util.spec_from_file_location("media_fixtures", _FIXTURES)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"There is no {_FIXTURES}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module).update(WIDTH=480, HEIGHT=360)
+    return module
+
+
+def time_preparation(source: Path, dest: Path, workers: int, size: int) -> list[float]:
+    """Seconds after which each clip of a preparation was done, seen by its journal."""
+    done: list[float] = []
+    ended = threading.Event()
+    start = time.perf_counter()
+
+    def watch() -> None:
+        while not ended.wait(0.005):
+            journal = next(dest.glob(".*/clips.jsonl"), None)
+            if journal is not None:
+                lines = journal.read_bytes().count(b"\n")
+                done.extend([time.perf_counter() - start] * (lines - len(done)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        prepare("crema-d", source, dest, PrepareOptions(workers, size=size, progress=False))
+    finally:
+        ended.set()
+        watcher.join()
+    return done
+
+
+def time_loading(items: Sequence[Item], root: Path, options: argparse.Namespace) -> Rates:
+    """Rounds of one pass over the training part by either way; the first is left out."""
+    data = bmlr.data.create("crema-d", root=root)
+    part = data.part("train")
+    chosen = {item.id: item for item in items}
+    dataset = DecodingDataset([chosen[name] for name in part.ids], options.size)  # type: ignore[attr-defined]
+    rates = Rates([], [])
+    for round_number in range(options.repeats + 1):
+        loader = DataLoader(dataset, options.batch_size, shuffle=True)
+        requests = planned_requests(bmlr.methods.EpochPlan(), len(part), options.batch_size, seed=0, epoch=round_number)
+        for found, batches in ((rates.decoding, loader), (rates.prepared, RequestLoader(part, requests))):
+            start = time.perf_counter()
+            for _ in batches:
+                pass
+            if round_number:
+                found.append(len(part) / (time.perf_counter() - start))
+    return rates
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--actors", type=int, default=20, help="six clips each")
+    parser.add_argument("--seconds", type=float, default=2.5, help="length of the clips")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the stored frames")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of loading")
+    parser.add_argument("--workers", nargs="+", type=int, default=(1, 2), help="workers of the preparations")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print the two tables."""
+    options = parse(sys.argv[1:] if arguments is None else list(arguments))
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        source = fixtures().write_crema_d(folder / "source", options.actors, options.seconds, fps=29.97)
+        items = crema_d_items(source)
+        rows = []
+        for workers in options.workers:
+            done = time_preparation(source, folder / f"workers{workers}", workers, options.size)
+            first, last = len(done) // 4, len(done) - 1
+            rate = (last - first) / (done[last] - done[first])
+            rows.append([str(workers), f"{done[0]:.1f}", f"{done[-1]:.1f}", f"{rate:.1f}"])
+        rates = time_loading(items, folder / f"workers{options.workers[0]}", options)
+
+    print(f"Preparation of {len(items)} clips of {options.seconds:g} s\n")
+    print(table(["workers", "first clip after, s", "last clip after, s", "clips / s"], rows))
+    low, median, high = statistics.quantiles(rates.ratios, n=4, method="inclusive")
+    print(f"\nLoading, batches of {options.batch_size}, one process\n")
+    lines = [
+        ["decoding in `__getitem__`", f"{statistics.median(rates.decoding):,.0f}", "1", ""],
+        ["prepared", f"{statistics.median(rates.prepared):,.0f}", f"{median:.1f}", f"{low:.1f}–{high:.1f}"],
+    ]
+    print(table(["way", "clips / s", "ratio", "quartiles"], lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,609 @@
+"""What is in a data set: counts, leakage, missing modalities, values, durations, duplicates; and pictures of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+
+from bmlr._checks import check_choice, check_integer, check_targets
+from bmlr.batch import Batch
+from bmlr.data._augment import IMAGENET_MEAN, IMAGENET_STD
+from bmlr.data._base import Modality, MultimodalData, Part, PartName
+from bmlr.data._prepare import REJECTED, Store, read_rejected
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PARTS: tuple[PartName, ...] = get_args(PartName)
+_AT_ONCE = 32  # samples in memory
+_NAMED = 5  # groups that a sentence names
+_MOST_CLASSES = 40  # rows of a contact sheet
+_MOST_FRAMES = 4  # of a film in a contact sheet
+_CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells and between modalities, in inches
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Smallest, median and largest of some numbers."""
+
+    least: float
+    median: float
+    most: float
+
+
+@dataclasses.dataclass(frozen=True)
+class InputReport:
+    """One modality in one part, of the samples that were looked at.
+
+    Attributes:
+        missing: Share of the samples that lack it.
+        least: Smallest value; None where there is none. NaN and infinity are left out here and below.
+        most: Largest value.
+        mean: Mean of all values.
+        deviation: Standard deviation of all values.
+        nan: Number of values that are NaN.
+        infinite: Number of values that are infinite.
+        constant: Number of samples whose values are all the same: silence, a black picture.
+        steps: Number of time steps that are not padding; of sequences only.
+        seconds: Length of the recordings or films in seconds, of all samples, where it is known.
+    """
+
+    missing: float
+    least: float | None
+    most: float | None
+    mean: float | None
+    deviation: float | None
+    nan: int
+    infinite: int
+    constant: int
+    steps: Spread | None
+    seconds: Spread | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PartReport:
+    """One part.
+
+    Attributes:
+        samples: Number of samples.
+        looked_at: Number of those whose inputs were read.
+        counts: Number of samples by class.
+        majority_rate: Share of the most frequent class: the accuracy of always answering it.
+        groups: Number of groups; None where none are known.
+        inputs: What the inputs are, by modality.
+    """
+
+    samples: int
+    looked_at: int
+    counts: Mapping[str, int]
+    majority_rate: float
+    groups: int | None
+    inputs: Mapping[str, InputReport]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leak:
+    """Groups that two parts share.
+
+    Attributes:
+        parts: The two parts.
+        groups: The groups.
+        samples: Number of samples of these groups, by part.
+    """
+
+    parts: tuple[str, str]
+    groups: tuple[str, ...]
+    samples: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """Inputs that are the same, number for number, in two parts.
+
+    Attributes:
+        modality: Whose inputs.
+        parts: The two parts.
+        samples: Number of samples with such an input, by part.
+    """
+
+    modality: str
+    parts: tuple[str, str]
+    samples: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect_data` has found.
+
+    Attributes:
+        data: Name of the data set.
+        protocol: Its protocol.
+        classes: Names of the classes.
+        modalities: Form of each modality.
+        parts: What is in each part.
+        leaks: Groups shared between parts.
+        duplicates: Inputs shared between parts, among the samples that were looked at.
+        rejected: Number of samples left out when the data was prepared; None where it is not known.
+        alarms: What makes results wrong: groups or inputs shared under ``clean``, values that are no numbers, classes
+            without a training sample.
+        remarks: What else should be known.
+    """
+
+    data: str
+    protocol: str
+    classes: tuple[str, ...]
+    modalities: Mapping[str, Modality]
+    parts: Mapping[str, PartReport]
+    leaks: tuple[Leak, ...]
+    duplicates: tuple[Duplicates, ...]
+    rejected: int | None
+    alarms: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        return dataclasses.asdict(self)
+
+
+def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: bool = False) -> Inspection:
+    """Look through all parts of a data set, as training reads them but without random transforms.
+
+    Args:
+        data: The data set.
+        samples: Inputs are read of at most so many samples per part, drawn at random; None reads all. Counts, groups
+            and durations are always those of all samples.
+        progress: Show a progress bar.
+
+    Raises:
+        FileNotFoundError: If a file of the data set is missing.
+        ValueError: If the data set cannot be read, or its parts are not what :class:`bmlr.data.Part` promises.
+
+    Example:
+        >>> import bmlr.data
+        >>> found = inspect_data(bmlr.data.create("synthetic", num_classes=3, samples={"train": 200}), samples=100)
+        >>> found.parts["train"].samples, found.parts["train"].looked_at, found.leaks, found.alarms
+        (200, 100, (), ())
+    """
+    if samples is not None:
+        check_integer("samples", samples, 1)
+    data.prepare()
+    parts = {name: data.part(name) for name in _PARTS}
+    looks: dict[PartName, dict[str, _Look]] = {}
+    reports: dict[str, PartReport] = {}
+    chosen = {name: _chosen(len(part), samples) for name, part in parts.items()}
+    with _bar(sum(map(len, chosen.values())), enabled=progress) as advance:
+        for name, part in parts.items():
+            if not len(part):
+                raise ValueError(f"Part '{name}' of '{data.name}' should hold samples. It is empty.")
+            check_targets(part.targets, len(part), len(data.classes))
+            looks[name] = {modality: _Look(form.kind) for modality, form in data.modalities.items()}
+            for batch in _batches(data, name, part, chosen[name]):
+                for modality, look in looks[name].items():
+                    look.see(batch.inputs[modality].numpy(), _there(batch, modality))
+                advance(len(batch))
+            reports[name] = _report(data, part, looks[name], len(chosen[name]))
+    leaks = _leaks(parts)
+    duplicates = _duplicates(looks)
+    store = next((found for part in parts.values() if (found := _store(part)) is not None), None)
+    rejected = len(read_rejected(store.folder)) if store is not None and (store.folder / REJECTED).is_file() else None
+    alarms, remarks = _sentences(data, reports, leaks, duplicates)
+    if rejected and store is not None:
+        remarks.append(f"{rejected} samples were rejected in preparation, with reasons in {store.folder / REJECTED}.")
+    return Inspection(
+        data.name,
+        data.protocol,
+        tuple(data.classes),
+        dict(data.modalities),
+        reports,
+        leaks,
+        duplicates,
+        rejected,
+        tuple(alarms),
+        tuple(remarks),
+    )
+
+
+def contact_sheet(data: MultimodalData, *, part: PartName = "train", per_class: int = 4, seed: int = 0) -> Figure:
+    """Some samples of each class in all modalities: a row per class, for each modality the same samples in one order.
+
+    Pictures and frames are shown in their colours, spectrograms with low frequencies below, sequences with time from
+    left to right and a line per feature, vectors as curves. All samples of a modality have one scale of values. Of
+    more than 40 classes the first 40 are shown, of a film at most four frames.
+
+    Args:
+        data: The data set.
+        part: Part the samples are taken from.
+        per_class: Samples per class, drawn at random.
+        seed: Seed of the draw.
+
+    Raises:
+        FileNotFoundError: If a file of the data set is missing.
+        ValueError: If an argument is wrong or the data set cannot be read.
+    """
+    check_choice("part", part, _PARTS)
+    check_integer("per_class", per_class, 1)
+    data.prepare()
+    chosen = data.part(part)
+    targets = chosen.targets.numpy()
+    labels = range(min(len(data.classes), _MOST_CLASSES))
+    picks = {label: _drawn(np.flatnonzero(targets == label), per_class, seed) for label in labels}
+    positions = np.concatenate(list(picks.values()))
+    if not len(positions):
+        raise ValueError(f"Part '{part}' of '{data.name}' should hold samples. It is empty.")
+    batches = list(_batches(data, part, chosen, positions))
+    sheet = _Sheet(data, picks, counts=np.bincount(targets, minlength=len(data.classes)))
+    for modality, form in data.modalities.items():
+        values = np.concatenate([batch.inputs[modality].numpy() for batch in batches])
+        sheet.draw(modality, form, values, np.concatenate([_there(batch, modality) for batch in batches]))
+    classes = f", first {len(labels)} of {len(data.classes)} classes" if len(labels) < len(data.classes) else ""
+    sheet.title(f"{data.name}, {data.protocol} protocol, {part} part: {len(targets)} samples{classes}")
+    return sheet.figure
+
+
+# Reading
+
+
+class _Look:
+    """What is gathered of one modality in one part, batch by batch."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.samples = self.missing = self.nan = self.infinite = self.constant = self.count = 0
+        self.least, self.most, self.mean, self.squares = np.inf, -np.inf, 0.0, 0.0
+        self.steps: list[int] = []
+        self.digests: list[bytes] = []
+
+    def see(self, values: np.ndarray, there: np.ndarray) -> None:
+        """The inputs (B, …) of a batch and which samples have them."""
+        self.samples += len(values)
+        self.missing += int((~there).sum())
+        values = values[there]
+        if not values.size:
+            return
+        flat = values.reshape(len(values), -1)
+        self.nan += int(np.isnan(flat).sum())
+        self.infinite += int(np.isinf(flat).sum())
+        constant = (flat == flat[:, :1]).all(1)
+        self.constant += int(constant.sum())
+        # Silence is alike everywhere: that says nothing about where the samples come from.
+        self.digests += [_digest(value) for value, same in zip(values, constant, strict=True) if not same]
+        if self.kind == "sequence":
+            self.steps += (values != 0).any(-1).sum(-1).tolist()
+        self._add(flat[np.isfinite(flat)].astype(np.float64))
+
+    def _add(self, values: np.ndarray) -> None:
+        """Take values into range, mean and sum of squared deviations (Chan et al., 1979)."""
+        if not len(values):
+            return
+        mean = float(values.mean())
+        total = self.count + len(values)
+        shift = mean - self.mean
+        self.squares += float(((values - mean) ** 2).sum()) + shift**2 * self.count * len(values) / total
+        self.mean += shift * len(values) / total
+        self.count = total
+        self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
+
+    def report(self, seconds: Sequence[float]) -> InputReport:
+        """What was found."""
+        known = self.count > 0
+        return InputReport(
+            missing=self.missing / self.samples,
+            least=self.least if known else None,
+            most=self.most if known else None,
+            mean=self.mean if known else None,
+            deviation=float(np.sqrt(self.squares / self.count)) if known else None,
+            nan=self.nan,
+            infinite=self.infinite,
+            constant=self.constant,
+            steps=_spread(self.steps),
+            seconds=_spread(seconds),
+        )
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
+
+
+def _spread(numbers: Sequence[float]) -> Spread | None:
+    if not len(numbers):
+        return None
+    return Spread(float(min(numbers)), float(np.median(numbers)), float(max(numbers)))
+
+
+def _chosen(count: int, samples: int | None) -> np.ndarray:
+    return _drawn(np.arange(count), count if samples is None else samples, 0)
+
+
+def _drawn(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most ``count`` of the positions, in their order."""
+    if len(positions) <= count:
+        return positions
+    return np.sort(np.random.default_rng(seed).choice(positions, count, replace=False))
+
+
+def _batches(data: MultimodalData, name: PartName, part: Part, positions: np.ndarray) -> Iterator[Batch]:
+    """Batches of a part, checked to be what a part promises."""
+    for start in range(0, len(positions), _AT_ONCE):
+        indices = positions[start : start + _AT_ONCE].tolist()
+        batch = part.batch(indices)
+        where = f"Part '{name}' of '{data.name}'"
+        if set(batch.inputs) != set(data.modalities):
+            raise ValueError(f"{where} should give {list(data.modalities)}. Found {list(batch.inputs)}.")
+        for modality, values in batch.inputs.items():
+            if len(values) != len(indices):
+                raise ValueError(f"{where} should give {len(indices)} of '{modality}' as asked. Found {len(values)}.")
+        if not torch.equal(batch.targets, part.targets[indices]):
+            raise ValueError(f"{where} gives other targets in a batch than its `targets` at the same positions.")
+        shapes = {m: tuple(x.shape[1:]) for m, x in batch.inputs.items()}
+        for modality, form in data.modalities.items():
+            if shapes[modality] != tuple(form.shape):
+                raise ValueError(
+                    f"{where} should give '{modality}' of shape {tuple(form.shape)}, as `modalities` says. "
+                    f"Found {shapes[modality]}."
+                )
+        yield batch
+
+
+def _there(batch: Batch, modality: str) -> np.ndarray:
+    """Which samples of a batch have the modality."""
+    mask = (batch.present or {}).get(modality)
+    return np.ones(len(batch), dtype=bool) if mask is None else mask.numpy()
+
+
+def _store(part: Part) -> Store | None:
+    store = getattr(part, "store", None)
+    return store if isinstance(store, Store) else None
+
+
+def _seconds(part: Part, modality: str) -> list[float]:
+    """Durations of a part's files, where it is made from a store, which knows them."""
+    store, rows = _store(part), getattr(part, "rows", None)
+    if store is None or rows is None:
+        return []
+    found = [store.clips[row].files.get(modality, {}).get("seconds") for row in rows]
+    return [seconds for seconds in found if seconds is not None]
+
+
+def _report(data: MultimodalData, part: Part, looks: Mapping[str, _Look], looked_at: int) -> PartReport:
+    counts = torch.bincount(part.targets, minlength=len(data.classes)).tolist()
+    return PartReport(
+        samples=len(part),
+        looked_at=looked_at,
+        counts=dict(zip(data.classes, counts, strict=True)),
+        majority_rate=max(counts) / len(part),
+        groups=None if part.groups is None else len(set(part.groups)),
+        inputs={modality: look.report(_seconds(part, modality)) for modality, look in looks.items()},
+    )
+
+
+def _leaks(parts: Mapping[PartName, Part]) -> tuple[Leak, ...]:
+    leaks = []
+    for first, second in itertools.combinations(parts, 2):
+        groups = {name: parts[name].groups or () for name in (first, second)}
+        shared = set(groups[first]) & set(groups[second])
+        if shared:
+            samples = {name: sum(group in shared for group in members) for name, members in groups.items()}
+            leaks.append(Leak((first, second), tuple(sorted(shared)), {str(k): v for k, v in samples.items()}))
+    return tuple(leaks)
+
+
+def _duplicates(looks: Mapping[PartName, Mapping[str, _Look]]) -> tuple[Duplicates, ...]:
+    found = []
+    for first, second in itertools.combinations(looks, 2):
+        for modality in looks[first]:
+            digests = {name: looks[name][modality].digests for name in (first, second)}
+            shared = set(digests[first]) & set(digests[second])
+            if shared:
+                samples = {str(name): sum(digest in shared for digest in own) for name, own in digests.items()}
+                found.append(Duplicates(modality, (first, second), samples))
+    return tuple(found)
+
+
+# Sentences
+
+
+def _sentences(
+    data: MultimodalData,
+    reports: Mapping[str, PartReport],
+    leaks: Sequence[Leak],
+    duplicates: Sequence[Duplicates],
+) -> tuple[list[str], list[str]]:
+    """Alarms and remarks."""
+    alarms: list[str] = []
+    remarks: list[str] = []
+    clean = data.protocol == "clean"
+    shared_groups = alarms if clean else remarks
+    for leak in leaks:
+        names = ", ".join(leak.groups[:_NAMED]) + (", …" if len(leak.groups) > _NAMED else "")
+        shared_groups.append(
+            f"LEAKAGE: {_both(leak.parts)} share {_count(len(leak.groups), 'group')} ({names}), with "
+            f"{_by_part(leak.samples)}"
+            + (", though protocol 'clean' says that parts share none." if clean else f" (protocol '{data.protocol}').")
+        )
+    shared_groups += [
+        f"LEAKAGE: the same '{found.modality}', number for number, is in {_both(found.parts)}: "
+        f"{_by_part(found.samples)}."
+        for found in duplicates
+    ]
+    if all(report.groups is None for report in reports.values()):
+        remarks.append("No groups are known, so that leakage by group cannot be seen.")
+    for name, report in reports.items():
+        empty = [label for label, count in report.counts.items() if not count]
+        if empty:
+            shown = ", ".join(empty[:_NAMED]) + (", …" if len(empty) > _NAMED else "")
+            (alarms if name == "train" else remarks).append(
+                f"Part '{name}' has no sample of {len(empty)} of {len(report.counts)} classes: {shown}."
+            )
+        for modality, found in report.inputs.items():
+            if found.nan or found.infinite:
+                alarms.append(
+                    f"'{modality}' of part '{name}' holds {found.nan} NaN and {found.infinite} infinite values."
+                )
+            if found.constant:
+                remarks.append(f"{_count(found.constant, 'sample')} of part '{name}' have a constant '{modality}'.")
+    left_out = getattr(data, "left_out", None)
+    if left_out:
+        remarks.append(f"Protocol '{data.protocol}' leaves out {_count(len(left_out), 'sample')}.")
+    return alarms, remarks
+
+
+def _both(parts: Sequence[str]) -> str:
+    return " and ".join(parts)
+
+
+def _by_part(samples: Mapping[str, int]) -> str:
+    return " and ".join(f"{_count(count, 'sample')} of {name}" for name, count in samples.items())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# Pictures
+
+
+class _Sheet:
+    """A figure with a row per class and a column per sample of each modality, places in inches."""
+
+    def __init__(self, data: MultimodalData, picks: Mapping[int, np.ndarray], counts: np.ndarray) -> None:
+        from matplotlib.figure import Figure
+
+        self.picks = picks
+        self.columns = max(len(chosen) for chosen in picks.values())
+        names = {label: f"{_shortened(data.classes[label])}\n{counts[label]}" for label in picks}
+        self.label_width = 0.25 + 0.085 * max(len(line) for name in names.values() for line in name.split("\n"))
+        widths = {name: _CELL * _aspect(form) for name, form in data.modalities.items()}
+        self.left: dict[str, tuple[float, float]] = {}  # where a modality begins, and the width of a cell
+        right = self.label_width
+        for name, width in widths.items():
+            self.left[name] = (right, width)
+            right += self.columns * (width + _GAP) - _GAP + _BETWEEN
+        self.width = max(right - _BETWEEN + 0.15, 5.0)
+        self.top = 0.75
+        self.height = self.top + len(picks) * (_CELL + _GAP) + 0.1
+        self.figure = Figure(figsize=(self.width, self.height), dpi=100, facecolor="white")
+        for row, name in enumerate(names.values()):
+            middle = self.height - self.top - row * (_CELL + _GAP) - _CELL / 2
+            self._text(self.label_width - 0.1, middle, name, ha="right", va="center", size=8)
+
+    def title(self, text: str) -> None:
+        """Write above everything."""
+        self._text(0.15, self.height - 0.22, text, ha="left", va="center", size=10, weight="bold")
+
+    def draw(self, name: str, form: Modality, values: np.ndarray, there: np.ndarray) -> None:
+        """Draw all samples of a modality, in the order of the picks."""
+        left, width = self.left[name]
+        end = left + self.columns * (width + _GAP) - _GAP
+        shape = " × ".join(map(str, form.shape))
+        self._text(
+            (left + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
+        )
+        shown = _scaled(form, values, there)
+        position = 0
+        for row, chosen in enumerate(self.picks.values()):
+            for column in range(len(chosen)):
+                box = (left + column * (width + _GAP), self.height - self.top - row * (_CELL + _GAP) - _CELL)
+                axes = self.figure.add_axes(
+                    (box[0] / self.width, box[1] / self.height, width / self.width, _CELL / self.height)
+                )
+                _draw_cell(axes, form, shown[position] if there[position] else None)
+                position += 1
+
+    def _text(self, x: float, y: float, text: str, **how: Any) -> None:
+        self.figure.text(x / self.width, y / self.height, text, **how)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _aspect(form: Modality) -> float:
+    """Width of a cell in heights."""
+    if form.kind == "frames":
+        return min(form.shape[0], _MOST_FRAMES) * form.shape[3] / form.shape[2]
+    if form.kind in {"image", "spectrogram"}:
+        return float(np.clip(form.shape[2] / form.shape[1], 0.5, 3))
+    return 1.6
+
+
+def _scaled(form: Modality, values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Values as they are drawn: pictures in [0, 1], the rest limited to where nearly all of a modality lie."""
+    pictures = form.kind in {"image", "frames"}
+    if pictures and values.shape[-3] == 3:
+        colours = _colours(values, there)
+        if colours is not None:
+            return colours
+    finite = values[there]
+    finite = finite[np.isfinite(finite)]
+    if form.kind == "sequence":
+        finite = finite[finite != 0]  # padding would hide the rest
+    low, high = np.percentile(finite, (0.5, 99.5)) if len(finite) else (0.0, 1.0)
+    if form.kind == "vector":
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    scaled: np.ndarray = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    if form.kind == "sequence":
+        scaled[~(values != 0).any(-1)] = np.nan
+    return scaled
+
+
+def _colours(values: np.ndarray, there: np.ndarray) -> np.ndarray | None:
+    """Colours (…, 3, H, W) in [0, 1], where values are such or normalised by ImageNet's; None for others."""
+    mean, std = (np.array(numbers).reshape(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    for colours in (values, values * std + mean):
+        seen = colours[there]
+        if len(seen) and seen.min() >= -1e-3 and seen.max() <= 1 + 1e-3:
+            clipped: np.ndarray = np.clip(colours, 0, 1)
+            return clipped
+    return None
+
+
+def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
+    """One input; None for one that is missing."""
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(linewidth=0.4, color="#888888")
+    if values is None:
+        axes.set_facecolor("#f2f2f2")
+        axes.text(0.5, 0.5, "missing", ha="center", va="center", size=7, color="#888888", transform=axes.transAxes)
+        return
+    how: dict[str, Any] = {"aspect": "auto", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    if form.kind == "vector":
+        axes.set(xlim=(-0.5, len(values) - 0.5), ylim=(-0.05, 1.05))
+        axes.plot(values, color="#0072B2", linewidth=0.8, marker="." if len(values) <= 32 else None, markersize=3)
+    elif form.kind == "sequence":
+        axes.imshow(values.T, cmap="viridis", origin="lower", **how)
+    elif form.kind == "spectrogram":
+        axes.imshow(values[0], cmap="magma", origin="lower", **how)
+    else:
+        frames = values[None] if form.kind == "image" else values[:_MOST_FRAMES]
+        strip = np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1)
+        axes.imshow(strip if strip.shape[2] == 3 else strip[..., 0], cmap="gray", **how)
+
+
+class _bar:  # noqa: N801  (used as a function)
+    """A progress bar; entering it gives what moves it on."""
+
+    def __init__(self, total: int, *, enabled: bool) -> None:
+        self.total, self.enabled = total, enabled
+
+    def __enter__(self) -> Any:
+        if not self.enabled:
+            return lambda _: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.progress = Progress(console=Console(stderr=True), transient=True)
+        self.progress.start()
+        task = self.progress.add_task("reading", total=self.total)
+        return lambda count: self.progress.advance(task, count)
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self.progress.stop()

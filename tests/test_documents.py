@@ -1,0 +1,60 @@
+"""What the documents tell a reader to type works, and what they point to is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bmlr
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(path, language):
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_readme_examples_run():
+    examples = blocks(ROOT / "README.md", "python")
+    assert len(examples) >= 2
+    names = {
+        "bmlr": bmlr,
+        "audio_encoder": torch.nn.Linear(4, 8),
+        "video_encoder": torch.nn.Linear(6, 8),
+        "spectrograms": torch.randn(5, 4),
+        "frames": torch.randn(5, 6),
+        "targets": torch.arange(5),
+        "audio_logits": torch.randn(5, 6),
+        "video_logits": torch.randn(5, 6),
+    }
+    for example in examples:
+        exec(example, names)  # noqa: S102  (the project's own text)
+    assert all(p.grad is not None for p in names["model"].parameters())
+    for label in names["labels"].values():
+        torch.testing.assert_close(label.sum(1), torch.ones(5))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("example", ["plain_pytorch.py", "lightning_trainer.py"])
+def test_examples_run(example):
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, str(ROOT / "examples" / example)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fused" in done.stdout or "accuracy=" in done.stdout
+
+
+def test_the_change_log_and_citation_name_this_version():
+    version = bmlr.__version__
+    assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
