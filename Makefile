@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_
 .PHONY: demo test lint test-fast test-slow clean
 
 demo: $(VENV)/.installed  ## Train joint, Uniform-Baseline and BMLR on the embedded digits; table and figure in demo/
-	OMP_NUM_THREADS= $(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py
 
 test: lint  ## Style, types, all tests but the slow ones
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -50,13 +50,19 @@ def load_spoken_digits() -> SpokenDigits:
     Example:
         >>> spoken = load_spoken_digits()
         >>> len(spoken), spoken.sample_rate, spoken.voices[0], int(spoken.digits[0])
-        (1980, 8000, 'en-GB-x-gbclan+Alex', 0)
+        (1980, 8000, 'en-GB-scotland+Alex', 0)
     """
     import soundfile  # of use with recordings only
 
-    index = json.loads(_INDEX.read_text(encoding="utf-8"))
-    with _RECORDING.open("rb") as file:
-        samples, rate = soundfile.read(file, dtype="float32")
+    try:
+        index = json.loads(_INDEX.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{_INDEX} is damaged ({error}): please install the package again.") from error
+    try:
+        with _RECORDING.open("rb") as file:
+            samples, rate = soundfile.read(file, dtype="float32")
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{_RECORDING} is damaged ({error}): please install the package again.") from error
     if rate != index["sample_rate"] or len(samples) != sum(index["length"]):
         raise ValueError(f"{_RECORDING} does not fit its index {_INDEX.name}: please install the package again.")
     names = list(index["voices"])
