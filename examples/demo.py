@@ -46,7 +46,9 @@ def main() -> None:
         figures.plot_accuracy(figures.read_metrics(result.directory), ax).set_title(method.info.title)
     path = arguments.out / "accuracy.png"
     figure.savefig(path, dpi=150)
-    Console().print(table)
+    console = Console()
+    console = console if console.is_terminal else Console(width=100)  # logs have no width of their own
+    console.print(table)
     print(f"Figure: {path}. Runs: {arguments.out}/")
 
 
