@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,16 +17,24 @@ import yaml
 
 import bmlr.data
 import bmlr.methods
+from bmlr._files import atomic_write
 from bmlr._version import __version__
 from bmlr.data import MultimodalData
+from bmlr.data._inspect import InputReport, Inspection, contact_sheet, inspect_data
+from bmlr.data._manifest import ManifestOptions
 from bmlr.data._prepare import REJECTED, Prepared, PrepareOptions, prepare
 from bmlr.methods import Method
 
 try:
     from jsonargparse import ArgumentError, ArgumentParser, Namespace
     from rich.console import Console
+    from rich.panel import Panel
     from rich.table import Table
+    from rich.text import Text
 
+    from bmlr.diagnosis import Diagnosis, diagnose_run
+    from bmlr.report import Report, write_report
+    from bmlr import _commands_benchmark
     from bmlr.training import (
         ModelOptions,
         NonFiniteLossError,
@@ -55,17 +65,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = ArgumentParser(description=_first_line(function), exit_on_error=False)
         if name == "train":
             command.add_argument("--config", action="config", help="YAML file with any of these options.")
-        command.add_function_arguments(function, as_positional=name not in {"train", "methods"}, skip={"files"})
+        if name in _commands_benchmark.COMMANDS:
+            _commands_benchmark.add_arguments(name, function, command)
+        else:
+            command.add_function_arguments(
+                function, as_positional=name not in {"train", "methods", "inspect"}, skip={"files", "directories"}
+            )
         if name == "predict":
             command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
+        if name == "report":
+            command.add_argument("directories", nargs="+", metavar="RUN", help="Run, or folder that holds runs.")
+        if name not in _WITHOUT_RUN:
+            command.add_argument("--import", metavar="MODULE", help="Import a module of yours, which runs its code.")
         commands.add_subcommand(name, command, help=_first_line(function))
     try:
-        arguments = _full_names(_with_values(arguments))
+        arguments = _full_names(_with_values(_with_data_option(arguments)))
         namespace = parser.parse_args(arguments)
         chosen = parser.instantiate(namespace)
         name = chosen.subcommand
         given = chosen[name]
         given.pop("config", None)
+        if module := given.pop("import", None):
+            _import(module)
         function, show = _COMMANDS[name]
         show(function(**_as_arguments(given)))
     except ArgumentError as error:
@@ -123,6 +144,29 @@ def evaluate_command(
     }
 
 
+def diagnose_command(
+    run: Path,
+    part: Literal["train", "val", "test"] = "val",
+    weights: Literal["best", "last"] = "best",
+    probe: bool = False,
+    out: Path | None = None,
+) -> tuple[Diagnosis, list[Path]]:
+    """Say which modality of a run is undertrained, on what numbers, and what could be tried.
+
+    Args:
+        run: Directory of the run.
+        part: Part of the data; the test part is for one final reading.
+        weights: Those of the epoch selected on validation, or the last.
+        probe: Train every modality alone too, which takes about as long as the run: only this tells an undertrained
+            modality from one that says little.
+        out: Folder for diagnosis.json, diagnosis.md and figures; by default "diagnosis" in the run's directory.
+    """
+    diagnosis = diagnose_run(
+        run, part=part, weights=weights, probe=probe, progress=lambda line: print(line, file=sys.stderr)
+    )
+    return diagnosis, diagnosis.save(run / "diagnosis" if out is None else out)
+
+
 def predict_command(
     run: Path, *, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False
 ) -> dict[str, Any]:
@@ -152,16 +196,60 @@ def methods_command(format: Literal["table", "markdown", "json"] = "table") -> d
     return {"rows": rows, "format": format}
 
 
-def prepare_command(data: str, source: Path, dest: Path, **options: Any) -> Prepared:
+def prepare_command(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> Prepared:
     """Decode a data set once, from what its publisher offers to a folder that training reads.
 
     Args:
-        data: Name of the data set.
-        source: Folder of the published files.
+        data: Name of the data set; manifest for a table of your own.
+        source: Folder of the published files, or the table.
         dest: Folder in which the folder of the prepared data is made.
+        outside: Let a table name files outside its folder.
         **options: Those of :class:`bmlr.data._prepare.PrepareOptions`, where the parser finds them.
     """
-    return prepare(data, source, dest, PrepareOptions(**options))
+    chosen = PrepareOptions(**options)
+    if outside:
+        if data != "manifest":
+            raise ValueError(f"Option --outside is for manifest only. Found {data}.")
+        chosen = ManifestOptions(**vars(chosen), outside=True)
+    return prepare(data, source, dest, chosen)
+
+
+def inspect_command(
+    data: MultimodalData,
+    sheet: Path | None = None,
+    part: Literal["train", "val", "test"] = "train",
+    per_class: int = 4,
+    samples: int | None = None,
+    json: bool = False,
+) -> dict[str, Any]:
+    """Look through a data set: counts, leakage, missing modalities, values, durations; and a picture of samples.
+
+    Args:
+        data: Data set, by name, right after the command (see its parameters with --data.help NAME).
+        sheet: File of the picture, PNG; None for inspect-NAME.png in the working directory.
+        part: Part whose samples are in the picture.
+        per_class: Samples of each class in the picture.
+        samples: Samples per part whose values are read; None reads all.
+        json: Print JSON.
+    """
+    found = inspect_data(data, samples=samples, progress=sys.stderr.isatty())
+    figure = contact_sheet(data, part=part, per_class=per_class)
+    path = sheet or Path(f"inspect-{data.name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return {"found": found, "sheet": str(path), "json": json}
+
+
+def report_command(*, directories: list[str], out: Path = Path("report.html"), title: str | None = None) -> Report:
+    """Write one HTML page about runs, which opens offline: tables, curves, figures, and what was left out.
+
+    Args:
+        directories: Runs, or folders that hold runs.
+        out: The page; an existing one is replaced.
+        title: Title of the page.
+    """
+    options = ["--out", str(out), *(["--title", title] if title is not None else [])]
+    return write_report(directories, out, title=title, command=shlex.join(["bmlr", "report", *directories, *options]))
 
 
 def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
@@ -207,6 +295,16 @@ def _show_train(result: dict[str, Any]) -> None:
     print(f"majority rate {result['majority_rate']:.4f}, {result['seconds']:.1f} s, {result['directory']}")
 
 
+def _show_diagnose(result: tuple[Diagnosis, list[Path]]) -> None:
+    diagnosis, written = result
+    console = Console(width=None if Console().is_terminal else 200)
+    for table in diagnosis.tables():
+        console.print(table)
+    console.print(diagnosis.caption, style="dim", highlight=False, markup=False)
+    console.print(Panel(Text(diagnosis.paragraph), title="verdict"))
+    print("\n".join(map(str, written)))
+
+
 def _show_evaluate(result: dict[str, Any]) -> None:
     _print_scores(str(result["run"]), {f"{result['part']}, {result['weights']} weights": result})
 
@@ -245,6 +343,14 @@ def _show_methods(result: dict[str, Any]) -> None:
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
+def _show_report(result: Report) -> None:
+    for run in result.excluded:
+        print(f"left out, {run.state}: {run.directory}: {run.reason}", file=sys.stderr)
+    counts = f"methods: {result.methods}, runs: {result.runs}, left out: {len(result.excluded)}"
+    print(f"{'; '.join(result.sections)} ({counts})")
+    print(result.path)
+
+
 def _show_prepare(result: Prepared) -> None:
     heads = [part or "no published part" for part in result.counts]
     table = Table("class", *heads)
@@ -262,32 +368,92 @@ def _show_prepare(result: Prepared) -> None:
     print(result.folder)
 
 
+def _show_inspect(result: dict[str, Any]) -> None:
+    found: Inspection = result["found"]
+    if result["json"]:
+        print(json.dumps({**found.as_dict(), "sheet": result["sheet"]}, indent=2))
+        return
+    console = Console(width=None if Console().is_terminal else 120)
+    counts = Table("class", title=f"{found.data}, {found.protocol} protocol")
+    for name in found.parts:
+        counts.add_column(name, justify="right")
+    for label in found.classes:
+        counts.add_row(label, *(str(part.counts[label]) for part in found.parts.values()))
+    counts.add_section()
+    counts.add_row("all", *(str(part.samples) for part in found.parts.values()))
+    counts.add_row("majority rate", *(f"{part.majority_rate:.4f}" for part in found.parts.values()))
+    counts.add_row("groups", *("–" if part.groups is None else str(part.groups) for part in found.parts.values()))
+    console.print(counts)
+    inputs = Table("modality", "part", "missing", "values", "mean ± deviation", "NaN, inf", *_lengths_known(found))
+    for modality, form in found.modalities.items():
+        title = f"{modality}: {form.kind} {'×'.join(map(str, form.shape))}"
+        for name, part in found.parts.items():
+            inputs.add_row(title, name, *_input_cells(part.inputs[modality], _lengths_known(found)))
+            title = ""
+    console.print(inputs)
+    if any(part.looked_at < part.samples for part in found.parts.values()):
+        read = ", ".join(f"{part.looked_at} of {part.samples} ({name})" for name, part in found.parts.items())
+        print(f"Values were read of a sample only: {read}.")
+    for remark in found.remarks:
+        print(remark)
+    if found.alarms:
+        console.print(Panel("\n".join(found.alarms), title="WARNING", style="bold red"), markup=False)
+    print(f"Samples of each class are shown in {result['sheet']}")
+
+
+def _lengths_known(found: Inspection) -> list[str]:
+    """Which lengths there are to be shown."""
+    inputs = [about for part in found.parts.values() for about in part.inputs.values()]
+    return [what for what in ("steps", "seconds") if any(getattr(about, what) for about in inputs)]
+
+
+def _input_cells(found: InputReport, lengths: Sequence[str]) -> list[str]:
+    """Cells of the table of inputs."""
+    values = "–" if found.least is None else f"{found.least:.3g} … {found.most:.3g}"
+    mean = "–" if found.mean is None else f"{round(found.mean, 3) + 0:.3f} ± {found.deviation:.3g}"
+    spreads = [getattr(found, what) for what in lengths]
+    ranges = ["–" if s is None else f"{s.least:.4g} … {s.median:.4g} … {s.most:.4g}" for s in spreads]
+    return [f"{100 * found.missing:.1f} %", values, mean, f"{found.nan}, {found.infinite}", *ranges]
+
+
 def _print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
     first = next(iter(scores.values()))
-    table = Table(
-        "part", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"]), title=title
-    )
-    for name, score in scores.items():
-        table.add_row(
+    heads = ["part", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
+    rows = [
+        [
             name,
             f"{score['accuracy']:.4f}",
             *(f"{value:.4f}" for value in score["unimodal_accuracy"].values()),
             *("–" if value is None else f"{value:.3f}" for value in score["ratio"].values()),
-        )
+        ]
+        for name, score in scores.items()
+    ]
+    if len(first["unimodal_accuracy"]) > 2:  # the ratios of all pairs are too many columns for a terminal
+        heads, *rows = ([*line] for line in zip(heads, *rows, strict=True))
+    table = Table(*heads, title=title)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
 
 
 _COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
     "train": (train_command, _show_train),
     "evaluate": (evaluate_command, _show_evaluate),
+    "diagnose": (diagnose_command, _show_diagnose),
     "predict": (predict_command, _show_predict),
     "methods": (methods_command, _show_methods),
     "prepare": (prepare_command, _show_prepare),
+    "inspect": (inspect_command, _show_inspect),
+    "report": (report_command, _show_report),
+    **_commands_benchmark.COMMANDS,
 }
+
+#: Commands that read no run, whose classes of the user's are imported by their names or not at all.
+_WITHOUT_RUN = {"train", "methods", "prepare", "inspect", "report", *_commands_benchmark.COMMANDS}
 
 
 #: Options that may stand alone, as in --resume, where the parser wants --resume true.
-_SWITCHES = {"--resume", "--json", "--trainer.compile", "--trainer.progress"}
+_SWITCHES = {"--resume", "--json", "--outside", "--probe", "--force", "--trainer.compile", "--trainer.progress"}
 
 
 def _with_values(arguments: list[str]) -> list[str]:
@@ -300,18 +466,41 @@ def _with_values(arguments: list[str]) -> list[str]:
     return completed
 
 
+def _with_data_option(arguments: list[str]) -> list[str]:
+    """``inspect DATA`` as ``inspect --data DATA``: the parser takes parameters of classes with options only."""
+    if arguments[:1] == ["inspect"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        return ["inspect", "--data", *arguments[1:]]
+    return arguments
+
+
+def _import(module: str) -> None:
+    """Import a module of the user's from where Python finds it, or from the working directory."""
+    _find_modules_here()
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"Option --import: {module} cannot be imported: {error}.") from error
+
+
+def _find_modules_here() -> None:
+    """Let Python find modules in the working directory too, after all others, as ``python -m bmlr`` does."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
 def _full_names(arguments: list[str]) -> list[str]:
     """Replace names of data sets and methods by the paths of their classes; unknown ones raise with the nearest."""
     arguments = [_underscored(argument) for argument in arguments]
     changed = list(arguments)
     for position, argument in enumerate(arguments):
         option, separator, value = argument.partition("=")
-        base = {"--data": "data", "--method": "method", "--data.help": "data", "--method.help": "method"}.get(option)
+        base = re.fullmatch(r"--(data|method)(\.help|\.class_path)?", option)
         if option == "--config":
             _check_config(Path(value if separator else (arguments[position + 1 :] or [""])[0]))
         if base is None or (not separator and position + 1 >= len(arguments)):
             continue
-        path = _class_of(base, value if separator else arguments[position + 1])
+        path = _class_of(base[1], value if separator else arguments[position + 1])
         if separator:
             changed[position] = f"{option}={path}"
         else:
@@ -330,6 +519,8 @@ def _underscored(argument: str) -> str:
 def _class_of(base: str, name: str) -> str:
     """Path of the class of a registered name; names with a dot are paths already."""
     if "." in name:
+        if not name.startswith("bmlr."):
+            _find_modules_here()
         return name
     if base == "method":
         return class_path(bmlr.methods.get(name))

@@ -21,6 +21,7 @@ from bmlr.training import (
     load_run,
     predict_run,
     read_config,
+    read_predictions,
     train,
 )
 from toy import Toy
@@ -47,6 +48,7 @@ def test_a_run_tells_all_of_itself(tmp_path):
     names = {path.name for path in result.directory.iterdir()}
     assert names == {
         "config.yaml", "metrics.csv", "result.json", "last.ckpt", "best.safetensors", "last.safetensors", "tensorboard",
+        "predictions.safetensors",
     }  # fmt: skip
     content = json.loads((result.directory / "result.json").read_text())
     assert content == json.loads(json.dumps(result.content))
@@ -67,6 +69,25 @@ def test_a_run_tells_all_of_itself(tmp_path):
     shares = metrics["train_reshaped_audio"] + metrics["train_reshaped_image"]
     assert (shares <= 1 + 1e-6).all()  # at most one of two modalities of a sample
     assert (result.directory / "result.json").stat().st_mode & 0o044  # others may read it
+
+
+def test_predictions_are_those_the_result_counts(tmp_path):
+    result = trained(tmp_path)
+    predictions = read_predictions(result.directory)
+    assert set(predictions) == {"targets", "fused", "audio", "image"}
+    assert {array.dtype for array in predictions.values()} == {np.dtype(np.int16)}
+    assert predictions["targets"].tolist() == Toy().part("test").targets.tolist()
+    test = result.content["test"]
+    assert (predictions["fused"] == predictions["targets"]).mean() == pytest.approx(test["accuracy"])
+    for name, accuracy in test["unimodal_accuracy"].items():
+        assert (predictions[name] == predictions["targets"]).mean() == pytest.approx(accuracy)
+    path = result.directory / "predictions.safetensors"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"predictions.safetensors cannot be read"):
+        read_predictions(result.directory)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"predictions.safetensors is missing"):
+        read_predictions(result.directory)
 
 
 def test_training_learns(tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -44,7 +45,8 @@ class InputReport:
 
     Attributes:
         missing: Share of the samples that lack it.
-        least: Smallest value; None where there is none. NaN and infinity are left out here and below.
+        least: Smallest value; None where there is none. NaN, infinity and the time steps that are padding are left out
+            here and below.
         most: Largest value.
         mean: Mean of all values.
         deviation: Standard deviation of all values.
@@ -195,7 +197,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
     rejected = len(read_rejected(store.folder)) if store is not None and (store.folder / REJECTED).is_file() else None
     alarms, remarks = _sentences(data, reports, leaks, duplicates)
     if rejected and store is not None:
-        remarks.append(f"{rejected} samples were rejected in preparation, with reasons in {store.folder / REJECTED}.")
+        remarks.append(f"{_were(rejected)} rejected in preparation, with reasons in {store.folder / REJECTED}.")
     return Inspection(
         data.name,
         data.protocol,
@@ -238,9 +240,10 @@ def contact_sheet(data: MultimodalData, *, part: PartName = "train", per_class: 
     if not len(positions):
         raise ValueError(f"Part '{part}' of '{data.name}' should hold samples. It is empty.")
     batches = list(_batches(data, part, chosen, positions))
-    sheet = _Sheet(data, picks, counts=np.bincount(targets, minlength=len(data.classes)))
+    counts = np.bincount(targets, minlength=len(data.classes))
+    sheet = _Sheet(data, picks, counts, normalised=_store(chosen) is not None)
     for modality, form in data.modalities.items():
-        values = np.concatenate([batch.inputs[modality].numpy() for batch in batches])
+        values = _joined([batch.inputs[modality].numpy() for batch in batches])
         sheet.draw(modality, form, values, np.concatenate([_there(batch, modality) for batch in batches]))
     classes = f", first {len(labels)} of {len(data.classes)} classes" if len(labels) < len(data.classes) else ""
     sheet.title(f"{data.name}, {data.protocol} protocol, {part} part: {len(targets)} samples{classes}")
@@ -275,7 +278,9 @@ class _Look:
         # Silence is alike everywhere: that says nothing about where the samples come from.
         self.digests += [_digest(value) for value, same in zip(values, constant, strict=True) if not same]
         if self.kind == "sequence":
-            self.steps += (values != 0).any(-1).sum(-1).tolist()
+            real = (values != 0).any(-1)
+            self.steps += real.sum(-1).tolist()
+            flat = values[real]
         self._add(flat[np.isfinite(flat)].astype(np.float64))
 
     def _add(self, values: np.ndarray) -> None:
@@ -341,14 +346,23 @@ def _batches(data: MultimodalData, name: PartName, part: Part, positions: np.nda
                 raise ValueError(f"{where} should give {len(indices)} of '{modality}' as asked. Found {len(values)}.")
         if not torch.equal(batch.targets, part.targets[indices]):
             raise ValueError(f"{where} gives other targets in a batch than its `targets` at the same positions.")
-        shapes = {m: tuple(x.shape[1:]) for m, x in batch.inputs.items()}
         for modality, form in data.modalities.items():
-            if shapes[modality] != tuple(form.shape):
+            found, fixed = tuple(batch.inputs[modality].shape[1:]), int(form.kind in {"sequence", "frames"})
+            if len(found) != len(form.shape) or found[fixed:] != tuple(form.shape[fixed:]):  # T may differ
                 raise ValueError(
                     f"{where} should give '{modality}' of shape {tuple(form.shape)}, as `modalities` says. "
-                    f"Found {shapes[modality]}."
+                    f"Found {found}."
                 )
         yield batch
+
+
+def _joined(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """The inputs of several batches in one array; where their time steps differ in number, zeros are added."""
+    longest = max(values.shape[1] for values in batches)
+    padded = [
+        np.pad(values, [(0, 0), (0, longest - values.shape[1])] + [(0, 0)] * (values.ndim - 2)) for values in batches
+    ]
+    return np.concatenate(padded)
 
 
 def _there(batch: Batch, modality: str) -> np.ndarray:
@@ -447,7 +461,7 @@ def _sentences(
                     f"'{modality}' of part '{name}' holds {found.nan} NaN and {found.infinite} infinite values."
                 )
             if found.constant:
-                remarks.append(f"{_count(found.constant, 'sample')} of part '{name}' have a constant '{modality}'.")
+                remarks.append(f"{_count(found.constant, 'sample')} of part '{name}' with a constant '{modality}'.")
     left_out = getattr(data, "left_out", None)
     if left_out:
         remarks.append(f"Protocol '{data.protocol}' leaves out {_count(len(left_out), 'sample')}.")
@@ -462,6 +476,10 @@ def _by_part(samples: Mapping[str, int]) -> str:
     return " and ".join(f"{_count(count, 'sample')} of {name}" for name, count in samples.items())
 
 
+def _were(samples: int) -> str:
+    return f"{_count(samples, 'sample')} {'was' if samples == 1 else 'were'}"
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
@@ -470,15 +488,25 @@ def _count(number: int, what: str) -> str:
 
 
 class _Sheet:
-    """A figure with a row per class and a column per sample of each modality, places in inches."""
+    """A figure with a row per class and a column per sample of each modality, places in inches.
 
-    def __init__(self, data: MultimodalData, picks: Mapping[int, np.ndarray], counts: np.ndarray) -> None:
+    Args:
+        data: The data set.
+        picks: Positions of the samples of each class.
+        counts: Number of samples of each class.
+        normalised: Colours are known to be normalised by ImageNet's mean and deviation; otherwise they are if they
+            lie outside [0, 1].
+    """
+
+    def __init__(
+        self, data: MultimodalData, picks: Mapping[int, np.ndarray], counts: np.ndarray, *, normalised: bool
+    ) -> None:
         from matplotlib.figure import Figure
 
-        self.picks = picks
+        self.picks, self.normalised = picks, normalised
         self.columns = max(len(chosen) for chosen in picks.values())
-        names = {label: f"{_shortened(data.classes[label])}\n{counts[label]}" for label in picks}
-        self.label_width = 0.25 + 0.085 * max(len(line) for name in names.values() for line in name.split("\n"))
+        names = {label: _shortened(data.classes[label]) for label in picks}
+        self.label_width = 0.3 + max(0.5, 0.085 * max(map(len, names.values())))
         widths = {name: _CELL * _aspect(form) for name, form in data.modalities.items()}
         self.left: dict[str, tuple[float, float]] = {}  # where a modality begins, and the width of a cell
         right = self.label_width
@@ -489,9 +517,11 @@ class _Sheet:
         self.top = 0.75
         self.height = self.top + len(picks) * (_CELL + _GAP) + 0.1
         self.figure = Figure(figsize=(self.width, self.height), dpi=100, facecolor="white")
-        for row, name in enumerate(names.values()):
+        for row, (label, name) in enumerate(names.items()):
             middle = self.height - self.top - row * (_CELL + _GAP) - _CELL / 2
-            self._text(self.label_width - 0.1, middle, name, ha="right", va="center", size=8)
+            self._text(self.label_width - 0.12, middle + 0.02, name, ha="right", va="bottom", size=9)
+            count = f"{counts[label]}"
+            self._text(self.label_width - 0.12, middle - 0.05, count, ha="right", va="top", size=7, color="#777777")
 
     def title(self, text: str) -> None:
         """Write above everything."""
@@ -505,7 +535,7 @@ class _Sheet:
         self._text(
             (left + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
         )
-        shown = _scaled(form, values, there)
+        shown = _scaled(form, values, there, normalised=self.normalised)
         position = 0
         for row, chosen in enumerate(self.picks.values()):
             for column in range(len(chosen)):
@@ -533,11 +563,11 @@ def _aspect(form: Modality) -> float:
     return 1.6
 
 
-def _scaled(form: Modality, values: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _scaled(form: Modality, values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray:
     """Values as they are drawn: pictures in [0, 1], the rest limited to where nearly all of a modality lie."""
     pictures = form.kind in {"image", "frames"}
     if pictures and values.shape[-3] == 3:
-        colours = _colours(values, there)
+        colours = _colours(values, there, normalised=normalised)
         if colours is not None:
             return colours
     finite = values[there]
@@ -553,10 +583,11 @@ def _scaled(form: Modality, values: np.ndarray, there: np.ndarray) -> np.ndarray
     return scaled
 
 
-def _colours(values: np.ndarray, there: np.ndarray) -> np.ndarray | None:
+def _colours(values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray | None:
     """Colours (…, 3, H, W) in [0, 1], where values are such or normalised by ImageNet's; None for others."""
     mean, std = (np.array(numbers).reshape(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
-    for colours in (values, values * std + mean):
+    original = values * std + mean
+    for colours in (original,) if normalised else (values, original):
         seen = colours[there]
         if len(seen) and seen.min() >= -1e-3 and seen.max() <= 1 + 1e-3:
             clipped: np.ndarray = np.clip(colours, 0, 1)
@@ -587,23 +618,15 @@ def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
         axes.imshow(strip if strip.shape[2] == 3 else strip[..., 0], cmap="gray", **how)
 
 
-class _bar:  # noqa: N801  (used as a function)
-    """A progress bar; entering it gives what moves it on."""
+@contextlib.contextmanager
+def _bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar; yields what moves it on."""
+    if not enabled:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def __init__(self, total: int, *, enabled: bool) -> None:
-        self.total, self.enabled = total, enabled
-
-    def __enter__(self) -> Any:
-        if not self.enabled:
-            return lambda _: None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.progress = Progress(console=Console(stderr=True), transient=True)
-        self.progress.start()
-        task = self.progress.add_task("reading", total=self.total)
-        return lambda count: self.progress.advance(task, count)
-
-    def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            self.progress.stop()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=total)
+        yield lambda count: progress.update(task, advance=count)

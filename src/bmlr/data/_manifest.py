@@ -115,6 +115,7 @@ def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepa
     """
     if options.lists:
         raise ValueError("Published lists are not for tables: write the part of each row in the column 'split'.")
+    options.refuse(_LAYOUT, "file")
     table = read_table(source)
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()

@@ -4,8 +4,10 @@ Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """
 
 from bmlr.training._config import RunConfig, read_config
+from bmlr.training._errors import RunError, RunInterruptedError
 from bmlr.training._loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
-from bmlr.training._module import BalancedModule, NonFiniteLossError
+from bmlr.training._module import BalancedModule
+from bmlr.training._nonfinite import NonFiniteLossError
 from bmlr.training._options import (
     ModelOptions,
     OptimizerOptions,
@@ -13,7 +15,8 @@ from bmlr.training._options import (
     build_model,
     fill_defaults,
 )
-from bmlr.training._run import RunError, RunResult, evaluate_run, load_run, predict_run, train
+from bmlr.training._predictions import read_predictions
+from bmlr.training._run import RunResult, evaluate_run, load_run, predict_run, train
 from bmlr.training._scores import Score, ScoreMetric, evaluate
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "RequestLoader",
     "RunConfig",
     "RunError",
+    "RunInterruptedError",
     "RunResult",
     "Score",
     "ScoreMetric",
@@ -38,5 +42,6 @@ __all__ = [
     "planned_requests",
     "predict_run",
     "read_config",
+    "read_predictions",
     "train",
 ]

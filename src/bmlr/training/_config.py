@@ -15,12 +15,15 @@ import yaml
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import nearest_name
+from bmlr._files import text_checksum
 from bmlr._version import __version__
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 from bmlr.training._options import ModelOptions, OptimizerOptions, TrainerOptions
 
 T = TypeVar("T")
+
+_SEAL = "# Checksum of what follows; remove this line if you change that: sha256 "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +58,23 @@ class RunConfig:
         }
 
     def as_yaml(self) -> str:
-        """The text of ``config.yaml``."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        """The text of ``config.yaml``, its checksum first."""
+        text = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return f"{_SEAL}{text_checksum(text)}\n{text}"
 
     @property
     def digest(self) -> str:
-        """Hash of the configuration and the package version; options that cannot change a result are left out."""
+        """Hash of the configuration and the package version; options that cannot change a result are left out.
+
+        Among them is what to do about losses that are not finite, where that is to stop: then there is no result.
+        """
         content = self.as_dict()
-        for key in ("progress", "num_workers"):
+        irrelevant = ["progress", "num_workers", "checkpoint_every"]
+        if self.trainer.on_nonfinite != "skip":
+            irrelevant.append("max_nonfinite")
+        if self.trainer.on_nonfinite == "stop":
+            irrelevant.append("on_nonfinite")
+        for key in irrelevant:
             del content["trainer"][key]
         text = json.dumps({"config": content, "version": __version__}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -86,21 +98,29 @@ def read_config(path: Path) -> RunConfig:
     if not path.is_file():
         raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {error}") from error
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
     names = [field.name for field in dataclasses.fields(RunConfig)]
     if not isinstance(content, dict) or set(content) != set(names):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} should have the entries {', '.join(names)}. Found {found}.")
-    return RunConfig(
+    config = RunConfig(
         data=_make_class(content["data"], MultimodalData, f"{path}: data"),  # type: ignore[type-abstract]
         method=_make_class(content["method"], Method, f"{path}: method"),  # type: ignore[type-abstract]
         model=_make_options(content["model"], ModelOptions, f"{path}: model"),
         optimizer=_make_options(content["optimizer"], OptimizerOptions, f"{path}: optimizer"),
         trainer=_make_options(content["trainer"], TrainerOptions, f"{path}: trainer"),
-        seed=int(content["seed"]),
+        seed=_checked_seed(content["seed"], path),
     )
+    seal, _, sealed = text.partition("\n")
+    if seal.startswith(_SEAL) and seal.removeprefix(_SEAL) != text_checksum(sealed):
+        raise ValueError(
+            f"{path} does not fit its checksum: it was changed or damaged after it was written. Put it back, or "
+            "remove its first line if the change was meant."
+        )
+    return config
 
 
 def resolve_class(name: str, base: type[T]) -> type[T]:
@@ -121,13 +141,14 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
         return found
     raise ValueError(
         f"'{name}' is neither a registered nor an imported {base.__name__}. Registered are {', '.join(registered)}."
-        f"{nearest_name(short, registered)}"
+        f"{nearest_name(short, registered)} A module of yours is imported first; on the command line by --import MODULE."
     )
 
 
 def class_path(cls: type) -> str:
     """Public path of a class: registered ones are shown by their package, not by the private module inside it."""
-    public = ".".join(part for part in cls.__module__.split(".") if not part.startswith("_"))
+    parts = cls.__module__.split(".")
+    public = ".".join(part for part in parts if not (parts[0] == "bmlr" and part.startswith("_")))
     return f"{public}.{cls.__qualname__}"
 
 
@@ -141,19 +162,30 @@ def _make_class(entry: Any, base: type[T], where: str) -> T:
     cls = resolve_class(str(entry["class_path"]), base)
     try:
         return cls(**(entry.get("init_args") or {}))
-    except TypeError as error:
+    except ValueError:
+        raise
+    except Exception as error:  # whatever parameters of wrong types cause in any class
         raise ValueError(f"{where}: {error}") from error
 
 
 def _make_options(entry: Any, options: type[T], where: str) -> T:
     allowed = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
-    unknown = sorted(set(entry) - set(allowed)) if isinstance(entry, dict) else [repr(entry)]
+    unknown = sorted(map(str, set(entry) - set(allowed))) if isinstance(entry, dict) else [repr(entry)]
     if unknown:
         raise ValueError(
             f"{where} should have entries among {', '.join(allowed)}. Found {', '.join(unknown)}."
             f"{nearest_name(unknown[0], allowed)}"
         )
-    return options(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+    try:
+        return options(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _checked_seed(seed: Any, path: Path) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"{path}: seed should be an integer. Found {seed!r}.")
+    return seed
 
 
 def _plain(value: Any) -> Any:

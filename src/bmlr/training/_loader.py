@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,10 +51,17 @@ class RequestLoader:
         requests: The batches to come.
         num_workers: Processes that load data.
         pin_memory: Load into page-locked memory.
+        start: Requests at the beginning that are done already and left out; the length counts them all the same.
     """
 
     def __init__(
-        self, part: Part, requests: Sequence[BatchRequest], *, num_workers: int = 0, pin_memory: bool = False
+        self,
+        part: Part,
+        requests: Sequence[BatchRequest],
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        start: int = 0,
     ) -> None:
         self.requests = requests
         # A generator of its own: iterating must not draw from the global stream, or an evaluation between two
@@ -61,10 +69,11 @@ class RequestLoader:
         self._loader = DataLoader(
             _RequestDataset(part),
             batch_size=None,
-            sampler=requests,  # any sized iterable of keys will do
+            sampler=requests[start:],  # any sized iterable of keys will do
             num_workers=num_workers,
             pin_memory=pin_memory,
             generator=torch.Generator(),
+            worker_init_fn=_serve_to_the_end,
         )
 
     def __len__(self) -> int:
@@ -72,6 +81,11 @@ class RequestLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
+
+
+def _serve_to_the_end(_: int) -> None:
+    """Let the process that trains decide when to stop: a SIGTERM to all must not take away its next batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def ordered_requests(num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[BatchRequest]:

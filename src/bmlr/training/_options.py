@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from bmlr.encoders import MLP, TransformerEncoder, resnet18
 from bmlr.model import MultimodalClassifier
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+OnNonFinite = Literal["stop", "skip", "restore"]
 
 
 @dataclasses.dataclass
@@ -131,6 +132,11 @@ class TrainerOptions:
         num_workers: Processes that load data; 0 loads in the training process.
         compile: Compile the encoders with torch.compile.
         progress: Show a progress bar (on a terminal) or a line per epoch (elsewhere).
+        checkpoint_every: Optimiser steps between checkpoints within an epoch; None keeps those at the ends of epochs
+            only. A resumed run ends the same either way, but repeats what came after its last checkpoint.
+        on_nonfinite: When a loss or a gradient is not finite: stop; skip the step, and count it; or restore the last
+            checkpoint with half the learning rate, three times at most.
+        max_nonfinite: Skipped steps in a row that stop training all the same.
     """
 
     epochs: int | None = None
@@ -145,12 +151,17 @@ class TrainerOptions:
     num_workers: int = 0
     compile: bool = False
     progress: bool = True
+    checkpoint_every: int | None = None
+    on_nonfinite: OnNonFinite = "stop"
+    max_nonfinite: int = 10
 
     def __post_init__(self) -> None:
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("accumulate_grad_batches", 1), ("num_workers", 0)):
+        optional = ("epochs", "batch_size", "checkpoint_every")
+        for name in (*optional, "accumulate_grad_batches", "max_nonfinite", "num_workers"):
             value = getattr(self, name)
-            if value is not None:
-                check_integer(name, value, minimum)
+            if not (value is None and name in optional):
+                check_integer(name, value, 0 if name == "num_workers" else 1)
+        check_choice("on_nonfinite", self.on_nonfinite, get_args(OnNonFinite))
         if self.gradient_clip_val is not None:
             check_positive("gradient_clip_val", self.gradient_clip_val)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
-import json
 import logging
 import platform
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,42 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from bmlr._files import atomic_write, atomic_write_text
+from bmlr._files import atomic_write, atomic_write_text, remove_leftovers
 from bmlr._version import __version__
 from bmlr.data import MultimodalData
 from bmlr.data._base import PartName
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
 from bmlr.training._config import RunConfig, read_config
+from bmlr.training._errors import RunError, RunInterruptedError
 from bmlr.training._loader import RequestLoader, ordered_requests
 from bmlr.training._module import BalancedModule
+from bmlr.training._nonfinite import MOST_RESTORES, NonFiniteLossError
 from bmlr.training._options import ModelOptions, OptimizerOptions, TrainerOptions, build_model, fill_defaults
+from bmlr.training._predictions import PREDICTIONS, PredictionTable
 from bmlr.training._scores import Score, evaluate
+from bmlr.training._storage import (
+    DamagedFileError,
+    file_checksum,
+    read_checkpoint,
+    read_result,
+    read_weights,
+    write_checkpoint,
+    write_result,
+    write_weights,
+)
+from bmlr.training._termination import RunWatch, Termination
 
 CONFIG, RESULT, METRICS, CHECKPOINT = "config.yaml", "result.json", "metrics.csv", "last.ckpt"
+#: The checkpoint before the last, kept while the run goes on; and what is known of losses that were not finite.
+PREVIOUS, NONFINITE = "previous.ckpt", "nonfinite.json"
 
-
-class RunError(RuntimeError):
-    """A run cannot start, continue or be read; the message says why and what to do."""
+_log = logging.getLogger("bmlr.training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +86,12 @@ def train(
     """Train a model on a data set by a method, select the epoch on the validation part, read the test part once.
 
     The run is a directory: ``config.yaml`` re-runs it, ``metrics.csv`` has a row per epoch, ``tensorboard/`` the
-    events, ``best.safetensors`` and ``last.safetensors`` the weights, ``last.ckpt`` what a resumed run needs, and
-    ``result.json``, written last, the result. An interrupted run that is resumed goes on after its last finished
-    epoch and ends as it would have ended without the interruption.
+    events, ``best.safetensors`` and ``last.safetensors`` the weights, ``last.ckpt`` what a resumed run needs,
+    ``predictions.safetensors`` the classes predicted for the test part in the selected epoch, and ``result.json``,
+    written last, the result. An interrupted run that is resumed goes on after its last checkpoint, which is
+    taken at the end of every epoch, at every ``checkpoint_every``-th optimiser step, and at the next one on SIGTERM;
+    it ends as it would have ended without the interruption. While a run goes on, ``previous.ckpt`` is the checkpoint
+    before the last, to fall back to. ``nonfinite.json`` tells of losses and gradients that were not finite.
 
     Under the data sets' ``paper`` protocol the test part is scored after every epoch, as the papers do, and the
     result shows the last and the best of these beside the epoch selected on validation. Under ``clean`` it is read
@@ -104,44 +122,178 @@ def train(
     directory = Path(run) if run is not None else Path(runs) / config.name
     if finished := _finished(directory, config):
         return finished
-    if (
-        getattr(rank_zero_only, "rank", 0) == 0
-    ):  # the other processes of a distributed run come to what this one has opened
-        _open_directory(directory, config, resume=resume)
-    data.prepare()
+    with Termination(directory) as termination, _explained(directory):
+        if _is_first_process():  # the others of a distributed run come to what this one has opened
+            _open_directory(directory, config, resume=resume)
+        data.prepare()
+        keeps_pristine = config.trainer.on_nonfinite == "restore"
+        state = _Retry(copy.deepcopy(method) if keeps_pristine else method)
+        while True:
+            try:
+                return _fit(config, directory, termination, state)
+            except _GoBackError as error:
+                _log.warning("%s", error)
+                state = _Retry(copy.deepcopy(method), error.restores, error.events)
 
-    lightning.seed_everything(seed, verbose=False)
-    network = build_model(data, config.model)
-    if config.trainer.compile:
-        for encoder in network.encoders.values():
-            encoder.compile()
-    module = BalancedModule(
-        network,
-        method,
-        config.optimizer,
-        data=data,
-        batch_size=config.trainer.batch_size or data.defaults.batch_size,
-        num_workers=config.trainer.num_workers,
-        seed=seed,
-    )
+
+@dataclasses.dataclass(frozen=True)
+class _Retry:
+    """With what a training starts: its method, how often it went back before, and what had happened until then."""
+
+    method: Method
+    restores: int = 0
+    events: list[dict[str, Any]] | None = None
+
+
+class _GoBackError(Exception):
+    """A loss was not finite, and the run is to go back to its last checkpoint."""
+
+    def __init__(self, error: NonFiniteLossError, restores: int, events: list[dict[str, Any]]) -> None:
+        super().__init__(
+            f"{error} The run goes back to its last checkpoint with half the learning rate, for the {restores}. time "
+            f"of at most {MOST_RESTORES}."
+        )
+        self.restores, self.events = restores, events
+
+
+def _fit(config: RunConfig, directory: Path, termination: Termination, state: _Retry) -> RunResult:
+    """Train from the beginning or the last checkpoint to the result."""
+    started = time.perf_counter()
+    module = _make_module(config, state.method)
     recorder = _Recorder(directory, config)
+    checkpoint = _latest_checkpoint(directory, config)
+    before = 0
+    if checkpoint is not None:
+        recorder.restore(checkpoint.content, damaged=checkpoint.other_is_damaged)
+        before = int(checkpoint.content["bmlr"]["restores"])
+    restores = max(before, state.restores)
+
+    def begin(trainer: lightning.Trainer) -> None:
+        _scale_learning_rate(trainer, 0.5 ** (restores - before))
+        module.restores = restores
+        if state.events is not None:
+            module.guard.events = list(state.events)
+
+    module.wants_stop = lambda: termination.requested
+    module.after_step.append(recorder.keep_step)
+    module.after_nonfinite.append(recorder.keep_events)
     module.before_epoch_end.append(recorder.keep_weights)
     module.after_epoch_end.append(recorder.keep_progress)
-    started = time.perf_counter()
-    checkpoint = directory / CHECKPOINT
-    if checkpoint.exists():
-        _check_checkpoint(checkpoint, config)
-        recorder.restore(torch.load(checkpoint, weights_only=True, map_location="cpu"))
-    fitter = _make_trainer(config, directory)
-    with _quiet():
-        fitter.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    fitter = _make_trainer(config, directory, RunWatch(termination, begin), checkpoint)
+    if config.trainer.on_nonfinite == "restore" and fitter.world_size > 1:
+        raise ValueError("Parameter `on_nonfinite` should be stop or skip for a run of several processes.")
+    termination.training = True
+    try:
+        with _quiet():
+            fitter.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
+    except NonFiniteLossError as error:
+        if config.trainer.on_nonfinite != "restore":
+            raise
+        if restores == MOST_RESTORES:
+            raise NonFiniteLossError(f"The run went back to its last checkpoint {restores} times. {error}") from error
+        raise _GoBackError(error, restores + 1, module.guard.events) from error
+    finally:
+        termination.training = False
     if module.epochs_done < (config.trainer.epochs or 0):
         raise RunError(
             f"The run in {directory} was stopped after {module.epochs_done} of {config.trainer.epochs} epochs. "
             "Resume it with --resume."
         )
+    if termination.requested:
+        raise _interrupted(directory, module)
     module.to(fitter.strategy.root_device)  # where the trainer took it away from at its end
     return recorder.finish(module, seconds=time.perf_counter() - started)
+
+
+def _make_module(config: RunConfig, method: Method) -> BalancedModule:
+    """Model and method with their first weights, which follow from the seed."""
+    lightning.seed_everything(config.seed, verbose=False)
+    network = build_model(config.data, config.model)
+    if config.trainer.compile:
+        for encoder in network.encoders.values():
+            encoder.compile()
+    policy = config.trainer.on_nonfinite
+    module = BalancedModule(
+        network,
+        method,
+        config.optimizer,
+        data=config.data,
+        batch_size=config.trainer.batch_size or config.data.defaults.batch_size,
+        num_workers=config.trainer.num_workers,
+        seed=config.seed,
+        on_nonfinite="stop" if policy == "restore" else policy,
+        max_nonfinite=config.trainer.max_nonfinite,
+    )
+    module.guard.action = policy
+    # The trainer would convert it after a checkpoint is loaded, which would round what that holds.
+    return module.double() if config.trainer.precision == "64-true" else module
+
+
+def _scale_learning_rate(trainer: lightning.Trainer, factor: float) -> None:
+    """Multiply the learning rate and what the schedules derive it from."""
+    if factor == 1:
+        return
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
+    for scheduled in trainer.lr_scheduler_configs:
+        scheduled.scheduler.base_lrs = [rate * factor for rate in scheduled.scheduler.base_lrs]
+
+
+@contextlib.contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Say in a sentence what has stopped a run from outside."""
+    try:
+        yield
+    except SIGTERMException as error:
+        raise RunInterruptedError(
+            f"The run in {directory} was stopped by SIGTERM. Continue it with --resume, from its last checkpoint."
+        ) from error
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # of the data; they say which file
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise RunError(str(error)) from error
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunError(
+            f"The run in {directory} was stopped by the system: {error.strerror}{where}. "
+            "Continue it with --resume once that is mended."
+        ) from error
+    except RuntimeError as error:
+        if _is_from_outside(error):
+            raise RunError(
+                f"The run in {directory} was stopped because one of its processes ended: {_first_line(error)} "
+                "Continue it with --resume."
+            ) from error
+        raise
+
+
+def _is_from_outside(error: RuntimeError) -> bool:
+    """Whether an error tells of another process of the run that is gone."""
+    if isinstance(error, (RunError, NonFiniteLossError)):
+        return False
+    if str(error).startswith("DataLoader worker"):
+        return True
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    signs = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "socket")
+    return isinstance(error, torch.distributed.DistError) or any(sign in str(error).casefold() for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return line if line.endswith(".") else f"{line}."
+
+
+def _is_first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def _interrupted(directory: Path, module: BalancedModule) -> RunInterruptedError:
+    return RunInterruptedError(
+        f"The run in {directory} was stopped by SIGTERM with a checkpoint after step {module.trainer.global_step}, "
+        f"{module.epochs_done} of {module.trainer.max_epochs} epochs done. Continue it with --resume."
+    )
 
 
 def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig, MultimodalClassifier, Method]:
@@ -203,7 +355,11 @@ def predict_run(
     config, model, method = load_run(directory, weights=weights)
     dtype = next(model.parameters()).dtype
     inputs = {name: x.to(dtype) for name, x in config.data.load_files(files).items()}
-    present = {name: torch.zeros(1, dtype=torch.bool) for name in model.modalities if name not in files}
+    present = {
+        name: torch.zeros(1, dtype=torch.bool)
+        for name in model.modalities
+        if name not in files and not bool(inputs[name].any())  # one file may hold two: a film its sound
+    }
     prediction = method.predict(model(inputs, present or None))
     unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
     logits = {"fused": prediction.logits, **unimodal}
@@ -219,15 +375,32 @@ class _Recorder:
     def __init__(self, directory: Path, config: RunConfig) -> None:
         self.directory, self.config = directory, config
         self.best: dict[str, Any] | None = None
+        self.last_is_damaged = False
         self.test_scores: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.started = time.perf_counter()
 
-    def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take back what :meth:`keep_progress` put into the checkpoint."""
+    def restore(self, checkpoint: Mapping[str, Any], *, damaged: bool) -> None:
+        """Take back what :meth:`keep_progress` put into the checkpoint.
+
+        Args:
+            checkpoint: What the checkpoint holds.
+            damaged: Whether it is the previous one, for the last is damaged and not worth keeping.
+
+        Raises:
+            RunError: If the weights of the best epoch, which belong to it, are not there.
+        """
         recorded = checkpoint["bmlr_run"]
         self.best, self.test_scores = recorded["best"], recorded["test_scores"]
-        self.seconds_before = recorded["seconds"]
+        self.seconds_before, self.last_is_damaged = recorded["seconds"], damaged
+        if self.best is not None:
+            try:
+                _read_run_weights(self.directory / "best.safetensors")
+            except RunError as error:
+                raise RunError(
+                    f"{error} The run cannot go on without it: remove {CHECKPOINT} and {PREVIOUS} to start it from "
+                    "its beginning."
+                ) from error
 
     def keep_weights(self, module: BalancedModule) -> None:
         """Keep the weights that were just validated, if they are the best so far."""
@@ -241,23 +414,44 @@ class _Recorder:
             if module.trainer.is_global_zero:
                 _save_weights(self.directory / "best.safetensors", module.model, module.method)
 
+    def keep_step(self, module: BalancedModule) -> None:
+        """Write a checkpoint within an epoch, if it is time; stop if that is wanted."""
+        every = self.config.trainer.checkpoint_every
+        if module.stopping or (every is not None and module.trainer.global_step % every == 0):
+            self._write_checkpoint(module)
+        if module.stopping:
+            raise _interrupted(self.directory, module)
+
     def keep_progress(self, module: BalancedModule) -> None:
-        """Write metrics and checkpoint of a finished epoch."""
-        recorded = {
+        """Write metrics and checkpoint of a finished epoch; stop if that is wanted."""
+        self._write_metrics(module)
+        self._write_checkpoint(module)
+        if module.stopping:
+            raise _interrupted(self.directory, module)
+
+    def keep_events(self, module: BalancedModule) -> None:
+        """Write down what was not finite."""
+        if module.trainer.is_global_zero:
+            write_result(self.directory / NONFINITE, {"events": module.guard.events})
+
+    def _write_metrics(self, module: BalancedModule) -> None:
+        if module.trainer.is_global_zero:
+            table = pd.DataFrame(module.history).astype({"epoch": int, "samples": int})
+            atomic_write(self.directory / METRICS, lambda path: table.to_csv(path, index=False))
+
+    def _write_checkpoint(self, module: BalancedModule) -> None:
+        """Write the checkpoint; every process gives its part to the first, which writes."""
+        content = module.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # noqa: SLF001
+        content["bmlr_run"] = {
             "digest": self.config.digest,
             "best": self.best,
             "test_scores": self.test_scores,
             "seconds": self.seconds_before + time.perf_counter() - self.started,
         }
-
-        def save(path: Path) -> None:
-            content = module.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # noqa: SLF001
-            torch.save({**content, "bmlr_run": recorded}, path)
-
         if module.trainer.is_global_zero:
-            table = pd.DataFrame(module.history).astype({"epoch": int, "samples": int})
-            atomic_write(self.directory / METRICS, lambda path: table.to_csv(path, index=False))
-            atomic_write(self.directory / CHECKPOINT, save)
+            previous = None if self.last_is_damaged else self.directory / PREVIOUS
+            write_checkpoint(self.directory / CHECKPOINT, content, previous=previous)
+        self.last_is_damaged = False
 
     def finish(self, module: BalancedModule, *, seconds: float) -> RunResult:
         """Read the test part and write the result."""
@@ -268,13 +462,18 @@ class _Recorder:
             _save_weights(self.directory / "last.safetensors", module.model, module.method)
         module.trainer.strategy.barrier()
         _load_weights(self.directory / "best.safetensors", module.model, module.method)
+        predictions = PredictionTable(module.model.modalities, len(data.part("test")), module.device)
+        test = self._score(module, "test", predictions)
+        whole = module.trainer.strategy.reduce(predictions.values, reduce_op="sum")
+        if module.trainer.is_global_zero:
+            predictions.save(self.directory / PREDICTIONS, whole)
         history = pd.DataFrame(module.history)
         content: dict[str, Any] = {
             "data": data.name,
             "protocol": data.protocol,
             "method": type(module.method).__name__,
             "seed": self.config.seed,
-            "test": self._score(module, "test").as_dict(),
+            "test": test.as_dict(),
             "validation": self.best["validation"],
             "best_epoch": self.best["epoch"],
             "epochs": len(history),
@@ -288,6 +487,11 @@ class _Recorder:
             "seconds": round(self.seconds_before + seconds, 3),
             "parameters": sum(p.numel() for p in module.parameters()),
             "samples": {part: len(data.part(part)) for part in ("train", "val", "test")},
+            "nonfinite": {
+                "skipped_steps": module.guard.skipped,
+                "overflowed_steps": module.guard.overflowed,
+                "restores": module.restores,
+            },
             "digest": self.config.digest,
             "versions": _versions(),
         }
@@ -295,14 +499,17 @@ class _Recorder:
             best = max(range(len(self.test_scores)), key=lambda epoch: self.test_scores[epoch]["accuracy"])
             content["test_last_epoch"] = self.test_scores[-1]
             content["test_best_epoch"] = {"epoch": best, **self.test_scores[best]}
+        self._write_metrics(module)  # anew, should the file of an interrupted run have been damaged meanwhile
         if module.trainer.is_global_zero:
-            atomic_write_text(self.directory / RESULT, json.dumps(content, indent=2) + "\n")
+            content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
+            (self.directory / PREVIOUS).unlink(missing_ok=True)
+            content = write_result(self.directory / RESULT, content)
         return RunResult(self.directory, content)
 
-    def _score(self, module: BalancedModule, part: PartName) -> Score:
+    def _score(self, module: BalancedModule, part: PartName, predictions: PredictionTable | None = None) -> Score:
         trainer = module.trainer
         batches = _batches(self.config, part, rank=trainer.global_rank, world_size=trainer.world_size)
-        return evaluate(module.model, module.method, batches)
+        return evaluate(module.model, module.method, batches, None if predictions is None else predictions.add)
 
 
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
@@ -310,61 +517,135 @@ def _finished(directory: Path, config: RunConfig) -> RunResult | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        digest = content["digest"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error!r}). Remove it to finish the run again with --resume.") from error
-    if digest != config.digest:
+        content = read_result(path)
+        if not isinstance(content.get("digest"), str):
+            raise DamagedFileError(f"{path} names no run.")
+    except DamagedFileError as error:
+        raise RunError(f"{path} is damaged ({error}). Remove it to finish the run again with --resume.") from error
+    if content["digest"] != config.digest:
         raise RunError(
-            f"{directory} holds another run ({content['method']} on {content['data']}). Choose another folder."
+            f"{directory} holds another run ({content.get('method')} on {content.get('data')}). Choose another folder."
         )
+    for name, checksum in content.get("files", {}).items():
+        if (directory / name).exists() and file_checksum(directory / name) != checksum:
+            raise RunError(f"{directory / name} is damaged. Remove {RESULT} to write both again with --resume.")
+    _mend_config(directory, config)
     return RunResult(directory, content, reused=True)
+
+
+def _mend_config(directory: Path, config: RunConfig) -> None:
+    """Write the configuration of a finished run again if it is damaged: that it is this one, the result says."""
+    path = directory / CONFIG
+    try:
+        if not path.exists() or read_config(path).digest == config.digest:
+            return
+    except ValueError:
+        pass
+    if _is_first_process():
+        _log.warning("%s was damaged and has been written again.", path)
+        _write_config(directory, config)
 
 
 def _open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
     path = directory / CONFIG
     if path.exists():
-        existing = read_config(path)
+        try:
+            existing = read_config(path)
+        except ValueError as error:
+            raise RunError(
+                f"{_first_line(error)} Remove {path} to have it written again from the options given."
+            ) from error
         if existing.digest != config.digest:
             raise RunError(f"{directory} holds a run with another configuration. Choose another folder.")
         if not resume:
             raise RunError(f"{directory} holds an interrupted run. Continue it with --resume or choose another folder.")
+    _write_config(directory, config)
+    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, NONFINITE, "best.safetensors", "last.safetensors"):
+        remove_leftovers(directory / name)
+
+
+def _write_config(directory: Path, config: RunConfig) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, config.as_yaml())
+        atomic_write_text(directory / CONFIG, config.as_yaml())
     except OSError as error:
         raise RunError(f"The run folder {directory} cannot be written: {error.strerror or error}.") from error
 
 
-def _check_checkpoint(path: Path, config: RunConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: Path
+    content: dict[str, Any]
+    other_is_damaged: bool = False
+
+
+def _latest_checkpoint(directory: Path, config: RunConfig) -> _Checkpoint | None:
+    """The last checkpoint of a run; the one before it where that is damaged; None where there is none."""
+    last, previous = directory / CHECKPOINT, directory / PREVIOUS
+    if not last.exists() and not previous.exists():
+        return None
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:
+        if last.exists():  # it is not there if the run was killed between the two moves of writing it
+            return _Checkpoint(last, _read_own_checkpoint(last, config))
+    except DamagedFileError as error:
+        if not previous.exists():
+            raise RunError(
+                f"The checkpoint {last} is damaged or no checkpoint. Remove it to start the run from its beginning."
+            ) from error
+    try:
+        content = _read_own_checkpoint(previous, config)
+    except DamagedFileError as error:
         raise RunError(
-            f"The checkpoint {path} is damaged or no checkpoint. Remove it to start the run from its beginning."
+            f"The checkpoints {last} and {previous.name} are damaged or no checkpoints. Remove them to start the run "
+            "from its beginning."
         ) from error
-    recorded = content.get("bmlr_run") if isinstance(content, dict) else None
+    if last.exists():
+        _log.warning("The checkpoint %s is damaged; the run goes on from the one before it.", last)
+    return _Checkpoint(previous, content, other_is_damaged=last.exists())
+
+
+def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:
+    content = read_checkpoint(path)
+    recorded = content.get("bmlr_run")
     if not isinstance(recorded, dict) or recorded.get("digest") != config.digest:
         raise RunError(f"The checkpoint {path} is of another run. Remove it to start this one from its beginning.")
+    return content
+
+
+class _LoadedCheckpoint(TorchCheckpointIO):
+    """Gives the trainer what was read and checked already, rather than the file a second time."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        super().__init__()
+        self.content = content
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return self.content
 
 
 def _save_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
     tensors = {
-        f"{prefix}.{name}": value.detach().cpu().contiguous().clone()
+        f"{prefix}.{name}": value
         for prefix, module in (("model", model), ("method", method))
         for name, value in module.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
-    atomic_write(path, lambda temporary: save_file(tensors, temporary))
+    write_weights(path, tensors)
+
+
+def _read_run_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return read_weights(path)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: the run has not finished an epoch.") from error
+    except DamagedFileError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
 
 
 def _load_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
-    if not path.is_file():
-        raise RunError(f"{path} is missing: the run has not finished an epoch.")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+    tensors = _read_run_weights(path)
     for prefix, module in (("model", model), ("method", method)):
         state = {name.removeprefix(f"{prefix}."): v for name, v in tensors.items() if name.startswith(f"{prefix}.")}
         # The extra state is plain Python (counters); it belongs to training and is not among the weights.
@@ -384,10 +665,12 @@ def _batches(config: RunConfig, part: PartName, *, rank: int = 0, world_size: in
     return RequestLoader(chosen, requests, num_workers=config.trainer.num_workers)
 
 
-def _make_trainer(config: RunConfig, directory: Path) -> lightning.Trainer:
+def _make_trainer(
+    config: RunConfig, directory: Path, watch: Callback, checkpoint: _Checkpoint | None
+) -> lightning.Trainer:
     options = config.trainer
     console = Console()
-    callbacks: list[Callback] = []
+    callbacks: list[Callback] = [watch]
     if options.progress:
         callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))
     with _quiet():
@@ -401,6 +684,7 @@ def _make_trainer(config: RunConfig, directory: Path) -> lightning.Trainer:
             accumulate_grad_batches=options.accumulate_grad_batches,
             gradient_clip_val=options.gradient_clip_val,
             callbacks=callbacks,
+            plugins=None if checkpoint is None else [_LoadedCheckpoint(checkpoint.content)],
             logger=TensorBoardLogger(directory, name="", version="tensorboard"),
             log_every_n_steps=10,
             enable_checkpointing=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -99,7 +99,12 @@ class ScoreMetric(nn.Module):
 
 
 @torch.no_grad()
-def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batch]) -> Score:
+def evaluate(
+    model: MultimodalClassifier,
+    method: Method,
+    batches: Iterable[Batch],
+    watch: Callable[[Prediction, Batch], None] | None = None,
+) -> Score:
     """Score a model by its method's predictions, in evaluation mode; training modes are put back afterwards.
 
     Under distributed training every process gives its share of the batches and gets the score of all.
@@ -108,6 +113,7 @@ def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batc
         model: The model.
         method: The method it was trained by, whose :meth:`~bmlr.Method.predict` gives the logits.
         batches: Batches of any sizes, on any device.
+        watch: Called with the prediction of every batch.
 
     Raises:
         ValueError: If there is no batch.
@@ -117,7 +123,10 @@ def evaluate(model: MultimodalClassifier, method: Method, batches: Iterable[Batc
     with module_mode(model, method, training=False):
         for batch in batches:
             moved = batch.to(parameter.device, dtype=parameter.dtype)
-            metric.update(method.predict(model(moved.inputs, moved.present)), moved)
+            prediction = method.predict(model(moved.inputs, moved.present))
+            metric.update(prediction, moved)
+            if watch is not None:
+                watch(prediction, moved)
         score = metric.compute()
     if not score.samples:
         raise ValueError("`batches` should hold at least one sample. Found none.")

@@ -1,0 +1,22 @@
+"""Comparison of methods: grids of runs, statistics, tables, the search of parameters, the paper's experiments.
+
+Needs the ``train`` extra; the search of parameters and runs on a Ray cluster the ``sweep`` extra too.
+"""
+
+from bmlr.benchmark._engines import Engine, LocalEngine, RayEngine, Task, make_engine
+from bmlr.benchmark._grid import make_jobs, run_grid
+from bmlr.benchmark._lock import DirectoryLock
+from bmlr.benchmark._specification import MethodSpecification, parse_data, parse_method
+from bmlr.benchmark._statistics import (
+    Comparison,
+    Difference,
+    Estimate,
+    IncomparableError,
+    MethodSummary,
+    bootstrap_difference,
+    compare_runs,
+    mean_ranks,
+    run_frame,
+)
+from bmlr.benchmark._store import Job, RunRecord, read_record, read_store
+from bmlr.benchmark._tables import Cell, Table, comparison_frame, comparison_table, write_table

@@ -1,0 +1,115 @@
+"""From methods and seeds to tables and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bmlr._files import atomic_write_text
+from bmlr.benchmark._draw import draw_comparison
+from bmlr.benchmark._engines import Engine
+from bmlr.benchmark._grid import make_jobs, run_grid
+from bmlr.benchmark._specification import MethodSpecification
+from bmlr.benchmark._statistics import Comparison, compare_runs, group_records, run_frame
+from bmlr.benchmark._store import RunRecord, read_store
+from bmlr.benchmark._tables import Table, comparison_frame, comparison_table, write_table
+from bmlr.data import MultimodalData
+from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A comparison with the runs it was made from.
+
+    Attributes:
+        comparison: The numbers.
+        table: The table.
+        records: The runs.
+        files: What was written.
+    """
+
+    comparison: Comparison
+    table: Table
+    records: Sequence[RunRecord]
+    files: Sequence[Path]
+
+
+def compare(
+    data: MultimodalData,
+    methods: Sequence[MethodSpecification | str],
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    model: ModelOptions | None = None,
+    optimizer: OptimizerOptions | None = None,
+    trainer: TrainerOptions | None = None,
+    runs: Path | str = "runs",
+    engine: Engine | None = None,
+    baseline: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+) -> Compared:
+    """Train every method with every seed, where that is not done yet, and compare them.
+
+    Args:
+        data: Data set.
+        methods: Methods, as :func:`bmlr.benchmark.parse_method` reads them.
+        seeds: Seeds.
+        model: Options of the model.
+        optimizer: Options of the optimiser.
+        trainer: Options of the trainer.
+        runs: Folder of the runs.
+        engine: Where the runs are made; None is one after another on this machine.
+        baseline: Method the differences are to, one of ``methods``.
+        out: Folder of the tables and figures; None writes none.
+        force: Compare methods of different budgets too.
+
+    Returns:
+        The comparison, its table and the runs.
+
+    Raises:
+        ValueError: If methods or options do not fit, no run finished, or the budgets differ.
+        FileNotFoundError: If data is missing.
+    """
+    jobs = make_jobs(data, methods, seeds, model=model, optimizer=optimizer, trainer=trainer)
+    labels = list(dict.fromkeys(job.label for job in jobs))
+    if baseline is not None:
+        _check_baseline(baseline, labels)
+    records = run_grid(jobs, Path(runs), engine)
+    return _conclude(sorted(records, key=lambda record: labels.index(record.label)), baseline, out, force)
+
+
+def compare_store(
+    runs: Iterable[Path], *, baseline: str | None = None, out: Path | None = None, force: bool = False
+) -> Compared:
+    """Compare the runs there are in folders of runs, grouped by their settings.
+
+    Raises:
+        FileNotFoundError: If a folder does not exist or holds no run.
+        ValueError: If the runs do not belong into one table, or a file is damaged.
+    """
+    groups = group_records(read_store(runs))
+    return _conclude([record for members in groups.values() for record in members], baseline, out, force)
+
+
+def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool) -> Compared:
+    comparison = compare_runs(records, baseline=baseline, force=force)
+    table = comparison_table(comparison)
+    files: list[Path] = []
+    if out is not None:
+        files = write_table(table, comparison_frame(comparison), out, "table")
+        atomic_write_text(out / "runs.csv", run_frame(records).to_csv(index=False))
+        files += [out / "runs.csv", *draw_comparison(records, out)]
+    return Compared(comparison, table, records, files)
+
+
+def _check_baseline(baseline: str, labels: Sequence[str]) -> None:
+    """Say that a baseline is unknown before hours of training rather than after."""
+    from bmlr._checks import nearest_name
+    from bmlr.benchmark._statistics import title_of
+
+    if baseline not in labels and baseline not in map(title_of, labels):
+        raise ValueError(
+            f"Parameter `baseline` should be one of {', '.join(labels)}. Found `baseline = {baseline!r}`."
+            f"{nearest_name(baseline, labels)}"
+        )

@@ -1,0 +1,93 @@
+"""Figures of a comparison, drawn from its runs by :mod:`bmlr.figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bmlr import figures
+from bmlr._files import atomic_write
+from bmlr.benchmark._statistics import group_records, run_frame
+from bmlr.benchmark._statistics import title_of as title_of_label
+from bmlr.benchmark._store import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FORMATS = ("png", "pdf")
+
+
+def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
+    """Draw accuracy and ratio per epoch, a panel per method, and bars over methods.
+
+    Args:
+        records: Runs on the same data; those that are not finished are left out.
+        folder: Where the figures are written.
+
+    Returns:
+        The files.
+    """
+    finished = [record for record in records if record.result is not None]
+    groups = group_records(finished)
+    metrics = {label: read_group(members) for label, members in groups.items()}
+    files = save_figure(draw_panels(metrics, figures.plot_accuracy), folder, "accuracy")
+    with_ratio = {
+        label: runs for label, runs in metrics.items() if any("val_ratio_" in name for name in next(iter(runs.values())))
+    }
+    if with_ratio:
+        files += save_figure(draw_panels(with_ratio, figures.plot_ratio), folder, "ratio")
+    table = run_frame([record for members in groups.values() for record in members])
+    table["method"] = [title_of_label(label) for label in table["method"]]
+    majority = (finished[0].result or {}).get("majority_rate")
+    measures = [str(name) for name in table if name == "accuracy" or str(name).startswith("accuracy_")]
+    axes = figures.plot_methods(table, measures=measures, majority=majority)
+    return files + save_figure(axes.get_figure(), folder, "methods")
+
+
+def draw_panels(
+    metrics: Mapping[str, Mapping[str, pd.DataFrame]], plot: Callable[..., Axes], *, columns: int = 4
+) -> Any:
+    """A panel per method, each with mean and deviation over its seeds; the figure.
+
+    Args:
+        metrics: Metrics of the runs of each method, by its label.
+        plot: Draws the metrics of some runs on axes.
+        columns: Panels side by side at most.
+    """
+    from matplotlib import pyplot as plt
+
+    columns = min(columns, len(metrics))
+    rows = -(-len(metrics) // columns)
+    size = (3.6 * columns, 3 * rows)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
+    for ax in axes.flat[len(metrics) :]:
+        ax.set_visible(False)
+    for (label, runs), ax in zip(metrics.items(), axes.flat, strict=False):
+        plot(runs, ax).set_title(title_of_label(label), fontsize=10)
+    return figure
+
+
+def read_group(members: Sequence[RunRecord]) -> dict[str, pd.DataFrame]:
+    """Metrics of finished runs, by the name of their directories."""
+    return {record.directory.name: figures.read_metrics(record.directory) for record in members}
+
+
+def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and PDF and close it."""
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}.{ending}" for ending in _FORMATS]
+    for path, ending in zip(files, _FORMATS, strict=True):
+        # The date of making is left out: the same runs give the same file.
+        about = {"CreationDate": None} if ending == "pdf" else None
+        atomic_write(path, lambda temporary, ending=ending, about=about: figure.savefig(  # type: ignore[misc]
+            temporary, format=ending, dpi=150, metadata=about
+        ))  # fmt: skip
+    plt.close(figure)
+    return files

@@ -1,0 +1,177 @@
+"""A grid of runs that can be stopped anywhere and started again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bmlr._files import atomic_write_text
+from bmlr.benchmark._engines import LOST, Engine, LocalEngine, Task
+from bmlr.benchmark._lock import DirectoryLock
+from bmlr.benchmark._specification import MethodSpecification, parse_method
+from bmlr.benchmark._store import BUSY, FAILED, FAILURE, STOPPED, Job, RunRecord, read_record, write_failure
+from bmlr.data import MultimodalData
+from bmlr.training import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, fill_defaults
+from bmlr.training._config import class_path
+from bmlr.training._run import CONFIG
+
+_WAIT = 2.0  # seconds between looks at runs that another process is making
+
+
+def make_jobs(
+    data: MultimodalData,
+    methods: Sequence[MethodSpecification | str],
+    seeds: Sequence[int],
+    *,
+    model: ModelOptions | None = None,
+    optimizer: OptimizerOptions | None = None,
+    trainer: TrainerOptions | None = None,
+) -> list[Job]:
+    """A job per method and seed, all with the same options but for a method's own epochs.
+
+    Raises:
+        ValueError: If there is no method or seed, one is named twice, or a method does not take a parameter.
+
+    Example:
+        >>> import bmlr.data
+        >>> jobs = make_jobs(bmlr.data.create("digits"), ["Joint", "ReconBoost:t1=1,t2=1@7"], [0, 1])
+        >>> [(job.label, job.config.seed, job.config.trainer.epochs) for job in jobs][:3]
+        [('Joint', 0, 25), ('ReconBoost:t1=1,t2=1@7', 0, 7), ('Joint', 1, 25)]
+    """
+    import dataclasses
+
+    specifications = [parse_method(method) if isinstance(method, str) else method for method in methods]
+    for what, values in (("methods", [one.text for one in specifications]), ("seeds", list(map(str, seeds)))):
+        if not values:
+            raise ValueError(f"`{what}` should name at least one. Found none.")
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"`{what}` should name each once. Found {twice[0]} twice.")
+    options = fill_defaults(data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions())
+    jobs = []
+    for seed in seeds:
+        for one in specifications:
+            chosen = options[2] if one.epochs is None else dataclasses.replace(options[2], epochs=one.epochs)
+            jobs.append(Job(one.text, RunConfig(data, one.make(), *options[:2], chosen, seed)))
+    return jobs
+
+
+def run_grid(
+    jobs: Iterable[Job],
+    runs: Path,
+    engine: Engine | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> list[RunRecord]:
+    """Make every run that is not finished and return all of them, in the order of the jobs.
+
+    Finished runs are left alone, interrupted ones resume, failed ones are tried again. A run that fails is recorded
+    in its directory and does not stop the others. Runs that another process is making are waited for. The grid keeps
+    no state of its own: whatever has become of it, the same call goes on from the directories of the runs.
+
+    Args:
+        jobs: The runs; those of the same configuration are made once.
+        runs: Folder of the runs.
+        engine: Where they are made; None is one after another on this machine.
+        say: Takes a line of text as each run ends; None prints to the error stream.
+
+    Returns:
+        The runs, finished or failed.
+
+    Raises:
+        FileNotFoundError: If data is missing that an unfinished run needs.
+        ValueError: If a file of a run is damaged; the message names it.
+        PermissionError: If the folder cannot be written.
+    """
+    jobs = list(jobs)
+    engine, say = engine or LocalEngine(), say or _say
+    distinct = {job.directory(runs): job for job in jobs}
+    waiting = [job for path, job in distinct.items() if read_record(path).result is None]
+    if waiting:
+        for job in {id(job.config.data): job for job in waiting}.values():
+            job.config.data.prepare()
+        for job in waiting:
+            _write_config(job, runs)
+    done, total = len(distinct) - len(waiting), len(distinct)
+    if done:
+        say(f"{done} of {total} runs were finished before.")
+    told = False
+    while waiting:
+        free = [job for job in waiting if not DirectoryLock(job.directory(runs)).held_elsewhere()]
+        if not free and not told:
+            say(f"Waiting for {len(waiting)} runs that another process is making.")
+            told = True
+        ready, found = [], []
+        for job in free:
+            (found if read_record(job.directory(runs)).result is not None else ready).append(job)
+        ended = [job.directory(runs) for job in found]
+        for job, state in _execute(ready, runs, engine):
+            if state == "busy":
+                continue
+            ended.append(job.directory(runs))
+            done += 1
+            say(f"[{done}/{total}] {job.config.name} {state}")
+        done += len(found)
+        waiting = [job for job in waiting if job.directory(runs) not in ended]
+        if waiting:
+            time.sleep(_WAIT)
+    return [read_record(job.directory(runs), job.label) for job in jobs]
+
+
+def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterable[tuple[Job, str]]:
+    """Make runs; give each with what became of it."""
+    if not jobs:
+        return
+    tasks = {_task(job, runs): job for job in jobs}
+    for task, code in engine.execute(list(tasks)):
+        if code == BUSY:
+            yield tasks[task], "busy"
+            continue
+        record = read_record(task.directory)
+        if record.result is not None:
+            yield tasks[task], f"finished in {_duration(record.result['seconds'])}"
+            continue
+        if code == STOPPED:
+            yield tasks[task], "was stopped from outside; the same command continues it"
+            continue
+        if record.failure is None or code != FAILED:
+            write_failure(task.directory, _sudden_end(code))
+            record = read_record(task.directory)
+        reason = (record.failure or {}).get("error", "")
+        yield tasks[task], f"failed: {reason} (see {task.directory / FAILURE})"
+
+
+def _sudden_end(code: int) -> str:
+    if code == LOST:
+        return "The machine or process of the run was lost more often than Ray may try again."
+    if code < 0:
+        import signal
+
+        return f"The run's process was ended by {signal.Signals(-code).name}."
+    return f"The run's process ended with status {code} and no result."
+
+
+def _task(job: Job, runs: Path) -> Task:
+    own = (class_path(type(thing)) for thing in (job.config.data, job.config.method))
+    modules = dict.fromkeys(path.rpartition(".")[0] for path in own if not path.startswith("bmlr."))
+    paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).is_dir()] if modules else []
+    return Task(job.directory(runs).resolve(), tuple(modules), tuple(paths))
+
+
+def _write_config(job: Job, runs: Path) -> None:
+    directory = job.directory(runs)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not (directory / CONFIG).is_file():
+            atomic_write_text(directory / CONFIG, job.config.as_yaml())
+    except OSError as error:
+        raise PermissionError(f"The folder of runs {runs} cannot be written: {error.strerror or error}.") from error
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,135 @@
+"""Methods and data sets as they are written on the command line: ``LFM:mode=bb``, ``ReconBoost:t1=1,t2=1@7``."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import bmlr.data
+import bmlr.methods
+from bmlr._checks import check_integer
+from bmlr.data import MultimodalData
+from bmlr.methods import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSpecification:
+    """A method with its parameters, and epochs of its own if it has some.
+
+    Attributes:
+        text: As it was written, which is what runs are grouped by.
+        name: Name of the method, or the path of a class of one's own.
+        parameters: Its parameters, as text.
+        epochs: Epochs in place of those of the other methods: a method of several passes per epoch takes fewer.
+    """
+
+    text: str
+    name: str
+    parameters: Mapping[str, str]
+    epochs: int | None = None
+
+    def make(self) -> Method:
+        """A new object of the method.
+
+        Raises:
+            ValueError: If the method or a parameter is unknown, or a value is out of its range.
+        """
+        cls = _own_class(self.name) if "." in self.name else bmlr.methods.get(self.name)
+        return _construct(cls, self.parameters, f"Method '{self.text}'")  # type: ignore[no-any-return]
+
+    @property
+    def title(self) -> str:
+        """Name in the literature, with the parameters that were set."""
+        known = self.name if "." in self.name else bmlr.methods.get(self.name).info.title
+        given = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{known} ({given})" if given else known
+
+
+def parse_method(text: str) -> MethodSpecification:
+    """Read ``NAME``, ``NAME:parameter=value,…`` or either with ``@EPOCHS`` behind it.
+
+    Raises:
+        ValueError: If the text is none of these, or there is no such method.
+
+    Example:
+        >>> parse_method("ReconBoost:t1=1,t2=1@7").title
+        'ReconBoost (t1=1, t2=1)'
+    """
+    specification, separator, epochs = text.partition("@")
+    if separator and not re.fullmatch(r"[1-9][0-9]*", epochs):
+        raise ValueError(f"Method '{text}' should name its epochs after the @ as a positive integer. Found '{epochs}'.")
+    name, parameters = _split(specification, "Method", text)
+    if "." not in name:
+        bmlr.methods.get(name)  # an unknown name is told at once, with the nearest
+    return MethodSpecification(text, name, parameters, check_integer("epochs", int(epochs), 1) if separator else None)
+
+
+def parse_data(text: str) -> MultimodalData:
+    """Make the data set that ``NAME`` or ``NAME:parameter=value,…`` stands for.
+
+    Raises:
+        ValueError: If the data set or a parameter is unknown, or a value is out of its range.
+
+    Example:
+        >>> parse_data("digits:audio_snr_db=10").audio_snr_db
+        10.0
+    """
+    name, parameters = _split(text, "Data set", text)
+    cls = _own_class(name) if "." in name else bmlr.data.get(name)
+    return _construct(cls, parameters, f"Data set '{text}'")  # type: ignore[no-any-return]
+
+
+def _split(specification: str, what: str, text: str) -> tuple[str, dict[str, str]]:
+    name, separator, rest = specification.partition(":")
+    items = [item for item in rest.split(",") if item.strip()]
+    pairs = [item.partition("=") for item in items]
+    if not name.strip() or (separator and not items) or any(not key.strip() or not equals for key, equals, _ in pairs):
+        raise ValueError(f"{what} '{text}' should be written NAME or NAME:parameter=value,parameter=value.")
+    parameters = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(parameters) < len(pairs):
+        raise ValueError(f"{what} '{text}' should name every parameter once.")
+    return name.strip(), parameters
+
+
+def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
+    """An object of the class, its parameters converted by the types of its constructor as the command line does."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "made")
+    try:
+        chosen = parser.parse_args([f"--made.{name}={value}" for name, value in parameters.items()])
+        return parser.instantiate(chosen).made
+    except (ArgumentError, ValueError) as error:
+        reason = re.sub(r"\s+", " ", str(error)).replace("made.", "").strip()
+        unknown = re.search(r"'--(\w+)=?[^']*' is not accepted|Unrecognized arguments: --(\w+)", reason)
+        if unknown:
+            raise ValueError(f"{where} has no parameter {unknown[1] or unknown[2]}. {_known(cls)}") from error
+        raise ValueError(f"{where}: {reason}") from error
+
+
+def _known(cls: type) -> str:
+    import inspect
+
+    names = [name for name in inspect.signature(cls).parameters if name not in {"args", "kwargs"}]
+    return f"It has {', '.join(names)}." if names else "It has none."
+
+
+def _own_class(path: str) -> type:
+    """A class of the user's, imported by its path from where Python finds it or from the working directory."""
+    module, _, name = path.rpartition(".")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be imported: {error}.") from error
+    if not (isinstance(found, type) and issubclass(found, (Method, MultimodalData))):
+        raise ValueError(f"{path} should be a class of a method or a data set. Found {found!r}.")
+    return found

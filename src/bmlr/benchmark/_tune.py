@@ -1,0 +1,406 @@
+"""The search of parameters on the validation part, with as many trials for every method."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from bmlr import figures
+from bmlr._checks import check_choice, check_integer
+from bmlr._files import atomic_write_text
+from bmlr.benchmark._draw import save_figure
+from bmlr.benchmark._engines import Engine
+from bmlr.benchmark._grid import make_jobs, run_grid
+from bmlr.benchmark._lock import DirectoryLock
+from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
+from bmlr.benchmark._specification import MethodSpecification, parse_method
+from bmlr.benchmark._store import Job, RunRecord
+from bmlr.benchmark._tables import Cell, Table, mark_best
+from bmlr.data import MultimodalData
+from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+JOURNAL, TRIALS = "trials.journal", "trials.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A finished search.
+
+    Attributes:
+        trials: A row per trial: method, number, state, parameters, validation accuracy, directories of its runs.
+        best: Best parameters of each method, by its text.
+        table: The best of each method.
+        files: What was written.
+    """
+
+    trials: pd.DataFrame
+    best: Mapping[str, Mapping[str, Any]]
+    table: Table
+    files: Sequence[Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What is searched and how.
+
+    Attributes:
+        trials: Trials of every method; None takes the size of the grid, or 20.
+        sampler: tpe (Bayesian, seeded) or grid.
+        seed: Seed of the sampler.
+        parallel: Trials of a method that are chosen before the first of them is known.
+    """
+
+    trials: int | None = None
+    sampler: Literal["tpe", "grid"] = "tpe"
+    seed: int = 0
+    parallel: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("sampler", self.sampler, ("tpe", "grid"))
+        if self.trials is not None:
+            check_integer("trials", self.trials, 1)
+        check_integer("parallel", self.parallel, 1)
+
+
+def tune(
+    data: MultimodalData,
+    methods: Sequence[MethodSpecification | str],
+    spaces: Sequence[str],
+    search: Search | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    model: ModelOptions | None = None,
+    optimizer: OptimizerOptions | None = None,
+    trainer: TrainerOptions | None = None,
+    runs: Path | str = "runs",
+    out: Path | str = "tuning",
+    engine: Engine | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Tuned:
+    """Search parameters of methods by the accuracy on the validation part; every method gets as many trials.
+
+    A trial is an ordinary run (one per seed) in the store of runs; its value is the validation accuracy of the
+    selected epoch, the mean over seeds. The test part decides nothing here. The search goes on where it was stopped:
+    trials are kept in a journal of Optuna's in ``out``, the sampler of each is seeded by its number, and a trial that
+    was under way is finished first, so that a search that was interrupted ends like one that was not.
+
+    Args:
+        data: Data set.
+        methods: Methods, as :func:`bmlr.benchmark.parse_method` reads them.
+        spaces: What is searched, as ``alpha=0.1:10:log,beta=0:1`` or ``BMLR:alpha=0.5|1|2``.
+        search: How it is searched.
+        seeds: Seeds of the runs of a trial.
+        model: Options of the model.
+        optimizer: Options of the optimiser.
+        trainer: Options of the trainer.
+        runs: Folder of the runs.
+        out: Folder of the journal, the tables, the best configurations and the surfaces.
+        engine: Where the runs are made; None is one after another on this machine.
+        say: Takes a line of text as each run ends; None prints to the error stream.
+
+    Returns:
+        The trials and the best of each method.
+
+    Raises:
+        ValueError: If a space does not fit, the methods would get different numbers of trials, the folder holds a
+            search of something else, or no trial of a method finished.
+        BlockingIOError: If another process is searching in this folder.
+    """
+    search = search or Search()
+    specifications = [parse_method(method) if isinstance(method, str) else method for method in methods]
+    ranges = parse_spaces(spaces, specifications)
+    number = _number_of_trials(search, ranges)
+
+    def jobs_of(method: MethodSpecification, values: Mapping[str, Any]) -> list[Job]:
+        chosen = dataclasses.replace(
+            optimizer or OptimizerOptions(),
+            **{k.removeprefix(OPTIMIZER): float(v) for k, v in values.items() if k.startswith(OPTIMIZER)},
+        )
+        return make_jobs(data, [with_values(method, values)], seeds, model=model, optimizer=chosen, trainer=trainer)
+
+    for method in specifications:  # values out of a parameter's range are told before the first run
+        for values in _corners(ranges[method.text]):
+            jobs_of(method, values)
+    folder = Path(out)
+    with DirectoryLock(folder):
+        studies = {
+            method.text: _open_study(folder, method.text, _identity(method, ranges[method.text], search, seeds, jobs_of))
+            for method in specifications
+        }
+        while True:
+            batch = _next_trials(studies, specifications, ranges, search, number)
+            if not batch:
+                break
+            _run_trials(batch, studies, jobs_of, Path(runs), engine, say)
+        return _conclude(studies, specifications, ranges, jobs_of, Path(runs), folder)
+
+
+def _number_of_trials(search: Search, ranges: Mapping[str, Mapping[str, Range]]) -> int:
+    """Trials of every method."""
+    if search.sampler == "tpe":
+        return search.trials or 20
+    sizes = {text: len(grid_points(space)) for text, space in ranges.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{size} for {text}" for text, size in sizes.items())
+        raise ValueError(f"All methods should get the same number of trials. The grids have {listed}.")
+    size = next(iter(sizes.values()))
+    if search.trials not in {None, size}:
+        raise ValueError(f"Parameter `trials` should be left out or the size of the grid, {size}. Found {search.trials}.")
+    return size
+
+
+def _corners(space: Mapping[str, Range]) -> list[dict[str, Any]]:
+    """Values at the ends of all ranges, to see whether the method takes them."""
+    lows = {name: one.choices[0] if one.choices else _whole(one, one.low) for name, one in space.items()}
+    highs = {name: one.choices[-1] if one.choices else _whole(one, one.high) for name, one in space.items()}
+    middle = [{**lows, name: value} for name, one in space.items() for value in one.choices]
+    return [lows, highs, *middle]
+
+
+def _whole(one: Range, value: float) -> float | int:
+    return int(value) if one.scale == "int" else value
+
+
+def _identity(
+    method: MethodSpecification,
+    space: Mapping[str, Range],
+    search: Search,
+    seeds: Sequence[int],
+    jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
+) -> dict[str, Any]:
+    """What a search that goes on has to agree in with the one that was begun."""
+    config = jobs_of(method, _corners(space)[0])[0].config.as_dict()
+    for name in space:
+        (config["optimizer"] if name.startswith(OPTIMIZER) else config["method"]["init_args"]).pop(
+            name.removeprefix(OPTIMIZER), None
+        )
+    config.pop("seed")
+    for name in ("progress", "num_workers", "checkpoint_every"):
+        config["trainer"].pop(name, None)
+    return {
+        "config": config,
+        "space": {name: dataclasses.asdict(one) | {"choices": list(one.choices)} for name, one in space.items()},
+        "sampler": search.sampler,
+        "sampler_seed": search.seed,
+        "seeds": list(seeds),
+    }
+
+
+class _NoLock:
+    """The folder's own lock keeps others out; Optuna's would survive a process that was killed."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return
+
+
+def _open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
+    import json
+
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    journal = folder / JOURNAL
+    _trim(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_NoLock()))  # type: ignore[arg-type]
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    plain = json.loads(json.dumps(dict(identity)))
+    known = study.user_attrs.get("identity")
+    if known is None:
+        study.set_user_attr("identity", plain)
+    elif known != plain:
+        different = [key for key in plain if known.get(key) != plain[key]]
+        raise ValueError(
+            f"{folder} holds a search of '{name}' that differs in {', '.join(different)}. Choose another folder."
+        )
+    return study
+
+
+def _trim(journal: Path) -> None:
+    """Cut off a last line that was only half written when its process was killed."""
+    if not journal.is_file():
+        return
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))
+
+
+def _next_trials(
+    studies: Mapping[str, Study],
+    methods: Sequence[MethodSpecification],
+    ranges: Mapping[str, Mapping[str, Range]],
+    search: Search,
+    number: int,
+) -> list[tuple[MethodSpecification, FrozenTrial]]:
+    """The trials to be run now: those under way, or some new ones of every method that lacks some."""
+    from optuna.trial import TrialState
+
+    batch = []
+    for method in methods:
+        study, space = studies[method.text], ranges[method.text]
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if set(trial.params) != set(space):  # the process was killed while the trial was being chosen
+                study.tell(trial.number, state=TrialState.FAIL)
+                study._storage.set_trial_user_attr(trial._trial_id, "void", True)  # noqa: SLF001
+            else:
+                batch.append((method, trial))
+    if batch:
+        return batch
+    for method in methods:
+        study = studies[method.text]
+        counted = len(_counted(study))
+        for offset in range(min(search.parallel, number - counted)):
+            batch.append((method, _ask(study, ranges[method.text], search, counted + offset)))
+    return batch
+
+
+def _counted(study: Study) -> list[FrozenTrial]:
+    """The trials that count, failed ones too."""
+    return [trial for trial in study.get_trials(deepcopy=False) if not _is_void(trial)]
+
+
+def _is_void(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get("void"))
+
+
+def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -> FrozenTrial:
+    from optuna.samplers import PartialFixedSampler, TPESampler
+
+    # A sampler of its own for every trial: what is suggested depends on the trials told and on this number alone.
+    tpe = TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
+    sampler: BaseSampler = tpe
+    if search.sampler == "grid":
+        sampler = PartialFixedSampler(dict(grid_points(space)[index]), tpe)
+    study.sampler = sampler
+    trial = study.ask({name: one.distribution() for name, one in space.items()})
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
+def _run_trials(
+    batch: Sequence[tuple[MethodSpecification, FrozenTrial]],
+    studies: Mapping[str, Study],
+    jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
+    runs: Path,
+    engine: Engine | None,
+    say: Callable[[str], None] | None,
+) -> None:
+    from optuna.trial import TrialState
+
+    jobs = [jobs_of(method, trial.params) for method, trial in batch]
+    records = iter(run_grid([job for some in jobs for job in some], runs, engine, say=say))
+    for (method, trial), some in zip(batch, jobs, strict=True):
+        value = _value([next(records) for _ in some])
+        if value is None:
+            studies[method.text].tell(trial.number, state=TrialState.FAIL)
+        else:
+            studies[method.text].tell(trial.number, value)
+
+
+def _value(records: Sequence[RunRecord]) -> float | None:
+    """Validation accuracy of the selected epoch, the mean over seeds; None if a run failed."""
+    values = [None if record.result is None else float(record.result["validation"]["accuracy"]) for record in records]
+    defined = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(defined) / len(defined) if len(defined) == len(values) else None
+
+
+def _conclude(
+    studies: Mapping[str, Study],
+    methods: Sequence[MethodSpecification],
+    ranges: Mapping[str, Mapping[str, Range]],
+    jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
+    runs: Path,
+    folder: Path,
+) -> Tuned:
+    """Write all trials, the best configuration of each method and the surfaces."""
+    rows: list[dict[str, Any]] = []
+    best: dict[str, dict[str, Any]] = {}
+    files: list[Path] = []
+    for method in methods:
+        trials = _counted(studies[method.text])
+        for number, trial in enumerate(trials):
+            directories = [str(job.directory(runs)) for job in jobs_of(method, trial.params)]
+            rows.append(
+                {"method": method.text, "trial": number, "state": trial.state.name.lower(), **trial.params,
+                 "validation_accuracy": trial.value, "directories": " ".join(directories)}
+            )  # fmt: skip
+        finished = [trial for trial in trials if trial.value is not None]
+        if not finished:
+            raise ValueError(f"No trial of '{method.text}' finished; see failed.json in {rows[-1]['directories']}.")
+        winner = max(finished, key=lambda trial: (float(trial.value or 0), -trial.number))
+        best[method.text] = dict(winner.params)
+        files += _write_best(folder, method, jobs_of(method, winner.params)[0])
+        files += _write_surface(folder, method, ranges[method.text], finished)
+    table = pd.DataFrame(rows)
+    atomic_write_text(folder / TRIALS, table.to_csv(index=False))
+    return Tuned(table, best, _table(table, best), [folder / TRIALS, *files])
+
+
+def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Path]:
+    path = folder / f"best-{file_name(method.text)}.yaml"
+    atomic_write_text(path, job.config.as_yaml())
+    return [path]
+
+
+def _write_surface(
+    folder: Path, method: MethodSpecification, space: Mapping[str, Range], trials: Sequence[FrozenTrial]
+) -> list[Path]:
+    """Validation accuracy over two numeric parameters as CSV; as a figure too where they form a grid."""
+    if len(space) != 2:
+        return []
+    table = pd.DataFrame([{**trial.params, "accuracy": trial.value} for trial in trials]).sort_values(list(space))
+    path = folder / f"surface-{file_name(method.text)}.csv"
+    x, y = space
+    for name in space:
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    if table[[x, y]].isna().any(axis=None):
+        return []
+    table = table.sort_values([x, y])
+    atomic_write_text(path, table.to_csv(index=False))
+    if not all(one.choices for one in space.values()):
+        return [path]
+    axes = figures.plot_surface(table, x, y, "accuracy", label="validation accuracy (%)")
+    return [path, *save_figure(axes.get_figure(), folder, f"surface-{file_name(method.text)}")]
+
+
+def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows, values = [], []
+    for text, parameters in best.items():
+        mine = trials[trials["method"] == text]
+        failed = int((mine["state"] == "fail").sum())
+        values.append(float(mine["validation_accuracy"].max()))
+        shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
+        count = f"{len(mine)} ({failed} failed)" if failed else str(len(mine))
+        rows.append([Cell(text), Cell(shown), Cell(f"{100 * values[-1]:.1f}"), Cell(count)])
+    marked = mark_best([row[2] for row in rows], values)
+    return Table(
+        ["method", "best parameters", "validation (%)", "trials"],
+        [[*row[:2], mark, row[3]] for row, mark in zip(rows, marked, strict=True)],
+        ["Selected on the validation part, hence no estimate of the accuracy on new data."],
+    )
+
+
+def file_name(text: str) -> str:
+    """A specification as part of a file's name.
+
+    Example:
+        >>> file_name("LFM:mode=bb@7")
+        'LFM-mode-bb-7'
+    """
+    return "".join(character if character.isalnum() or character in "._" else "-" for character in text)

@@ -1,0 +1,77 @@
+"""The process of one run of a grid: ``python -m bmlr.benchmark._worker DIRECTORY [MODULE …]``.
+
+It reads ``config.yaml`` from the run's directory, keeps the directory to itself, trains or resumes, and records a
+failure. Its standard input is a pipe from the process that started it: when that process ends, however it ends, the
+pipe closes and the run ends with it, with a checkpoint of its last step, to be resumed by the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bmlr.benchmark._lock import DirectoryLock
+from bmlr.benchmark._store import BUSY, DONE, FAILED, FAILURE, STOPPED, write_failure
+from bmlr.training import RunInterruptedError
+from bmlr.training._config import read_config
+from bmlr.training._run import CONFIG, train
+
+_GRACE = 10.0  # seconds to leave a checkpoint in
+# Processes that a distributed run starts inherit it: the first of them has the lock for all.
+_HELD = "BMLR_RUN_LOCK"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the run in a directory; return one of the exit statuses."""
+    directory = Path(arguments[0])
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if os.environ.get(_HELD) == str(directory):
+        return _run(directory, arguments[1:])
+    lock = DirectoryLock(directory)
+    if not lock.acquire():
+        return BUSY
+    os.environ[_HELD] = str(directory)
+    for leftover in directory.glob(".*.tmp"):  # of a process that was killed while it wrote
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+    try:
+        return _run(directory, arguments[1:])
+    finally:
+        lock.release()
+
+
+def _run(directory: Path, modules: Sequence[str]) -> int:
+    (directory / FAILURE).unlink(missing_ok=True)
+    try:
+        for module in modules:
+            importlib.import_module(module)
+        config = read_config(directory / CONFIG)
+        train(
+            config.data, config.method, config.model, config.optimizer, config.trainer,
+            seed=config.seed, run=directory, resume=True,
+        )  # fmt: skip
+    except RunInterruptedError:
+        return STOPPED
+    except Exception as error:  # noqa: BLE001  (whatever it was, it is recorded and must not stop the other runs)
+        write_failure(directory, error)
+        return FAILED
+    return DONE
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 64):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(STOPPED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

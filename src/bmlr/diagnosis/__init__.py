@@ -1,0 +1,89 @@
+"""Diagnosis of balance: of a run, of a model of the library, or of any model given as a function.
+
+:func:`diagnose` measures and judges; the measures are pure functions of their own. ``import bmlr.diagnosis`` needs
+torch and numpy only; tables, figures, the Lightning callback and training alone import what they use.
+"""
+
+from __future__ import annotations
+
+from bmlr.diagnosis._diagnosis import Diagnosis, ModalityMeasures, PairMeasures, diagnose
+from bmlr.diagnosis._figures import (
+    figures_of,
+    plot_accuracies,
+    plot_confidence,
+    plot_conflict,
+    plot_gradient_norms,
+    plot_probes,
+    plot_shapley,
+)
+from bmlr.diagnosis._gradients import (
+    GradientMonitor,
+    batch_conflict,
+    gradient_conflict,
+    gradient_norms,
+    read_gradients,
+    summarise_gradients,
+)
+from bmlr.diagnosis._measures import (
+    Bootstrap,
+    Estimate,
+    accuracy,
+    accuracy_ratio,
+    changed_share,
+    conditional_utilisation,
+    confidence_gap,
+    recovered_share,
+    shapley_values,
+)
+from bmlr.diagnosis._probe import (
+    LinearProbe,
+    ModalityGap,
+    extract_features,
+    fit_linear_probe,
+    probe_gap,
+    probe_gap_of,
+    train_alone,
+)
+from bmlr.diagnosis._run import diagnose_run
+from bmlr.diagnosis._verdict import Evidence, Thresholds, Verdict, judge
+
+__all__ = [
+    "Bootstrap",
+    "Diagnosis",
+    "Estimate",
+    "Evidence",
+    "GradientMonitor",
+    "LinearProbe",
+    "ModalityGap",
+    "ModalityMeasures",
+    "PairMeasures",
+    "Thresholds",
+    "Verdict",
+    "accuracy",
+    "accuracy_ratio",
+    "batch_conflict",
+    "changed_share",
+    "conditional_utilisation",
+    "confidence_gap",
+    "diagnose",
+    "diagnose_run",
+    "extract_features",
+    "figures_of",
+    "fit_linear_probe",
+    "gradient_conflict",
+    "gradient_norms",
+    "judge",
+    "plot_accuracies",
+    "plot_confidence",
+    "plot_conflict",
+    "plot_gradient_norms",
+    "plot_probes",
+    "plot_shapley",
+    "probe_gap",
+    "probe_gap_of",
+    "read_gradients",
+    "recovered_share",
+    "shapley_values",
+    "summarise_gradients",
+    "train_alone",
+]

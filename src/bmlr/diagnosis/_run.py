@@ -1,0 +1,74 @@
+"""Diagnosis of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bmlr._checks import check_choice
+from bmlr.diagnosis._diagnosis import Diagnosis, Sources, summarise
+from bmlr.diagnosis._gradients import GRADIENTS
+from bmlr.diagnosis._probe import _Ordered, device_of, probe_gap
+from bmlr.diagnosis._readings import collect, make_reader
+from bmlr.diagnosis._state import preserved_random_state
+from bmlr.diagnosis._verdict import Thresholds
+
+
+def diagnose_run(
+    run: Path | str,
+    *,
+    part: str = "val",
+    weights: str = "best",
+    probe: bool = False,
+    thresholds: Thresholds | None = None,
+    resamples: int = 1000,
+    device: torch.device | str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Diagnose the model of a run on one part of its data.
+
+    Gradients recorded in the run's directory (``gradients.csv``) are taken in. Nothing is written; see
+    :meth:`Diagnosis.save`.
+
+    Args:
+        run: Directory of the run.
+        part: train, val or test. The test part is for one final reading: it is read where you say so only.
+        weights: ``best`` (the epoch selected on validation) or ``last``.
+        probe: Train every modality alone with the run's budget and compare, see :func:`probe_gap`. It takes about as
+            long as the run, and is what tells an undertrained modality from one that says little.
+        thresholds: What the verdict takes as much or little.
+        resamples: Resamples of the bootstrap.
+        device: Where to compute; None takes a GPU where there is one and the run was not kept off it.
+        progress: Told in a sentence what is being done.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        RunError: If its weights are missing or damaged.
+        ValueError: If an argument does not fit.
+    """
+    from bmlr.training import load_run
+
+    check_choice("part", part, ("train", "val", "test"))
+    if probe and part == "train":
+        raise ValueError("`probe` fits to the training part: give `part` = 'val' or 'test' with it. Found 'train'.")
+    with preserved_random_state():
+        config, model, method = load_run(run, weights=weights)
+    place = torch.device(device) if device is not None else device_of(config)
+    model.to(place), method.to(place)
+    batches = _Ordered(config, part)
+    with preserved_random_state():
+        readings = collect(make_reader(model, batches, method=method), batches)
+    gaps = probe_gap(config, model, part=part, weights=weights, device=place, progress=progress) if probe else {}
+    recorded = Path(run) / GRADIENTS
+    name = type(method).__name__
+    shown = {"train": "training part", "val": "validation part", "test": "test part"}[part]
+    sources = Sources(
+        f"{name} on {config.data.name}, {shown}, {weights} weights",
+        method=name,
+        probe=gaps,
+        gradients=recorded if recorded.is_file() else None,
+        can_probe=True,
+    )
+    return summarise(readings, sources, thresholds or Thresholds(), resamples=resamples, seed=config.seed)

@@ -1,0 +1,25 @@
+"""Figures of runs, labels and predictions, as functions that draw on matplotlib axes and return them.
+
+They draw what they are given, arrays and tables, and read no file but :func:`read_metrics` a run's metrics. Figures of
+one panel take ``ax`` and return an Axes; figures with a panel per modality return the Axes by name.
+"""
+
+from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share, read_metrics
+from bmlr.figures._embeddings import plot_features_tsne, plot_label_tsne
+from bmlr.figures._labels import plot_label_simplex
+from bmlr.figures._predictions import count_top_classes, plot_top_classes
+from bmlr.figures._tables import plot_methods, plot_surface
+
+__all__ = [
+    "count_top_classes",
+    "plot_accuracy",
+    "plot_features_tsne",
+    "plot_label_simplex",
+    "plot_label_tsne",
+    "plot_methods",
+    "plot_ratio",
+    "plot_reshaped_share",
+    "plot_surface",
+    "plot_top_classes",
+    "read_metrics",
+]

@@ -1,0 +1,201 @@
+"""Curves over epochs: accuracy, ratio of accuracies, share of reshaped labels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bmlr.figures._style import drop_inner_labels, look, open_panel, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Ticks of a ratio, from fine to coarse.
+_TICKS = (
+    (0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4),
+    (0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3),
+    (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10),
+    (0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000),
+)
+
+#: Metrics of one run, or of several (seeds, say) by name.
+Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
+
+
+def read_metrics(run: Path | str) -> pd.DataFrame:
+    """The metrics of a run, one row per epoch.
+
+    Args:
+        run: Directory of the run.
+
+    Raises:
+        FileNotFoundError: If the run has no finished epoch.
+        ValueError: If the file is not a table of epochs.
+    """
+    path = Path(run) / "metrics.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no metrics in {run}: {path.name} is missing.")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from error
+    if "epoch" not in table or not len(table):
+        raise ValueError(f"{path} should have a column epoch and at least one row.")
+    return table
+
+
+def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
+    """Validation accuracy per epoch, fused and of each modality (the paper's Fig. 6).
+
+    Args:
+        metrics: Metrics of a run as :func:`read_metrics` gives them; or of several runs by name (seeds, say), of which
+            the mean is drawn, with a band of one sample standard deviation.
+        ax: Where to draw; a new figure if left out.
+        **line: Further properties of the lines.
+
+    Raises:
+        ValueError: If there is no validation accuracy among the metrics, or the runs differ in columns or epochs.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"epoch": [0, 1], "val_accuracy": [0.4, 0.6], "val_accuracy_audio": [0.3, 0.5]})
+        >>> [line.get_label() for line in plot_accuracy(table).get_lines()]
+        ['fused', 'audio']
+    """
+    runs = _runs(metrics)
+    columns = _columns(runs, "val_accuracy")
+    ax = open_panel(ax)
+    for number, name in enumerate(columns):
+        label = name.removeprefix("val_accuracy").lstrip("_") or "fused"
+        _draw(ax, runs, name, 100, **{"label": label, **look(number), **line})
+    ax.set(ylabel="validation accuracy (%)", ylim=(0, 102))
+    return _finish(ax)
+
+
+def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
+    """Quotient of the modalities' validation accuracies per epoch; at 1 they are balanced (the paper's A/V ratio).
+
+    The axis is logarithmic: 2 and 1/2 are as far from balance.
+
+    Args:
+        metrics: Metrics of a run, or of several by name, as :func:`plot_accuracy` takes them.
+        ax: Where to draw; a new figure if left out.
+        **line: Further properties of the lines.
+
+    Raises:
+        ValueError: If there is no ratio among the metrics, or the runs differ in columns or epochs.
+
+    Example:
+        >>> import pandas as pd
+        >>> plot_ratio(pd.DataFrame({"epoch": [0, 1], "val_ratio_audio_image": [2.0, 1.2]})).get_yscale()
+        'log'
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    runs = _runs(metrics)
+    columns = _columns(runs, "val_ratio_")
+    ax = open_panel(ax)
+    pairs = _pairs(runs[0])
+    shown = [np.array([1.0])]
+    for number, name in enumerate(columns, start=1):  # the fused prediction's look is not used here
+        label = pairs.get(name, name.removeprefix("val_ratio_"))
+        mean, spread = _draw(ax, runs, name, 1, **{"label": label, **look(number), **line})
+        shown += [mean, mean + spread, mean - spread]
+    ax.axhline(1, color="0.4", linewidth=0.8, zorder=1)
+    values = np.concatenate(shown)
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = float(min(values.min(), 0.8) / 1.12), float(max(values.max(), 1.25) * 1.12)
+    scales = [[tick for tick in ticks if low <= tick <= high] for ticks in _TICKS if ticks[0] / 1.2 <= low]
+    ticks = next((scale for scale in scales if len(scale) <= 8), scales[-1] if scales else [1])
+    ax.set(ylabel="ratio of validation accuracies", yscale="log", ylim=(low, high))
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return _finish(ax)
+
+
+def plot_reshaped_share(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
+    """Share of training samples whose label was reshaped, per epoch and modality (the paper's Fig. 3a).
+
+    Args:
+        metrics: Metrics of a run, or of several by name, as :func:`plot_accuracy` takes them.
+        ax: Where to draw; a new figure if left out.
+        **line: Further properties of the lines.
+
+    Raises:
+        ValueError: If the run's method reshapes no labels, or the runs differ in columns or epochs.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"epoch": [0, 1], "train_reshaped_audio": [0.2, 0.5]})
+        >>> [float(y) for y in plot_reshaped_share(table).get_lines()[0].get_ydata()]
+        [20.0, 50.0]
+    """
+    runs = _runs(metrics)
+    columns = _columns(runs, "train_reshaped_")
+    ax = open_panel(ax)
+    for number, name in enumerate(columns, start=1):
+        _draw(ax, runs, name, 100, **{"label": name.removeprefix("train_reshaped_"), **look(number), **line})
+    ax.set(ylabel="training labels reshaped (%)", ylim=(0, 102))
+    return _finish(ax)
+
+
+def _runs(metrics: Metrics) -> list[pd.DataFrame]:
+    return [metrics] if isinstance(metrics, pd.DataFrame) else list(metrics.values())
+
+
+def _columns(runs: list[pd.DataFrame], prefix: str) -> list[str]:
+    """Columns of a kind, which all runs have in common, with the same epochs."""
+    columns = [name for name in map(str, runs[0]) if name.startswith(prefix)] if runs else []
+    if not columns:
+        what = f"{prefix}<modality>" if prefix.endswith("_") else prefix
+        raise ValueError(f"`metrics` should hold a column {what}. Found none.")
+    for run in runs:
+        if "epoch" not in run:
+            raise ValueError("`metrics` should hold a column epoch. Found none.")
+        if missing := [name for name in columns if name not in run]:
+            raise ValueError(f"`metrics` of several runs should hold the same columns. {missing[0]} is not in all.")
+        if list(run["epoch"]) != list(runs[0]["epoch"]):
+            raise ValueError(
+                "`metrics` of several runs should hold the same epochs. "
+                f"Found {len(run)} and {len(runs[0])} of them; a mean over a changing number of runs would mislead."
+            )
+    return columns
+
+
+def _draw(ax: Axes, runs: list[pd.DataFrame], name: str, factor: float, **line: Any) -> tuple[Any, Any]:
+    """Draw the mean of a column over the runs and a band of one standard deviation; return both."""
+    curves = pd.concat([run.set_index("epoch")[name] for run in runs], axis=1) * factor
+    # An epoch that some run has no value of (a ratio by zero) has no mean either.
+    mean = curves.mean(axis=1).where(curves.notna().all(axis=1))
+    spread = curves.std(axis=1, ddof=1).fillna(0.0)
+    marker = {"marker": "o", "markersize": 3} if len(mean) == 1 else {}  # a line of one point shows nothing
+    (drawn,) = ax.plot(mean.index + 1, mean, **{**marker, **line})
+    if len(runs) > 1:
+        band: dict[str, Any] = {"color": drawn.get_color(), "alpha": 0.15, "linewidth": 0}
+        ax.fill_between(mean.index + 1, mean - spread, mean + spread, **band)
+    return mean.to_numpy(), spread.to_numpy()
+
+
+def _pairs(metrics: pd.DataFrame) -> dict[str, str]:
+    """Label of every ratio's column; the modalities are told by the accuracies, for names may hold a _ themselves."""
+    prefix = "val_accuracy_"
+    modalities = [name.removeprefix(prefix) for name in map(str, metrics) if name.startswith(prefix)]
+    return {f"val_ratio_{a}_{b}": f"{a} / {b}" for a, b in itertools.combinations(modalities, 2)}
+
+
+def _finish(ax: Axes) -> Axes:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    drop_inner_labels(ax)
+    tidy(ax)
+    # "best" is where the fewest points of lines are; the frame keeps it readable if one passes there all the same.
+    ax.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", handlelength=2.6)
+    return ax

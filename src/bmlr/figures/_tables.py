@@ -1,0 +1,166 @@
+"""Figures of tables of results: a surface over two parameters, bars over methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bmlr.figures._style import COLOURS, HATCHES, column, open_panel, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "epsilon": "ε", "tau": "τ", "lambda": "λ"}
+
+
+def plot_surface(
+    table: pd.DataFrame,
+    x: str = "alpha",
+    y: str = "beta",
+    value: str = "accuracy",
+    *,
+    label: str = "accuracy (%)",
+    factor: float = 100.0,
+    ax: Axes | None = None,
+) -> Axes:
+    """A measure over two parameters as a map with its values written in it (the paper's Fig. 5).
+
+    The colours grow lighter with the value, in grey print too; the largest value has a frame. Rows of the same
+    parameters (seeds) are averaged; a combination that was not run is left blank with a dash.
+
+    Args:
+        table: A row per run.
+        x: Column of the parameter along the horizontal axis.
+        y: Column of the parameter along the vertical axis.
+        value: Column of the measure.
+        label: What the measure is, with its unit.
+        factor: Factor of the values, 100 for per cent.
+        ax: Where to draw; a new figure if left out.
+
+    Raises:
+        ValueError: If a column is missing or not of finite numbers; the message names it.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"alpha": [0.5, 1.0], "beta": [0.1, 0.1], "accuracy": [0.71, 0.74]})
+        >>> [text.get_text() for text in plot_surface(table).texts]
+        ['71.0', '74.0']
+    """
+    columns = {}
+    for argument, name in (("x", x), ("y", y), ("value", value)):
+        numbers = pd.to_numeric(column(table, name, argument), errors="coerce")
+        if not len(numbers) or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"`table[{name!r}]` should hold finite numbers, at least one. Found {list(table[name])[:5]}."
+            )
+        columns[argument] = numbers.astype(float)
+    grid = pd.DataFrame(columns).pivot_table(values="value", index="y", columns="x", aggfunc="mean") * factor
+    values = grid.to_numpy()
+    height, width = values.shape
+    ax = open_panel(ax, 1.9 + 0.68 * width, 1.2 + 0.48 * height)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis", origin="lower", aspect="auto")
+    for (row, place), number in np.ndenumerate(values):
+        if np.isnan(number):
+            ax.text(place, row, "–", ha="center", va="center", color="0.4")
+            continue
+        red, green, blue, _ = image.cmap(image.norm(number))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        ax.text(place, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    best_row, best_place = np.unravel_index(np.nanargmax(values), values.shape)
+    # White inside black shows on every colour.
+    for colour, line in (("black", 3.6), ("white", 1.6)):
+        frame = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3, "clip_on": False}
+        ax.add_patch(_rectangle((float(best_place) - 0.5, float(best_row) - 0.5), **frame))
+    ax.set_xticks(range(width), [f"{number:g}" for number in grid.columns])
+    ax.set_yticks(range(height), [f"{number:g}" for number in grid.index])
+    ax.set(xlabel=_GREEK.get(x, x), ylabel=_GREEK.get(y, y))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure: Any = ax.get_figure()
+    figure.colorbar(image, ax=ax, label=label, pad=0.03).outline.set_visible(False)
+    return ax
+
+
+def plot_methods(
+    table: pd.DataFrame,
+    *,
+    measures: Sequence[str] | None = None,
+    majority: float | None = None,
+    label: str = "accuracy (%)",
+    factor: float = 100.0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy of every method, fused and of each modality: bars of the mean, lines of one sample standard deviation.
+
+    Every run is drawn as a small circle as well, so that three seeds are not taken for more than they are.
+
+    Args:
+        table: A row per run: its method in the column ``method``, its accuracy in ``accuracy``, that of each modality
+            in ``accuracy_<modality>``. A missing accuracy (NaN) is left out.
+        measures: Columns drawn; all that begin with ``accuracy`` if left out.
+        majority: Accuracy of always answering the most frequent class, drawn as a line.
+        label: What is measured, with its unit.
+        factor: Factor of the values, 100 for per cent.
+        ax: Where to draw; a new figure if left out.
+
+    Raises:
+        ValueError: If a column is missing, or there is no row.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"method": ["Joint", "Joint", "BMLR"], "accuracy": [0.70, 0.72, 0.75]})
+        >>> [round(float(bar.get_width()), 1) for bar in plot_methods(table).patches]
+        [71.0, 75.0]
+    """
+    names = [str(name) for name in dict.fromkeys(column(table, "method", "method"))]
+    found = [name for name in map(str, table) if name == "accuracy" or name.startswith("accuracy_")]
+    chosen = list(found if measures is None else measures)
+    if not names or not chosen:
+        raise ValueError("`table` should hold at least one row and a column accuracy. Found none.")
+    for measure in chosen:
+        column(table, measure, "measures")
+    ax = open_panel(ax, 6.4, 0.9 + len(names) * (0.17 * len(chosen) + 0.16))
+    thickness = 0.8 / len(chosen)
+    for number, measure in enumerate(chosen):
+        colour = ("0.45", *COLOURS[1:])[number % len(COLOURS)]  # grey for black: circles and lines show on it
+        for place, name in enumerate(names):
+            values = factor * table.loc[table["method"].astype(str) == name, measure].dropna().to_numpy(dtype=float)
+            if not len(values):
+                continue
+            height = place + (number - (len(chosen) - 1) / 2) * thickness
+            text = (measure.removeprefix("accuracy").lstrip("_") or "fused") if place == 0 else None
+            look: dict[str, Any] = {"color": colour, "hatch": HATCHES[number % len(HATCHES)], "edgecolor": "white"}
+            ax.barh(height, values.mean(), height=0.92 * thickness, linewidth=0, label=text, **look)
+            if len(values) > 1:
+                ax.errorbar(values.mean(), height, xerr=values.std(ddof=1), color="black", capsize=2, linewidth=1)
+                circle: dict[str, Any] = {
+                    "s": 9,
+                    "facecolor": "white",
+                    "edgecolor": "black",
+                    "linewidth": 0.6,
+                    "zorder": 3,
+                }
+                ax.scatter(values, np.full(len(values), height), **circle)
+    if majority is not None:
+        ax.axvline(factor * majority, color="black", linewidth=1, linestyle=(0, (4, 2)), label="majority rate")
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel=label, ylim=(len(names) - 0.45, -0.55))
+    ax.set_xlim(left=0)
+    ax.tick_params(axis="y", length=0)
+    tidy(ax)
+    handles, texts = ax.get_legend_handles_labels()
+    order = sorted(range(len(texts)), key=lambda index: texts[index] == "majority rate")
+    handles, texts = [handles[index] for index in order], [texts[index] for index in order]
+    ax.legend(
+        handles, texts, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2, fontsize=9
+    )
+    return ax
+
+
+def _rectangle(corner: tuple[float, float], **look: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, 1, 1, **look)

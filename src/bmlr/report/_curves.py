@@ -1,0 +1,67 @@
+"""The curves of a section as plain numbers, for the page's script to draw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bmlr.report._sections import MethodGroup, Section
+from bmlr.report._tables import mean_and_deviation
+
+
+def section_curves(section: Section) -> dict[str, Any]:
+    """Curves of every method: name and unit of each measure, and mean and deviation per epoch.
+
+    The looks number the colours: 0 is the fused prediction's, a modality has the same one in every measure.
+    """
+    looks = {name: place for place, name in enumerate(section.modalities, start=1)}
+    pairs = {f"val_ratio_{a}_{b}": f"{a}/{b}" for a, b in itertools.combinations(section.modalities, 2)}
+    columns = {
+        "accuracy": {"val_accuracy": ("fused", 0)} | {f"val_accuracy_{u}": (u, look) for u, look in looks.items()},
+        "ratio": {column: (label, place) for place, (column, label) in enumerate(pairs.items(), start=1)},
+        "share": {f"train_reshaped_{u}": (u, look) for u, look in looks.items()},
+    }
+    methods = []
+    for group in section.groups:
+        metrics = list(usable_metrics(group).values())
+        measures = {
+            measure: [
+                {"name": label, "look": look, **_curve(metrics, column, 1 if measure == "ratio" else 100)}
+                for column, (label, look) in named.items()
+                if metrics and all(column in table for table in metrics)
+            ]
+            for measure, named in columns.items()
+        }
+        methods.append(
+            {
+                "label": group.label,
+                "runs": len(metrics),
+                "epochs": [int(epoch) + 1 for epoch in metrics[0]["epoch"]] if metrics else [],
+                "measures": {measure: series for measure, series in measures.items() if series},
+            }
+        )
+    return {"methods": methods}
+
+
+def usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
+    """The metrics of a group's runs by seed, those that there are."""
+    return {str(run.result["seed"]): run.metrics for run in group.runs if run.metrics is not None}
+
+
+def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[str, list[float | None]]:
+    """Mean and deviation per epoch; null where a run has no value, for JSON knows no NaN."""
+    mean: list[float | None] = []
+    spread: list[float | None] = []
+    for values in zip(*(table[column] for table in metrics), strict=True):
+        if all(math.isfinite(value) for value in values):
+            middle, deviation = mean_and_deviation([factor * float(value) for value in values])
+            mean.append(round(middle, 5))
+            spread.append(None if deviation is None else round(deviation, 5))
+        else:
+            mean.append(None)
+            spread.append(None)
+    return {"mean": mean, "spread": spread}

@@ -1,0 +1,249 @@
+"""Puts sections, figures and the template together to one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import hashlib
+import io
+import shlex
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bmlr import figures
+from bmlr._files import atomic_write_text
+from bmlr._version import __version__
+from bmlr.report._curves import section_curves, usable_metrics
+from bmlr.report._read import ExcludedRun, read_runs
+from bmlr.report._sections import MethodGroup, Section, make_sections
+from bmlr.report._tables import method_table, run_table
+from bmlr.training._run import CONFIG
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A written report.
+
+    Attributes:
+        path: The page.
+        sections: Headings of its sections.
+        methods: Number of methods.
+        runs: Number of runs in its numbers.
+        excluded: What was left out, and why.
+    """
+
+    path: Path
+    sections: tuple[str, ...]
+    methods: int
+    runs: int
+    excluded: tuple[ExcludedRun, ...]
+
+
+def write_report(
+    runs: Iterable[Path | str], out: Path | str = "report.html", *, title: str | None = None, command: str = ""
+) -> Report:
+    """Write a page about runs that opens offline and needs no other file.
+
+    Runs on the same data under the same protocol are compared in one section. Runs of one method with the same settings
+    are its seeds, shown by mean and sample standard deviation. Runs that failed, were interrupted or cannot be read are
+    left out of all numbers and named with the reason.
+
+    Args:
+        runs: Directories of runs, or folders that hold runs.
+        out: The page, a file named .html; an existing one is replaced.
+        title: Title of the page.
+        command: What made the report, to be shown in it.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If there is no finished run, the message says why, or ``out`` is not the name of a page.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in {".html", ".htm"} or out.is_dir():
+        raise ValueError(f"`out` should be a file named .html. Found {str(out)!r}.")
+    finished, excluded = read_runs(runs)
+    sections, repeated = make_sections(finished)
+    excluded += repeated
+    counted = len(finished) - len(repeated)
+    methods = len({group.label for section in sections for group in section.groups})
+    content = {
+        "title": title or f"Comparison of {methods} method{'s' if methods > 1 else ''}",
+        "sections": [_section_content(section) for section in sections],
+        "excluded": excluded,
+        "runs": counted,
+        "curves": [section_curves(section) for section in sections],
+        "command": command,
+        "version": __version__,
+        "created": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(out, _render(content))
+    return Report(out, tuple(section.heading for section in sections), methods, counted, tuple(excluded))
+
+
+def _render(content: dict[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    files = resources.files("bmlr.report")
+    texts = {name: (files / f"page.{name}").read_text(encoding="utf-8").strip() for name in ("css", "js")}
+    # Only this style and this script act in the page and nothing is fetched, even if the escaping had a hole.
+    hashes = {name: f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}" for name, text in texts.items()}
+    template = environment.from_string((files / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(**content, **texts, hashes=hashes)
+
+
+def _section_content(section: Section) -> dict[str, Any]:
+    heads, rows = method_table(section)
+    run_heads, run_rows = run_table(section)
+    runs = [(group, run) for group in section.groups for run in group.runs]
+    return {
+        "section": section,
+        "heads": heads,
+        "rows": list(zip(section.groups, rows, strict=True)),
+        "run_heads": run_heads,
+        "run_rows": [
+            {
+                "group": group,
+                "cells": cells,
+                "config": run.config_text,
+                "versions": run.result.get("versions") or {},
+                "directory": run.directory,
+                "parameters": run.result.get("parameters"),
+                "remark": run.remark,
+                "command": f"bmlr train --config {shlex.quote(str(run.directory / CONFIG))} --runs again",
+            }
+            for (group, run), cells in zip(runs, run_rows, strict=True)
+        ],
+        "figures": _figures(section),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Figure:
+    """A figure as a data URI, with what it shows."""
+
+    source: str
+    caption: str
+    alternative: str
+
+
+def _figures(section: Section) -> dict[str, _Figure]:
+    """The figures of a section: bars, and curves of every kind that some method has."""
+    import matplotlib as mpl
+
+    # A fixed salt: the same runs give the same bytes. Characters become outlines: the layout does not depend on fonts
+    # where the page is read. And text between two $ in a name is not mathematics.
+    with mpl.rc_context({"svg.hashsalt": "bmlr", "svg.fonttype": "path", "text.parse_math": False}):
+        return _draw_figures(section)
+
+
+def _draw_figures(section: Section) -> dict[str, _Figure]:
+    table = pd.DataFrame(
+        {
+            "method": group.label,
+            "accuracy": run.result["test"]["accuracy"],
+            **{f"accuracy_{name}": run.result["test"]["unimodal_accuracy"].get(name) for name in section.modalities},
+        }
+        for group in section.groups
+        for run in group.runs
+    )
+    figure, (ax,) = _canvas(1, 1, (7.2, 0.9 + len(section.groups) * (0.15 * (1 + len(section.modalities)) + 0.15)))
+    figures.plot_methods(_numeric(table), majority=section.majority, label="test accuracy (%)", ax=ax)
+    who = f"{len(section.groups)} methods" if len(section.groups) > 1 else section.groups[0].label
+    drawn = {
+        "bars": _Figure(
+            _as_uri(figure),
+            "Test accuracy: mean, sample standard deviation and every run (circles)",
+            f"Bars of the test accuracy of {who}, fused and for {' and '.join(section.modalities)}; the numbers are "
+            "those of the table of methods.",
+        )
+    }
+    for name, (plot, what) in _CURVES.items():
+        if panels := _panels(section.groups, plot):
+            drawn[name] = _Figure(
+                panels, f"{what} per epoch: mean and sample standard deviation over the runs",
+                f"Curves of the {what.lower()} per epoch, a panel per method; the same values can be read from the "
+                "curves above.",
+            )  # fmt: skip
+    return drawn
+
+
+_CURVES: dict[str, tuple[Callable[..., Any], str]] = {
+    "accuracy": (figures.plot_accuracy, "Validation accuracy"),
+    "ratio": (figures.plot_ratio, "Ratio of the modalities' validation accuracies"),
+    "share": (figures.plot_reshaped_share, "Share of training labels reshaped"),
+}
+
+
+def _panels(groups: Sequence[MethodGroup], plot: Callable[..., Any]) -> str:
+    """A figure with a panel for each method that has such curves; "" where none has."""
+    drawable = []
+    for group in groups:
+        metrics = usable_metrics(group)
+        if not metrics:
+            continue
+        try:
+            plot(metrics, _canvas(1, 1, (3, 2))[1][0])
+        except ValueError:  # this method has no such columns
+            continue
+        drawable.append((group, metrics))
+    if not drawable:
+        return ""
+    columns = min(3, len(drawable))
+    rows = -(-len(drawable) // columns)
+    figure, axes = _canvas(rows, columns, (3.3 * columns, 2.6 * rows))
+    lines: dict[str, Any] = {}
+    for place, ((group, metrics), ax) in enumerate(zip(drawable, axes, strict=False)):
+        plot(metrics, ax).set_title(_wrapped(group.label), fontsize=9)
+        handles, labels = ax.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+        ax.get_legend().remove()
+        if place % columns:
+            ax.set_ylabel("")
+    legend: dict[str, Any] = {"ncols": min(4, len(lines)), "frameon": False, "handlelength": 2.8}
+    figure.legend(list(lines.values()), list(lines), loc="outside upper center", **legend)
+    for ax in axes[len(drawable) :]:
+        ax.set_visible(False)
+    return _as_uri(figure)
+
+
+def _wrapped(label: str) -> str:
+    return "\n".join(textwrap.wrap(label, 44))
+
+
+def _numeric(table: pd.DataFrame) -> pd.DataFrame:
+    numbers: pd.DataFrame = table.drop(columns="method").apply(pd.to_numeric)
+    return numbers.assign(method=table["method"].map(lambda label: _wrapped(str(label))))
+
+
+def _canvas(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """A figure outside pyplot, which would keep it, and its axes in reading order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _as_uri(figure: Any) -> str:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        # A name longer than the figure: it is drawn, and runs out at the side.
+        warnings.filterwarnings("ignore", message=r"constrained_layout not applied")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{_base64(buffer.getvalue())}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

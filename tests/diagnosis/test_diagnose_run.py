@@ -1,0 +1,148 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bmlr.cli import main
+from bmlr.diagnosis import GradientMonitor, diagnose_run
+from bmlr.methods import UniformBaseline
+from bmlr.training import TrainerOptions, evaluate_run, train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from toy import Toy
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    options = TrainerOptions(epochs=2, accelerator="cpu", devices=1, progress=False)
+    return train(Toy(samples=120), UniformBaseline(), trainer=options, runs=tmp_path_factory.mktemp("runs")).directory
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The parts that are read."""
+    asked, original = [], Toy.part
+
+    def part(self, name):
+        asked.append(name)
+        return original(self, name)
+
+    monkeypatch.setattr(Toy, "part", part)
+    return asked
+
+
+def test_a_run_is_read_by_its_methods_predictions_on_validation_only(run, parts):
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    found = diagnose_run(run)
+    assert torch.equal(torch.rand(3), expected)
+    assert set(parts) == {"val"}
+    score = evaluate_run(run, part="val")
+    assert found.accuracy.value == pytest.approx(score.accuracy)
+    assert {u: m.alone.value for u, m in found.modalities.items()} == pytest.approx(score.unimodal_accuracy)
+    assert "UniformBaseline on toy, validation part, best weights" in found.caption
+    assert "UniformBaseline" not in found.verdict.methods
+    last = diagnose_run(run, part="test", weights="last")
+    assert last.accuracy.value == pytest.approx(evaluate_run(run, part="test", weights="last").accuracy)
+
+
+def test_the_command_prints_and_writes(run, parts, capsys, tmp_path):
+    assert main(["diagnose", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "accuracy alone" in printed
+    assert "verdict" in printed
+    content = json.loads((run / "diagnosis" / "diagnosis.json").read_text())
+    assert " ".join(content["verdict"]["paragraph"].split())[:30] in " ".join(printed.split())
+    assert "test" not in parts
+    assert {path.name for path in (run / "diagnosis").iterdir()} == {
+        "diagnosis.json", "diagnosis.md", "accuracies.png", "shapley.png", "confidence.png",
+    }  # fmt: skip
+    assert main(["diagnose", str(run), "--part", "test", "--out", str(tmp_path / "d")]) == 0
+    assert "test part" in json.loads((tmp_path / "d" / "diagnosis.json").read_text())["subject"]
+
+
+def test_the_command_with_probes_and_recorded_gradients(run, parts, capsys, tmp_path):
+    monitor = GradientMonitor(run)
+    monitor._pending = [{"step": 0, "epoch": 0, "norm_audio": 2.0, "norm_image": 1.0}]
+    monitor.write()
+    try:
+        assert main(["diagnose", str(run), "--probe", "--out", str(tmp_path)]) == 0
+    finally:
+        (run / "gradients.csv").unlink()
+    captured = capsys.readouterr()
+    assert "training image alone for 2 epochs" in captured.err
+    assert "linear probe, joint encoder" in captured.out
+    assert "gradient norm in training" in captured.out
+    assert "test" not in parts
+    assert (tmp_path / "probes.png").is_file()
+    assert (tmp_path / "gradients.png").is_file()
+    again = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert again["modalities"]["image"]["probe_alone"]["value"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "There is no run in nowhere"),
+        (["RUN", "--part", "train", "--probe"], "`probe` fits to the training part"),
+        (["RUN", "--part", "validation"], "part"),
+        (["RUN", "--weights", "first"], "weights"),
+    ],
+)
+def test_bad_input_fails_with_one_sentence(run, capsys, arguments, message):
+    assert main(["diagnose", *[str(run) if text == "RUN" else text for text in arguments]]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_damaged_run_is_named(run, capsys, tmp_path):
+    (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    assert main(["diagnose", str(tmp_path)]) == 2
+    assert "best.safetensors is missing" in capsys.readouterr().err
+
+
+def test_double_precision(tmp_path):
+    options = TrainerOptions(epochs=1, accelerator="cpu", devices=1, progress=False, precision="64-true")
+    directory = train(Toy(), UniformBaseline(), trainer=options, runs=tmp_path).directory
+    found = diagnose_run(directory, probe=True)
+    assert found.modalities["audio"].probe_alone is not None
+    assert dataclasses.asdict(found.thresholds)["share"] == 0.8
+
+
+def test_importing_it_needs_torch_and_numpy_only():
+    program = """
+import sys
+for name in ("lightning", "matplotlib", "pandas", "rich", "sklearn", "scipy", "torchmetrics", "safetensors"):
+    sys.modules[name] = None
+import torch
+from bmlr.diagnosis import diagnose, GradientMonitor, fit_linear_probe
+data = [({"a": torch.randn(150, 2), "v": torch.randn(150, 2)}, torch.arange(150) % 2)]
+print(diagnose(lambda inputs: inputs["a"] + inputs["v"], data).to_markdown())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert "accuracy alone" in done.stdout
+
+
+def test_the_example_names_the_modality_that_is_behind(tmp_path):
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, str(ROOT / "examples" / "diagnose_own_model.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # more threads would only wait for each other
+    )
+    assert done.returncode == 0, done.stderr
+    assert "relies little on video" in done.stdout
+    assert "video is undertrained" in done.stdout
+    assert list(tmp_path.rglob("accuracies.png"))

@@ -1,0 +1,90 @@
+import dataclasses
+
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from bmlr.diagnosis import (
+    ModalityGap,
+    diagnose,
+    figures_of,
+    plot_accuracies,
+    plot_confidence,
+    plot_conflict,
+    plot_gradient_norms,
+    plot_probes,
+    plot_shapley,
+)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def found(**options):
+    targets = torch.arange(200) % 2
+    inputs = {"audio": 2.0 * targets[:, None] - 1, "video": torch.randn(200, 1)}
+
+    def predict(x):
+        score = 3 * x["audio"] + x["video"]
+        return torch.cat([-score, score], 1)
+
+    return diagnose(predict, [(inputs, targets)], **options)
+
+
+def gaps():
+    hits = torch.arange(100)
+    return {
+        u: ModalityGap(hits < 60, hits < 80, hits < 50, hits < 75, torch.zeros(100).long(), epoch=3)
+        for u in ("audio", "video")
+    }
+
+
+def heights(ax):
+    return [[bar.get_height() for bar in bars] for bars in ax.containers if hasattr(bars, "patches")]
+
+
+def test_bars_are_the_numbers_in_percent():
+    diagnosis = found(reference={"video": 0.9})
+    ax = plot_accuracies(diagnosis)
+    alone, trained, without = heights(ax)
+    assert alone == pytest.approx([100 * m.alone.value for m in diagnosis.modalities.values()])
+    assert trained == pytest.approx([90])
+    assert without == pytest.approx([100 * m.left_out.value for m in diagnosis.modalities.values()])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["audio", "video"]
+    (shapley,) = heights(plot_shapley(diagnosis))
+    assert sum(shapley) == pytest.approx(100 * (diagnosis.accuracy.value - diagnosis.majority_rate))
+    size, signed = heights(plot_confidence(diagnosis))
+    assert size[0] >= abs(signed[0])
+    with pytest.raises(ValueError, match="`diagnosis` should have probes"):
+        plot_probes(diagnosis)
+
+
+def test_probes_and_where_it_is_told():
+    diagnosis = found(probe=gaps())
+    _, ax = plt.subplots()
+    assert plot_probes(diagnosis, ax) is ax
+    assert heights(ax) == [pytest.approx([value] * 2) for value in (50, 60, 80)]
+
+
+def test_curves_over_steps():
+    rows = [{"step": 10.0 * i, "norm_a": float(i), "norm_v": 1.0} for i in range(9)]
+    rows[0]["conflict_v"], rows[4]["conflict_v"] = -0.5, float("nan")
+    ax = plot_gradient_norms(rows, window=3)
+    assert ax.get_yscale() == "linear"  # a norm is zero
+    assert list(ax.get_lines()[1].get_ydata()) == [0.5, 1, 2, 3, 4, 5, 6, 7, 7.5]
+    assert plot_gradient_norms(rows[1:]).get_yscale() == "log"
+    curve = plot_conflict(rows).get_lines()[1]
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([0], [-0.5])
+    with pytest.raises(ValueError, match="`rows` should hold numbers named conflict_"):
+        plot_conflict(rows[1:4])
+
+
+def test_all_figures_a_diagnosis_has_the_numbers_for():
+    assert list(figures_of(found())) == ["accuracies", "shapley", "confidence"]
+    rows = [{"step": 0.0, "norm_audio": 1.0, "norm_video": 2.0}]
+    diagnosis = dataclasses.replace(found(probe=gaps()), gradient_rows=rows)
+    assert list(figures_of(diagnosis)) == ["accuracies", "shapley", "confidence", "probes", "gradients"]
+    assert not plt.get_fignums()

@@ -1,0 +1,148 @@
+import dataclasses
+import math
+
+import pytest
+
+import bmlr.methods
+from bmlr.diagnosis import Estimate, Evidence, Thresholds, judge
+from bmlr.diagnosis._verdict import _REMEDIES, choose_methods, write_verdict
+
+
+def around(value, width=0.03):
+    return Estimate(value, value - width, value + width)
+
+
+GOOD = Evidence(1000, 0.1, around(0.85), around(0.3), around(1, 0), around(0.9), around(1, 0), around(0.0), around(1))
+BEHIND = dataclasses.replace(GOOD, alone=around(0.45), trained_alone=around(0.7), prediction_share=around(0.6))
+
+
+def without_reference(evidence, **changes):
+    nothing = dict.fromkeys(("trained_alone", "prediction_share", "encoder_gap", "encoder_share"))
+    return dataclasses.replace(evidence, **nothing, **changes)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        (GOOD, ("balanced", "")),
+        (BEHIND, ("undertrained", "decision")),
+        (dataclasses.replace(BEHIND, encoder_gap=None, encoder_share=None), ("undertrained", "")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_share=around(0.5)), ("undertrained", "encoder")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.02), encoder_share=around(0.5)), ("balanced", "")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_share=around(0.9)), ("balanced", "")),
+        (dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02)), ("uninformative", "")),
+        (dataclasses.replace(BEHIND, trained_alone=around(0.13, 0.05)), ("unclear", "")),
+        (dataclasses.replace(BEHIND, prediction_share=around(0.7, 0.4)), ("unclear", "")),
+        (dataclasses.replace(GOOD, prediction_share=around(0.9, 0.4)), ("unclear", "")),
+        (dataclasses.replace(GOOD, prediction_share=around(0.85, 0.1)), ("balanced", "")),
+        (dataclasses.replace(GOOD, prediction_share=around(math.nan)), ("unclear", "")),
+        (dataclasses.replace(BEHIND, samples=99), ("unclear", "")),
+        (dataclasses.replace(BEHIND, alone=around(math.nan)), ("unclear", "")),
+        (without_reference(GOOD), ("balanced", "")),
+        (without_reference(GOOD, balance=around(0.4)), ("weak", "")),
+        (without_reference(GOOD, balance=around(0.7, 0.4)), ("unclear", "")),
+        (without_reference(GOOD, alone=around(0.1), drop=around(0), balance=around(0)), ("unused", "")),
+        (without_reference(GOOD, alone=around(0.1), drop=around(0.2), balance=around(0)), ("weak", "")),
+    ],
+)
+def test_words(evidence, expected):
+    assert judge(evidence, Thresholds()) == expected
+
+
+def test_thresholds_are_parameters():
+    assert judge(BEHIND, Thresholds(share=0.5)) == ("balanced", "")
+    assert judge(dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02)), Thresholds(margin=0.01))[0] == "unclear"
+    assert judge(dataclasses.replace(BEHIND, samples=20), Thresholds(min_samples=20))[0] == "undertrained"
+    for options, message in (
+        ({"share": 1.5}, "`share` should lie in"),
+        ({"margin": -1}, "`margin` should be a non-negative"),
+        ({"min_samples": 0}, "`min_samples` should be an integer"),
+        ({"level": 1.0}, "`level` should lie between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Thresholds(**options)
+
+
+def verdict_of(evidence, **options):
+    return write_verdict(evidence, Thresholds(), accuracy=around(0.9), samples=1000, **options)
+
+
+def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
+    verdict = verdict_of({"audio": GOOD, "video": BEHIND}, method="Joint")
+    assert verdict.undertrained == ("video",)
+    text = verdict.paragraph
+    assert text.startswith("video is undertrained: alone in the joint model it reaches 0.450, trained alone 0.700")
+    assert "0.600 [0.570, 0.630] of what it recovers for audio" in text
+    assert "decision layer" in text
+    assert "leave audio out of some training batches" in text
+    assert verdict.methods
+    assert all(name in text for name in verdict.methods)
+    assert "\n" not in text
+
+
+def test_the_advice_depends_on_the_place_the_method_and_conflict():
+    encoder = dataclasses.replace(BEHIND, encoder_gap=around(0.2), encoder_share=around(0.4))
+    text = verdict_of({"audio": GOOD, "video": encoder}, conflict={"video": -0.2, "audio": 0.4})
+    assert text.methods[0] == "MMPareto"
+    assert "conflicted (median cosine -0.20)" in text.paragraph
+    assert "trained alone, give it a larger learning rate or audio a smaller one" in text.paragraph
+    agreed = verdict_of({"audio": GOOD, "video": encoder}, conflict={"video": 0.3})
+    assert "agreed (median cosine 0.30)" in agreed.paragraph
+    both = verdict_of({"audio": BEHIND, "video": encoder})
+    assert both.undertrained == ("audio", "video")
+
+
+@pytest.mark.parametrize("place", ["encoder", "decision", ""])
+@pytest.mark.parametrize("current", ["Joint", "BMLR", "OGMGE", None])
+def test_methods_exist_are_others_and_can_be_used(place, current):
+    for missing in (False, True):
+        chosen = choose_methods([place], current=current, missing=missing)
+        assert len(chosen) == 4
+        assert set(chosen) <= set(bmlr.methods.available()) - {current}
+        assert not (missing and "AGM" in chosen)
+    assert {name for remedies in _REMEDIES.values() for name in remedies} <= set(bmlr.methods.available())
+
+
+def test_paragraphs_without_an_undertrained_modality():
+    balanced = verdict_of({"audio": GOOD, "video": GOOD})
+    assert balanced.paragraph.startswith("No modality is undertrained. Alone in the joint model audio reaches 0.850")
+    assert "Balancing has little to add" in balanced.paragraph
+    assert balanced.methods == ()
+
+    nothing = dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02))
+    text = verdict_of({"audio": GOOD, "video": nothing}).paragraph
+    assert text.startswith("No modality is undertrained. video is uninformative, not undertrained: trained alone it")
+    assert "or leave it out" in text
+    assert "Worth trying" not in text
+
+    weak = verdict_of({"audio": without_reference(GOOD), "video": without_reference(GOOD, balance=around(0.4))})
+    assert "relies little on video" in weak.paragraph
+    assert "cannot be told" in weak.paragraph
+    assert "`reference`" in weak.paragraph
+    assert weak.undertrained == ()
+    unused = without_reference(GOOD, alone=around(0.1), drop=around(0), balance=around(0))
+    text = verdict_of({"audio": without_reference(GOOD), "video": unused}, can_probe=True).paragraph
+    assert "does not use video" in text
+    assert "--probe true" in text
+
+
+def test_too_few_samples_are_no_evidence():
+    few = {"audio": dataclasses.replace(GOOD, samples=20), "video": dataclasses.replace(BEHIND, samples=20)}
+    verdict = write_verdict(few, Thresholds(), accuracy=around(0.9, 0.1), samples=20)
+    assert verdict.paragraph.startswith("The evidence is insufficient: 20 samples are fewer than the 100")
+    assert "from 0.80 to 1.00" in verdict.paragraph
+    assert verdict.undertrained == ()
+    assert "More samples" in verdict.paragraph
+    loose = dataclasses.replace(BEHIND, prediction_share=around(0.7, 0.4))
+    assert "known too loosely" in verdict_of({"audio": GOOD, "video": loose}).paragraph
+    rare = dataclasses.replace(BEHIND, samples=30)
+    assert (
+        "The evidence on video is insufficient: 30 samples have it"
+        in verdict_of({"audio": GOOD, "video": rare}).paragraph
+    )
+
+
+def test_shuffling_is_warned_of():
+    found = {"audio": GOOD, "video": BEHIND}
+    assert "Shuffled inputs" in verdict_of(found, shuffled=True).paragraph
+    assert "Shuffled inputs" not in verdict_of({"audio": GOOD, "video": GOOD}, shuffled=True).paragraph

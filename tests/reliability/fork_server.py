@@ -1,0 +1,44 @@
+"""Starts training commands in processes of their own, forked from this one, which has imported everything already.
+
+Reads a line of JSON per command (its arguments and the file of its error stream), forks, answers with the process's
+number, and then with its exit status once it has ended.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import toy  # noqa: F401  (the commands name its class)
+from bmlr.cli import main
+
+
+def run(arguments, errors):
+    """The command, as ``bmlr`` would run it; never returns."""
+    os.setsid()
+    for stream, target in ((1, os.devnull), (2, errors)):
+        os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    try:
+        code = main(arguments)
+    except BaseException:  # as the interpreter would end
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(request["arguments"], request["errors"])
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)

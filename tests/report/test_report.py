@@ -1,0 +1,432 @@
+import json
+import math
+from html.parser import HTMLParser
+
+import pytest
+from fabric import make_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bmlr.cli import main
+from bmlr.methods import BMLR, Joint
+from bmlr.report import write_report
+from bmlr.report._read import FAILURE, read_runs
+from bmlr.report._sections import make_sections
+from bmlr.report._tables import mean_and_deviation, method_table, run_table
+from bmlr.training import TrainerOptions, train
+from toy import Toy
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text outside scripts, and the scripts."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.scripts, self.pieces, self.inside = [], [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.pieces).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag in {"script", "style"}:
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.pieces.append(data)
+        elif self.inside[-1] == "script":
+            self.scripts.append(data)
+
+    def count(self, tag):
+        return sum(name == tag for name, _ in self.tags)
+
+
+def table_of(*folders):
+    """Texts and marks of the methods' table, by method and head."""
+    runs, _ = read_runs(folders)
+    (section,), _ = make_sections(runs)
+    heads, rows = method_table(section)
+    return {row[0].text: {head.text: cell for head, cell in zip(heads, row, strict=True)} for row in rows}
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_methods_are_means_over_seeds_with_best_and_second_marked(tmp_path):
+    make_run(tmp_path / "a", "Joint", 0, fused=0.70, audio=0.30, image=0.60)
+    make_run(tmp_path / "b", "Joint", 1, fused=0.74, audio=0.30, image=0.60)
+    make_run(tmp_path / "c", "BMLR", 0, fused=0.80, audio=0.50, image=0.50)
+    make_run(tmp_path / "d", "UniformBaseline", 0, fused=0.60, audio=0.54, image=0.50)
+    table = table_of(tmp_path)
+    assert list(table) == ["Baseline", "Uniform-Baseline", "BMLR"]  # the order of the registry
+    assert table["Baseline"]["Fused (%)"].text == "72.0 ± 2.8"
+    assert table["Baseline"]["Runs"].text == "2"
+    assert table["Baseline"]["Runs"].note == "seeds 0, 1"
+    assert table["BMLR"]["Fused (%)"].text == "80.0"
+    assert {name: row["Fused (%)"].mark for name, row in table.items()} == {
+        "BMLR": "best", "Baseline": "second", "Uniform-Baseline": "",
+    }  # fmt: skip
+    # A ratio is best where it is nearest to 1, from either side.
+    assert {name: row["Ratio audio/image"].mark for name, row in table.items()} == {
+        "BMLR": "best", "Uniform-Baseline": "second", "Baseline": "",
+    }  # fmt: skip
+    assert table["Baseline"]["Minutes"].text == "1.5"
+    assert table["Baseline"]["Data passes"].text == "3"
+
+
+def test_equal_means_share_a_rank(tmp_path):
+    for name, fused in (("Joint", 0.7), ("BMLR", 0.7004), ("OPM", 0.6)):
+        make_run(tmp_path / name, name, fused=fused)
+    marks = {name: row["Fused (%)"].mark for name, row in table_of(tmp_path).items()}
+    assert marks == {"Baseline": "best", "BMLR": "best", "OPM": ""}
+
+
+def test_undefined_numbers_are_named_and_not_averaged_away(tmp_path):
+    make_run(tmp_path / "a", seed=0, image=0.0)
+    make_run(tmp_path / "b", seed=1, audio=0.5, image=0.5)
+    make_run(tmp_path / "c", "BMLR", audio=0.5, image=0.0)
+    table = table_of(tmp_path)
+    cell = table["Baseline"]["Ratio audio/image"]
+    assert (cell.text, cell.note) == ("1.00*", "over the 1 of 2 runs where it is defined")
+    assert (table["BMLR"]["Ratio audio/image"].text, table["BMLR"]["Ratio audio/image"].value) == ("–", None)
+    unimodal = {"audio": math.nan, "image": 0.5}
+    score = {"accuracy": 0.5, "unimodal_accuracy": unimodal, "ratio": {"audio/image": math.nan}}
+    make_run(tmp_path / "d", "OPM", result={"test": score})
+    page = Page(write_report([tmp_path], tmp_path / "r.html").path)
+    assert "nan" not in page.text.casefold()
+    json.loads(page.scripts[0], parse_constant=pytest.fail)
+
+
+def test_a_method_with_two_settings_is_two_methods(tmp_path):
+    make_run(tmp_path / "a", "BMLR", method_args={"alpha": 1.0, "beta": 0.1})
+    make_run(tmp_path / "b", "BMLR", method_args={"alpha": 1.0, "beta": 0.5})
+    make_run(tmp_path / "c", "Joint", epochs=4)
+    table = table_of(tmp_path)
+    assert list(table) == ["Baseline", "BMLR (beta=0.1)", "BMLR (beta=0.5)"]
+    runs, _ = read_runs([tmp_path])
+    (section,), _ = make_sections(runs)
+    assert [group.parameters for group in section.groups] == ["", "", "beta=0.5"]
+    assert "The methods differ in trainer.epochs: 4 (Baseline); 3 (BMLR (beta=0.1), BMLR (beta=0.5))." in section.notes
+    assert "epochs" not in section.facts["Shared settings"]
+    assert "batch size 64" in section.facts["Shared settings"]
+
+
+def test_methods_that_are_not_registered_come_last_under_their_own_name(tmp_path):
+    make_run(tmp_path / "a", class_path="mine.Odd", method_args={"k": 3})
+    make_run(tmp_path / "b", "DGL")
+    assert list(table_of(tmp_path)) == ["DGL", "Odd"]
+
+
+def test_paper_protocol_shows_last_and_best_epoch(tmp_path):
+    score = {"accuracy": 0.8, "unimodal_accuracy": {}, "ratio": {}}
+    extra = {"test_last_epoch": score, "test_best_epoch": {**score, "accuracy": 0.9, "epoch": 2}}
+    make_run(tmp_path / "a", protocol="paper", result=extra)
+    row = table_of(tmp_path)["Baseline"]
+    assert (row["Last epoch (%)"].text, row["Best on test (%)"].text) == ("80.0", "90.0")
+
+
+def test_notes_say_what_makes_numbers_hard_to_compare(tmp_path):
+    make_run(tmp_path / "a", "Joint", 0)
+    make_run(tmp_path / "b", "Joint", 1, result={"versions": {"bmlr": "0.1.0", "torch": "9"}})
+    make_run(tmp_path / "c", "BMLR", 0)
+    runs, _ = read_runs([tmp_path])
+    (section,), _ = make_sections(runs)
+    assert any("seeds 0, 1 (Baseline); seed 0 (BMLR)" in note for note in section.notes)
+    assert any("different versions" in note for note in section.notes)
+    assert section.facts["Versions"] == "bmlr 0.1.0, torch 2.0 or 9"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=30)
+def test_mean_and_deviation_are_numpys(values):
+    import numpy as np
+
+    mean, deviation = mean_and_deviation(values)
+    assert mean == pytest.approx(np.mean(values))
+    if len(values) == 1:
+        assert deviation is None
+    else:
+        assert deviation == pytest.approx(np.std(values, ddof=1))
+
+
+# ---- sections -----------------------------------------------------------------------------------------------------
+
+
+def test_other_data_and_protocols_are_other_sections(tmp_path):
+    make_run(tmp_path / "a", "Joint")
+    make_run(tmp_path / "b", "Joint", protocol="paper")
+    make_run(tmp_path / "c", "BMLR", data_args={"noise": 2.0})
+    make_run(tmp_path / "d", "BMLR", data_args={"noise": 1.0})
+    report = write_report([tmp_path], tmp_path / "r.html")
+    headings = ["digits, clean protocol", "digits, paper protocol", "digits, clean protocol (noise=2.0)",
+                "digits, clean protocol (noise=1.0)"]  # fmt: skip
+    assert list(report.sections) == headings
+    page = Page(report.path)
+    assert "Numbers of different sections cannot be compared." in page.text
+    assert sum(attributes.get("class") == "sortable methods" for _, attributes in page.tags) == 4
+
+
+def test_where_the_files_are_does_not_make_other_data(tmp_path):
+    make_run(tmp_path / "a", "Joint", data_args={"root": "/one"})
+    make_run(tmp_path / "b", "BMLR", data_args={"root": "/two"})
+    assert write_report([tmp_path], tmp_path / "r.html").sections == ("digits, clean protocol",)
+
+
+def test_a_repeated_run_counts_once(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    report = write_report([tmp_path, tmp_path / "a"], tmp_path / "r.html")
+    (repeated,) = report.excluded
+    assert report.runs == 1
+    assert (repeated.state, repeated.directory.name) == ("repeated", "b")
+    assert f"{tmp_path / 'a'}, which is counted" in repeated.reason
+
+
+# ---- what is left out ---------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_used_is_named_with_the_reason(tmp_path):
+    make_run(tmp_path / "good")
+    cut = make_run(tmp_path / "cut", "BMLR")
+    text = (cut / "result.json").read_text()
+    (cut / "result.json").write_text(text[: len(text) // 2])
+    unfinished = make_run(tmp_path / "unfinished", "OPM")
+    (unfinished / "result.json").unlink()
+    failed = make_run(tmp_path / "failed", "AGM")
+    (failed / "result.json").unlink()
+    failure = {
+        "error": "NonFiniteLossError: the loss is <NaN>",
+        "traceback": "Traceback <most recent call last>",
+        "log": [],
+    }
+    (failed / FAILURE).write_text(json.dumps(failure))
+    killed = make_run(tmp_path / "killed", "OGMGE")
+    (killed / "result.json").unlink()
+    (killed / FAILURE).write_text('{"error": "')
+    (tmp_path / "empty").mkdir()
+    bare = make_run(tmp_path / "bare", "DGL")
+    (bare / "config.yaml").unlink()
+    swapped = make_run(tmp_path / "swapped", "MBSD")
+    (swapped / "config.yaml").write_text((tmp_path / "good" / "config.yaml").read_text())
+    wild = make_run(tmp_path / "wild", "CML", fused=1.2)
+    lacking = make_run(tmp_path / "lacking", "LFM", result={"majority_rate": None})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.md").write_text("no run")
+
+    report = write_report([tmp_path], tmp_path / "r.html")
+    found = {run.directory.name: (run.state, run.reason) for run in report.excluded}
+    assert report.runs == 1
+    assert set(found) == {"cut", "unfinished", "failed", "empty", "bare", "swapped", "wild", "lacking", "killed"}
+    assert found["cut"][0] == "unreadable"
+    assert "result.json is cut off or no JSON" in found["cut"][1]
+    assert found["unfinished"][0] == "unfinished"
+    assert "after 3 of 3 epochs" in found["unfinished"][1]
+    assert "--resume" in found["unfinished"][1]
+    assert found["failed"] == ("failed", "It failed: NonFiniteLossError: the loss is <NaN>")
+    assert found["killed"] == ("failed", "It failed; why cannot be told, failed.json is cut off.")
+    assert found["empty"] == ("no run", "The folder is empty.")
+    assert found["bare"] == ("unreadable", "config.yaml is missing.")
+    assert "are of different runs" in found["swapped"][1]
+    assert "accuracies in [0, 1]. Found accuracy = 1.2" in found["wild"][1]
+    assert "no usable entry majority_rate" in found["lacking"][1]
+    page = Page(report.path)
+    for run in (cut, unfinished, failed, bare, swapped, wild, lacking):
+        assert str(run) in page.text
+    assert "the loss is <NaN>" in page.text
+    assert "Traceback <most recent call last>" in page.text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "cut off or no JSON"),
+        ("[]", "should hold entries by name"),
+        ('{"data": 3}', "no usable entry data"),
+        ("\xff\xfe", "no usable|cut off"),
+    ],
+)
+def test_damaged_results(tmp_path, content, reason):
+    run = make_run(tmp_path / "a")
+    (run / "result.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"There is no finished run to report\. .*{reason}"):
+        write_report([run], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", "data: 1\nmethod: 2\nseed: 3", "data: {}\nmethod: {}\nseed: 0"])
+def test_damaged_configurations(tmp_path, text):
+    run = make_run(tmp_path / "a")
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        read_runs([run])
+
+
+def test_a_configuration_makes_no_objects(tmp_path):
+    run = make_run(tmp_path / "a")
+    (run / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']")
+    with pytest.raises(ValueError, match="not a YAML file"):
+        read_runs([run])
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "text", "empty"])
+def test_without_metrics_a_run_counts_but_has_no_curves(tmp_path, damage):
+    make_run(tmp_path / "good")
+    path = make_run(tmp_path / "bad", "BMLR") / "metrics.csv"
+    lines = path.read_text().splitlines()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(
+            {"short": "\n".join(lines[:2]), "text": f"{lines[0]}\n" + "x," * 7 + "x\n", "empty": ""}[damage]
+        )
+    report = write_report([tmp_path], tmp_path / "r.html")
+    assert (report.runs, report.excluded) == (2, ())
+    page = Page(report.path)
+    assert f"No curves of {tmp_path / 'bad'}" in page.text
+    methods = json.loads(page.scripts[0])[0]["methods"]
+    assert [bool(method["measures"]) for method in methods] == [True, False]
+
+
+def test_paths_that_lead_nowhere(tmp_path):
+    with pytest.raises(ValueError, match="at least one run"):
+        write_report([], tmp_path / "r.html")
+    with pytest.raises(FileNotFoundError, match=r"There is no run .*missing: no such folder\."):
+        write_report([tmp_path / "missing"], tmp_path / "r.html")
+    with pytest.raises(ValueError, match=r"no finished run to report\. .*: The folder is empty\."):
+        write_report([tmp_path], tmp_path / "r.html")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"Neither it nor a folder in it holds a config\.yaml"):
+        write_report([tmp_path], tmp_path / "r.html")
+    with pytest.raises(ValueError, match="It is a file; a run is a folder"):
+        write_report([tmp_path / "a.txt"], tmp_path / "r.html")
+    make_run(tmp_path / "run")
+    for out in ("r.txt", "r"):
+        with pytest.raises(ValueError, match=r"`out` should be a file named \.html"):
+            write_report([tmp_path], tmp_path / out)
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=1>\"'&$x$ {{7*7}} \u2028"
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    folder = make_run(
+        tmp_path / "<b onclick='pwned=1'>&",
+        class_path=f"mine.{HOSTILE}",
+        method_args={HOSTILE: HOSTILE},
+        modalities=(HOSTILE, "image"),
+        data=HOSTILE,
+        protocol=HOSTILE,
+        result={"versions": {HOSTILE: HOSTILE}, "method": f"mine.{HOSTILE}".rpartition(".")[2]},
+    )
+    failed = make_run(tmp_path / "failed", "AGM")
+    (failed / "result.json").unlink()
+    (failed / FAILURE).write_text(json.dumps({"error": HOSTILE, "log": [HOSTILE]}), encoding="utf-8")
+    page = Page(write_report([tmp_path], tmp_path / "r.html", title=HOSTILE, command=HOSTILE).path)
+    plain = Page(write_report([make_run(tmp_path / "plain" / "run")], tmp_path / "plain.html").path)
+    assert page.count("script") == plain.count("script") == 2
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert {attributes["src"].partition(";")[0] for tag, attributes in page.tags if tag == "img"} == {
+        "data:image/svg+xml"
+    }
+    assert "49" not in page.text.split("Written by bmlr")[0]
+    assert HOSTILE.replace("\u2028", "").strip() in page.text
+    assert str(folder) in page.text
+    assert json.loads(page.scripts[0])[0]["methods"][0]["measures"]["accuracy"][1]["name"] == HOSTILE
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30))
+@settings(deadline=None, max_examples=60)
+def test_no_text_leaves_the_embedded_data(text):
+    import jinja2
+
+    from bmlr.report import _page
+
+    content = {
+        "title": text, "sections": [], "excluded": [], "runs": 0, "curves": [text], "command": text, "version": "0",
+        "created": "now",
+    }  # fmt: skip
+    source = _page._render(content)
+    embedded = source.split('id="curves">')[1].split("</script>")[0]
+    assert json.loads(embedded) == [text]
+    assert str(jinja2.utils.markupsafe.escape(text)) in source
+
+
+def test_the_page_needs_nothing_else(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", "BMLR")
+    page = Page(write_report([tmp_path], tmp_path / "r.html", command="bmlr report x").path)
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 4  # bars, accuracy, ratio, share
+    assert all(len(image["alt"]) > 40 for image in images)
+    assert page.count("caption") == page.count("table") == 2
+    assert page.text.count("bmlr train --config") == 2
+    assert "fusion: concat" in page.text
+    assert "Nothing: every run that was given is in the numbers." in page.text
+    assert "25.0 % of the test part" in page.text
+
+
+def test_the_same_runs_give_the_same_page(tmp_path):
+    make_run(tmp_path / "a" / "x", "BMLR")
+    first = write_report([tmp_path / "a"], tmp_path / "1.html").path.read_text(encoding="utf-8")
+    second = write_report([tmp_path / "a"], tmp_path / "2.html").path.read_text(encoding="utf-8")
+    without_time = [text.partition("Written by bmlr")[::2] for text in (first, second)]
+    assert without_time[0][0] == without_time[1][0]
+    assert without_time[0][1][40:] == without_time[1][1][40:]
+
+
+def test_run_table_has_a_row_per_run(tmp_path):
+    make_run(tmp_path / "a", seed=1)
+    make_run(tmp_path / "b", seed=0)
+    runs, _ = read_runs([tmp_path])
+    (section,), _ = make_sections(runs)
+    heads, rows = run_table(section)
+    texts = [{head.text: cell.text for head, cell in zip(heads, row, strict=True)} for row in rows]
+    assert [row["Seed"] for row in texts] == ["0", "1"]
+    assert texts[0]["Epoch"] == "2 of 3"
+    assert texts[0]["Fused (%)"] == "70.0"
+
+
+def test_runs_of_training_are_read_as_they_are(tmp_path):
+    for protocol in ("clean", "paper"):
+        for method in (Joint(), BMLR()):
+            options = TrainerOptions(accelerator="cpu", devices=1, progress=False, epochs=2)
+            train(Toy(protocol=protocol), method, trainer=options, runs=tmp_path / "runs")
+    report = write_report([tmp_path / "runs"], tmp_path / "r.html")
+    assert sorted(report.sections) == ["toy, clean protocol", "toy, paper protocol"]
+    assert (report.runs, report.excluded) == (4, ())
+    measures = json.loads(Page(report.path).scripts[0])[0]["methods"][1]["measures"]
+    assert list(measures) == ["accuracy", "ratio", "share"]
+    assert [series["name"] for series in measures["accuracy"]] == ["fused", "audio", "image"]
+
+
+# ---- command line -------------------------------------------------------------------------------------------------
+
+
+def test_command_line(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    out = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out), "--title", "A & B"]) == 0
+    printed = capsys.readouterr()
+    assert "digits, clean protocol (methods: 1, runs: 1, left out: 1)" in printed.out
+    assert str(out) in printed.out
+    assert f"left out, no run: {tmp_path / 'b'}: The folder is empty." in printed.err
+    page = Page(out)
+    assert "A & B" in page.text
+    assert f"bmlr report {tmp_path / 'a'} {tmp_path / 'b'} --out {out} --title 'A & B'" in page.text
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
