@@ -7,11 +7,12 @@ has a random sign, which takes longer to see through, so that joint training lea
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from bmlr.diagnosis import diagnose
 
@@ -45,20 +46,33 @@ def make_samples(count: int, generator: torch.Generator) -> list[Pair]:
     return [({"audio": a[None], "video": v[:, None]}, y) for a, v, y in zip(audio, video, targets, strict=True)]
 
 
+class Samples(Dataset[Pair]):
+    """Somebody's data set."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.pairs[index]
+
+
 def main() -> None:
     """Train, diagnose, train each modality alone, and diagnose with what that reached."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    train = DataLoader(make_samples(3000, generator), batch_size=64, shuffle=True)  # type: ignore[arg-type]
-    val = DataLoader(make_samples(1000, generator), batch_size=250)  # type: ignore[arg-type]
+    train: DataLoader[Any] = DataLoader(Samples(make_samples(3000, generator)), batch_size=64, shuffle=True)
+    val: DataLoader[Any] = DataLoader(Samples(make_samples(1000, generator)), batch_size=250)
 
     net = AudioVisualNet()
-    fit(net, lambda inputs: net(inputs["audio"], inputs["video"]), train)
 
     def predict(inputs: dict[str, Tensor]) -> Tensor:
         logits: Tensor = net(inputs["audio"], inputs["video"])
         return logits
 
+    fit(net, predict, train)
     first = diagnose(predict, val, subject="an audio-visual net")
     print(first.paragraph, "\n")
 
@@ -67,7 +81,7 @@ def main() -> None:
     for name in ("audio", "video"):
         encoder = getattr(AudioVisualNet(), name)
         alone = nn.Sequential(encoder, nn.Linear(48, CLASSES))
-        fit(alone, lambda inputs, alone=alone, name=name: alone(inputs[name]), train)
+        fit(alone, only(name, alone), train)
         alone.eval()
         hits = torch.cat([(alone(inputs[name]).argmax(1) == targets).float() for inputs, targets in val])
         reference[name] = float(hits.mean())
@@ -75,6 +89,11 @@ def main() -> None:
     print(second.to_markdown())
     for path in second.save("runs/diagnosis-of-own-model"):
         print(path)
+
+
+def only(name: str, module: nn.Module) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Logits from one modality."""
+    return lambda inputs: module(inputs[name])
 
 
 def fit(

@@ -453,7 +453,16 @@ _WITHOUT_RUN = {"train", "methods", "prepare", "inspect", "report", *_commands_b
 
 
 #: Options that may stand alone, as in --resume, where the parser wants --resume true.
-_SWITCHES = {"--resume", "--json", "--outside", "--probe", "--force", "--trainer.compile", "--trainer.progress"}
+_SWITCHES = {
+    "--resume",
+    "--json",
+    "--outside",
+    "--probe",
+    "--force",
+    "--trainer.compile",
+    "--trainer.progress",
+    "--trainer.gradients",
+}
 
 
 def _with_values(arguments: list[str]) -> list[str]:

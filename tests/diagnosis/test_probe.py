@@ -10,7 +10,7 @@ from torch import nn
 
 import bmlr
 from bmlr.data import create
-from bmlr.diagnosis import extract_features, fit_linear_probe, probe_gap, probe_gap_of, train_alone
+from bmlr.diagnosis import diagnose, extract_features, fit_linear_probe, probe_gap, probe_gap_of, train_alone
 from bmlr.diagnosis._probe import _indices_with
 from bmlr.methods import Joint
 from bmlr.training import (
@@ -120,6 +120,10 @@ def test_an_encoder_that_lost_its_modality_is_found():
     assert gaps["video"].as_dict()["samples"] == 300
     assert gaps["video"].alone_accuracy >= gaps["video"].untrained_accuracy
     assert gaps["video"].head_accuracy > 0.7
+    model = bmlr.MultimodalClassifier(joint, 3, feature_dims=dict.fromkeys(joint, 3))
+    found = diagnose(model, [blobs(300, seed=9)], probe=gaps)
+    assert found.verdict.place["video"] == "encoder"
+    assert "It is behind in its encoder" in found.paragraph
 
 
 def test_training_alone_keeps_the_best_epoch_and_skips_samples_that_lack_the_modality():

@@ -294,3 +294,15 @@ def test_a_pair_is_a_batch():
     batch = as_batch(({"a": torch.zeros(2, 1)}, [0, 1]))
     assert batch.targets.tolist() == [0, 1]
     assert as_batch(batch) is batch
+
+
+@pytest.mark.parametrize("name", bmlr.methods.available())
+def test_every_method_can_be_diagnosed(name):
+    model, data = classifier().eval(), batches((60, 60))
+    method = bmlr.methods.create(name)
+    method.setup(model)
+    found = diagnose(model, data, method=method)
+    prediction = method.predict(model(whole(data)))
+    targets = torch.cat([batch.targets for batch in data])
+    assert found.accuracy.value == pytest.approx(float((prediction.logits.argmax(1) == targets).float().mean()))
+    assert name not in found.verdict.methods

@@ -29,12 +29,15 @@ def without_reference(evidence, **changes):
         (dataclasses.replace(BEHIND, encoder_gap=None, encoder_share=None), ("undertrained", "")),
         (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_share=around(0.5)), ("undertrained", "encoder")),
         (dataclasses.replace(GOOD, encoder_gap=around(0.02), encoder_share=around(0.5)), ("balanced", "")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.04), encoder_share=around(0.5)), ("balanced", "")),
         (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_share=around(0.9)), ("balanced", "")),
         (dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02)), ("uninformative", "")),
         (dataclasses.replace(BEHIND, trained_alone=around(0.13, 0.05)), ("unclear", "")),
         (dataclasses.replace(BEHIND, prediction_share=around(0.7, 0.4)), ("unclear", "")),
         (dataclasses.replace(GOOD, prediction_share=around(0.9, 0.4)), ("unclear", "")),
-        (dataclasses.replace(GOOD, prediction_share=around(0.85, 0.1)), ("balanced", "")),
+        (dataclasses.replace(GOOD, prediction_share=around(0.92, 0.1)), ("balanced", "")),
+        (dataclasses.replace(GOOD, prediction_share=around(0.85, 0.1)), ("undertrained", "decision")),
+        (dataclasses.replace(GOOD, prediction_share=around(0.85, 0.2)), ("unclear", "")),
         (dataclasses.replace(GOOD, prediction_share=around(math.nan)), ("unclear", "")),
         (dataclasses.replace(BEHIND, samples=99), ("unclear", "")),
         (dataclasses.replace(BEHIND, alone=around(math.nan)), ("unclear", "")),
@@ -78,6 +81,8 @@ def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
     assert verdict.methods
     assert all(name in text for name in verdict.methods)
     assert "\n" not in text
+    mild = dataclasses.replace(BEHIND, prediction_share=around(0.85))
+    assert verdict_of({"audio": GOOD, "video": mild}).paragraph.startswith("video is mildly undertrained")
 
 
 def test_the_advice_depends_on_the_place_the_method_and_conflict():

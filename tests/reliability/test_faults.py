@@ -234,7 +234,9 @@ def test_a_changed_configuration_is_noticed_and_can_be_meant(tmp_path, finished)
     assert changed != text
     path = tmp_path / "config.yaml"
     path.write_text(changed)
-    with pytest.raises(ValueError, match=r"does not fit its checksum: .* remove its first line if the change was meant"):
+    with pytest.raises(
+        ValueError, match=r"does not fit its checksum: .* remove its first line if the change was meant"
+    ):
         read_config(path)
     path.write_text(changed.partition("\n")[2])
     assert read_config(path).data.samples == 12

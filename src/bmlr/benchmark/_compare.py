@@ -35,7 +35,7 @@ class Compared:
     files: Sequence[Path]
 
 
-def compare(
+def compare(  # noqa: PLR0913
     data: MultimodalData,
     methods: Sequence[MethodSpecification | str],
     seeds: Sequence[int] = (0, 1, 2),

@@ -35,7 +35,9 @@ def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     metrics = {label: read_group(members) for label, members in groups.items()}
     files = save_figure(draw_panels(metrics, figures.plot_accuracy), folder, "accuracy")
     with_ratio = {
-        label: runs for label, runs in metrics.items() if any("val_ratio_" in name for name in next(iter(runs.values())))
+        label: runs
+        for label, runs in metrics.items()
+        if any("val_ratio_" in str(name) for name in next(iter(runs.values())))
     }
     if with_ratio:
         files += save_figure(draw_panels(with_ratio, figures.plot_ratio), folder, "ratio")

@@ -170,9 +170,7 @@ class RayEngine:
         return chosen
 
 
-def run_task(
-    task: Task, environment: Mapping[str, str], started: list[subprocess.Popen[bytes]] | None = None
-) -> int:
+def run_task(task: Task, environment: Mapping[str, str], started: list[subprocess.Popen[bytes]] | None = None) -> int:
     """Make a run in a process of its own and return its exit status; negative for a signal.
 
     Args:

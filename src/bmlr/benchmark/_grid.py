@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bmlr._files import atomic_write_text
@@ -40,8 +42,6 @@ def make_jobs(
         >>> [(job.label, job.config.seed, job.config.trainer.epochs) for job in jobs][:3]
         [('Joint', 0, 25), ('ReconBoost:t1=1,t2=1@7', 0, 7), ('Joint', 1, 25)]
     """
-    import dataclasses
-
     specifications = [parse_method(method) if isinstance(method, str) else method for method in methods]
     for what, values in (("methods", [one.text for one in specifications]), ("seeds", list(map(str, seeds)))):
         if not values:
@@ -93,53 +93,47 @@ def run_grid(
             job.config.data.prepare()
         for job in waiting:
             _write_config(job, runs)
-    done, total = len(distinct) - len(waiting), len(distinct)
-    if done:
-        say(f"{done} of {total} runs were finished before.")
+    if len(waiting) < len(distinct):
+        say(f"{len(distinct) - len(waiting)} of {len(distinct)} runs were finished before.")
+    number = itertools.count(len(distinct) - len(waiting) + 1)
     told = False
     while waiting:
         free = [job for job in waiting if not DirectoryLock(job.directory(runs)).held_elsewhere()]
         if not free and not told:
             say(f"Waiting for {len(waiting)} runs that another process is making.")
             told = True
-        ready, found = [], []
-        for job in free:
-            (found if read_record(job.directory(runs)).result is not None else ready).append(job)
-        ended = [job.directory(runs) for job in found]
-        for job, state in _execute(ready, runs, engine):
-            if state == "busy":
-                continue
-            ended.append(job.directory(runs))
-            done += 1
-            say(f"[{done}/{total}] {job.config.name} {state}")
-        done += len(found)
-        waiting = [job for job in waiting if job.directory(runs) not in ended]
+        for job, state in _execute(free, runs, engine):
+            say(f"[{next(number)}/{len(distinct)}] {job.config.name} {state}")
+            waiting.remove(job)
         if waiting:
             time.sleep(_WAIT)
     return [read_record(job.directory(runs), job.label) for job in jobs]
 
 
-def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterable[tuple[Job, str]]:
-    """Make runs; give each with what became of it."""
-    if not jobs:
-        return
-    tasks = {_task(job, runs): job for job in jobs}
-    for task, code in engine.execute(list(tasks)):
-        if code == BUSY:
-            yield tasks[task], "busy"
-            continue
+def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[Job, str]]:
+    """Make runs; give each with what became of it, but for those another process turned out to have begun."""
+    tasks: dict[Task, Job] = {}
+    for job in jobs:
+        if read_record(job.directory(runs)).result is not None:
+            yield job, "was finished by another process"
+        else:
+            tasks[_task(job, runs)] = job
+    for task, code in engine.execute(list(tasks)) if tasks else ():
+        if code != BUSY:
+            yield tasks[task], _what_became(task, code)
+
+
+def _what_became(task: Task, code: int) -> str:
+    """The state of a run whose process has ended; a failure that it could not record itself is recorded."""
+    record = read_record(task.directory)
+    if record.result is not None:
+        return f"finished in {_duration(record.result['seconds'])}"
+    if code == STOPPED:
+        return "was stopped from outside; the same command continues it"
+    if record.failure is None or code != FAILED:
+        write_failure(task.directory, _sudden_end(code))
         record = read_record(task.directory)
-        if record.result is not None:
-            yield tasks[task], f"finished in {_duration(record.result['seconds'])}"
-            continue
-        if code == STOPPED:
-            yield tasks[task], "was stopped from outside; the same command continues it"
-            continue
-        if record.failure is None or code != FAILED:
-            write_failure(task.directory, _sudden_end(code))
-            record = read_record(task.directory)
-        reason = (record.failure or {}).get("error", "")
-        yield tasks[task], f"failed: {reason} (see {task.directory / FAILURE})"
+    return f"failed: {(record.failure or {}).get('error', '')} (see {task.directory / FAILURE})"
 
 
 def _sudden_end(code: int) -> str:

@@ -83,9 +83,7 @@ def parse_range(text: str) -> Range:
     return Range(name, low, high, scale)  # type: ignore[arg-type]
 
 
-def parse_spaces(
-    texts: Sequence[str], methods: Sequence[MethodSpecification]
-) -> dict[str, dict[str, Range]]:
+def parse_spaces(texts: Sequence[str], methods: Sequence[MethodSpecification]) -> dict[str, dict[str, Range]]:
     """The space of every method.
 
     ``alpha=…,beta=…`` is for every method that has these parameters and none of its own; ``BMLR:alpha=…`` for that
@@ -162,7 +160,9 @@ def _parse_space(text: str, names: Sequence[str]) -> tuple[str | None, dict[str,
         fitting = sorted((name for name in names if text.startswith(f"{name}:")), key=len)
         if not fitting:
             name = before.partition(":")[0]
-            raise ValueError(f"Space '{text}' is of no method compared ({', '.join(names)}).{nearest_name(name, names)}")
+            raise ValueError(
+                f"Space '{text}' is of no method compared ({', '.join(names)}).{nearest_name(name, names)}"
+            )
         target = fitting[-1]
         text = text.removeprefix(f"{target}:")
     ranges = [parse_range(item) for item in text.split(",") if item]

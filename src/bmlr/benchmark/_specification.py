@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import bmlr.data
 import bmlr.methods
-from bmlr._checks import check_integer
+from bmlr._checks import check_integer, nearest_name
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 
@@ -100,6 +101,10 @@ def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
     """An object of the class, its parameters converted by the types of its constructor as the command line does."""
     from jsonargparse import ArgumentError, ArgumentParser
 
+    known = list(inspect.signature(cls).parameters)
+    if unknown := [name for name in parameters if name not in known]:
+        has = f"It has {', '.join(known)}." if known else "It has none."
+        raise ValueError(f"{where} has no parameter {unknown[0]}. {has}{nearest_name(unknown[0], known)}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "made")
     try:
@@ -107,17 +112,7 @@ def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
         return parser.instantiate(chosen).made
     except (ArgumentError, ValueError) as error:
         reason = re.sub(r"\s+", " ", str(error)).replace("made.", "").strip()
-        unknown = re.search(r"'--(\w+)=?[^']*' is not accepted|Unrecognized arguments: --(\w+)", reason)
-        if unknown:
-            raise ValueError(f"{where} has no parameter {unknown[1] or unknown[2]}. {_known(cls)}") from error
         raise ValueError(f"{where}: {reason}") from error
-
-
-def _known(cls: type) -> str:
-    import inspect
-
-    names = [name for name in inspect.signature(cls).parameters if name not in {"args", "kwargs"}]
-    return f"It has {', '.join(names)}." if names else "It has none."
 
 
 def _own_class(path: str) -> type:

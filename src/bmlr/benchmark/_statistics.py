@@ -153,7 +153,9 @@ def compare_runs(
     finished = [record for members in groups.values() for record in members if record.result is not None]
     if not finished:
         reasons = [record.failure["error"] for members in groups.values() for record in members if record.failure]
-        raise ValueError(f"There is no finished run to compare.{f' The first failed with {reasons[0]}' if reasons else ''}")
+        raise ValueError(
+            f"There is no finished run to compare.{f' The first failed with {reasons[0]}' if reasons else ''}"
+        )
     obstacles = [*_data_differences(finished), *_budget_differences(groups)]
     if obstacles and not force:
         raise IncomparableError(f"These runs do not belong into one table: {' '.join(obstacles)} Force it to see it.")
@@ -510,4 +512,3 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-

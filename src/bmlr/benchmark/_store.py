@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import json
 import traceback
 from collections.abc import Iterable
@@ -130,7 +130,7 @@ def write_failure(directory: Path, error: BaseException | str, *, log_lines: int
         "error": what,
         "traceback": text,
         "log": lines,
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "config": config,
     }
     atomic_write_text(directory / FAILURE, json.dumps(content, indent=2, default=str) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,7 +200,9 @@ def mark_best(cells: Sequence[Cell], values: Sequence[float], digits: int = 1, f
     if len(ranks) < 2:
         return list(cells)
     alone = shown.count(ranks[0]) == 1  # several that share the first place leave no second
-    marks: Mapping[float, Mark] = {ranks[0]: "best"} | ({ranks[1]: "second"} if alone else {})  # type: ignore[dict-item]
+    marks: dict[float, Mark] = {ranks[0]: "best"}
+    if alone:
+        marks[ranks[1]] = "second"
     return [
         Cell(cell.text, "" if value is None else marks.get(value, "")) for cell, value in zip(cells, shown, strict=True)
     ]
@@ -215,7 +217,9 @@ def _plain(value: float, form: str) -> str:
 
 
 def _runs_text(method: MethodSummary) -> str:
-    extra = [f"{count} {what}" for count, what in ((method.failed, "failed"), (method.unfinished, "unfinished")) if count]
+    extra = [
+        f"{count} {what}" for count, what in ((method.failed, "failed"), (method.unfinished, "unfinished")) if count
+    ]
     return f"{len(method.seeds)} ({', '.join(extra)})" if extra else str(len(method.seeds))
 
 
@@ -238,10 +242,10 @@ def _title_of(comparison: Comparison) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     seeds = max(len(method.seeds) for method in comparison.methods)
     over = dict.fromkeys(m.difference.over for m in comparison.methods if m.difference and m.difference.low is not None)
+    where = f"Test part of {comparison.data}, {comparison.samples} samples, {comparison.protocol} protocol"
     notes = [
         f"Majority rate {100 * comparison.majority_rate:.1f} %.",
-        f"Test part of {comparison.data}, {comparison.samples} samples, {comparison.protocol} protocol, "
-        "epoch selected on validation.",
+        f"{where}, epoch selected on validation.",
         f"Mean ± sample standard deviation over {seeds} seeds." if seeds > 1 else "One seed.",
     ]
     if over:

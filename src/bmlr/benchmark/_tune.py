@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
+import yaml
 
 from bmlr import figures
 from bmlr._checks import check_choice, check_integer
@@ -26,11 +27,13 @@ from bmlr.data import MultimodalData
 from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
 JOURNAL, TRIALS = "trials.journal", "trials.csv"
+_VOID = "void"  # marks a trial that was never run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Search:
         check_integer("parallel", self.parallel, 1)
 
 
-def tune(
+def tune(  # noqa: PLR0913
     data: MultimodalData,
     methods: Sequence[MethodSpecification | str],
     spaces: Sequence[str],
@@ -123,19 +126,23 @@ def tune(
     number = _number_of_trials(search, ranges)
 
     def jobs_of(method: MethodSpecification, values: Mapping[str, Any]) -> list[Job]:
-        chosen = dataclasses.replace(
-            optimizer or OptimizerOptions(),
-            **{k.removeprefix(OPTIMIZER): float(v) for k, v in values.items() if k.startswith(OPTIMIZER)},
-        )
+        searched: dict[str, Any] = {
+            k.removeprefix(OPTIMIZER): float(v) for k, v in values.items() if k.startswith(OPTIMIZER)
+        }
+        chosen = dataclasses.replace(optimizer or OptimizerOptions(), **searched)
         return make_jobs(data, [with_values(method, values)], seeds, model=model, optimizer=chosen, trainer=trainer)
 
+    if twice := [one.text for one in specifications if [o.text for o in specifications].count(one.text) > 1]:
+        raise ValueError(f"`methods` should name each once. Found {twice[0]} twice.")
     for method in specifications:  # values out of a parameter's range are told before the first run
         for values in _corners(ranges[method.text]):
             jobs_of(method, values)
     folder = Path(out)
     with DirectoryLock(folder):
         studies = {
-            method.text: _open_study(folder, method.text, _identity(method, ranges[method.text], search, seeds, jobs_of))
+            method.text: _open_study(
+                folder, method.text, _identity(method, ranges[method.text], search, seeds, jobs_of)
+            )
             for method in specifications
         }
         while True:
@@ -156,7 +163,9 @@ def _number_of_trials(search: Search, ranges: Mapping[str, Mapping[str, Range]])
         raise ValueError(f"All methods should get the same number of trials. The grids have {listed}.")
     size = next(iter(sizes.values()))
     if search.trials not in {None, size}:
-        raise ValueError(f"Parameter `trials` should be left out or the size of the grid, {size}. Found {search.trials}.")
+        raise ValueError(
+            f"Parameter `trials` should be left out or the size of the grid, {size}. Found {search.trials}."
+        )
     return size
 
 
@@ -210,7 +219,10 @@ class _NoLock:
 def _open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
     import json
 
-    import optuna
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise ValueError('The search needs Optuna. Run: pip install "bmlr[sweep]"') from error
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -250,47 +262,65 @@ def _next_trials(
     number: int,
 ) -> list[tuple[MethodSpecification, FrozenTrial]]:
     """The trials to be run now: those under way, or some new ones of every method that lacks some."""
-    from optuna.trial import TrialState
+    from optuna.trial import Trial, TrialState
 
     batch = []
     for method in methods:
         study, space = studies[method.text], ranges[method.text]
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if set(trial.params) != set(space):  # the process was killed while the trial was being chosen
+                Trial(study, trial._trial_id).set_user_attr(_VOID, True)  # noqa: SLF001
                 study.tell(trial.number, state=TrialState.FAIL)
-                study._storage.set_trial_user_attr(trial._trial_id, "void", True)  # noqa: SLF001
             else:
                 batch.append((method, trial))
-    if batch:
-        return batch
-    for method in methods:
-        study = studies[method.text]
         counted = len(_counted(study))
-        for offset in range(min(search.parallel, number - counted)):
-            batch.append((method, _ask(study, ranges[method.text], search, counted + offset)))
+        under_way = any(one is method for one, _ in batch)
+        # Trials are chosen in blocks. One that an interruption has cut is completed before the next is begun.
+        end = -(-counted // search.parallel) * search.parallel
+        if end == counted and not under_way:
+            end += search.parallel
+        batch += [(method, _ask(study, space, search, index)) for index in range(counted, min(end, number))]
     return batch
 
 
 def _counted(study: Study) -> list[FrozenTrial]:
     """The trials that count, failed ones too."""
-    return [trial for trial in study.get_trials(deepcopy=False) if not _is_void(trial)]
-
-
-def _is_void(trial: FrozenTrial) -> bool:
-    return bool(trial.user_attrs.get("void"))
+    return [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(_VOID)]
 
 
 def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -> FrozenTrial:
-    from optuna.samplers import PartialFixedSampler, TPESampler
+    """Choose the values of a trial.
 
-    # A sampler of its own for every trial: what is suggested depends on the trials told and on this number alone.
-    tpe = TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
-    sampler: BaseSampler = tpe
-    if search.sampler == "grid":
-        sampler = PartialFixedSampler(dict(grid_points(space)[index]), tpe)
-    study.sampler = sampler
+    Each has a sampler of its own: what it suggests depends on the trials before it and on its number alone.
+    """
+    from optuna.samplers import TPESampler
+
+    study.sampler = (
+        _point_sampler(grid_points(space)[index])
+        if search.sampler == "grid"
+        else TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
+    )
     trial = study.ask({name: one.distribution() for name, one in space.items()})
     return study.get_trials(deepcopy=False)[trial.number]
+
+
+def _point_sampler(point: Mapping[str, str]) -> BaseSampler:
+    """A sampler that gives the values of a point of the grid."""
+    from optuna.samplers import BaseSampler
+
+    class Point(BaseSampler):
+        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+            return {}
+
+        def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+            return {}
+
+        def sample_independent(
+            self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        ) -> Any:
+            return point[param_name]
+
+    return Point()
 
 
 def _run_trials(
@@ -354,7 +384,7 @@ def _conclude(
 
 def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Path]:
     path = folder / f"best-{file_name(method.text)}.yaml"
-    atomic_write_text(path, job.config.as_yaml())
+    atomic_write_text(path, yaml.safe_dump(job.config.as_dict(), sort_keys=False, allow_unicode=True))
     return [path]
 
 
@@ -364,7 +394,7 @@ def _write_surface(
     """Validation accuracy over two numeric parameters as CSV; as a figure too where they form a grid."""
     if len(space) != 2:
         return []
-    table = pd.DataFrame([{**trial.params, "accuracy": trial.value} for trial in trials]).sort_values(list(space))
+    table = pd.DataFrame([{**trial.params, "accuracy": trial.value} for trial in trials])
     path = folder / f"surface-{file_name(method.text)}.csv"
     x, y = space
     for name in space:

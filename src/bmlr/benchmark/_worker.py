@@ -59,7 +59,7 @@ def _run(directory: Path, modules: Sequence[str]) -> int:
         )  # fmt: skip
     except RunInterruptedError:
         return STOPPED
-    except Exception as error:  # noqa: BLE001  (whatever it was, it is recorded and must not stop the other runs)
+    except Exception as error:  # whatever it was, it is recorded and must not stop the other runs
         write_failure(directory, error)
         return FAILED
     return DONE

@@ -322,7 +322,8 @@ def diagnose(  # noqa: PLR0913  (one call says all of a model and its data)
         baselines: Stand-in for the input of a modality, of the shape of one sample, by name.
         module: The module behind a function, to be put into evaluation mode. Found by itself where the function is a
             module, is a method of one, or names one in its body.
-        reference: Accuracy of a model trained on each modality alone, by name; on these samples or alike.
+        reference: Accuracy of a model trained on each modality alone, by name, on these samples or alike; for its
+            uncertainty it is taken to be measured on as many samples as have the modality.
         probe: What :func:`probe_gap` or :func:`probe_gap_of` found.
         gradients: What a :class:`GradientMonitor` recorded, or its file or directory.
         thresholds: What the verdict takes as much or little.
@@ -337,8 +338,8 @@ def diagnose(  # noqa: PLR0913  (one call says all of a model and its data)
 
     Example:
         >>> import torch
-        >>> y = torch.arange(200) % 2
-        >>> audio, video = 2.0 * y[:, None] - 1, torch.zeros(200, 1)
+        >>> y = torch.arange(1000) % 2
+        >>> audio, video = 2.0 * y[:, None] - 1, torch.zeros(1000, 1)
         >>> def predict(inputs):
         ...     score = inputs["audio"] + inputs["video"]
         ...     return torch.cat([-score, score], 1)
@@ -400,16 +401,7 @@ class Sources:
 
 def summarise(readings: Readings, sources: Sources, thresholds: Thresholds, *, resamples: int, seed: int) -> Diagnosis:
     """From readings to a diagnosis; see :func:`diagnose`."""
-    bootstrap = Bootstrap(_columns(readings), resamples=resamples, level=thresholds.level, seed=seed)
-    for number, (name, gap) in enumerate(sources.probe.items()):
-        hits = {"joint": gap.joint, "alone": gap.alone, "untrained": gap.untrained, "head": gap.head}
-        of_probe = Bootstrap(
-            {kind: values.double().numpy() for kind, values in hits.items()},
-            resamples=resamples,
-            level=thresholds.level,
-            seed=seed + 1 + number,
-        )
-        bootstrap = bootstrap.beside(of_probe, f"probe:{name}:")
+    bootstrap = _resampled(readings, sources, resamples=resamples, level=thresholds.level, seed=seed)
     measures = _Measures(readings, bootstrap, sources, thresholds.margin)
     modalities = {u: measures.modality(u) for u in readings.modalities}
     rows = _rows_of(sources.gradients)
@@ -438,6 +430,25 @@ def summarise(readings: Readings, sources: Sources, thresholds: Thresholds, *, r
         verdict,
         list(rows),
     )
+
+
+def _resampled(readings: Readings, sources: Sources, *, resamples: int, level: float, seed: int) -> Bootstrap:
+    """Resampled means of everything: readings, probes (``probe:u:…``) and references (``reference:u``)."""
+    bootstrap = Bootstrap(_columns(readings), resamples=resamples, level=level, seed=seed)
+    for name, gap in sources.probe.items():
+        seed += 1
+        readouts = {"joint": gap.joint, "alone": gap.alone, "untrained": gap.untrained, "head": gap.head}
+        columns = {kind: values.double().numpy() for kind, values in readouts.items()}
+        found = Bootstrap(columns, resamples=resamples, level=level, seed=seed)
+        bootstrap = bootstrap.beside(found, f"probe:{name}:")
+    for name, rate in sources.reference.items():
+        seed += 1
+        count = max(int(readings.present[name].sum()), 1)
+        hits = (np.arange(count) < round(rate * count)).astype(np.float64)
+        found = Bootstrap({name: hits}, resamples=resamples, level=level, seed=seed)
+        found.means[name] = rate
+        bootstrap = bootstrap.beside(found, "reference:")
+    return bootstrap
 
 
 def _rows_of(gradients: GradientMonitor | Path | str | None) -> list[dict[str, float]]:
@@ -488,10 +499,10 @@ class _Measures:
 
     def __init__(self, readings: Readings, bootstrap: Bootstrap, sources: Sources, margin: float) -> None:
         self.readings, self.bootstrap = readings, bootstrap
-        self.reference, self.probe = reference, probe = sources.reference, sources.probe
+        self.probe = probe = sources.probe
         self.chance = {u: _majority_rate(readings.targets[readings.present[u]]) for u in readings.modalities}
         chance = self.chance
-        self.compared = [u for u in readings.modalities if u in reference or u in probe]
+        self.compared = [u for u in readings.modalities if u in sources.reference or u in probe]
         # A share of next to nothing is noise, which must not become what the others are held against.
         self.informative = [u for u in self.compared if self._attainable(u, bootstrap.means) >= chance[u] + margin]
 
@@ -549,7 +560,7 @@ class _Measures:
         )
 
     def _attainable(self, u: str, means: Mapping[str, float]) -> float:
-        return means[f"probe:{u}:head"] if u in self.probe else self.reference[u]
+        return means[f"probe:{u}:head" if u in self.probe else f"reference:{u}"]
 
     def _recovered(self, u: str, means: Mapping[str, float]) -> float:
         return recovered_share(means[f"alone:{u}"], self._attainable(u, means), self.chance[u])

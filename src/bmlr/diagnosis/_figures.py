@@ -124,8 +124,12 @@ def plot_gradient_norms(rows: Sequence[Mapping[str, float]], ax: Axes | None = N
         ['audio', 'video']
     """
     ax = _curves(rows, "norm_", ax, window)
-    if all(value > 0 for row in rows for name, value in row.items() if name.startswith("norm_")):
+    values = [value for row in rows for name, value in row.items() if name.startswith("norm_")]
+    if all(value > 0 for value in values):
         ax.set_yscale("log")
+        if max(values) < 30 * min(values):  # too few powers of ten for labels at these alone
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("{x:g}")
     ax.set(ylabel="gradient norm")
     return ax
 
@@ -187,7 +191,7 @@ def _axes(ax: Axes | None, groups: int) -> Axes:
 
 def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars) -> None:
     """Bars of each series side by side in every group, in percent, with intervals."""
-    width = min(0.4, 0.8 / len(series))
+    width = min(0.3, 0.8 / len(series))
     for number, (label, bars) in enumerate(series.items()):
         places = [groups.index(name) + (number - (len(series) - 1) / 2) * width for name in bars]
         values = [100 * bar.value for bar in bars.values()]

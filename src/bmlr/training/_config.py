@@ -69,7 +69,7 @@ class RunConfig:
         Among them is what to do about losses that are not finite, where that is to stop: then there is no result.
         """
         content = self.as_dict()
-        irrelevant = ["progress", "num_workers", "checkpoint_every"]
+        irrelevant = ["progress", "num_workers", "checkpoint_every", "gradients"]
         if self.trainer.on_nonfinite != "skip":
             irrelevant.append("max_nonfinite")
         if self.trainer.on_nonfinite == "stop":

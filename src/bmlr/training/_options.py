@@ -132,10 +132,11 @@ class TrainerOptions:
         num_workers: Processes that load data; 0 loads in the training process.
         compile: Compile the encoders with torch.compile.
         progress: Show a progress bar (on a terminal) or a line per epoch (elsewhere).
+        gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
         checkpoint_every: Optimiser steps between checkpoints within an epoch; None keeps those at the ends of epochs
             only. A resumed run ends the same either way, but repeats what came after its last checkpoint.
-        on_nonfinite: When a loss or a gradient is not finite: stop; skip the step, and count it; or restore the last
-            checkpoint with half the learning rate, three times at most.
+        on_nonfinite: When a loss or a gradient is not finite: stop; skip the step, and count it; or restore what was
+            at the end of the epoch before and go on with half the learning rate, three times at most.
         max_nonfinite: Skipped steps in a row that stop training all the same.
     """
 
@@ -151,6 +152,7 @@ class TrainerOptions:
     num_workers: int = 0
     compile: bool = False
     progress: bool = True
+    gradients: bool = False
     checkpoint_every: int | None = None
     on_nonfinite: OnNonFinite = "stop"
     max_nonfinite: int = 10

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import logging
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -50,8 +51,10 @@ from bmlr.training._storage import (
 from bmlr.training._termination import RunWatch, Termination
 
 CONFIG, RESULT, METRICS, CHECKPOINT = "config.yaml", "result.json", "metrics.csv", "last.ckpt"
-#: The checkpoint before the last, kept while the run goes on; and what is known of losses that were not finite.
-PREVIOUS, NONFINITE = "previous.ckpt", "nonfinite.json"
+#: The checkpoint before the last and that of the last epoch's end, kept while the run goes on where they are needed.
+PREVIOUS, EPOCH = "previous.ckpt", "epoch.ckpt"
+#: What is known of losses and gradients that were not finite.
+NONFINITE = "nonfinite.json"
 
 _log = logging.getLogger("bmlr.training")
 
@@ -146,25 +149,29 @@ class _Retry:
 
 
 class _GoBackError(Exception):
-    """A loss was not finite, and the run is to go back to its last checkpoint."""
+    """A loss was not finite, and the run is to go back.
+
+    Where it goes back to must not depend on where it was interrupted, or what it ends with would too: so to the end
+    of the epoch before, or the beginning, and not to a checkpoint within an epoch.
+    """
 
     def __init__(self, error: NonFiniteLossError, restores: int, events: list[dict[str, Any]]) -> None:
         super().__init__(
-            f"{error} The run goes back to its last checkpoint with half the learning rate, for the {restores}. time "
-            f"of at most {MOST_RESTORES}."
+            f"{error} The run goes back to the end of the epoch before with half the learning rate, for the "
+            f"{restores}. time of at most {MOST_RESTORES}."
         )
         self.restores, self.events = restores, events
 
 
 def _fit(config: RunConfig, directory: Path, termination: Termination, state: _Retry) -> RunResult:
-    """Train from the beginning or the last checkpoint to the result."""
+    """Train from the beginning or a checkpoint to the result."""
     started = time.perf_counter()
     module = _make_module(config, state.method)
     recorder = _Recorder(directory, config)
-    checkpoint = _latest_checkpoint(directory, config)
+    checkpoint = (_latest_checkpoint if state.events is None else _epoch_checkpoint)(directory, config)
     before = 0
     if checkpoint is not None:
-        recorder.restore(checkpoint.content, damaged=checkpoint.other_is_damaged)
+        recorder.restore(checkpoint, going_back=state.events is not None)
         before = int(checkpoint.content["bmlr"]["restores"])
     restores = max(before, state.restores)
 
@@ -190,7 +197,7 @@ def _fit(config: RunConfig, directory: Path, termination: Termination, state: _R
         if config.trainer.on_nonfinite != "restore":
             raise
         if restores == MOST_RESTORES:
-            raise NonFiniteLossError(f"The run went back to its last checkpoint {restores} times. {error}") from error
+            raise NonFiniteLossError(f"The run went back {restores} times already. {error}") from error
         raise _GoBackError(error, restores + 1, module.guard.events) from error
     finally:
         termination.training = False
@@ -380,19 +387,19 @@ class _Recorder:
         self.seconds_before = 0.0
         self.started = time.perf_counter()
 
-    def restore(self, checkpoint: Mapping[str, Any], *, damaged: bool) -> None:
-        """Take back what :meth:`keep_progress` put into the checkpoint.
+    def restore(self, checkpoint: _Checkpoint, *, going_back: bool) -> None:
+        """Take back what :meth:`keep_progress` put into a checkpoint.
 
         Args:
-            checkpoint: What the checkpoint holds.
-            damaged: Whether it is the previous one, for the last is damaged and not worth keeping.
+            checkpoint: The checkpoint.
+            going_back: Whether training goes back to it, rather than on from it.
 
         Raises:
             RunError: If the weights of the best epoch, which belong to it, are not there.
         """
-        recorded = checkpoint["bmlr_run"]
+        recorded = checkpoint.content["bmlr_run"]
         self.best, self.test_scores = recorded["best"], recorded["test_scores"]
-        self.seconds_before, self.last_is_damaged = recorded["seconds"], damaged
+        self.seconds_before, self.last_is_damaged = recorded["seconds"], checkpoint.other_is_damaged
         if self.best is not None:
             try:
                 _read_run_weights(self.directory / "best.safetensors")
@@ -401,6 +408,8 @@ class _Recorder:
                     f"{error} The run cannot go on without it: remove {CHECKPOINT} and {PREVIOUS} to start it from "
                     "its beginning."
                 ) from error
+        if not going_back and not checkpoint.content["bmlr"]["position"]:
+            self._keep_epoch(checkpoint.path)  # should the run have been killed right before it did so
 
     def keep_weights(self, module: BalancedModule) -> None:
         """Keep the weights that were just validated, if they are the best so far."""
@@ -426,8 +435,15 @@ class _Recorder:
         """Write metrics and checkpoint of a finished epoch; stop if that is wanted."""
         self._write_metrics(module)
         self._write_checkpoint(module)
+        if module.trainer.is_global_zero:
+            self._keep_epoch(self.directory / CHECKPOINT)
         if module.stopping:
             raise _interrupted(self.directory, module)
+
+    def _keep_epoch(self, path: Path) -> None:
+        """Keep the checkpoint of an epoch's end while those within the next epoch take its place."""
+        if self.config.trainer.on_nonfinite == "restore":
+            atomic_write(self.directory / EPOCH, lambda temporary: _link(path, temporary))
 
     def keep_events(self, module: BalancedModule) -> None:
         """Write down what was not finite."""
@@ -502,7 +518,8 @@ class _Recorder:
         self._write_metrics(module)  # anew, should the file of an interrupted run have been damaged meanwhile
         if module.trainer.is_global_zero:
             content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
-            (self.directory / PREVIOUS).unlink(missing_ok=True)
+            for name in (PREVIOUS, EPOCH):
+                (self.directory / name).unlink(missing_ok=True)
             content = write_result(self.directory / RESULT, content)
         return RunResult(self.directory, content)
 
@@ -560,7 +577,7 @@ def _open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None
         if not resume:
             raise RunError(f"{directory} holds an interrupted run. Continue it with --resume or choose another folder.")
     _write_config(directory, config)
-    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, NONFINITE, "best.safetensors", "last.safetensors"):
+    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, EPOCH, NONFINITE, "best.safetensors", "last.safetensors"):
         remove_leftovers(directory / name)
 
 
@@ -604,6 +621,27 @@ def _latest_checkpoint(directory: Path, config: RunConfig) -> _Checkpoint | None
     if last.exists():
         _log.warning("The checkpoint %s is damaged; the run goes on from the one before it.", last)
     return _Checkpoint(previous, content, other_is_damaged=last.exists())
+
+
+def _epoch_checkpoint(directory: Path, config: RunConfig) -> _Checkpoint | None:
+    """The checkpoint of the last epoch's end, to go back to; None in the first epoch."""
+    path = directory / EPOCH
+    if not path.exists():
+        return None
+    try:
+        return _Checkpoint(path, _read_own_checkpoint(path, config))
+    except DamagedFileError as error:
+        raise RunError(
+            f"{error} The run cannot go back to it. Remove it to go back to the beginning instead."
+        ) from error
+
+
+def _link(path: Path, temporary: Path) -> None:
+    """The same file under a second name, or a copy where a file cannot have two."""
+    try:
+        temporary.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, temporary)
 
 
 def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:
@@ -673,6 +711,10 @@ def _make_trainer(
     callbacks: list[Callback] = [watch]
     if options.progress:
         callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))
+    if options.gradients:
+        from bmlr.diagnosis import GradientMonitor  # reads runs itself
+
+        callbacks.append(GradientMonitor(directory).callback())
     with _quiet():
         return lightning.Trainer(
             max_epochs=options.epochs,

@@ -1,0 +1,182 @@
+"""What the figures of a run need beyond its metrics: features, predictions and reshaped labels of a part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bmlr.data import PartName
+from bmlr.functional import reshape_labels
+from bmlr.methods import BMLR, Method, OnlyReshape, UniDistill, UniReshaping, VanillaReshape
+from bmlr.training import RequestLoader, load_run
+from bmlr.training._loader import BatchRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """Features, scores and labels of some samples, by a run's weights in evaluation mode.
+
+    Attributes:
+        classes: Names of the classes.
+        indices: Positions of the samples in their part, shape (N,).
+        targets: Class indices, shape (N,).
+        features: Features of each modality, shape (N, d).
+        scores: Logits of each modality, shape (N, C), as the method predicts.
+        logits: Fused logits, shape (N, C).
+        labels: The label each modality would be trained on with these weights, shape (N, C); None if the method has
+            no labels of its own.
+        dropped: Samples left out because they lack a modality.
+    """
+
+    classes: tuple[str, ...]
+    indices: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    features: dict[str, NDArray[np.float32]]
+    scores: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
+    labels: dict[str, NDArray[np.float32]] | None
+    dropped: int
+
+
+@torch.no_grad()
+def collect_run(
+    directory: Path | str,
+    part: PartName = "test",
+    *,
+    weights: str = "best",
+    max_samples: int | None = None,
+    seed: int = 0,
+) -> Collected:
+    """Go through a part of a run's data with the run's weights.
+
+    Labels are formed as in training but by the weights that were selected, with the transforms of evaluation.
+
+    Args:
+        directory: Directory of the run.
+        part: train, val or test.
+        weights: ``best`` (the epoch selected on validation) or ``last``.
+        max_samples: Of more samples so many are drawn by lot.
+        seed: Seed of the lot.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        RunError: If its weights are missing or damaged.
+        ValueError: If no sample has all modalities.
+    """
+    config, model, method = load_run(directory, weights=weights)
+    chosen = config.data.part(part)
+    indices = np.arange(len(chosen))
+    if max_samples is not None and len(indices) > max_samples:
+        indices = np.sort(np.random.default_rng(seed).choice(indices, max_samples, replace=False))
+    size = config.trainer.batch_size or config.data.defaults.batch_size
+    requests = [BatchRequest(tuple(indices[start : start + size].tolist())) for start in range(0, len(indices), size)]
+    dtype = next(model.parameters()).dtype
+    rows: list[dict[str, Tensor]] = []
+    for batch in RequestLoader(chosen, requests, num_workers=config.trainer.num_workers):
+        moved = batch.to("cpu", dtype=dtype)
+        output = model(moved.inputs, moved.present)
+        prediction = method.predict(output)
+        complete = torch.ones(len(moved), dtype=torch.bool)
+        for mask in (moved.present or {}).values():
+            complete &= mask
+        labels = labels_of(method, output.unimodal_logits, moved.targets, moved.present) or {}
+        found = {"targets": moved.targets, "logits": prediction.logits}
+        for kind, some in (
+            ("features", output.features), ("scores", prediction.unimodal_logits), ("labels", labels),
+        ):  # fmt: skip
+            found |= {f"{kind}.{name}": values for name, values in some.items()}
+        rows.append({name: values[complete].cpu() for name, values in found.items()} | {"complete": complete})
+    whole = torch.cat([row["complete"] for row in rows]).numpy()
+    if not whole.any():
+        raise ValueError(f"No sample of part '{part}' of {directory} has all modalities.")
+    joined = {name: torch.cat([row[name] for row in rows]).float().numpy() for name in rows[0] if name != "complete"}
+
+    def by_modality(kind: str) -> dict[str, Any]:
+        return {name.partition(".")[2]: values for name, values in joined.items() if name.startswith(f"{kind}.")}
+
+    return Collected(
+        classes=tuple(config.data.classes),
+        indices=indices[whole],
+        targets=joined["targets"].astype(np.int64),
+        features=by_modality("features"),
+        scores=by_modality("scores"),
+        logits=joined["logits"],
+        labels=by_modality("labels") or None,
+        dropped=int((~whole).sum()),
+    )
+
+
+def labels_of(
+    method: Method, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor] | None:
+    """The label of each modality, shape (B, C); None for a method that trains on the one-hot labels.
+
+    Args:
+        method: The method.
+        logits: Unimodal logits, shape (B, C).
+        targets: Class indices, shape (B,).
+        present: Which samples have which modality.
+
+    Example:
+        >>> import torch, bmlr
+        >>> logits = {"a": torch.tensor([[4.0, 0.0]]), "v": torch.tensor([[1.0, 0.0]])}
+        >>> labels = labels_of(bmlr.methods.BMLR(alpha=1.0, beta=0.1), logits, torch.tensor([0]))
+        >>> bool(labels["a"][0, 0] < 1), labels["v"].tolist()
+        (True, [[1.0, 0.0]])
+        >>> labels_of(bmlr.methods.Joint(), logits, torch.tensor([0])) is None
+        True
+    """
+    if isinstance(method, OnlyReshape):
+        return dict(reshape_labels(logits, targets, alpha=method.alpha, beta=method.beta, present=present).labels)
+    if isinstance(method, (BMLR, VanillaReshape, UniDistill, UniReshaping)):
+        return dict(method.labels(logits, targets, present)[0])
+    return None
+
+
+def telling_classes(collected: Collected, count: int = 3) -> list[int]:
+    """The classes whose labels were reshaped most, so that a figure of some classes shows something.
+
+    Args:
+        collected: What :func:`collect_run` gave.
+        count: Number of classes.
+
+    Raises:
+        ValueError: If the method has no labels of its own, or there are fewer classes with samples.
+    """
+    if collected.labels is None:
+        raise ValueError("The run's method trains on one-hot labels: there are no reshaped ones.")
+    rows = np.arange(len(collected.targets))
+    softness = np.sum([1 - labels[rows, collected.targets] for labels in collected.labels.values()], axis=0)
+    totals = {int(label): float(softness[collected.targets == label].mean()) for label in np.unique(collected.targets)}
+    if len(totals) < count:
+        raise ValueError(f"There should be at least {count} classes with samples. Found {len(totals)}.")
+    return sorted(sorted(totals, key=lambda label: (-totals[label], label))[:count])
+
+
+def confused_classes(collected: Collected, count: int = 2) -> list[int]:
+    """The pair of classes that some modality takes for each other most often, and further ones by the same measure."""
+    number = len(collected.classes)
+    confusion = np.zeros((number, number))
+    for scores in collected.scores.values():
+        np.add.at(confusion, (collected.targets, scores.argmax(axis=1)), 1)
+    sizes = np.maximum(np.bincount(collected.targets, minlength=number), 1)
+    shares = confusion / sizes[:, None]
+    mutual = np.triu(shares + shares.T, k=1)
+    present = np.bincount(collected.targets, minlength=number) > 0
+    mutual[~present, :] = mutual[:, ~present] = -1
+    order = np.argsort(-mutual, axis=None, kind="stable")
+    found: list[int] = []
+    for place in order:
+        row, column = np.unravel_index(place, mutual.shape)
+        if row < column and mutual[row, column] >= 0:
+            found += [int(label) for label in (row, column) if int(label) not in found]
+        if len(found) >= count:
+            break
+    return found[:count]

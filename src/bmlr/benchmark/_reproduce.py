@@ -1,0 +1,625 @@
+"""The paper's tables and figures from runs: which runs each needs, its numbers beside ours, its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+
+import bmlr.data
+from bmlr import figures
+from bmlr._checks import check_choice, nearest_name
+from bmlr._files import atomic_write_text
+from bmlr.benchmark._collect import Collected, collect_run, confused_classes, telling_classes
+from bmlr.benchmark._draw import draw_panels, read_group, save_figure
+from bmlr.benchmark._engines import Engine
+from bmlr.benchmark._grid import make_jobs, run_grid
+from bmlr.benchmark._paper import ACCURACY, EXPERIMENTS, FIG4_CLASSES, FIRST, GRID, RATIO, SECOND, Experiment, Row
+from bmlr.benchmark._specification import parse_data, parse_method
+from bmlr.benchmark._statistics import Estimate, estimate, mean_ranks, run_frame
+from bmlr.benchmark._store import Job, RunRecord
+from bmlr.benchmark._tables import Cell, Table, mark_best, spread, write_table
+from bmlr.benchmark._tune import Search, tune
+from bmlr.data import MultimodalData
+from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.training._config import class_path
+
+ScaleName = Literal["paper", "small"]
+#: Data sets that ``bmlr prepare`` makes.
+_PREPARED = ("crema-d", "kinetics-sounds", "ave", "mosi", "mosei")
+_DRAWN = 1000  # samples of a figure of samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Settings of a reproduction.
+
+    Attributes:
+        epochs: Epochs.
+        batch_size: Samples per step.
+        lr: Learning rate of Adam; None takes the data set's.
+        width: Channels of the ResNets' first stage; None takes the data set's.
+        reconboost: ReconBoost as it is run, and its passes over the data per epoch.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float | None
+    width: int | None
+    reconboost: tuple[str, int]
+
+
+#: ``paper``: Sec. IV-A2, ResNet-18 of full width and Transformers. ``small``: the same pipeline in minutes on a CPU.
+SCALES: dict[str, Scale] = {
+    "paper": Scale(epochs=70, batch_size=64, lr=5e-5, width=None, reconboost=("ReconBoost", 8)),
+    "small": Scale(epochs=10, batch_size=64, lr=None, width=4, reconboost=("ReconBoost:t1=1,t2=1", 2)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a reproduction is run with.
+
+    Attributes:
+        scale: paper or small.
+        data: Data sets as written, in place of the experiments' own; empty takes those, or digits at small scale.
+        root: Folder of prepared data, for data sets that are named without one.
+        tuned: Folders of ``bmlr tune``, whose best parameters are taken for the data set they were searched on.
+        seeds: Seeds.
+        model: Options of the model.
+        optimizer: Options of the optimiser.
+        trainer: Options of the trainer.
+    """
+
+    scale: ScaleName = "small"
+    data: Sequence[str] = ()
+    root: Path | None = None
+    tuned: Sequence[Path] = ()
+    seeds: Sequence[int] = (0, 1, 2)
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    trainer: TrainerOptions = dataclasses.field(default_factory=TrainerOptions)
+
+    def __post_init__(self) -> None:
+        check_choice("scale", self.scale, SCALES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduced:
+    """What came of a reproduction.
+
+    Attributes:
+        tables: Tables by experiment.
+        records: All runs.
+        files: What was written.
+        notes: Figures that could not be drawn, with the reason.
+    """
+
+    tables: Mapping[str, Table]
+    records: Sequence[RunRecord]
+    files: Sequence[Path]
+    notes: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """An experiment's runs, by row label and data set."""
+
+    experiment: Experiment
+    data: Mapping[str, MultimodalData]
+    records: Mapping[tuple[str, str], Sequence[RunRecord]]
+
+    def finished(self, row: Row, data: str) -> list[RunRecord]:
+        return [record for record in self.records[row.label, data] if record.result is not None]
+
+
+def reproduce(
+    names: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    runs: Path | str = "runs",
+    out: Path | str = "reproduction",
+    engine: Engine | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Reproduced:
+    """Make the runs of tables and figures of the BMLR paper, and the tables and figures from them.
+
+    Experiments share runs; a run that is finished is not made again, so another experiment, or the same after an
+    interruption, costs what it lacks.
+
+    Args:
+        names: ``table1`` to ``table6``, ``fig1``, ``fig3`` to ``fig6``, or ``all``.
+        settings: What it is run with.
+        runs: Folder of the runs.
+        out: Folder of the tables and figures.
+        engine: Where the runs are made; None is one after another on this machine.
+        say: Takes a line of text as each run ends; None prints to the error stream.
+
+    Raises:
+        ValueError: If there is no such experiment, or it is about none of the data sets given.
+        FileNotFoundError: If data is missing; the message says what makes it.
+    """
+    settings = settings or Settings()
+    experiments = _chosen(names)
+    data = _make_all_data(experiments, settings)
+    _check_data(data.values())
+    folder, store = Path(out), Path(runs)
+    jobs: dict[tuple[str, str, str], list[Job]] = {}
+    for experiment in experiments:
+        for row in experiment.rows:
+            for text in _data_names(experiment, settings):
+                jobs[experiment.name, row.label, data[text].name] = _jobs(row, data[text], settings)
+    every = [job for some in jobs.values() for job in some]
+    records = iter(run_grid(every, store, engine, say=say) if every else [])
+    made_records = {key: [next(records) for _ in some] for key, some in jobs.items()}
+
+    tables, files, notes = {}, [], []
+    for experiment in experiments:
+        mine = {data[text].name: data[text] for text in _data_names(experiment, settings)}
+        made = _Made(
+            experiment, mine, {key[1:]: some for key, some in made_records.items() if key[0] == experiment.name}
+        )
+        if experiment.is_table:
+            tables[experiment.name] = table = _table(made, settings)
+            files += write_table(table, _frame(made, settings), folder, experiment.name)
+            files += _draw_bars(made, folder)
+        elif experiment.name == "fig5":
+            files += _surface(mine, settings, store, folder, engine, say)
+        else:
+            for name in mine:
+                drawn, remarks = _draw(made, name, folder)
+                files += drawn
+                notes += remarks
+    unique = {record.directory: record for some in made_records.values() for record in some}
+    if unique:
+        atomic_write_text(folder / "runs.csv", run_frame(unique.values()).to_csv(index=False))
+        files.append(folder / "runs.csv")
+    return Reproduced(tables, list(unique.values()), files, notes)
+
+
+# What is run
+
+
+def _chosen(names: Sequence[str]) -> list[Experiment]:
+    for name in names:
+        if name != "all" and name not in EXPERIMENTS:
+            raise ValueError(
+                f"`names` should be among {', '.join(EXPERIMENTS)}, all. Found '{name}'."
+                f"{nearest_name(name, EXPERIMENTS)}"
+            )
+    if not names:
+        raise ValueError(f"`names` should be at least one of {', '.join(EXPERIMENTS)}, all. Found none.")
+    return [one for name, one in EXPERIMENTS.items() if name in names or "all" in names]
+
+
+def _data_names(experiment: Experiment, settings: Settings) -> list[str]:
+    """The data sets of an experiment, as written."""
+    if settings.scale == "small":
+        return list(settings.data or ["digits"])
+    if not settings.data:
+        return list(experiment.data)
+    found = [text for text in settings.data if _plain_name(text) in experiment.data]
+    if not found:
+        raise ValueError(
+            f"{experiment.name} is about {', '.join(experiment.data)} at the paper's scale. "
+            f"Found {', '.join(settings.data)}; other data sets take --scale small."
+        )
+    return found
+
+
+def _plain_name(text: str) -> str:
+    return text.partition(":")[0]
+
+
+def _make_all_data(experiments: Sequence[Experiment], settings: Settings) -> dict[str, MultimodalData]:
+    """The data sets of all experiments, by how they are written."""
+    texts = list(dict.fromkeys(text for one in experiments for text in _data_names(one, settings)))
+    data = {text: _make_data(text, settings) for text in texts}
+    names = [one.name for one in data.values()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"Option --data should name each data set once. Found {twice[0]} twice.")
+    return data
+
+
+def _make_data(text: str, settings: Settings) -> MultimodalData:
+    """A data set, with the folder and the protocol of the settings where it takes them and says nothing else."""
+    name, _, given = text.partition(":")
+    written = {item.partition("=")[0].strip() for item in given.split(",") if item}
+    extra = []
+    if "." not in name:
+        accepted = inspect.signature(bmlr.data.get(name).__init__).parameters
+        root = settings.root or os.environ.get("BMLR_DATA") or ("prepared" if name in _PREPARED else None)
+        if "root" in accepted and "root" not in written and root is not None:
+            extra.append(f"root={root}")
+        if settings.scale == "paper" and "protocol" in accepted and "protocol" not in written:
+            extra.append("protocol=paper")
+    both = ",".join([*([given] if given else []), *extra])
+    return parse_data(f"{name}:{both}" if both else name)
+
+
+def _check_data(data: Iterable[MultimodalData]) -> None:
+    """Find out before the first run which data are missing, all of them at once."""
+    missing = []
+    for one in data:
+        try:
+            one.prepare()
+        except FileNotFoundError as error:
+            hint = ""
+            if one.name in _PREPARED and "bmlr prepare" not in str(error):
+                hint = f" Make it with: bmlr prepare {one.name} SOURCE {getattr(one, 'root', None) or 'DEST'}"
+            missing.append(f"{one.name}: {error}{hint}")
+    if missing:
+        raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
+
+
+def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
+    model, optimizer, trainer = _options(settings)
+    method = row.method
+    if row.method == "ReconBoost":
+        text, passes = SCALES[settings.scale].reconboost
+        epochs = max(2, round((trainer.epochs or 1) / passes))  # an epoch of it is several passes over the data
+        method = f"{text}@{epochs}"
+    specification = parse_method(method)
+    if found := _tuned_parameters(specification.name, data, settings):
+        parameters = ",".join(f"{key}={value}" for key, value in {**found, **specification.parameters}.items())
+        method = f"{specification.name}:{parameters}{f'@{specification.epochs}' if specification.epochs else ''}"
+    model = dataclasses.replace(model, fusion=row.fusion)
+    return make_jobs(data, [method], settings.seeds, model=model, optimizer=optimizer, trainer=trainer)
+
+
+def _options(settings: Settings) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
+    """The options, with the scale's settings in every place that was left open."""
+    scale = SCALES[settings.scale]
+    model, optimizer, trainer = settings.model, settings.optimizer, settings.trainer
+    return (
+        dataclasses.replace(model, width=model.width or scale.width),
+        dataclasses.replace(optimizer, lr=optimizer.lr or scale.lr),
+        dataclasses.replace(
+            trainer, epochs=trainer.epochs or scale.epochs, batch_size=trainer.batch_size or scale.batch_size
+        ),
+    )
+
+
+def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
+    """Parameters that a search has found for a method on a data set; ablations of BMLR take its α and β."""
+    accepted = inspect.signature(type(parse_method(method).make()).__init__).parameters
+    own: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    for folder in settings.tuned:
+        files = sorted(folder.glob("best-*.yaml"))
+        if not files:
+            raise FileNotFoundError(f"There is no best-….yaml in {folder}: it should be the folder of a bmlr tune.")
+        for path in files:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if content["data"]["class_path"] != class_path(type(data)):
+                continue
+            name = content["method"]["class_path"].rpartition(".")[2]
+            found = {key: value for key, value in content["method"]["init_args"].items() if value is not None}
+            if name == method:
+                own |= found
+            elif name == "BMLR":
+                shared |= {key: value for key, value in found.items() if key in accepted and key in {"alpha", "beta"}}
+    return own or shared
+
+
+# Tables
+
+
+def _frame(made: _Made, settings: Settings) -> pd.DataFrame:
+    """Every number of a table with the paper's, one row each; accuracies in per cent."""
+    experiment, rows = made.experiment, []
+    for row in experiment.rows:
+        for name in made.data:
+            records = made.records[row.label, name]
+            for measure in experiment.measures:
+                ours = _measure(records, measure)
+                factor = 1 if measure == RATIO else 100
+                base = _measure(made.records[row.baseline, name], measure) if row.baseline else None
+                for paper_name in [name] if settings.scale == "paper" else experiment.data:
+                    paper = experiment.numbers[row.label, paper_name, measure]
+                    paper_base = experiment.numbers[row.baseline, paper_name, measure] if row.baseline else None
+                    rows.append({
+                        "table": experiment.name, "row": row.label, "method": records[0].label, "fusion": row.fusion,
+                        "data": name, "measure": measure, "ours_mean": factor * ours.mean,
+                        "ours_std": None if ours.std is None else factor * ours.std,
+                        "runs": ours.runs, "failed": sum(record.state == "failed" for record in records),
+                        "ours_gain": None if base is None else factor * (ours.mean - base.mean),
+                        "paper_data": paper_name, "paper": paper,
+                        "paper_gain": None if paper_base is None else round(paper - paper_base, 4),
+                        "difference": factor * ours.mean - paper if paper_name == name else None,
+                        "best_on_test_mean": _optimistic(records, measure),
+                    })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _table(made: _Made, settings: Settings) -> Table:
+    """The paper's number, ours and the difference for the same data; gains over the baseline for other data."""
+    experiment = made.experiment
+    columns: list[tuple[str, list[Cell]]] = [("method", [Cell(row.label) for row in experiment.rows])]
+    ranks: dict[str, list[float]] = {}
+    for name, data in made.data.items():
+        for measure in experiment.measures:
+            estimates = [_measure(made.records[row.label, name], measure) for row in experiment.rows]
+            factor, digits = (1, 2) if measure == RATIO else (100, 1)
+            cells = [
+                Cell(_text(one, made.records[row.label, name], factor, digits))
+                for one, row in zip(estimates, experiment.rows, strict=True)
+            ]
+            if measure != RATIO:
+                cells = mark_best(cells, [one.mean for one in estimates], digits)
+            what = _measure_name(measure, data)
+            papers = [experiment.numbers.get((row.label, name, measure)) for row in experiment.rows]
+            if settings.scale == "paper":
+                columns.append(
+                    (f"{name} {what}: paper", [Cell(f"{value:.2f}") for value in papers if value is not None])
+                )
+                columns.append((f"{name} {what}: ours", cells))
+                differences = [
+                    Cell("–" if not one.runs or value is None else f"{factor * one.mean - value:+.{digits}f}")
+                    for one, value in zip(estimates, papers, strict=True)
+                ]
+                columns.append((f"{name} {what}: difference", differences))
+            else:
+                columns.append((f"{name} {what}: ours", cells))
+                columns.append((f"{name} {what}: ours, gain", _gains(made, name, measure, estimates, factor, digits)))
+            if measure == ACCURACY:
+                ranks[name] = [one.mean for one in estimates]
+    if settings.scale == "small":
+        columns += _paper_columns(experiment)
+    notes = _notes(made, settings)
+    if len(ranks) > 1:
+        table = pd.DataFrame(ranks, index=[row.label for row in experiment.rows])
+        try:
+            columns.append(("mean rank", [Cell(f"{rank:.1f}") for rank in mean_ranks(table)]))
+        except ValueError:
+            notes.append("No mean rank: no data set has finished runs of all methods.")
+    heads = [head for head, _ in columns]
+    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+    return Table(heads, rows, notes, experiment.title)
+
+
+def _gains(
+    made: _Made, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
+) -> list[Cell]:
+    by_label = {row.label: one for row, one in zip(made.experiment.rows, estimates, strict=True)}
+    cells = []
+    for row in made.experiment.rows:
+        mine, base = by_label[row.label], by_label.get(row.baseline)
+        defined = base is not None and base.runs and mine.runs
+        cells.append(Cell(f"{factor * (mine.mean - base.mean):+.{digits}f}" if defined and base is not None else "–"))
+    return cells
+
+
+def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:
+    """The paper's numbers on its own data, with gains, which can be compared across data in sign and order only."""
+    columns = []
+    for name in experiment.data:
+        for measure in experiment.measures:
+            digits = 2 if measure == RATIO else 1
+            texts = []
+            for row in experiment.rows:
+                value = experiment.numbers[row.label, name, measure]
+                gain = ""
+                if row.baseline:
+                    gain = f" ({value - experiment.numbers[row.baseline, name, measure]:+.{digits}f})"
+                texts.append(Cell(f"{value:.2f}{gain}"))
+            columns.append(
+                (f"paper, {name} {measure} (gain)" if measure != ACCURACY else f"paper, {name} (gain)", texts)
+            )
+    return columns
+
+
+def _text(one: Estimate, records: Sequence[RunRecord], factor: float, digits: int) -> str:
+    failed = sum(record.state == "failed" for record in records)
+    if failed == len(records):
+        return "failed"
+    return spread(one, factor, digits) + (f" ({failed} failed)" if failed else "")
+
+
+def _measure(records: Sequence[RunRecord], measure: str) -> Estimate:
+    return estimate(_read(record.result["test"], measure) for record in records if record.result is not None)
+
+
+def _optimistic(records: Sequence[RunRecord], measure: str) -> float | None:
+    """The largest test accuracy of all epochs, as papers report it; only the paper protocol has it."""
+    scores = [(record.result or {}).get("test_best_epoch") for record in records]
+    found = estimate(_read(score, measure) for score in scores if score is not None)
+    return (1 if measure == RATIO else 100) * found.mean if found.runs else None
+
+
+def _read(score: Mapping[str, Any], measure: str) -> float | None:
+    if measure == ACCURACY:
+        return float(score["accuracy"])
+    values = list((score["ratio"] if measure == RATIO else score["unimodal_accuracy"]).values())
+    place = {FIRST: 0, SECOND: 1, RATIO: 0}[measure]
+    value = values[place] if place < len(values) else None
+    return None if value is None else float(value)
+
+
+def _measure_name(measure: str, data: MultimodalData) -> str:
+    names = list(data.modalities)
+    return {ACCURACY: "(%)", FIRST: f"{names[0]} (%)", SECOND: f"{names[1]} (%)", RATIO: f"{names[0]}/{names[1]}"}[
+        measure
+    ]
+
+
+def _notes(made: _Made, settings: Settings) -> list[str]:
+    model, optimizer, trainer = _options(settings)
+    resolved = next(iter(made.records.values()))[0].config
+    rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
+    protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
+    what = (
+        f"Scale {settings.scale}: {trainer.epochs} epochs, batch {trainer.batch_size}, {optimizer.name} with learning "
+        f"rate {resolved['optimizer']['lr']:g}, width {model.width or resolved['model']['width']}, "
+        f"seeds {', '.join(map(str, settings.seeds))}, {protocols} protocol."
+    )
+    notes = [
+        f"Majority rate: {rates}.",
+        what,
+        "Ours: test accuracy in the epoch selected on validation, mean ± sample standard deviation over seeds.",
+    ]
+    if settings.scale == "small":
+        notes.append(
+            "This shows that the pipeline runs; the paper's numbers are of other data and models, so only the sign and "
+            "order of the gains can be compared."
+        )
+    if any("ReconBoost" in row.method for row in made.experiment.rows):
+        notes.append(
+            "ReconBoost has fewer epochs, of several passes over the data each, for nearly the same data passes."
+        )
+    if failed := sum(record.state == "failed" for some in made.records.values() for record in some):
+        notes.append(f"{failed} runs failed and are left out of the means.")
+    return [*notes, *([made.experiment.remark] if made.experiment.remark else [])]
+
+
+# Figures
+
+
+def _draw_bars(made: _Made, folder: Path) -> list[Path]:
+    """Accuracy over the rows of a table, a figure per data set."""
+    files = []
+    for name, data in made.data.items():
+        rows = []
+        for row in made.experiment.rows:
+            for record in made.finished(row, name):
+                score = (record.result or {})["test"]
+                accuracies = {f"accuracy_{one}": value for one, value in score["unimodal_accuracy"].items()}
+                rows.append({"method": row.label, "accuracy": score["accuracy"], **accuracies})
+        if rows:
+            axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
+            files += save_figure(axes.get_figure(), folder, f"{made.experiment.name}-{name}")
+    return files
+
+
+def _draw(made: _Made, name: str, folder: Path) -> tuple[list[Path], list[str]]:
+    """The figures of an experiment on a data set; what cannot be drawn is said."""
+    experiment = made.experiment
+    groups = {row.label: made.finished(row, name) for row in experiment.rows}
+    if lacking := [label for label, some in groups.items() if not some]:
+        return [], [f"{experiment.name} on {name} was not drawn: no run of {', '.join(lacking)} finished."]
+    prefix = f"{experiment.name}-{name}"
+    if experiment.name == "fig6":
+        metrics = {label: read_group(some) for label, some in groups.items()}
+        drawings: dict[str, Callable[[], Any]] = {
+            "accuracy": lambda: draw_panels(metrics, figures.plot_accuracy),
+            "ratio": lambda: draw_panels(metrics, figures.plot_ratio),
+        }
+    elif experiment.name == "fig1":
+        drawings = _features(groups)
+    elif experiment.name == "fig3":
+        drawings = _labels(groups["BMLR"], folder, prefix)
+    else:
+        drawings = _top_classes(groups["BMLR"], made.data[name], name)
+    files, notes = [], []
+    for what, draw in drawings.items():
+        try:
+            figure = draw()
+        except ValueError as error:  # as when no label of three classes was reshaped
+            notes.append(f"{prefix}-{what} was not drawn: {error}")
+            continue
+        files += save_figure(figure, folder, f"{prefix}-{what}")
+    files += sorted(folder.glob(f"{prefix}-*.csv"))
+    return files, notes
+
+
+def _features(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Callable[[], Any]]:
+    """Features of the test part before and after, and the label space of three classes after."""
+    collected = {label: collect_run(some[0].directory, max_samples=_DRAWN) for label, some in groups.items()}
+    drawings: dict[str, Callable[[], Any]] = {
+        f"features-{label}": functools.partial(_feature_figure, one) for label, one in collected.items()
+    }
+    drawings["labels"] = lambda: _simplex(collect_run(groups["BMLR"][0].directory, "train", max_samples=_DRAWN))
+    return drawings
+
+
+def _feature_figure(collected: Collected) -> Any:
+    return _figure_of(figures.plot_features_tsne(collected.features, collected.targets, collected.classes))
+
+
+def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> dict[str, Callable[[], Any]]:
+    """Shares of reshaped samples, and the labels of the training part on the simplex and by t-SNE."""
+    collected = collect_run(records[0].directory, "train", max_samples=_DRAWN)
+    _write_labels(collected, folder / f"{prefix}-labels.csv")
+    return {
+        "share": lambda: figures.plot_reshaped_share(read_group(records)).get_figure(),
+        "ratio": lambda: figures.plot_ratio(read_group(records)).get_figure(),
+        "simplex": lambda: _simplex(collected),
+        "tsne": lambda: _figure_of(
+            figures.plot_label_tsne(
+                collected.labels or {}, collected.targets, collected.classes, classes=telling_classes(collected)
+            )
+        ),
+    }
+
+
+def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) -> dict[str, Callable[[], Any]]:
+    """Top-3 predicted classes of two classes: those of the paper, or those most taken for each other."""
+    collected = collect_run(records[0].directory)
+    parts = FIG4_CLASSES.get(name, ())
+    chosen = [
+        next((i for i, label in enumerate(data.classes) if part.casefold() in label.casefold()), None) for part in parts
+    ]
+    known = [index for index in chosen if index is not None]
+    classes = known if known and len(known) == len(parts) else confused_classes(collected)
+    top = min(3, len(collected.classes) - 1)  # among all classes every one is always found
+
+    def draw() -> Any:
+        counts = figures.count_top_classes(collected.scores, collected.targets, top=top)
+        return _figure_of(figures.plot_top_classes(counts, collected.targets, collected.classes, classes=classes))
+
+    return {"classes": draw}
+
+
+def _surface(
+    data: Mapping[str, MultimodalData],
+    settings: Settings,
+    runs: Path,
+    folder: Path,
+    engine: Engine | None,
+    say: Callable[[str], None] | None,
+) -> list[Path]:
+    """Validation accuracy over α and β, with the first of the seeds."""
+    model, optimizer, trainer = _options(settings)
+    files = []
+    for name, one in data.items():
+        found = tune(
+            one, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
+            optimizer=optimizer, trainer=trainer, runs=runs, out=folder / f"fig5-{name}", engine=engine, say=say,
+        )  # fmt: skip
+        files += list(found.files)
+    return files
+
+
+def _simplex(collected: Collected) -> Any:
+    classes = telling_classes(collected)
+    return _figure_of(
+        figures.plot_label_simplex(collected.labels or {}, collected.targets, collected.classes, classes=classes)
+    )
+
+
+def _write_labels(collected: Collected, path: Path) -> None:
+    """The label of every sample and modality, with what uniform smoothing would have made of it (Fig. 3b to 3d)."""
+    number = len(collected.classes)
+    tables = []
+    uniform = 0.9 * np.eye(number)[collected.targets] + 0.1 / number
+    every: dict[str, Any] = {**(collected.labels or {}), "uniform, ε = 0.1": uniform}
+    for modality, labels in every.items():
+        table = pd.DataFrame(np.round(labels, 6), columns=list(collected.classes))
+        table.insert(0, "modality", modality)
+        table.insert(0, "class", [collected.classes[target] for target in collected.targets])
+        table.insert(0, "sample", collected.indices)
+        tables.append(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, pd.concat(tables).to_csv(index=False))
+
+
+def _figure_of(panels: Mapping[Any, Any]) -> Any:
+    return next(iter(panels.values())).get_figure()

@@ -1,0 +1,273 @@
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from inline import CPU, SMALL, InlineEngine, process_exists, quiet
+from toy import Toy
+
+from bmlr.benchmark import DirectoryLock, LocalEngine, RayEngine, make_engine, make_jobs, run_frame, run_grid
+from bmlr.benchmark import _grid as grid_module
+from bmlr.training import OptimizerOptions
+
+TESTS = Path(__file__).parents[1]
+METHODS = ["Joint", "BMLR:alpha=1,beta=0.2"]
+
+
+def jobs_of(methods=METHODS, seeds=(0,), data=None, **options):
+    return make_jobs(data or Toy(), methods, seeds, **{"trainer": CPU, "model": SMALL, **options})
+
+
+def numbers(records):
+    """What has to be the same however often the grid was stopped: all but times and places."""
+    frame = run_frame(records)
+    return frame.drop(columns=["seconds", "directory"]).to_dict("list")
+
+
+def test_jobs_are_methods_by_seeds_with_one_budget():
+    jobs = jobs_of(["Joint", "ReconBoost:t1=1,t2=1@7"], [3, 4])
+    assert [(job.label, job.config.seed) for job in jobs] == [
+        ("Joint", 3), ("ReconBoost:t1=1,t2=1@7", 3), ("Joint", 4), ("ReconBoost:t1=1,t2=1@7", 4),
+    ]  # fmt: skip
+    assert [job.config.trainer.epochs for job in jobs] == [1, 7, 1, 7]
+    assert {job.config.optimizer.lr for job in jobs} == {Toy.defaults.lr}
+    assert len({job.config.name for job in jobs}) == 4
+    with pytest.raises(ValueError, match="`methods` should name each once. Found Joint twice"):
+        jobs_of(["Joint", "Joint"])
+    with pytest.raises(ValueError, match="`seeds` should name at least one"):
+        jobs_of(seeds=[])
+
+
+def test_finished_runs_are_kept_and_one_configuration_is_one_run(tmp_path):
+    engine, lines = InlineEngine(), []
+    first = run_grid(jobs_of(), tmp_path, engine, say=lines.append)
+    assert [record.state for record in first] == ["finished"] * 2
+    assert len(engine.made) == 2
+    assert lines[1].startswith("[2/2] toy-BMLR-seed0-")
+    assert "finished in" in lines[1]
+    # The same again with another spelling, other places of work, and one more.
+    again = run_grid(
+        jobs_of(["Joint", "BMLR:alpha=1.0,beta=0.2", "OnlyTPO"], trainer=dataclasses.replace(CPU, num_workers=0)),
+        tmp_path, engine, say=lines.append,
+    )  # fmt: skip
+    assert "2 of 3 runs were finished before." in lines
+    assert len(engine.made) == 3
+    assert [record.directory for record in again[:2]] == [record.directory for record in first]
+
+
+def test_a_failing_run_is_recorded_and_does_not_stop_the_others(tmp_path):
+    engine, lines = InlineEngine(), []
+    jobs = [*jobs_of(["Joint"], data=Toy(poison=3)), *jobs_of(["BMLR"])]
+    bad, good = run_grid(jobs, tmp_path, engine, say=lines.append)
+    assert (bad.state, good.state) == ("failed", "finished")
+    content = json.loads((bad.directory / "failed.json").read_text())
+    assert content["error"].startswith("NonFiniteLossError: The loss is not finite")
+    assert "Traceback (most recent call last)" in content["traceback"]
+    assert content["config"]["data"]["init_args"]["poison"] == 3
+    assert any("failed: NonFiniteLossError" in line and "failed.json" in line for line in lines)
+    run_grid(jobs, tmp_path, engine, say=quiet)
+    assert engine.made.count(bad.directory.name) == 2  # tried again, and failed again
+    assert engine.made.count(good.directory.name) == 1
+
+
+def test_what_failed_before_is_forgotten_when_it_succeeds(tmp_path):
+    job = jobs_of(["Joint"])[0]
+    directory = job.directory(tmp_path)
+    directory.mkdir()
+    (directory / "failed.json").write_text('{"error": "the disk was full"}')
+    record = run_grid([job], tmp_path, InlineEngine(), say=quiet)[0]
+    assert record.state == "finished"
+    assert not (directory / "failed.json").exists()
+
+
+def test_data_are_prepared_before_anything_runs(tmp_path):
+    data = Toy()
+
+    def missing():
+        raise FileNotFoundError("no such folder")
+
+    data.prepare = missing
+    engine = InlineEngine()
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        run_grid(jobs_of(data=data), tmp_path, engine, say=quiet)
+    assert not list(tmp_path.iterdir())
+    run_grid(jobs_of(), tmp_path, engine, say=quiet)
+    run_grid(jobs_of(data=data), tmp_path, engine, say=quiet)  # nothing to run: the data are not asked for
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file"):
+        run_grid(jobs_of(), tmp_path / "file", InlineEngine(), say=quiet)
+
+
+def test_runs_of_another_process_are_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid_module, "_WAIT", 0.05)
+    job = jobs_of(["Joint"])[0]
+    lock, lines, records = DirectoryLock(job.directory(tmp_path)), [], []
+    assert lock.acquire()
+    engine = InlineEngine()
+    waiting = threading.Thread(target=lambda: records.extend(run_grid([job], tmp_path, engine, say=lines.append)))
+    waiting.start()
+    while not lines:
+        time.sleep(0.01)
+    assert lines == ["Waiting for 1 runs that another process is making."]
+    assert not engine.made
+    lock.release()
+    waiting.join(60)
+    assert [record.state for record in records] == ["finished"]
+
+
+def test_engines_check_their_options():
+    assert make_engine(processes=3) == LocalEngine(3)
+    assert make_engine(engine="ray", gpus_per_run=0.5, address="auto") == RayEngine("auto", None, 1, 0.5)
+    for options, message in (
+        ({"address": "auto"}, "Option --address is for --engine ray only"),
+        ({"gpus_per_run": 1.0}, "Option --gpus-per-run is for --engine ray only"),
+        ({"processes": -1}, "`processes` should be an integer of at least 1"),
+        ({"engine": "ray", "gpus_per_run": 1.5}, "a fraction of one GPU or a whole number"),
+        ({"engine": "ray", "gpus_per_run": -0.5}, "`gpus_per_run` should be a non-negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_engine(**options)
+
+
+def test_a_crash_of_a_run_is_recorded(tmp_path):
+    # The class ends its process as a fault in compiled code would, without a Python exception.
+    (tmp_path / "crashing.py").write_text(
+        "import os\nfrom toy import Toy\n\nclass Crashing(Toy):\n    def part(self, name):\n        os.abort()\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from crashing import Crashing
+
+        records = run_grid(jobs_of(["Joint"], data=Crashing()), tmp_path / "runs", LocalEngine(), say=quiet)
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("crashing", None)
+    assert records[0].state == "failed"
+    assert records[0].failure["error"] == "The run's process was ended by SIGABRT."
+    assert records[0].failure["config"]["method"]["class_path"] == "bmlr.methods.Joint"
+
+
+def command(folder, *more):
+    return [
+        sys.executable, "-m", "bmlr", "compare", "--data", "toy.Toy", "--methods", *METHODS, "--seeds", "0",
+        "--runs", str(folder / "runs"), "--out", str(folder / "out"), "--baseline", "Joint", "--model.width", "2",
+        "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.epochs", "6", *more,
+    ]  # fmt: skip
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+
+
+def table_of(folder):
+    """The final table without times."""
+    return pd.read_csv(folder / "out" / "table.csv").drop(columns="minutes").to_dict("list")
+
+
+@pytest.mark.slow
+def test_killing_the_command_at_any_moment_changes_nothing(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(whole), env=environment(), check=True, capture_output=True)
+    rng = random.Random(0)  # noqa: S311
+    kills = 0
+    while True:
+        with subprocess.Popen(
+            command(cut), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                process.wait(rng.uniform(1, 25) if kills < 8 else None)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                continue
+        assert process.returncode == 0
+        break
+    assert kills > 0
+    assert table_of(cut) == table_of(whole)
+    leftovers = [path.name for path in (cut / "runs").glob("*/.*.tmp")]
+    assert not leftovers
+
+
+@pytest.mark.slow
+def test_runs_end_with_the_grid_that_was_killed(tmp_path):
+    with subprocess.Popen(
+        command(tmp_path, "--trainer.epochs", "2000"), env=environment(), stderr=subprocess.DEVNULL
+    ) as process:
+        started = time.monotonic()
+        while not (locks := list((tmp_path / "runs").glob("*/metrics.csv"))) and time.monotonic() - started < 120:
+            time.sleep(0.2)
+        pid = int((locks[0].parent / ".lock").read_text())
+        assert process_exists(pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    started = time.monotonic()
+    while process_exists(pid) and time.monotonic() - started < 30:
+        time.sleep(0.1)
+    assert not process_exists(pid)
+    assert not (locks[0].parent / "failed.json").exists()
+
+
+@pytest.mark.slow
+def test_two_grids_on_one_folder_share_the_work(tmp_path):
+    processes = [
+        subprocess.Popen(command(tmp_path, "--out", str(tmp_path / f"out{number}")), env=environment(),
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]  # fmt: skip
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    tables = [pd.read_csv(tmp_path / f"out{number}" / "table.csv") for number in range(2)]
+    pd.testing.assert_frame_equal(*tables)  # the minutes too: they made each run once between them
+    assert "failed" not in "".join(said)
+    for log in (tmp_path / "runs").glob("*/log.txt"):
+        assert log.read_text().count("epoch 1/6") == 1
+
+
+@pytest.mark.slow
+def test_ray_gives_what_the_local_engine_gives(tmp_path):
+    jobs = [*jobs_of(seeds=(0, 1)), *jobs_of(["Joint"], data=Toy(poison=3))]
+    local = run_grid(jobs, tmp_path / "local", LocalEngine(2), say=quiet)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.path.insert(0, sys.argv[1] + '/benchmark')\n"
+        "from pathlib import Path\nfrom test_grid import *\n"
+        "jobs = [*jobs_of(seeds=(0, 1)), *jobs_of(['Joint'], data=Toy(poison=3))]\n"
+        "run_grid(jobs, Path(sys.argv[2]), RayEngine(processes=2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(TESTS), str(tmp_path / "ray")],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ray = run_grid([job for job in jobs if job.config.data.poison is None], tmp_path / "ray", InlineEngine(), say=quiet)
+    assert numbers(ray) == numbers([record for record in local if record.state == "finished"])
+    assert sorted(path.parent.name for path in (tmp_path / "ray").glob("*/failed.json")) == [local[-1].directory.name]
+
+
+def test_a_ray_cluster_that_is_not_there_is_named(tmp_path):
+    script = (
+        "from pathlib import Path; from bmlr.benchmark import RayEngine, Task\n"
+        "try:\n    list(RayEngine('127.0.0.1:1').execute([Task(Path('.'))]))\n"
+        "except ValueError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "There is no Ray cluster at 127.0.0.1:1" in done.stdout
+
+
+def test_different_options_are_different_runs(tmp_path):
+    first = jobs_of(["Joint"])[0]
+    second = jobs_of(["Joint"], optimizer=OptimizerOptions(lr=0.5))[0]
+    assert first.directory(tmp_path) != second.directory(tmp_path)

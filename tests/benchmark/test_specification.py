@@ -1,0 +1,83 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bmlr.methods
+from bmlr.benchmark import parse_data, parse_method
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "parameters", "epochs"),
+    [
+        ("Joint", "Baseline", {}, None),
+        ("only-tpo@7", "Only-TPO", {}, 7),
+        ("BMLR:alpha=0.5,beta=0", "BMLR (alpha=0.5, beta=0)", {"alpha": "0.5", "beta": "0"}, None),
+        ("ReconBoost:t1=1,t2=1@7", "ReconBoost (t1=1, t2=1)", {"t1": "1", "t2": "1"}, 7),
+    ],
+)
+def test_specifications_are_read(text, title, parameters, epochs):
+    specification = parse_method(text)
+    assert (specification.text, specification.title) == (text, title)
+    assert dict(specification.parameters) == parameters
+    assert specification.epochs == epochs
+
+
+@pytest.mark.parametrize("name", bmlr.methods.available())
+def test_every_method_is_made_with_its_defaults(name):
+    assert parse_method(name).make().parameters_given == bmlr.methods.create(name).parameters_given
+
+
+@given(st.integers(1, 1000), st.floats(0.01, 100), st.floats(0, 1))
+@settings(deadline=None, max_examples=20)
+def test_values_come_back_as_they_were_written(epochs, alpha, beta):
+    specification = parse_method(f"BMLR:alpha={alpha!r},beta={beta!r}@{epochs}")
+    assert specification.make().parameters_given == {"alpha": alpha, "beta": beta}
+    assert specification.epochs == epochs
+
+
+def test_whole_numbers_become_what_the_parameter_is():
+    # 1 and 1.0 are one configuration, so they must not be two runs.
+    assert parse_method("BMLR:alpha=1").make().parameters_given == parse_method("BMLR:alpha=1.0").make().parameters_given
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("BMRL", "Did you mean 'BMLR'"),
+        ("BMLR:", "should be written NAME"),
+        ("BMLR:alpha", "should be written NAME"),
+        (":alpha=1", "should be written NAME"),
+        ("BMLR:alpha=1,alpha=2", "name every parameter once"),
+        ("BMLR@", "positive integer. Found ''"),
+        ("BMLR@0", "positive integer. Found '0'"),
+        ("BMLR@many", "positive integer. Found 'many'"),
+    ],
+)
+def test_bad_specifications_are_explained(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_method(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("BMLR:alhpa=1", r"Method 'BMLR:alhpa=1' has no parameter alhpa. It has alpha, beta"),
+        ("Joint:alpha=1", "It has none"),
+        ("BMLR:alpha=much", "alpha"),
+        ("BMLR:alpha=-1", "`alpha` should be a positive finite number"),
+        ("nowhere.Thing", "nowhere.Thing cannot be imported"),
+        ("pathlib.Path", "should be a class of a method or a data set"),
+    ],
+)
+def test_bad_parameters_are_explained(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_method(text).make()
+
+
+def test_classes_of_ones_own_are_made():
+    data = parse_data("toy.Toy:samples=30,protocol=paper")
+    assert (data.samples, data.protocol) == (30, "paper")
+    with pytest.raises(ValueError, match="Did you mean 'digits'"):
+        parse_data("digts")
+    with pytest.raises(ValueError, match="has no parameter sampels"):
+        parse_data("toy.Toy:sampels=3")

@@ -1,0 +1,431 @@
+"""Losses and gradients that are not finite: stop, skip or restore; and the loss scaling of half precision."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import signal
+
+import lightning
+import pandas as pd
+import pytest
+import torch
+from interruptions import CPU, Stop, assert_same_run, stopping
+from lightning.pytorch.plugins.precision import MixedPrecision
+from safetensors.torch import load_file
+from subjects import METHODS, SUBJECTS, make_method
+
+from bmlr.methods import BMLR, Joint, Losses
+from bmlr.training import (
+    BalancedModule,
+    NonFiniteLossError,
+    OptimizerOptions,
+    RunError,
+    RunInterruptedError,
+    _module,
+    build_model,
+    fill_defaults,
+    train,
+)
+from bmlr.training._nonfinite import all_finite
+from bmlr.training._options import ModelOptions, TrainerOptions
+from toy import Toy
+
+SKIP = dataclasses.replace(CPU, on_nonfinite="skip")
+
+
+def run(folder, method, *, data=None, trainer=SKIP, **options):
+    return train(data or Toy(24), method, trainer=trainer, run=folder, **options)
+
+
+def spoiling(method, *numbers, value=float("nan")):
+    """The method, whose losses are not finite in some batches, counted from one."""
+    compute_losses, seen = method.compute_losses, []
+
+    def spoil(model, batch):
+        losses = compute_losses(model, batch)
+        seen.append(batch)
+        if len(seen) not in numbers:
+            return losses
+        return Losses({name: term * value for name, term in losses.terms.items()}, losses.logs)
+
+    method.compute_losses = spoil
+    return method
+
+
+def spoiling_gradients(method, *numbers, value=float("inf")):
+    """The method, whose gradients are not finite in some batches, counted from one."""
+    backward, seen = method.backward, []
+
+    def spoil(losses, model, *, scale=1.0):
+        backward(losses, model, scale=scale)
+        seen.append(losses)
+        if len(seen) in numbers:
+            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = value
+
+    method.backward = spoil
+    return method
+
+
+@contextlib.contextmanager
+def without(*numbers):
+    """Leave these batches, counted from zero, out of the first epoch's plan."""
+    original = _module.planned_requests
+
+    def planned(*arguments, **options):
+        requests = original(*arguments, **options)
+        return requests if options["epoch"] else [r for i, r in enumerate(requests) if i not in numbers]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_module, "planned_requests", planned)
+        yield
+
+
+def events(folder):
+    return json.loads((folder / "nonfinite.json").read_text())["events"]
+
+
+def assert_same_weights(first, second):
+    one, other = (load_file(folder / "last.safetensors") for folder in (first, second))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+# Stop
+
+
+def test_stopping_leaves_word_of_the_batch(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="The loss is not finite at epoch 0, step"):
+        run(tmp_path, BMLR(), data=Toy(24, poison=7), trainer=CPU)
+    (event,) = events(tmp_path)
+    assert 7 in event["samples"]
+    assert len(event["samples"]) == 8
+    assert event["inputs"] == ["audio"]
+    assert event["values"]["total"] == "nan"
+    assert event["action"] == "stop"
+    assert event["epoch"] == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_gradients_are_looked_at_too(tmp_path, value):
+    with pytest.raises(
+        NonFiniteLossError, match=r"The gradient is not finite at epoch 0, step 1, batch 1: that of mod"
+    ):
+        run(tmp_path, spoiling_gradients(Joint(), 2, value=value), trainer=CPU)
+    (event,) = events(tmp_path)
+    assert event["what"] == "gradient"
+    assert len(event["samples"]) == 8
+    assert list(event["values"]) == ["model.encoders.audio.layers.0.weight"]
+
+
+class Dividing(Joint):
+    """Makes a gradient infinite itself."""
+
+    def adjust_gradients(self, model):
+        for parameter in model.parameters():
+            parameter.grad /= 0
+
+
+def test_gradients_are_looked_at_after_the_method_changed_them(tmp_path):
+    with pytest.raises(
+        NonFiniteLossError, match=r"The gradient is not finite at epoch 0, step 0, batch 0.* and \d+ more"
+    ):
+        run(tmp_path, Dividing(), trainer=CPU)
+
+
+def test_large_finite_gradients_are_finite():
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    assert all_finite([parameter])
+    parameter.grad = torch.tensor([1e308, -1e308, 1e308], dtype=torch.float64)
+    assert all_finite([parameter, torch.nn.Parameter(torch.zeros(0))])
+    parameter.grad[1] = float("nan")
+    assert not all_finite([parameter])
+
+
+# Skip
+
+
+@pytest.mark.parametrize("spoil", [spoiling, spoiling_gradients])
+@pytest.mark.parametrize("subject", METHODS)
+def test_a_skipped_step_is_as_if_its_batch_had_not_been_drawn(tmp_path, subject, spoil):
+    """Also what the forward changed is put back: running statistics, and the state of the method."""
+    with without(1):
+        run(tmp_path / "without", make_method(subject))
+    result = run(tmp_path / "skipped", spoil(make_method(subject), 2))
+    assert_same_weights(tmp_path / "without", tmp_path / "skipped")
+    assert result.content["nonfinite"] == {"skipped_steps": 1, "overflowed_steps": 0, "restores": 0}
+    table = pd.read_csv(tmp_path / "skipped" / "metrics.csv")
+    assert table["skipped_steps"].tolist() == [1, 0]
+    compared = [
+        pd.read_csv(tmp_path / name / "metrics.csv").drop(columns=["seconds", "skipped_steps"])
+        for name in ("without", "skipped")
+    ]
+    pd.testing.assert_frame_equal(*compared, check_exact=True)
+    (event,) = events(tmp_path / "skipped")
+    assert event["action"] == "skip"
+
+
+def test_a_bad_input_poisons_nothing(tmp_path):
+    result = run(tmp_path, BMLR(), data=Toy(24, poison=7), trainer=dataclasses.replace(SKIP, epochs=3))
+    assert result.content["nonfinite"]["skipped_steps"] == 3
+    assert all(bool(torch.isfinite(x).all()) for x in load_file(tmp_path / "last.safetensors").values())
+    assert pd.read_csv(tmp_path / "metrics.csv")["samples"].tolist() == [16, 16, 16]
+    assert [event["epoch"] for event in events(tmp_path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("spoil", [spoiling, spoiling_gradients])
+@pytest.mark.parametrize("number", [3, 4])
+def test_with_accumulation_the_whole_optimiser_step_is_left_out(tmp_path, number, spoil):
+    trainer = dataclasses.replace(SKIP, batch_size=4, accumulate_grad_batches=2)
+    with without(2, 3):
+        run(tmp_path / "without", make_method("OGMGE"), trainer=trainer)
+    run(tmp_path / "skipped", spoil(make_method("OGMGE"), number), trainer=trainer)
+    assert_same_weights(tmp_path / "without", tmp_path / "skipped")
+    metrics = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("without", "skipped")]
+    assert metrics[0]["train_loss"].tolist() == metrics[1]["train_loss"].tolist()
+    assert metrics[1]["samples"].tolist() == [16, 24]
+
+
+def test_too_many_skipped_steps_in_a_row_stop(tmp_path):
+    trainer = dataclasses.replace(SKIP, epochs=10, max_nonfinite=4)
+    run(tmp_path / "apart", spoiling(Joint(), 1, 2, 3, 5, 6, 7), trainer=trainer)
+    with pytest.raises(
+        NonFiniteLossError, match=r"^4 steps in a row were left out, .*`max_nonfinite` allows. The loss"
+    ):
+        run(tmp_path / "row", spoiling(Joint(), 2, 3, 4, 5, 6), trainer=trainer)
+    assert len(events(tmp_path / "row")) == 4
+
+
+def test_the_count_in_a_row_goes_on_over_an_interruption(tmp_path):
+    trainer = dataclasses.replace(SKIP, epochs=10, max_nonfinite=4, checkpoint_every=1)
+    with pytest.raises(Stop):
+        run(tmp_path, stopping(spoiling(Joint(), 3, 4), 5, None), trainer=trainer)
+    with pytest.raises(NonFiniteLossError, match="4 steps in a row"):
+        run(tmp_path, spoiling(Joint(), 1, 2), trainer=trainer, resume=True)
+    assert len(events(tmp_path)) == 4
+
+
+def test_an_epoch_of_skipped_steps_only(tmp_path):
+    run(tmp_path, spoiling(Joint(), 1, 2, 3))
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["skipped_steps"].tolist() == [3, 0]
+    assert table["samples"].tolist() == [0, 24]
+
+
+# Restore
+
+RESTORE = dataclasses.replace(CPU, epochs=4, on_nonfinite="restore")
+
+
+class Fragile(Joint):
+    """Its loss is not finite once a weight has gone beyond a limit: steps that are too long break it."""
+
+    limit = 0.6
+
+    def compute_losses(self, model, batch):
+        losses = super().compute_losses(model, batch)
+        broken = max(float(p.detach().abs().max()) for p in model.fusion.parameters()) > self.limit
+        return Losses({"fused": losses.terms["fused"] * (float("nan") if broken else 1.0)})
+
+
+def test_restoring_goes_back_with_half_the_learning_rate(tmp_path, caplog):
+    options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
+    with pytest.raises(NonFiniteLossError):
+        run(tmp_path / "stop", Fragile(), **{**options, "trainer": dataclasses.replace(RESTORE, on_nonfinite="stop")})
+    with caplog.at_level(logging.WARNING, "bmlr.training"):
+        result = run(tmp_path / "whole", Fragile(), **options)
+    restores = result.content["nonfinite"]["restores"]
+    assert restores == 2  # in the first epoch, before any checkpoint, and in the last
+    assert caplog.text.count("goes back to the end of the epoch before with half the learning rate") == restores
+    rates = pd.read_csv(tmp_path / "whole" / "metrics.csv")["lr"].tolist()
+    assert rates == [0.4, 0.4, 0.4, 0.2]
+    assert [(event["action"], event["epoch"]) for event in events(tmp_path / "whole")] == [
+        ("restore", 0),
+        ("restore", 3),
+    ]
+
+
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 7, 11, 12, 13])
+def test_a_restoring_run_resumes_to_the_same_end(tmp_path, at, every):
+    options = {
+        "trainer": RESTORE,
+        "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0, schedule="step", step_size=2, gamma=0.9),
+    }
+    whole = run(tmp_path / "whole", Fragile(), **options)
+    assert whole.content["nonfinite"]["restores"] == 2
+    options["trainer"] = dataclasses.replace(RESTORE, checkpoint_every=every)
+    with pytest.raises(RunInterruptedError if every is None else Stop):
+        run(tmp_path / "cut", stopping(Fragile(), at, signal.SIGTERM if every is None else None), **options)
+    run(tmp_path / "cut", Fragile(), resume=True, **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert {p.name for p in (tmp_path / "cut").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_the_checkpoint_to_go_back_to_is_kept_anew_if_a_crash_came_in_between(tmp_path):
+    options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
+    run(tmp_path / "whole", Fragile(), **options)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", stopping(Fragile(), 12, None), **options)  # in the last epoch, before it breaks
+    old = tmp_path / "cut" / "epoch.ckpt"
+    old.unlink()
+    old.write_bytes(b"that of an epoch before")
+    run(tmp_path / "cut", Fragile(), resume=True, **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_damaged_checkpoint_to_go_back_to_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("bmlr.training._run._link", lambda _, temporary: temporary.write_bytes(b"nothing"))
+    options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
+    with pytest.raises(RunError, match=r"epoch\.ckpt cannot be read.* Remove it to go back to the beginning instead"):
+        run(tmp_path, Fragile(), **options)
+
+
+def test_restoring_ends_after_three_times(tmp_path, caplog):
+    with pytest.raises(NonFiniteLossError, match=r"^The run went back 3 times already. The loss is not"):
+        run(tmp_path, BMLR(), data=Toy(24, poison=7), trainer=RESTORE)
+    assert caplog.text.count("goes back to the end") == 3
+    assert len(events(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("subject", METHODS)
+def test_every_method_starts_over_when_there_is_no_checkpoint_yet(tmp_path, subject):
+    """The first attempt fails in the first epoch; what follows is a run with half the learning rate."""
+    trainer = dataclasses.replace(RESTORE, epochs=2, checkpoint_every=None)
+    optimizer = OptimizerOptions(name="sgd", lr=0.05)
+    attempts = itertools.count()
+
+    def failing_once():
+        method = make_method(subject)
+        compute_losses = type(method).compute_losses
+
+        class Failing(type(method)):
+            def compute_losses(self, model, batch):
+                losses = compute_losses(self, model, batch)
+                if next(attempts) == 1:
+                    return Losses({name: term * float("nan") for name, term in losses.terms.items()})
+                return losses
+
+        method.__class__ = Failing
+        return method
+
+    result = run(tmp_path / "restored", failing_once(), trainer=trainer, optimizer=optimizer)
+    assert result.content["nonfinite"]["restores"] == 1
+    half = dataclasses.replace(optimizer, lr=0.025)
+    run(tmp_path / "half", make_method(subject), trainer=CPU, optimizer=half)
+    assert_same_weights(tmp_path / "restored", tmp_path / "half")
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_nonfinite": "skp"}, r"`on_nonfinite` should be one of stop, skip, restore.*Did you mean 'skip'"),
+        ({"max_nonfinite": 0}, "`max_nonfinite` should be an integer of at least 1"),
+        ({"checkpoint_every": 0}, "`checkpoint_every` should be an integer of at least 1"),
+        ({"max_nonfinite": None}, "`max_nonfinite` should be an integer of at least 1"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainerOptions(**options)
+
+
+def test_what_cannot_change_a_result_is_no_part_of_what_a_run_is(tmp_path):
+    first = train(Toy(24), BMLR(), trainer=CPU, runs=tmp_path)
+    assert train(Toy(24), BMLR(), trainer=dataclasses.replace(CPU, max_nonfinite=3), runs=tmp_path).reused
+    other = train(Toy(24), BMLR(), trainer=SKIP, runs=tmp_path)
+    assert other.directory != first.directory
+
+
+# Loss scaling
+
+
+class Scaled(MixedPrecision):
+    """Loss scaling alone: everything is computed as without it."""
+
+    @contextlib.contextmanager
+    def forward_context(self):
+        yield
+
+
+def fit(method, plugin=None, *, epochs=2, **options):
+    """The weights of a module trained under a precision plugin."""
+    data = Toy(24)
+    model, optimizer, _ = fill_defaults(data, ModelOptions(), OptimizerOptions(), TrainerOptions())
+    torch.manual_seed(0)
+    module = BalancedModule(build_model(data, model), method, optimizer, data=data, batch_size=8, **options)
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
+        plugins=None if plugin is None else [plugin],
+    )  # fmt: skip
+    trainer.fit(module)
+    return module
+
+
+quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec")
+
+
+@quiet
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_noise_and_norms_see_unscaled_gradients(subject):
+    """With a scale that is a power of two every method computes bit for bit what it computes without."""
+    plain = fit(make_method(subject))
+    scaled = fit(make_method(subject), Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10)))
+    assert scaled.guard.overflowed == 0
+    for (name, one), (_, other) in zip(plain.named_parameters(), scaled.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@quiet
+@pytest.mark.parametrize("subject", METHODS)
+def test_every_method_trains_in_half_precision_with_a_scaler(subject):
+    module = fit(
+        make_method(subject), MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**8))
+    )
+    assert module.epochs_done == 2
+    assert all(bool(torch.isfinite(x).all()) for x in module.state_dict().values() if isinstance(x, torch.Tensor))
+
+
+@quiet
+def test_steps_that_the_scaling_skips_are_normal_and_counted():
+    """A scale far too large is halved until nothing overflows, and training goes on from there."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    method = spoiling(BMLR(), *range(1, 100), value=2.0**20)
+    module = fit(method, Scaled("16-mixed", "cpu", scaler), epochs=20)
+    assert 10 <= module.guard.overflowed < 40
+    assert module.guard.skipped == 0
+    assert not module.guard.events
+    assert scaler.get_scale() < 2.0**126
+    counted = [row["overflowed_steps"] for row in module.history]
+    assert sum(counted) == module.guard.overflowed
+    assert all(bool(torch.isfinite(p).all()) for p in module.parameters())
+
+
+@quiet
+def test_a_gradient_that_no_scale_makes_finite_is_not_normal():
+    method = spoiling_gradients(Joint(), *range(1, 100))
+    with pytest.raises(NonFiniteLossError, match="The gradient is not finite"):
+        fit(method, Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=4.0)), epochs=20)
+
+
+@quiet
+@pytest.mark.parametrize("numbers", [(2,), (1,), (5, 6)])
+def test_a_skipped_step_under_scaling(numbers):
+    """The scaler, which wants to see a gradient in every step, is not put off by a step without."""
+    plain = fit(spoiling(make_method("OGMGE"), *numbers), on_nonfinite="skip")
+    plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    scaled = fit(spoiling(make_method("OGMGE"), *numbers), plugin, on_nonfinite="skip")
+    assert plain.guard.skipped == scaled.guard.skipped == len(numbers)
+    for (name, one), (_, other) in zip(plain.named_parameters(), scaled.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("subject", METHODS)
+def test_every_method_trains_in_bfloat16_from_configuration_to_result(tmp_path, subject):
+    trainer = dataclasses.replace(CPU, precision="bf16-mixed")
+    assert run(tmp_path, make_method(subject), trainer=trainer).content["epochs"] == 2
