@@ -32,9 +32,9 @@ try:
     from rich.table import Table
     from rich.text import Text
 
+    from bmlr import _commands_benchmark
     from bmlr.diagnosis import Diagnosis, diagnose_run
     from bmlr.report import Report, write_report
-    from bmlr import _commands_benchmark
     from bmlr.training import (
         ModelOptions,
         NonFiniteLossError,
@@ -62,22 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subcommands(required=True)
     for name, (function, _) in _COMMANDS.items():
-        command = ArgumentParser(description=_first_line(function), exit_on_error=False)
-        if name == "train":
-            command.add_argument("--config", action="config", help="YAML file with any of these options.")
-        if name in _commands_benchmark.COMMANDS:
-            _commands_benchmark.add_arguments(name, function, command)
-        else:
-            command.add_function_arguments(
-                function, as_positional=name not in {"train", "methods", "inspect"}, skip={"files", "directories"}
-            )
-        if name == "predict":
-            command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
-        if name == "report":
-            command.add_argument("directories", nargs="+", metavar="RUN", help="Run, or folder that holds runs.")
-        if name not in _WITHOUT_RUN:
-            command.add_argument("--import", metavar="MODULE", help="Import a module of yours, which runs its code.")
-        commands.add_subcommand(name, command, help=_first_line(function))
+        commands.add_subcommand(name, _make_command(name, function), help=_first_line(function))
     try:
         arguments = _full_names(_with_values(_with_data_option(arguments)))
         namespace = parser.parse_args(arguments)
@@ -94,8 +79,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _EXPECTED as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        return _fail("interrupted; a training run continues with --resume, a preparation with the same command.")
+        return _fail("interrupted; a training run continues with --resume, everything else with the same command.")
     return 0
+
+
+def _make_command(name: str, function: Callable[..., Any]) -> ArgumentParser:
+    """The parser of a command."""
+    command = ArgumentParser(description=_first_line(function), exit_on_error=False)
+    if name == "train":
+        command.add_argument("--config", action="config", help="YAML file with any of these options.")
+    if name in _commands_benchmark.COMMANDS:
+        _commands_benchmark.add_arguments(name, function, command)
+    else:
+        command.add_function_arguments(
+            function, as_positional=name not in {"train", "methods", "inspect"}, skip={"files", "directories"}
+        )
+    if name == "predict":
+        command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
+    if name == "report":
+        command.add_argument("directories", nargs="+", metavar="RUN", help="Run, or folder that holds runs.")
+    if name not in _WITHOUT_RUN:
+        command.add_argument("--import", metavar="MODULE", help="Import a module of yours, which runs its code.")
+    return command
 
 
 def train_command(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline import failed, finished
 
-from bmlr.benchmark import Cell, Table, comparison_frame, comparison_table, compare_runs, write_table
+from bmlr.benchmark import Cell, Table, compare_runs, comparison_frame, comparison_table, write_table
 from bmlr.benchmark._statistics import Estimate
 from bmlr.benchmark._tables import mark_best, spread
 

@@ -37,7 +37,9 @@ def test_values_come_back_as_they_were_written(epochs, alpha, beta):
 
 def test_whole_numbers_become_what_the_parameter_is():
     # 1 and 1.0 are one configuration, so they must not be two runs.
-    assert parse_method("BMLR:alpha=1").make().parameters_given == parse_method("BMLR:alpha=1.0").make().parameters_given
+    assert (
+        parse_method("BMLR:alpha=1").make().parameters_given == parse_method("BMLR:alpha=1.0").make().parameters_given
+    )
 
 
 @pytest.mark.parametrize(

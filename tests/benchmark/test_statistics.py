@@ -46,7 +46,9 @@ def test_a_ratio_by_zero_is_left_out(tmp_path):
 def test_the_interval_holds_the_difference_and_narrows_with_samples():
     widths = []
     for samples in (100, 10_000):
-        first, second = (np.stack([hits(rate, 10 * seed + int(100 * rate), samples) for seed in range(3)]) for rate in (0.8, 0.7))
+        first, second = (
+            np.stack([hits(rate, 10 * seed + int(100 * rate), samples) for seed in range(3)]) for rate in (0.8, 0.7)
+        )
         low, high = bootstrap_difference(first, second, resamples=500)
         assert low < first.mean() - second.mean() < high
         widths.append(high - low)
@@ -81,7 +83,9 @@ def test_intervals_of_few_values():
     low, high = bootstrap_difference([[0.7], [0.8], [0.9]], [[0.6], [0.6], [0.6]], resamples=300)
     assert 0.1 - 1e-12 <= low < 0.2 < high <= 0.3 + 1e-12
     assert bootstrap_difference([[0.5, 0.5]], [[0.25, 0.25]]) == (0.25, 0.25)
-    assert bootstrap_difference([[1, 0, 1]], [[0, 0, 1]], seed=1) == bootstrap_difference([[1, 0, 1]], [[0, 0, 1]], seed=1)
+    assert bootstrap_difference([[1, 0, 1]], [[0, 0, 1]], seed=1) == bootstrap_difference(
+        [[1, 0, 1]], [[0, 0, 1]], seed=1
+    )
     with pytest.raises(ValueError, match=r"one shape \(seeds, samples\). Found \(1, 2\) and \(1, 3\)"):
         bootstrap_difference([[1, 0]], [[1, 0, 1]])
 
@@ -162,7 +166,9 @@ def test_fewer_epochs_of_several_passes_are_one_budget(tmp_path):
 
 def test_bad_arguments_are_named(tmp_path):
     records = [finished(tmp_path, "Joint", 0, [1, 0])]
-    with pytest.raises(ValueError, match="`baseline` should be one of Joint. Found `baseline = 'Jiont'`. Did you mean 'Joint'"):
+    with pytest.raises(
+        ValueError, match="`baseline` should be one of Joint. Found `baseline = 'Jiont'`. Did you mean 'Joint'"
+    ):
         compare_runs(records, baseline="Jiont")
     with pytest.raises(ValueError, match="Method 'Joint' should have each seed once. Found seed 0 twice"):
         compare_runs([*records, *records])

@@ -57,11 +57,11 @@ def fuzz(read, path, seeds, cases, prepare=None):
             prepare(path)
         try:
             read(path)
-            taken += 1
-        except ALLOWED as error:
-            assert str(error)
+        except ALLOWED:
+            continue
         except BaseException as error:
             raise AssertionError(f"Case {number} of {read.__name__} caused {error!r}.") from error
+        taken += 1
     return taken
 
 
@@ -108,7 +108,8 @@ def recordings():
 @pytest.mark.parametrize("cases", CASES)
 def test_wav_files(tmp_path, cases):
     def read(path):
-        waveform = read_wave(path, 8000)
+        with np.errstate(all="ignore"):
+            waveform = read_wave(path, 8000)
         assert waveform.dtype == np.float32
         assert len(waveform)
         assert np.isfinite(waveform).all()
@@ -228,7 +229,12 @@ def test_weights(tmp_path, cases):
 
 @pytest.mark.parametrize("cases", CASES)
 def test_results(tmp_path, cases):
-    content = {"test": {"accuracy": 0.8125, "ratio": None}, "method": "BMLR", "reshaped": [0.25, 0.5], "digest": "ab" * 32}
+    content = {
+        "test": {"accuracy": 0.8125, "ratio": None},
+        "method": "BMLR",
+        "reshaped": [0.25, 0.5],
+        "digest": "ab" * 32,
+    }
     write_result(tmp_path / "r", content)
     seed = (tmp_path / "r").read_bytes()
     whole = json.loads(seed)
@@ -239,7 +245,9 @@ def test_results(tmp_path, cases):
     fuzz(read, tmp_path / "x", [seed], cases)
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "NaN", "null", '"checksum"', "{}", ""])
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "NaN", "null", '"checksum"', "{}", ""]
+)
 def test_results_of_other_shapes(tmp_path, content):
     (tmp_path / "x").write_text(content)
     with pytest.raises(ValueError, match="x"):
@@ -275,7 +283,9 @@ def edited(content, rng):
     for parent in list(content.values()):
         if isinstance(parent, dict):
             entries += [(parent, key) for key in parent]
-            entries += [(parent[key], inner) for key in parent if isinstance(parent[key], dict) for inner in parent[key]]
+            entries += [
+                (parent[key], inner) for key in parent if isinstance(parent[key], dict) for inner in parent[key]
+            ]
     for _ in range(rng.randint(1, 3)):
         parent, key = rng.choice(entries)
         kind = rng.randrange(8)
@@ -297,8 +307,8 @@ def test_configurations_of_wrong_values(tmp_path, cases):
         path.write_text(yaml.dump(content, allow_unicode=True))
         try:
             read_config(path)
-        except ALLOWED as error:
-            assert str(error)
+        except ALLOWED:
+            continue
         except BaseException as error:
             raise AssertionError(f"Case {number} caused {error!r}: {path.read_text()}") from error
 
@@ -326,6 +336,7 @@ def test_a_configuration_names_registered_and_imported_classes_only(tmp_path, na
     assert "antigravity" not in sys.modules
 
 
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 @pytest.mark.parametrize("part", ["data", "method", "model", "optimizer", "trainer", "seed", "run"])
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name[0] not in "._" and name[-1] != "."])
 def test_the_command_line_takes_subclasses_only(tmp_path, capsys, monkeypatch, name, part):
@@ -341,27 +352,34 @@ def test_the_command_line_takes_subclasses_only(tmp_path, capsys, monkeypatch, n
     assert {path.name for path in tmp_path.iterdir()} == {"c.yaml"}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "!!python/object/apply:os.system ['touch ran']",
-        "data: !!python/name:os.system ''",
-        "data: !!python/module:os ''",
-        "method: !!python/object/new:os.system ['touch ran']",
-        "&a [*a]",
-        "a: &a {<<: *a}",
-        "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))]),
-        "[" * 5000,
-        "? [a, b]\n: c",
-        "a: 2001-99-99",
-        "a: 1_0__0:99:99",
-    ],
-)
-def test_yaml_that_would_do_more_than_say_something(tmp_path, capsys, monkeypatch, text):
+YAML_THAT_DOES_MORE = [
+    "!!python/object/apply:os.system ['touch ran']",
+    "data: !!python/name:os.system ''",
+    "data: !!python/module:os ''",
+    "method: !!python/object/new:os.system ['touch ran']",
+    "&a [*a]",
+    "a: &a {<<: *a}",
+    "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)), "data: *a39"]),
+    "[" * 5000,
+    "? [a, b]\n: c",
+    "a: 2001-99-99",
+    "a: 1_0__0:99:99",
+]
+
+
+@pytest.mark.parametrize("text", YAML_THAT_DOES_MORE)
+def test_yaml_that_would_do_more_than_say_something(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         read_config(tmp_path / "config.yaml")
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml"}
+
+
+@pytest.mark.parametrize("text", YAML_THAT_DOES_MORE[:4])
+def test_nor_does_the_command_line_do_it(tmp_path, capsys, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(text)
     assert main(["train", "--config", "config.yaml"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml"}

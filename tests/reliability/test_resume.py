@@ -1,5 +1,6 @@
 """A run that is stopped after any of its steps and resumed ends bit for bit as one that is not."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -199,13 +200,40 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path):
     assert not (tmp_path / "cut" / "last.ckpt").exists()
 
 
+def test_a_signal_while_the_result_is_formed_ends_a_run(tmp_path):
+    run(tmp_path / "whole", BMLR())
+    method = BMLR()
+    predict, seen = method.predict, []
+
+    def stop(output):
+        seen.append(output)
+        if len(seen) == 8:  # three batches in each of two validations, and the second of the test part
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(output)
+
+    method.predict = stop
+    with pytest.raises(RunInterruptedError, match=r"was stopped by SIGTERM. Continue it with --resume"):
+        run(tmp_path / "cut", method)
+    assert not (tmp_path / "cut" / "result.json").exists()
+    assert count_batches(tmp_path / "cut", "BMLR", resume=True) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 class Slow(Toy):
+    """Its preparation is stopped, in a place from which no error comes through at first."""
+
+    def __init__(self, samples: int = 24, swallowed: bool = False) -> None:
+        super().__init__(samples)
+        self.swallowed = swallowed
+
     def prepare(self):
-        os.kill(os.getpid(), signal.SIGTERM)
+        with contextlib.suppress(RunInterruptedError if self.swallowed else ()):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_signal_before_training_ends_a_run_at_once(tmp_path):
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_before_training_ends_a_run_at_once(tmp_path, swallowed):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RunInterruptedError, match=r"was stopped by SIGTERM. Continue it with --resume"):
-        run(tmp_path / "cut", BMLR(), data=Slow(24))
+        run(tmp_path / "cut", BMLR(), data=Slow(24, swallowed))
     assert signal.getsignal(signal.SIGTERM) is before

@@ -16,10 +16,10 @@ from interruptions import assert_same_run
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
 #: A hundred steps in four epochs, with a checkpoint every five.
-ARGUMENTS = (
-    "train --data toy.Toy --data.samples 200 --method BMLR --trainer.epochs 4 --trainer.batch_size 8 "
-    "--trainer.accelerator cpu --trainer.devices 1 --trainer.checkpoint_every 5 --resume true"
-).split()
+ARGUMENTS = [
+    "train", "--data=toy.Toy", "--data.samples=200", "--method=BMLR", "--trainer.epochs=4", "--trainer.batch_size=8",
+    "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.checkpoint_every=5", "--resume=true",
+]  # fmt: skip
 
 
 class Command:
@@ -149,11 +149,11 @@ def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, server, how):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=str)
 def test_the_real_command_killed_thirty_times_ends_the_same(tmp_path, how):
     found = killed_again_and_again(tmp_path, Command(tmp_path / "errors"), how, 30, longest=5.0)
-    print(f"{how!r}: 30 times, {found[0]} of them with a checkpoint at once, {found[1]} runs")  # noqa: T201
+    print(f"{how!r}: 30 times, {found[0]} of them with a checkpoint at once, {found[1]} runs")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=str)
 def test_killed_two_hundred_times_a_run_ends_the_same(tmp_path, server, how):
     found = killed_again_and_again(tmp_path, Forked(server, tmp_path / "errors"), how, 200, longest=2.0)
-    print(f"{how!r}: 200 times, {found[0]} of them with a checkpoint at once, {found[1]} runs")  # noqa: T201
+    print(f"{how!r}: 200 times, {found[0]} of them with a checkpoint at once, {found[1]} runs")

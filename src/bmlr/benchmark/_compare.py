@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import bmlr.methods
+from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._draw import draw_comparison
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._specification import MethodSpecification
-from bmlr.benchmark._statistics import Comparison, compare_runs, group_records, run_frame
+from bmlr.benchmark._statistics import Comparison, compare_runs, group_records, run_frame, title_of
 from bmlr.benchmark._store import RunRecord, read_store
 from bmlr.benchmark._tables import Table, comparison_frame, comparison_table, write_table
 from bmlr.data import MultimodalData
@@ -88,8 +90,12 @@ def compare_store(
         FileNotFoundError: If a folder does not exist or holds no run.
         ValueError: If the runs do not belong into one table, or a file is damaged.
     """
-    groups = group_records(read_store(runs))
-    return _conclude([record for members in groups.values() for record in members], baseline, out, force)
+    order = {name: place for place, name in enumerate(bmlr.methods.available())}
+    groups = sorted(
+        group_records(read_store(runs)).items(),
+        key=lambda item: order.get(item[1][0].config["method"]["class_path"].rpartition(".")[2], len(order)),
+    )
+    return _conclude([record for _, members in groups for record in members], baseline, out, force)
 
 
 def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool) -> Compared:
@@ -105,9 +111,6 @@ def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | No
 
 def _check_baseline(baseline: str, labels: Sequence[str]) -> None:
     """Say that a baseline is unknown before hours of training rather than after."""
-    from bmlr._checks import nearest_name
-    from bmlr.benchmark._statistics import title_of
-
     if baseline not in labels and baseline not in map(title_of, labels):
         raise ValueError(
             f"Parameter `baseline` should be one of {', '.join(labels)}. Found `baseline = {baseline!r}`."

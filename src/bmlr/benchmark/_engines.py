@@ -148,6 +148,7 @@ class RayEngine:
     def _connect(self, ray: Any) -> None:
         common = {"log_to_driver": False, "configure_logging": False}
         if self.address is not None:
+            _check_reachable(self.address)
             try:
                 ray.init(address=self.address, **common)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -211,6 +212,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
         process.wait()
+
+
+def _check_reachable(address: str) -> None:
+    """Say at once that nobody listens at HOST:PORT, for which Ray itself takes minutes."""
+    import socket
+
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if not separator or not port.isdecimal():
+        return  # auto, local and the like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"There is no Ray cluster at {address}: {error}.") from error
 
 
 def _threads(number: int) -> dict[str, str]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from bmlr.training import RunError
+
 LOCK = ".lock"
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -77,7 +79,7 @@ class DirectoryLock:
             owner = ""
             with contextlib.suppress(OSError):
                 owner = self.path.read_text(encoding="utf-8").strip()
-            raise BlockingIOError(f"{self.path.parent} is in use by another process{f' ({owner})' if owner else ''}.")
+            raise RunError(f"{self.path.parent} is in use by another process{f' ({owner})' if owner else ''}.")
         return self
 
     def __exit__(
@@ -105,7 +107,7 @@ def exclusive(directory: Path) -> Iterator[None]:
     """Keep a directory to oneself.
 
     Raises:
-        BlockingIOError: If another process has it.
+        RunError: If another process has it.
     """
     with DirectoryLock(directory):
         yield

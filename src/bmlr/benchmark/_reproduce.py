@@ -35,6 +35,8 @@ from bmlr.training._config import class_path
 ScaleName = Literal["paper", "small"]
 #: Data sets that ``bmlr prepare`` makes.
 _PREPARED = ("crema-d", "kinetics-sounds", "ave", "mosi", "mosei")
+#: Ablations of BMLR whose α and β are its own.
+_SHARE = {"OnlyReshape", "VanillaReshape"}
 _DRAWN = 1000  # samples of a figure of samples
 
 
@@ -290,7 +292,6 @@ def _options(settings: Settings) -> tuple[ModelOptions, OptimizerOptions, Traine
 
 def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
     """Parameters that a search has found for a method on a data set; ablations of BMLR take its α and β."""
-    accepted = inspect.signature(type(parse_method(method).make()).__init__).parameters
     own: dict[str, Any] = {}
     shared: dict[str, Any] = {}
     for folder in settings.tuned:
@@ -305,8 +306,8 @@ def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> 
             found = {key: value for key, value in content["method"]["init_args"].items() if value is not None}
             if name == method:
                 own |= found
-            elif name == "BMLR":
-                shared |= {key: value for key, value in found.items() if key in accepted and key in {"alpha", "beta"}}
+            elif name == "BMLR" and method in _SHARE:
+                shared |= found
     return own or shared
 
 

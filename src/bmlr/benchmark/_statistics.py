@@ -243,12 +243,12 @@ def bootstrap_difference(
     """
     from scipy.stats import bootstrap
 
-    gains = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    if np.shape(first) != np.shape(second) or gains.ndim != 2 or not gains.size:
+    if np.shape(first) != np.shape(second) or np.ndim(first) != 2 or not np.size(first):
         raise ValueError(
             "`first` and `second` should have one shape (seeds, samples). "
             f"Found {np.shape(first)} and {np.shape(second)}."
         )
+    gains = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if gains.size == 1:
         return None
     if np.ptp(gains) == 0:

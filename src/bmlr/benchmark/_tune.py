@@ -118,7 +118,7 @@ def tune(  # noqa: PLR0913
     Raises:
         ValueError: If a space does not fit, the methods would get different numbers of trials, the folder holds a
             search of something else, or no trial of a method finished.
-        BlockingIOError: If another process is searching in this folder.
+        RunError: If another process is searching in this folder.
     """
     search = search or Search()
     specifications = [parse_method(method) if isinstance(method, str) else method for method in methods]

@@ -155,7 +155,7 @@ def plot_methods(
     order = sorted(range(len(texts)), key=lambda index: texts[index] == "majority rate")
     handles, texts = [handles[index] for index in order], [texts[index] for index in order]
     ax.legend(
-        handles, texts, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2, fontsize=9
+        handles, texts, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2, fontsize=9
     )
     return ax
 

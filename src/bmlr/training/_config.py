@@ -99,7 +99,7 @@ def read_config(path: Path) -> RunConfig:
         raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = load_plain_yaml(text)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
     names = [field.name for field in dataclasses.fields(RunConfig)]
@@ -123,6 +123,29 @@ def read_config(path: Path) -> RunConfig:
     return config
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain data without aliases, by which a page of text can stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            where = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken", where)
+        return super().compose_node(parent, index)
+
+
+def load_plain_yaml(text: str) -> Any:
+    """Plain data from YAML; nothing is made or imported, and aliases are refused.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or more than plain data.
+
+    Example:
+        >>> load_plain_yaml("a: [1, x]")
+        {'a': [1, 'x']}
+    """
+    return yaml.load(text, _PlainLoader)  # noqa: S506  (it is a SafeLoader)
+
+
 def resolve_class(name: str, base: type[T]) -> type[T]:
     """The registered or already imported subclass of ``base`` that ``name`` (short or with its module) stands for.
 
@@ -141,7 +164,8 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
         return found
     raise ValueError(
         f"'{name}' is neither a registered nor an imported {base.__name__}. Registered are {', '.join(registered)}."
-        f"{nearest_name(short, registered)} A module of yours is imported first; on the command line by --import MODULE."
+        f"{nearest_name(short, registered)} "
+        "A module of yours is imported first; on the command line by --import MODULE."
     )
 
 
@@ -178,7 +202,7 @@ def _make_options(entry: Any, options: type[T], where: str) -> T:
         )
     try:
         return options(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
@@ -80,12 +81,26 @@ class RequestLoader:
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+        with _signal_held_back():
+            return iter(self._loader)
 
 
 def _serve_to_the_end(_: int) -> None:
     """Let the process that trains decide when to stop: a SIGTERM to all must not take away its next batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _signal_held_back() -> Iterator[None]:
+    """Let no SIGTERM reach processes that are made in here before they can ignore it; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ordered_requests(num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[BatchRequest]:

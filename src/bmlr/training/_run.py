@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from rich.console import Console
 
 from bmlr._files import atomic_write, atomic_write_text, remove_leftovers
 from bmlr._version import __version__
+from bmlr.batch import Batch
 from bmlr.data import MultimodalData
 from bmlr.data._base import PartName
-from bmlr.methods import Method
+from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
 from bmlr.training._config import RunConfig, read_config
 from bmlr.training._errors import RunError, RunInterruptedError
@@ -129,6 +130,8 @@ def train(
         if _is_first_process():  # the others of a distributed run come to what this one has opened
             _open_directory(directory, config, resume=resume)
         data.prepare()
+        termination.patient = True
+        termination.check()
         keeps_pristine = config.trainer.on_nonfinite == "restore"
         state = _Retry(copy.deepcopy(method) if keeps_pristine else method)
         while True:
@@ -189,7 +192,6 @@ def _fit(config: RunConfig, directory: Path, termination: Termination, state: _R
     fitter = _make_trainer(config, directory, RunWatch(termination, begin), checkpoint)
     if config.trainer.on_nonfinite == "restore" and fitter.world_size > 1:
         raise ValueError("Parameter `on_nonfinite` should be stop or skip for a run of several processes.")
-    termination.training = True
     try:
         with _quiet():
             fitter.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
@@ -199,17 +201,13 @@ def _fit(config: RunConfig, directory: Path, termination: Termination, state: _R
         if restores == MOST_RESTORES:
             raise NonFiniteLossError(f"The run went back {restores} times already. {error}") from error
         raise _GoBackError(error, restores + 1, module.guard.events) from error
-    finally:
-        termination.training = False
     if module.epochs_done < (config.trainer.epochs or 0):
         raise RunError(
             f"The run in {directory} was stopped after {module.epochs_done} of {config.trainer.epochs} epochs. "
             "Resume it with --resume."
         )
-    if termination.requested:
-        raise _interrupted(directory, module)
     module.to(fitter.strategy.root_device)  # where the trainer took it away from at its end
-    return recorder.finish(module, seconds=time.perf_counter() - started)
+    return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.check)
 
 
 def _make_module(config: RunConfig, method: Method) -> BalancedModule:
@@ -469,8 +467,14 @@ class _Recorder:
             write_checkpoint(self.directory / CHECKPOINT, content, previous=previous)
         self.last_is_damaged = False
 
-    def finish(self, module: BalancedModule, *, seconds: float) -> RunResult:
-        """Read the test part and write the result."""
+    def finish(self, module: BalancedModule, *, seconds: float, check: Callable[[], None]) -> RunResult:
+        """Read the test part and write the result.
+
+        Args:
+            module: What was trained.
+            seconds: How long that took.
+            check: Called after every batch; raises if the run is to stop.
+        """
         if self.best is None:
             raise RunError("No epoch was finished.")
         data = self.config.data
@@ -479,7 +483,12 @@ class _Recorder:
         module.trainer.strategy.barrier()
         _load_weights(self.directory / "best.safetensors", module.model, module.method)
         predictions = PredictionTable(module.model.modalities, len(data.part("test")), module.device)
-        test = self._score(module, "test", predictions)
+
+        def watch(prediction: Prediction, batch: Batch) -> None:
+            predictions.add(prediction, batch)
+            check()
+
+        test = self._score(module, "test", watch)
         whole = module.trainer.strategy.reduce(predictions.values, reduce_op="sum")
         if module.trainer.is_global_zero:
             predictions.save(self.directory / PREDICTIONS, whole)
@@ -523,10 +532,12 @@ class _Recorder:
             content = write_result(self.directory / RESULT, content)
         return RunResult(self.directory, content)
 
-    def _score(self, module: BalancedModule, part: PartName, predictions: PredictionTable | None = None) -> Score:
+    def _score(
+        self, module: BalancedModule, part: PartName, watch: Callable[[Prediction, Batch], None] | None = None
+    ) -> Score:
         trainer = module.trainer
         batches = _batches(self.config, part, rank=trainer.global_rank, world_size=trainer.world_size)
-        return evaluate(module.model, module.method, batches, None if predictions is None else predictions.add)
+        return evaluate(module.model, module.method, batches, watch)
 
 
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
@@ -787,7 +798,12 @@ class _quiet(warnings.catch_warnings):  # noqa: N801  (used like its parent)
         super().__exit__(*arguments)
 
 
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric")
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.accelerators.cuda",
+    "lightning.pytorch.trainer.connectors.signal_connector",
+    "lightning.fabric",
+)
 
 
 def _versions() -> dict[str, str]:

@@ -19,9 +19,9 @@ from bmlr.training._errors import RunInterruptedError
 class Termination:
     """Catches SIGTERM while a run is under way; does nothing outside the main thread, where signals cannot be caught.
 
-    While :attr:`training` is set the signal is noted in :attr:`requested`, for the training to look at between its
-    steps; a second one ends it at once. Otherwise, while data are prepared or the result is formed, it ends the run at
-    once: nothing would be gained by waiting.
+    While :attr:`patient` is set the signal is noted in :attr:`requested`, for the training to look at between its
+    steps; a second one ends it at once. Otherwise, while data are prepared, it ends the run at once: nothing would be
+    gained by waiting.
 
     Args:
         directory: Directory of the run, for the message.
@@ -30,7 +30,7 @@ class Termination:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.requested = False
-        self.training = False
+        self.patient = False
         self._before: Any = None
 
     def __enter__(self) -> Termination:
@@ -48,13 +48,21 @@ class Termination:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handle)
 
+    def check(self) -> None:
+        """Raise a RunInterruptedError if the signal has come."""
+        if self.requested:
+            raise self._interrupted("SIGTERM")
+
     def _handle(self, _: int, __: FrameType | None) -> None:
-        if self.training and not self.requested:
+        if self.patient and not self.requested:
             self.requested = True
             return
-        again = "a second SIGTERM" if self.requested else "SIGTERM"
-        raise RunInterruptedError(
-            f"The run in {self.directory} was stopped by {again}. Continue it with --resume, from its last checkpoint."
+        again, self.requested = self.requested, True
+        raise self._interrupted("a second SIGTERM" if again else "SIGTERM")
+
+    def _interrupted(self, what: str) -> RunInterruptedError:
+        return RunInterruptedError(
+            f"The run in {self.directory} was stopped by {what}. Continue it with --resume, from its last checkpoint."
         )
 
 
@@ -68,32 +76,38 @@ class RunWatch(Callback):
 
     def __init__(self, termination: Termination, begin: Callable[[lightning.Trainer], None]) -> None:
         self.termination, self.begin = termination, begin
+        self._children: list[Any] = []
         self._ended = threading.Event()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin."""
         self.termination.install()
         self.begin(trainer)
-        children = list(getattr(trainer.strategy.launcher, "procs", []))
-        if children:
-            threading.Thread(target=self._watch, args=(children,), daemon=True).start()
+        self._children = list(getattr(trainer.strategy.launcher, "procs", []))
+        if self._children:
+            threading.Thread(target=self._watch, daemon=True).start()
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Stop watching: what ends from now on is ended on purpose."""
+        """Stop watching: what ends from now on is ended on purpose. But what broke an exchange may have just ended."""
+        if isinstance(exception, RuntimeError) and not isinstance(exception, RunInterruptedError):
+            self._ended.wait(1.0 if self._children else 0.0)
         self._ended.set()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Stop watching."""
         self._ended.set()
 
-    def _watch(self, children: list[Any]) -> None:
+    def _watch(self) -> None:
         """Say which process ended: the others notice it in their next exchange, but not which it was."""
         while not self._ended.wait(0.2):
-            for rank, child in enumerate(children, start=1):
+            for rank, child in enumerate(self._children, start=1):
                 if code := child.poll():
                     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                    sys.stderr.write(f"bmlr: process {rank} of the run in {self.termination.directory} ended by {how}")
-                    sys.stderr.write("; so do the others. Continue the run with --resume.\n")
+                    sys.stderr.write(
+                        f"bmlr: process {rank} of the run in {self.termination.directory} ended by {how}; so do the "
+                        "others. Continue the run with --resume.\n"
+                    )
+                    self._ended.set()
                     return
