@@ -45,15 +45,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 #: Subjects of the cheap tests: all methods and the variants of those that are registered.
 SUBJECTS = (*METHODS, *(label for label in VARIANTS if label.partition(":")[0] in METHODS))
 
-#: What a method refuses in ``setup``, by subject and fusion, and the words its message has to hold.
-REFUSALS: dict[tuple[str, str], tuple[str, ...]] = {}
-
 #: Subjects and fusions that go together: every method with every fusion, its variants with two of them.
 COMBINATIONS = [
-    (subject, fusion)
-    for subject in SUBJECTS
-    for fusion in (FUSIONS if subject in METHODS else ("concat", "own"))
-    if (subject, fusion) not in REFUSALS
+    (subject, fusion) for subject in SUBJECTS for fusion in (FUSIONS if subject in METHODS else ("concat", "own"))
 ]
 
 #: Methods whose gradients of a batch are not the mean of those of its halves, and why.

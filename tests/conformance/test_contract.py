@@ -10,13 +10,11 @@ import torch
 from subjects import (
     ACTS_IN_LISTED_ORDER,
     COMBINATIONS,
-    FUSIONS,
     METHODS,
     NEEDS_ALL_MODALITIES,
     NOT_A_MEAN_OVER_PROCESSES,
     NOT_A_MEAN_OVER_SAMPLES,
     ORDERS_BY_NAME,
-    REFUSALS,
     SETTINGS,
     SUBJECTS,
     VARIANTS,
@@ -55,25 +53,9 @@ def test_the_tables_name_what_exists():
     known = {*SUBJECTS, *VARIANTS}
     assert set(NOT_A_MEAN_OVER_SAMPLES) <= known
     assert set(NOT_A_MEAN_OVER_PROCESSES) <= known
-    assert {subject for subject, _ in REFUSALS} <= known
     assert set(METHODS) >= ORDERS_BY_NAME
     assert set(METHODS) >= set(NEEDS_ALL_MODALITIES)
     assert set(ACTS_IN_LISTED_ORDER) <= set(METHODS)
-
-
-@each_subject
-def test_every_method_takes_concatenation_summation_and_an_own_fusion(subject):
-    taken = {fusion for fusion in FUSIONS if (subject, fusion) not in REFUSALS}
-    assert taken >= {"concat", "sum", "own"}
-
-
-@pytest.mark.parametrize(("subject", "fusion"), REFUSALS, ids=["-".join(pair) for pair in REFUSALS])
-@two_or_three
-def test_refusals_name_what_does_not_fit(subject, fusion, modalities):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is looked at below)
-        make_loop(subject, modalities, fusion)
-    for word in REFUSALS[subject, fusion]:
-        assert word in str(caught.value)
 
 
 # Training
