@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, or 2 after one sentence about what was wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = ArgumentParser(
-        prog="bmlr", description="Balanced multimodal learning.", version=f"bmlr {__version__}", exit_on_error=False
+        prog="bmlr", description="Balanced multimodal learning.", version=__version__, exit_on_error=False
     )
     commands = parser.add_subcommands(required=True)
     for name, (function, _) in _COMMANDS.items():
