@@ -238,6 +238,9 @@ def test_a_changed_configuration_is_noticed_and_can_be_meant(tmp_path, finished)
         ValueError, match=r"does not fit its checksum: .* remove its first line if the change was meant"
     ):
         read_config(path)
+    path.write_text(changed.replace("sha256", "sha255", 1))  # no more than what is left of a checksum
+    with pytest.raises(ValueError, match="does not fit its checksum"):
+        read_config(path)
     path.write_text(changed.partition("\n")[2])
     assert read_config(path).data.samples == 12
 

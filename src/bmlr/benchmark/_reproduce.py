@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 import bmlr.data
+import bmlr.methods
 from bmlr import figures
 from bmlr._checks import check_choice, nearest_name
 from bmlr._files import atomic_write_text
@@ -37,6 +38,11 @@ ScaleName = Literal["paper", "small"]
 _PREPARED = ("crema-d", "kinetics-sounds", "ave", "mosi", "mosei")
 #: Ablations of BMLR whose α and β are its own.
 _SHARE = {"OnlyReshape", "VanillaReshape"}
+#: Parameters that count epochs of a training of full length: when a method begins, ends or resets something.
+_TIMES = {
+    "OGMGE": ("last_epoch",), "AGM": ("last_epoch",), "OPM": ("warmup",), "Remix": ("warmup",),
+    "DiagnosingRelearning": ("reinit_epoch",),
+}  # fmt: skip
 _DRAWN = 1000  # samples of a figure of samples
 
 
@@ -269,12 +275,22 @@ def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
         text, passes = SCALES[settings.scale].reconboost
         epochs = max(2, round((trainer.epochs or 1) / passes))  # an epoch of it is several passes over the data
         method = f"{text}@{epochs}"
+    elif settings.scale == "small":
+        method = _shortened(method, trainer.epochs or 1)
     specification = parse_method(method)
     if found := _tuned_parameters(specification.name, data, settings):
         parameters = ",".join(f"{key}={value}" for key, value in {**found, **specification.parameters}.items())
         method = f"{specification.name}:{parameters}{f'@{specification.epochs}' if specification.epochs else ''}"
     model = dataclasses.replace(model, fusion=row.fusion)
     return make_jobs(data, [method], settings.seeds, model=model, optimizer=optimizer, trainer=trainer)
+
+
+def _shortened(method: str, epochs: int) -> str:
+    """The method with the epochs it counts in brought from the paper's length to this one: a warm-up ends in time."""
+    defaults = inspect.signature(bmlr.methods.get(method)).parameters
+    share = epochs / SCALES["paper"].epochs
+    times = [f"{name}={max(1, round(share * defaults[name].default))}" for name in _TIMES.get(method, ())]
+    return f"{method}:{','.join(times)}" if times else method
 
 
 def _options(settings: Settings) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
@@ -472,6 +488,11 @@ def _notes(made: _Made, settings: Settings) -> list[str]:
             "This shows that the pipeline runs; the paper's numbers are of other data and models, so only the sign and "
             "order of the gains can be compared."
         )
+        if short := [row.label for row in made.experiment.rows if row.method in _TIMES]:
+            notes.append(
+                f"Warm-ups, active epochs and resets of {', '.join(short)} are as large a share of the epochs as their "
+                f"defaults are of {SCALES['paper'].epochs}."
+            )
     if any("ReconBoost" in row.method for row in made.experiment.rows):
         notes.append(
             "ReconBoost has fewer epochs, of several passes over the data each, for nearly the same data passes."
