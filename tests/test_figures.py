@@ -158,6 +158,45 @@ def test_simplex_places_labels_by_their_probabilities():
     draw(ax)
 
 
+def test_label_rows_show_what_a_label_leaves_to_other_classes():
+    labels = {"uniform": np.full((3, 4), 0.1) + 0.6 * np.eye(4)[[0, 1, 2]], "audio": np.eye(4)[[0, 1, 2]]}
+    labels["audio"][1] = [0.25, 0.5, 0.25, 0]
+    panels = figures.plot_label_rows(
+        labels, np.array([0, 1, 2]), list("abcd"), samples=[1, 0], sample_names=["x", "y", "z"]
+    )
+    assert list(panels) == ["uniform", "audio"]
+    shown = np.ma.filled(panels["audio"].images[0].get_array().astype(float), np.nan)
+    np.testing.assert_array_equal(shown, [[0.25, np.nan, 0.25, 0], [np.nan, 0, 0, 0]])
+    assert [text.get_text() for text in panels["audio"].texts] == [".25", ".50", ".25", "1.00"]
+    assert [tick.get_text() for tick in panels["uniform"].get_yticklabels()] == ["b, y", "a, x"]
+    assert {ax.images[0].norm.vmax for ax in panels.values()} == {0.25}  # one scale for all
+    frames = [(patch.get_x() + 0.47, patch.get_y() + 0.45) for patch in panels["audio"].patches]
+    assert np.allclose(frames, [(1, 0), (0, 1)])
+
+
+def test_label_rows_of_many_classes_write_the_true_one_only():
+    labels = np.full((1, 20), 0.02)
+    labels[0, 7] = 0.62
+    ax = figures.plot_label_rows({"audio": labels}, np.array([7]))["audio"]
+    assert [text.get_text() for text in ax.texts] == [".62"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": [2]}, r"`samples` should be at least one row below 2. Found \[2\]"),
+        ({"samples": []}, "`samples` should be at least one row below 2"),
+        ({"sample_names": ["x"]}, "`sample_names` should be one per sample, 2. Found 1"),
+        ({"labels": {"audio": np.eye(2)[:, :1]}}, "at least 2, above every target"),
+        ({"labels": {"audio": 2 * np.eye(2)}}, r"`labels\['audio'\]` should be probabilities"),
+    ],
+)
+def test_label_rows_name_what_does_not_fit(change, message):
+    given = {"labels": {"audio": np.eye(2)}, "targets": np.array([0, 1]), **change}
+    with pytest.raises(ValueError, match=message):
+        figures.plot_label_rows(**given)
+
+
 def test_simplex_of_three_among_more_classes():
     labels, targets, _ = reshaped(classes=5)
     panels = figures.plot_label_simplex(labels, targets, list("abcde"), classes=[4, 0, 2])

@@ -92,12 +92,15 @@ def _make_command(name: str, function: Callable[..., Any]) -> ArgumentParser:
         _commands_benchmark.add_arguments(name, function, command)
     else:
         command.add_function_arguments(
-            function, as_positional=name not in {"train", "methods", "inspect"}, skip={"files", "directories"}
+            function,
+            as_positional=name not in {"train", "methods", "inspect"},
+            skip={"files", "directories", "results"},
         )
     if name == "predict":
         command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
     if name == "report":
         command.add_argument("directories", nargs="+", metavar="RUN", help="Run, or folder that holds runs.")
+        command.add_argument("--results", nargs="+", type=str, metavar="FOLDER", help=_RESULTS_HELP)
     if name not in _WITHOUT_RUN:
         command.add_argument("--import", metavar="MODULE", help="Import a module of yours, which runs its code.")
     return command
@@ -245,16 +248,29 @@ def inspect_command(
     return {"found": found, "sheet": str(path), "json": json}
 
 
-def report_command(*, directories: list[str], out: Path = Path("report.html"), title: str | None = None) -> Report:
+def report_command(
+    *,
+    directories: list[str],
+    results: list[str] | None = None,
+    out: Path = Path("report.html"),
+    baseline: str | None = None,
+    title: str | None = None,
+) -> Report:
     """Write one HTML page about runs, which opens offline: tables, curves, figures, and what was left out.
 
     Args:
         directories: Runs, or folders that hold runs.
+        results: Folders that bmlr reproduce or tune wrote, whose tables and figures are shown too.
         out: The page; an existing one is replaced.
+        baseline: Method the differences are to; joint training if left out, where there are runs of it.
         title: Title of the page.
     """
-    options = ["--out", str(out), *(["--title", title] if title is not None else [])]
-    return write_report(directories, out, title=title, command=shlex.join(["bmlr", "report", *directories, *options]))
+    given = {"--results": results, "--out": [str(out)], "--baseline": [baseline], "--title": [title]}
+    options = [text for name, values in given.items() if values and values[0] is not None for text in (name, *values)]
+    return write_report(
+        directories, out, results=results or (), baseline=baseline, title=title,
+        command=shlex.join(["bmlr", "report", *directories, *options]),
+    )  # fmt: skip
 
 
 def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
@@ -454,6 +470,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
 }
 
 #: Commands that read no run, whose classes of the user's are imported by their names or not at all.
+_RESULTS_HELP = "Folders that bmlr reproduce or tune wrote, whose tables and figures are shown too."
 _WITHOUT_RUN = {"train", "methods", "prepare", "inspect", "report", *_commands_benchmark.COMMANDS}
 
 

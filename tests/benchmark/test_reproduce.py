@@ -9,8 +9,10 @@ from inline import CPU, InlineEngine, quiet
 import bmlr.methods
 from bmlr.benchmark import Search, Settings, make_jobs, reproduce, run_grid, tune
 from bmlr.benchmark import _reproduce as module
+from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.benchmark._paper import EXPERIMENTS, FIG4_CLASSES, GRID
 from bmlr.benchmark._specification import parse_data, parse_method
+from bmlr.benchmark._store import RunRecord
 from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
 from toy import Toy
 
@@ -73,6 +75,56 @@ def test_the_papers_settings_are_taken():
     own = dataclasses.replace(settings, trainer=TrainerOptions(epochs=2), optimizer=OptimizerOptions(lr=0.1))
     config = module._jobs(film, data, own)[0].config
     assert (config.trainer.epochs, config.trainer.batch_size, config.optimizer.lr) == (2, 64, 0.1)
+
+
+def test_at_small_scale_methods_do_all_they_do_in_few_epochs():
+    settings = Settings()
+    rows = {row.label: row for row in EXPERIMENTS["table1"].rows}
+    data = parse_data("digits")
+    methods = {label: module._jobs(row, data, settings)[0].config.method for label, row in rows.items()}
+    # A seventh of 50, 20, 5, 20 and 10 epochs.
+    assert methods["OGM-GE"].parameters_given["last_epoch"] == 7
+    assert methods["AGM"].parameters_given["last_epoch"] == 3
+    assert methods["OPM"].parameters_given["warmup"] == 1
+    assert methods["Diag&Re"].parameters_given["reinit_epoch"] == 3
+    assert methods["Remix"].parameters_given["warmup"] == 1
+    twenty = dataclasses.replace(settings, trainer=TrainerOptions(epochs=20))
+    assert module._jobs(rows["OGM-GE"], data, twenty)[0].config.method.parameters_given["last_epoch"] == 14
+    paper = module._jobs(rows["OGM-GE"], data, Settings(scale="paper"))[0].config.method
+    assert paper.parameters_given == bmlr.methods.create("OGMGE").parameters_given
+    # Every method of the table acts within the epochs it gets.
+    for name, parameters in module._TIMES.items():
+        assert set(parameters) <= set(bmlr.methods.create(name).parameters_given)
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "stem"),
+    [("digits", None, None), ("crema-d:root=nowhere", None, "imagenet"), ("crema-d:root=nowhere", "small", "small")],
+)
+def test_at_small_scale_large_inputs_get_the_cheap_stem(data, given, stem):
+    settings = Settings(model=ModelOptions(stem=given))
+    config = module._jobs(EXPERIMENTS["table1"].rows[0], parse_data(data), settings)[0].config
+    assert (config.model.stem, config.optimizer.lr, config.model.width) == (stem, 1e-3, 4)
+    paper = module._jobs(EXPERIMENTS["table1"].rows[0], parse_data(data), Settings(scale="paper"))[0].config
+    assert paper.model.stem is None
+
+
+def test_settings_that_differ_between_data_sets_are_stated_for_each(tmp_path, monkeypatch):
+    class Wide(Toy):
+        name = "wide"
+        defaults = dataclasses.replace(Toy.defaults, width=3)
+
+    monkeypatch.setattr(module, "_make_data", lambda text, _: Wide() if text == "wide" else Toy())
+    monkeypatch.setitem(module.SCALES, "small", dataclasses.replace(module.SCALES["small"], width=None))
+    jobs = {
+        (row.label, data.name): [RunRecord("", tmp_path, job.config.as_dict(), None)]
+        for row in EXPERIMENTS["table4"].rows
+        for data in (Toy(), Wide())
+        for job in module._jobs(row, data, Settings(seeds=[0]))
+    }
+    text = module._what_was_set(module.Made(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
+    assert "toy 10 epochs, batch 64, adam with learning rate 0.001, width " in text
+    assert "; wide 10 epochs, batch 64, adam with learning rate 0.001, width 3" in text
 
 
 def test_a_table_shows_ours_and_the_papers(tmp_path):
@@ -145,6 +197,11 @@ def test_the_figures_are_drawn_from_the_runs(tmp_path):
     uniform = labels[labels["modality"] == "uniform, ε = 0.1"]
     assert uniform[["zero", "one", "two"]].max(axis=1).unique() == pytest.approx([0.9 + 0.1 / 3], abs=1e-5)
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 4
+    contents = read_contents(tmp_path / "out")
+    pictures = {item.file for item in contents.items if isinstance(item, Picture)}
+    assert pictures == {path.resolve() for path in result.files if path.suffix == ".png"}
+    assert all("on toy" in item.caption for item in contents.items)
+    assert list(contents.notes) == list(result.notes)
 
 
 def test_figure_5_is_a_grid_of_runs(tmp_path, monkeypatch):
@@ -153,6 +210,11 @@ def test_figure_5_is_a_grid_of_runs(tmp_path, monkeypatch):
     surface = pd.read_csv(tmp_path / "out" / "fig5-toy" / "surface-BMLR.csv")
     assert surface[["alpha", "beta"]].to_numpy().tolist() == [[0.5, 0.1], [0.5, 0.5], [1.0, 0.1], [1.0, 0.5]]
     assert tmp_path / "out" / "fig5-toy" / "surface-BMLR.png" in result.files
+    (picture,) = read_contents(tmp_path / "out").items
+    assert picture.file == tmp_path / "out" / "fig5-toy" / "surface-BMLR.png"
+    table, surface = read_contents(tmp_path / "out" / "fig5-toy").items
+    assert table.heads[1] == "best parameters"
+    assert surface.file == picture.file
 
 
 def test_parameters_that_were_searched_are_taken(tmp_path):
@@ -204,7 +266,10 @@ def test_missing_data_name_the_command_that_makes_them(tmp_path):
 def test_runs_of_a_reproduction_are_those_of_a_comparison(tmp_path):
     result = made(tmp_path, ["table4"])
     engine = InlineEngine()
-    options = {"trainer": dataclasses.replace(CPU, batch_size=64), "model": ModelOptions(width=2)}
+    options = {
+        "trainer": dataclasses.replace(CPU, batch_size=64), "model": ModelOptions(width=2),
+        "optimizer": OptimizerOptions(lr=1e-3),
+    }  # fmt: skip
     run_grid(
         make_jobs(parse_data("toy.Toy"), [parse_method("BMLR")], [0], **options), tmp_path / "runs", engine, say=quiet
     )

@@ -1,19 +1,27 @@
+import base64
 import json
 import math
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import torch
 from fabric import make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bmlr.benchmark import Cell, Table, bootstrap_difference
+from bmlr.benchmark._contents import Contents, Picture, read_contents, write_contents
+from bmlr.benchmark._store import FAILURE
 from bmlr.cli import main
 from bmlr.methods import BMLR, Joint
 from bmlr.report import write_report
-from bmlr.report._read import FAILURE, read_runs
+from bmlr.report._page import _find_baseline
+from bmlr.report._read import read_runs
 from bmlr.report._sections import make_sections
-from bmlr.report._tables import mean_and_deviation, method_table, run_table
+from bmlr.report._tables import method_table, run_table
 from bmlr.training import TrainerOptions, train
+from bmlr.training._predictions import PREDICTIONS, PredictionTable
 from toy import Toy
 
 
@@ -46,11 +54,11 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
-def table_of(*folders):
+def table_of(*folders, baseline=None):
     """Texts and marks of the methods' table, by method and head."""
     runs, _ = read_runs(folders)
     (section,), _ = make_sections(runs)
-    heads, rows = method_table(section)
+    heads, rows = method_table(section, _find_baseline(section, baseline) if baseline else None)
     return {row[0].text: {head.text: cell for head, cell in zip(heads, row, strict=True)} for row in rows}
 
 
@@ -141,17 +149,120 @@ def test_notes_say_what_makes_numbers_hard_to_compare(tmp_path):
     assert section.facts["Versions"] == "bmlr 0.1.0, torch 2.0 or 9"
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-@settings(deadline=None, max_examples=30)
-def test_mean_and_deviation_are_numpys(values):
-    import numpy as np
+def predictions(folder, hits):
+    """Keep predictions beside a run that are right where ``hits`` says."""
+    hits = np.asarray(hits)
+    table = PredictionTable([], len(hits))
+    table.values[1] = torch.from_numpy(~hits).long()
+    table.save(folder / PREDICTIONS)
 
-    mean, deviation = mean_and_deviation(values)
-    assert mean == pytest.approx(np.mean(values))
-    if len(values) == 1:
-        assert deviation is None
-    else:
-        assert deviation == pytest.approx(np.std(values, ddof=1))
+
+def test_differences_have_intervals_over_seeds_and_samples(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {}
+    for method, rate in (("Joint", 0.6), ("BMLR", 0.8)):
+        for seed in (0, 1, 2):
+            right[method, seed] = rng.random(400) < rate
+            folder = make_run(tmp_path / f"{method}{seed}", method, seed, fused=float(right[method, seed].mean()))
+            predictions(folder, right[method, seed])
+    table = table_of(tmp_path, baseline="Joint")
+    cell = table["BMLR"]["Difference to Baseline (95 %)"]
+    gains = [right["BMLR", seed].mean() - right["Joint", seed].mean() for seed in (0, 1, 2)]
+    low, high = bootstrap_difference(*(np.stack([right[m, s] for s in (0, 1, 2)]) for m in ("BMLR", "Joint")))
+    assert cell.text == f"{100 * np.mean(gains):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    assert cell.value == pytest.approx(100 * np.mean(gains))
+    assert cell.note == "resampled over seeds and samples; seeds 0, 1, 2"
+    assert table["Baseline"]["Difference to Baseline (95 %)"].text == "0"
+    page = Page(write_report([tmp_path], tmp_path / "page.html").path)  # joint training is the baseline by itself
+    assert cell.text in page.text
+    other = Page(write_report([tmp_path], tmp_path / "page.html", baseline="BMLR").path)
+    assert "Difference to BMLR (95 %)" in other.text
+    with pytest.raises(ValueError, match=r"`baseline` should be one of Baseline, BMLR. Found 'BMRL'. Did you mean"):
+        write_report([tmp_path], tmp_path / "page.html", baseline="BMRL")
+
+
+def test_what_a_difference_cannot_be_made_of_is_said(tmp_path):
+    make_run(tmp_path / "a", "Joint", 0, fused=0.5)
+    make_run(tmp_path / "b", "BMLR", 0, fused=0.75)
+    make_run(tmp_path / "c", "DGL", 1, fused=0.75)
+    head = "Difference to Baseline (95 %)"
+    table = table_of(tmp_path, baseline="Joint")
+    assert (table["BMLR"][head].text, table["BMLR"][head].note) == ("+25.0", "resampled over nothing; seed 0")
+    assert (table["DGL"][head].text, table["DGL"][head].note) == ("–", "no seed in common")
+    for name in "ab":
+        (tmp_path / name / PREDICTIONS).write_bytes(b"cut")
+    assert "predictions.safetensors" in table_of(tmp_path, baseline="Joint")["BMLR"][head].note
+    assert head not in next(iter(table_of(tmp_path).values()))
+
+
+# ---- tables and figures of a folder of results --------------------------------------------------------------------
+
+
+def results_folder(folder, title="Results", text="71.0 ± 0.4"):
+    from matplotlib.figure import Figure
+
+    folder.mkdir()
+    Figure(figsize=(1, 1)).savefig(folder / "bars.png")
+    table = Table(
+        ["method", "ours"], [[Cell("Joint"), Cell(text, "best")], [Cell("BMLR"), Cell("–")]], ["A note."], "T"
+    )
+    write_contents(Contents(title, [table, Picture(folder / "bars.png", "The bars.")], ["fig9 was not drawn."]), folder)
+    return folder
+
+
+def test_tables_and_figures_of_results_are_shown(tmp_path):
+    make_run(tmp_path / "a")
+    folder = results_folder(tmp_path / "results", HOSTILE, f"71.0 {HOSTILE}")
+    assert read_contents(folder).items[0].rows[0][0] == Cell("Joint")
+    page = Page(write_report([tmp_path / "a"], tmp_path / "page.html", results=[folder]).path)
+    assert "fig9 was not drawn." in page.text
+    assert "T. A note." in page.text
+    assert ("th", {"scope": "row", "data-value": "joint"}) in page.tags
+    assert ("td", {"class": "number", "data-value": "71.0"}) in page.tags
+    assert ("td", {"class": "number"}) in page.tags  # a dash is sorted last
+    images = [attributes for tag, attributes in page.tags if tag == "img" and attributes["alt"] == "The bars."]
+    assert len(images) == 1
+    assert base64.b64decode(images[0]["src"].partition(",")[2]) == (folder / "bars.png").read_bytes()
+    assert " ".join(HOSTILE.split()) in page.text
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "is cut off or not what it should be"),
+        (lambda text: text.replace("bars.png", "../secret.png"), "a figure should be a PNG in the folder"),
+        (lambda text: text.replace("bars.png", "bars.svg"), "a figure should be a PNG in the folder"),
+        (lambda text: text.replace('"ours"', "7"), "a text was expected, found 7"),
+        (lambda text: text.replace('"ours"', '"ours", "more"'), "not as many cells as there are heads"),
+        (lambda text: text.replace('"best"', '"worst"'), "a mark should be best, second or empty"),
+        (lambda text: "[" * 100_000, "is cut off or not what it should be"),
+    ],
+)
+def test_damaged_results_folders_are_named(tmp_path, change, message):
+    make_run(tmp_path / "a")
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    path = results_folder(tmp_path / "results") / "contents.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=message):
+        write_report([tmp_path / "a"], tmp_path / "page.html", results=[tmp_path / "results"])
+
+
+def test_missing_results_are_named(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    folder = results_folder(tmp_path / "results")
+    (folder / "bars.png").write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match=r"bars.png is not a PNG file"):
+        write_report([tmp_path / "a"], tmp_path / "page.html", results=[folder])
+    (folder / "bars.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no figure .*bars.png, which .*contents.json names"):
+        write_report([tmp_path / "a"], tmp_path / "page.html", results=[folder])
+    out = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "a"), "--results", str(tmp_path / "none"), "--out", str(out)]) == 2
+    assert "it should be the folder that bmlr reproduce or tune wrote into" in capsys.readouterr().err
+    results_folder(tmp_path / "good")
+    assert main(["report", str(tmp_path / "a"), "--results", str(tmp_path / "good"), "--out", str(out)]) == 0
+    assert f"--results {tmp_path / 'good'} --out" in Page(out).text
 
 
 # ---- sections -----------------------------------------------------------------------------------------------------
@@ -351,7 +462,7 @@ def test_no_text_leaves_the_embedded_data(text):
 
     content = {
         "title": text, "sections": [], "excluded": [], "runs": 0, "curves": [text], "command": text, "version": "0",
-        "created": "now",
+        "created": "now", "results": [],
     }  # fmt: skip
     source = _page._render(content)
     embedded = source.split('id="curves">')[1].split("</script>")[0]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
+import queue
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,6 +23,12 @@ from bmlr.benchmark._store import LOG
 #: Exit status of a run whose machine was lost as often as Ray may try again.
 LOST = 1000
 _GRACE = 15.0  # seconds a run gets to leave a checkpoint when it has to end
+_RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs keep logs of their own
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +93,10 @@ class LocalEngine:
 
 @dataclasses.dataclass(frozen=True)
 class RayEngine:
-    """Runs as tasks of a Ray cluster, which tries a run again when its machine or process is lost.
+    """Runs as trials of Ray Tune, which starts a trial again when its machine or process is lost.
 
     All machines must see the folder of the runs, the data and this package under the same paths. A run that was lost
-    resumes after its last finished epoch.
+    resumes from its last checkpoint.
 
     Args:
         address: Address of a cluster, or auto for the one this machine belongs to; None starts one on this machine.
@@ -121,29 +131,62 @@ class RayEngine:
         Raises:
             ValueError: If Ray is not installed, the cluster cannot be reached, or no run can ever fit on it.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in _RAY_VARIABLES.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
+            from ray import tune
         except ModuleNotFoundError as error:
-            raise ValueError('Engine ray needs Ray. Run: pip install "bmlr[sweep]"') from error
+            raise ValueError('Engine ray needs Ray Tune. Run: pip install "bmlr[sweep]"') from error
         self._connect(ray)
         try:
             gpus = self._gpus(ray)
-            remote = ray.remote(num_cpus=self.cpus_per_run, num_gpus=gpus, max_retries=self.max_retries)(run_task)
             # Without a share of a GPU a run must not take one that others were promised.
             environment = _threads(self.cpus_per_run) | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
-            waiting = {remote.remote(task, environment): task for task in tasks}
-            while waiting:
-                done, _ = ray.wait(list(waiting), num_returns=1)
-                for reference in done:
-                    try:
-                        code = ray.get(reference)
-                    except ray.exceptions.RayError:
-                        code = LOST
-                    yield waiting.pop(reference), code
+            trial = tune.with_resources(
+                functools.partial(_trial, tasks, environment), {"cpu": self.cpus_per_run, "gpu": gpus}
+            )
+            for number, code in self._trials(tune, trial, tasks):
+                yield tasks[number], code
         finally:
             ray.shutdown()
+
+    def _trials(self, tune: Any, trial: Any, tasks: Sequence[Task]) -> Iterator[tuple[int, int]]:
+        """The number of each task with its exit status, as Tune tells of it from a thread of its own."""
+        messages = _Messages()
+        # Machines of a cluster may write into the folder of the experiment: it lies beside the runs, which all see.
+        beside = None if self.address is None else tasks[0].directory.parent
+        with tempfile.TemporaryDirectory(prefix=".ray-", dir=beside, ignore_cleanup_errors=True) as folder:
+            tuner = tune.Tuner(
+                trial,
+                param_space={"number": tune.grid_search(list(range(len(tasks))))},
+                run_config=tune.RunConfig(
+                    storage_path=folder,
+                    failure_config=tune.FailureConfig(max_failures=self.max_retries),
+                    stop=messages.is_over,
+                    callbacks=[_make_callback(tune, messages)],
+                    verbose=0,
+                ),
+            )
+
+            def fit() -> None:
+                try:
+                    tuner.fit()
+                    messages.told.put(RuntimeError("Ray Tune ended before all runs did."))
+                except BaseException as error:  # it is raised again where the runs are waited for
+                    messages.told.put(error)
+
+            thread = threading.Thread(target=fit, daemon=True)
+            thread.start()
+            try:
+                for _ in tasks:
+                    message = messages.told.get()
+                    if isinstance(message, BaseException):
+                        raise message
+                    yield message
+            finally:
+                messages.over = True
+                thread.join(_GRACE)
 
     def _connect(self, ray: Any) -> None:
         common = {"log_to_driver": False, "configure_logging": False}
@@ -212,6 +255,42 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
         process.wait()
+
+
+def _trial(tasks: Sequence[Task], environment: Mapping[str, str], config: Mapping[str, int]) -> dict[str, int]:
+    """A trial of Ray Tune: one run, whose result is its exit status."""
+    return {"status": run_task(tasks[config["number"]], environment)}
+
+
+class _Messages:
+    """What Ray Tune tells of its trials, and whether it is to end them.
+
+    Tune keeps copies of its callbacks on disk; a copy is of no use and holds nothing.
+    """
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[tuple[int, int] | BaseException] = queue.SimpleQueue()
+        self.over = False
+
+    def __reduce__(self) -> tuple[type[_Messages], tuple[()]]:
+        return _Messages, ()
+
+    def is_over(self, _trial: str, _result: Mapping[str, Any]) -> bool:
+        """Whether the trials are to end."""
+        return self.over
+
+
+def _make_callback(tune: Any, messages: _Messages) -> Any:
+    """A callback of Ray Tune that tells of every trial that has ended, by itself or for good."""
+
+    class Tell(tune.Callback):  # type: ignore[misc]
+        def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+            messages.told.put((trial.config["number"], trial.last_result.get("status", LOST)))
+
+        def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+            messages.told.put((trial.config["number"], LOST))
+
+    return Tell()
 
 
 def _check_reachable(address: str) -> None:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import yaml
 
 import bmlr.data
 import bmlr.methods
-from bmlr import figures
 from bmlr._checks import check_choice, nearest_name
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._collect import Collected, collect_run, confused_classes, telling_classes
-from bmlr.benchmark._draw import draw_panels, read_group, save_figure
+from bmlr.benchmark._contents import Contents, Picture, write_contents
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
-from bmlr.benchmark._paper import ACCURACY, EXPERIMENTS, FIG4_CLASSES, FIRST, GRID, RATIO, SECOND, Experiment, Row
+from bmlr.benchmark._paper import ACCURACY, EXPERIMENTS, FIRST, GRID, RATIO, SECOND, Experiment, Row
+from bmlr.benchmark._reproduce_figures import Drawn, Made, draw_bars, draw_figures
 from bmlr.benchmark._specification import parse_data, parse_method
 from bmlr.benchmark._statistics import Estimate, estimate, mean_ranks, run_frame
 from bmlr.benchmark._store import Job, RunRecord
@@ -43,7 +40,6 @@ _TIMES = {
     "OGMGE": ("last_epoch",), "AGM": ("last_epoch",), "OPM": ("warmup",), "Remix": ("warmup",),
     "DiagnosingRelearning": ("reinit_epoch",),
 }  # fmt: skip
-_DRAWN = 1000  # samples of a figure of samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +51,8 @@ class Scale:
         batch_size: Samples per step.
         lr: Learning rate of Adam; None takes the data set's.
         width: Channels of the ResNets' first stage; None takes the data set's.
+        imagenet_from: Pixels of the shorter side from which all ResNets get ImageNet's stem, which costs a quarter of
+            the small one; None takes it where the model's default does.
         reconboost: ReconBoost as it is run, and its passes over the data per epoch.
     """
 
@@ -62,13 +60,16 @@ class Scale:
     batch_size: int
     lr: float | None
     width: int | None
+    imagenet_from: int | None
     reconboost: tuple[str, int]
 
 
 #: ``paper``: Sec. IV-A2, ResNet-18 of full width and Transformers. ``small``: the same pipeline in minutes on a CPU.
 SCALES: dict[str, Scale] = {
-    "paper": Scale(epochs=70, batch_size=64, lr=5e-5, width=None, reconboost=("ReconBoost", 8)),
-    "small": Scale(epochs=10, batch_size=64, lr=None, width=4, reconboost=("ReconBoost:t1=1,t2=1", 2)),
+    "paper": Scale(epochs=70, batch_size=64, lr=5e-5, width=None, imagenet_from=None, reconboost=("ReconBoost", 8)),
+    "small": Scale(
+        epochs=10, batch_size=64, lr=1e-3, width=4, imagenet_from=24, reconboost=("ReconBoost:t1=1,t2=1", 2)
+    ),
 }
 
 
@@ -117,18 +118,6 @@ class Reproduced:
     notes: Sequence[str]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Made:
-    """An experiment's runs, by row label and data set."""
-
-    experiment: Experiment
-    data: Mapping[str, MultimodalData]
-    records: Mapping[tuple[str, str], Sequence[RunRecord]]
-
-    def finished(self, row: Row, data: str) -> list[RunRecord]:
-        return [record for record in self.records[row.label, data] if record.result is not None]
-
-
 def reproduce(
     names: Sequence[str],
     settings: Settings | None = None,
@@ -169,27 +158,35 @@ def reproduce(
     records = iter(run_grid(every, store, engine, say=say) if every else [])
     made_records = {key: [next(records) for _ in some] for key, some in jobs.items()}
 
-    tables, files, notes = {}, [], []
+    tables: dict[str, Table] = {}
+    files: list[Path] = []
+    contents: list[Table | Picture] = []
+    notes: list[str] = []
     for experiment in experiments:
         mine = {data[text].name: data[text] for text in _data_names(experiment, settings)}
-        made = _Made(
+        made = Made(
             experiment, mine, {key[1:]: some for key, some in made_records.items() if key[0] == experiment.name}
         )
         if experiment.is_table:
             tables[experiment.name] = table = _table(made, settings)
+            contents.append(table)
             files += write_table(table, _frame(made, settings), folder, experiment.name)
-            files += _draw_bars(made, folder)
+            drawings = [draw_bars(made, folder)]
         elif experiment.name == "fig5":
-            files += _surface(mine, settings, store, folder, engine, say)
+            drawings = [_surface(experiment, mine, settings, store, folder, engine, say)]
         else:
-            for name in mine:
-                drawn, remarks = _draw(made, name, folder)
-                files += drawn
-                notes += remarks
+            drawings = [draw_figures(made, name, folder) for name in mine]
+        for drawn in drawings:
+            files += drawn.files
+            contents += drawn.pictures
+            notes += drawn.notes
     unique = {record.directory: record for some in made_records.values() for record in some}
     if unique:
         atomic_write_text(folder / "runs.csv", run_frame(unique.values()).to_csv(index=False))
         files.append(folder / "runs.csv")
+    where = ", ".join(one.name for one in data.values())
+    title = f"Tables and figures of the BMLR paper, {settings.scale} scale, on {where}"
+    files.append(write_contents(Contents(title, contents, notes), folder))
     return Reproduced(tables, list(unique.values()), files, notes)
 
 
@@ -269,7 +266,7 @@ def _check_data(data: Iterable[MultimodalData]) -> None:
 
 
 def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
-    model, optimizer, trainer = _options(settings)
+    model, optimizer, trainer = _options(settings, data)
     method = row.method
     if row.method == "ReconBoost":
         text, passes = SCALES[settings.scale].reconboost
@@ -293,17 +290,25 @@ def _shortened(method: str, epochs: int) -> str:
     return f"{method}:{','.join(times)}" if times else method
 
 
-def _options(settings: Settings) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
+def _options(settings: Settings, data: MultimodalData) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
     """The options, with the scale's settings in every place that was left open."""
     scale = SCALES[settings.scale]
     model, optimizer, trainer = settings.model, settings.optimizer, settings.trainer
     return (
-        dataclasses.replace(model, width=model.width or scale.width),
+        dataclasses.replace(model, width=model.width or scale.width, stem=model.stem or _stem(scale, data)),
         dataclasses.replace(optimizer, lr=optimizer.lr or scale.lr),
         dataclasses.replace(
             trainer, epochs=trainer.epochs or scale.epochs, batch_size=trainer.batch_size or scale.batch_size
         ),
     )
+
+
+def _stem(scale: Scale, data: MultimodalData) -> Literal["imagenet"] | None:
+    """The stem of a scale for a data set; None leaves it to the model."""
+    kinds = ("image", "spectrogram", "frames")
+    sides = [min(one.shape[-2:]) for one in data.modalities.values() if one.kind in kinds]
+    fits = scale.imagenet_from is not None and sides and min(sides) >= scale.imagenet_from
+    return "imagenet" if fits else None
 
 
 def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
@@ -330,7 +335,7 @@ def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> 
 # Tables
 
 
-def _frame(made: _Made, settings: Settings) -> pd.DataFrame:
+def _frame(made: Made, settings: Settings) -> pd.DataFrame:
     """Every number of a table with the paper's, one row each; accuracies in per cent."""
     experiment, rows = made.experiment, []
     for row in experiment.rows:
@@ -357,7 +362,7 @@ def _frame(made: _Made, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _table(made: _Made, settings: Settings) -> Table:
+def _table(made: Made, settings: Settings) -> Table:
     """The paper's number, ours and the difference for the same data; gains over the baseline for other data."""
     experiment = made.experiment
     columns: list[tuple[str, list[Cell]]] = [("method", [Cell(row.label) for row in experiment.rows])]
@@ -404,7 +409,7 @@ def _table(made: _Made, settings: Settings) -> Table:
 
 
 def _gains(
-    made: _Made, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
+    made: Made, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
 ) -> list[Cell]:
     by_label = {row.label: one for row, one in zip(made.experiment.rows, estimates, strict=True)}
     cells = []
@@ -468,16 +473,27 @@ def _measure_name(measure: str, data: MultimodalData) -> str:
     ]
 
 
-def _notes(made: _Made, settings: Settings) -> list[str]:
-    model, optimizer, trainer = _options(settings)
-    resolved = next(iter(made.records.values()))[0].config
+def _what_was_set(made: Made) -> str:
+    """Settings of the baseline's runs, which those of the other rows share; by data set where they differ."""
+    baseline, texts = made.experiment.rows[0], {}
+    for name in made.data:
+        config = made.records[baseline.label, name][0].config
+        trainer, optimizer, model = config["trainer"], config["optimizer"], config["model"]
+        stem = f", {model['stem']} stem" if model["stem"] else ""
+        texts[name] = (
+            f"{trainer['epochs']} epochs, batch {trainer['batch_size']}, {optimizer['name']} with learning rate "
+            f"{optimizer['lr']:g}, width {model['width']}{stem}"
+        )
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _notes(made: Made, settings: Settings) -> list[str]:
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
-    what = (
-        f"Scale {settings.scale}: {trainer.epochs} epochs, batch {trainer.batch_size}, {optimizer.name} with learning "
-        f"rate {resolved['optimizer']['lr']:g}, width {model.width or resolved['model']['width']}, "
-        f"seeds {', '.join(map(str, settings.seeds))}, {protocols} protocol."
-    )
+    seeds = ", ".join(map(str, settings.seeds))
+    what = f"Scale {settings.scale}: {_what_was_set(made)}, seeds {seeds}, {protocols} protocol."
     notes = [
         f"Majority rate: {rates}.",
         what,
@@ -502,146 +518,24 @@ def _notes(made: _Made, settings: Settings) -> list[str]:
     return [*notes, *([made.experiment.remark] if made.experiment.remark else [])]
 
 
-# Figures
-
-
-def _draw_bars(made: _Made, folder: Path) -> list[Path]:
-    """Accuracy over the rows of a table, a figure per data set."""
-    files = []
-    for name, data in made.data.items():
-        rows = []
-        for row in made.experiment.rows:
-            for record in made.finished(row, name):
-                score = (record.result or {})["test"]
-                accuracies = {f"accuracy_{one}": value for one, value in score["unimodal_accuracy"].items()}
-                rows.append({"method": row.label, "accuracy": score["accuracy"], **accuracies})
-        if rows:
-            axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
-            files += save_figure(axes.get_figure(), folder, f"{made.experiment.name}-{name}")
-    return files
-
-
-def _draw(made: _Made, name: str, folder: Path) -> tuple[list[Path], list[str]]:
-    """The figures of an experiment on a data set; what cannot be drawn is said."""
-    experiment = made.experiment
-    groups = {row.label: made.finished(row, name) for row in experiment.rows}
-    if lacking := [label for label, some in groups.items() if not some]:
-        return [], [f"{experiment.name} on {name} was not drawn: no run of {', '.join(lacking)} finished."]
-    prefix = f"{experiment.name}-{name}"
-    if experiment.name == "fig6":
-        metrics = {label: read_group(some) for label, some in groups.items()}
-        drawings: dict[str, Callable[[], Any]] = {
-            "accuracy": lambda: draw_panels(metrics, figures.plot_accuracy),
-            "ratio": lambda: draw_panels(metrics, figures.plot_ratio),
-        }
-    elif experiment.name == "fig1":
-        drawings = _features(groups)
-    elif experiment.name == "fig3":
-        drawings = _labels(groups["BMLR"], folder, prefix)
-    else:
-        drawings = _top_classes(groups["BMLR"], made.data[name], name)
-    files, notes = [], []
-    for what, draw in drawings.items():
-        try:
-            figure = draw()
-        except ValueError as error:  # as when no label of three classes was reshaped
-            notes.append(f"{prefix}-{what} was not drawn: {error}")
-            continue
-        files += save_figure(figure, folder, f"{prefix}-{what}")
-    files += sorted(folder.glob(f"{prefix}-*.csv"))
-    return files, notes
-
-
-def _features(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Callable[[], Any]]:
-    """Features of the test part before and after, and the label space of three classes after."""
-    collected = {label: collect_run(some[0].directory, max_samples=_DRAWN) for label, some in groups.items()}
-    drawings: dict[str, Callable[[], Any]] = {
-        f"features-{label}": functools.partial(_feature_figure, one) for label, one in collected.items()
-    }
-    drawings["labels"] = lambda: _simplex(collect_run(groups["BMLR"][0].directory, "train", max_samples=_DRAWN))
-    return drawings
-
-
-def _feature_figure(collected: Collected) -> Any:
-    return _figure_of(figures.plot_features_tsne(collected.features, collected.targets, collected.classes))
-
-
-def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> dict[str, Callable[[], Any]]:
-    """Shares of reshaped samples, and the labels of the training part on the simplex and by t-SNE."""
-    collected = collect_run(records[0].directory, "train", max_samples=_DRAWN)
-    _write_labels(collected, folder / f"{prefix}-labels.csv")
-    return {
-        "share": lambda: figures.plot_reshaped_share(read_group(records)).get_figure(),
-        "ratio": lambda: figures.plot_ratio(read_group(records)).get_figure(),
-        "simplex": lambda: _simplex(collected),
-        "tsne": lambda: _figure_of(
-            figures.plot_label_tsne(
-                collected.labels or {}, collected.targets, collected.classes, classes=telling_classes(collected)
-            )
-        ),
-    }
-
-
-def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) -> dict[str, Callable[[], Any]]:
-    """Top-3 predicted classes of two classes: those of the paper, or those most taken for each other."""
-    collected = collect_run(records[0].directory)
-    parts = FIG4_CLASSES.get(name, ())
-    chosen = [
-        next((i for i, label in enumerate(data.classes) if part.casefold() in label.casefold()), None) for part in parts
-    ]
-    known = [index for index in chosen if index is not None]
-    classes = known if known and len(known) == len(parts) else confused_classes(collected)
-    top = min(3, len(collected.classes) - 1)  # among all classes every one is always found
-
-    def draw() -> Any:
-        counts = figures.count_top_classes(collected.scores, collected.targets, top=top)
-        return _figure_of(figures.plot_top_classes(counts, collected.targets, collected.classes, classes=classes))
-
-    return {"classes": draw}
-
-
 def _surface(
+    experiment: Experiment,
     data: Mapping[str, MultimodalData],
     settings: Settings,
     runs: Path,
     folder: Path,
     engine: Engine | None,
     say: Callable[[str], None] | None,
-) -> list[Path]:
+) -> Drawn:
     """Validation accuracy over α and β, with the first of the seeds."""
-    model, optimizer, trainer = _options(settings)
-    files = []
+    drawn = Drawn()
     for name, one in data.items():
+        model, optimizer, trainer = _options(settings, one)
         found = tune(
             one, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
             optimizer=optimizer, trainer=trainer, runs=runs, out=folder / f"fig5-{name}", engine=engine, say=say,
         )  # fmt: skip
-        files += list(found.files)
-    return files
-
-
-def _simplex(collected: Collected) -> Any:
-    classes = telling_classes(collected)
-    return _figure_of(
-        figures.plot_label_simplex(collected.labels or {}, collected.targets, collected.classes, classes=classes)
-    )
-
-
-def _write_labels(collected: Collected, path: Path) -> None:
-    """The label of every sample and modality, with what uniform smoothing would have made of it (Fig. 3b to 3d)."""
-    number = len(collected.classes)
-    tables = []
-    uniform = 0.9 * np.eye(number)[collected.targets] + 0.1 / number
-    every: dict[str, Any] = {**(collected.labels or {}), "uniform, ε = 0.1": uniform}
-    for modality, labels in every.items():
-        table = pd.DataFrame(np.round(labels, 6), columns=list(collected.classes))
-        table.insert(0, "modality", modality)
-        table.insert(0, "class", [collected.classes[target] for target in collected.targets])
-        table.insert(0, "sample", collected.indices)
-        tables.append(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, pd.concat(tables).to_csv(index=False))
-
-
-def _figure_of(panels: Mapping[Any, Any]) -> Any:
-    return next(iter(panels.values())).get_figure()
+        drawn.files += found.files
+        caption = f"{experiment.title} on {name}, seed {settings.seeds[0]}."
+        drawn.pictures += [Picture(file, caption) for file in found.files if file.suffix == ".png"]
+    return drawn

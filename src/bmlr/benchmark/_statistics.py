@@ -347,16 +347,21 @@ def _summarise(
         ratio={name: read("test", "ratio", name) for name in pairs},
         last_epoch=read("test_last_epoch", "accuracy"),
         best_on_test=read("test_best_epoch", "accuracy"),
-        difference=None if baseline is None else _difference(members, baseline, resamples, seed),
+        difference=None if baseline is None else difference_of(members, baseline, resamples=resamples, seed=seed),
         epochs=int(results[0]["epochs"]) if results else None,
         data_passes=read("data_passes"),
         minutes=minutes,
     )
 
 
-def _difference(
-    members: Sequence[RunRecord], baseline: Sequence[RunRecord], resamples: int, seed: int
+def difference_of(
+    members: Sequence[RunRecord], baseline: Sequence[RunRecord], *, resamples: int = 2000, seed: int = 0
 ) -> Difference | None:
+    """Difference of one method's runs to another's over the seeds that both have; None where there is none.
+
+    Raises:
+        ValueError: If the predictions of a run are damaged.
+    """
     mine, theirs = (
         {int(record.config["seed"]): record for record in some if record.result is not None}
         for some in (members, baseline)

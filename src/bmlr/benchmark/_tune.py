@@ -15,6 +15,7 @@ import yaml
 from bmlr import figures
 from bmlr._checks import check_choice, check_integer
 from bmlr._files import atomic_write_text
+from bmlr.benchmark._contents import Contents, Picture, write_contents
 from bmlr.benchmark._draw import save_figure
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
@@ -379,7 +380,14 @@ def _conclude(
         files += _write_surface(folder, method, ranges[method.text], finished)
     table = pd.DataFrame(rows)
     atomic_write_text(folder / TRIALS, table.to_csv(index=False))
-    return Tuned(table, best, _table(table, best), [folder / TRIALS, *files])
+    shown = _table(table, best)
+    pictures = [
+        Picture(file, f"Validation accuracy over the grid, {file.stem.removeprefix('surface-')}.")
+        for file in files
+        if file.suffix == ".png"
+    ]
+    files.append(write_contents(Contents("Search of parameters", [shown, *pictures]), folder))
+    return Tuned(table, best, shown, [folder / TRIALS, *files])
 
 
 def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Path]:

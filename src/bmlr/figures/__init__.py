@@ -6,6 +6,7 @@ one panel take ``ax`` and return an Axes; figures with a panel per modality retu
 
 from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share, read_metrics
 from bmlr.figures._embeddings import plot_features_tsne, plot_label_tsne
+from bmlr.figures._label_rows import plot_label_rows
 from bmlr.figures._labels import plot_label_simplex
 from bmlr.figures._predictions import count_top_classes, plot_top_classes
 from bmlr.figures._tables import plot_methods, plot_surface
@@ -14,6 +15,7 @@ __all__ = [
     "count_top_classes",
     "plot_accuracy",
     "plot_features_tsne",
+    "plot_label_rows",
     "plot_label_simplex",
     "plot_label_tsne",
     "plot_methods",

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr._checks import check_unit_interval
-from bmlr.figures._style import checked_names, legend_below, named_arrays, open_panels, point_look, scatter
+from bmlr.figures._style import (
+    checked_labels,
+    checked_names,
+    legend_below,
+    named_arrays,
+    open_panels,
+    point_look,
+    scatter,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,16 +95,7 @@ def three_classes(
         ValueError: If they are not, or the classes are not three.
     """
     arrays, indices = named_arrays("labels", labels, targets)
-    widths = {name: array.shape[1] for name, array in arrays.items()}
-    number = next(iter(widths.values()))
-    if len(set(widths.values())) > 1 or number < 3 or indices.max() >= number:
-        raise ValueError(
-            f"`labels` should all have one number of classes, at least 3, above every target. Found {widths} and "
-            f"targets up to {indices.max()}."
-        )
-    for name, array in arrays.items():
-        if (array < -1e-6).any() or not np.allclose(array.sum(axis=1), 1, atol=1e-3):
-            raise ValueError(f"`labels[{name!r}]` should be probabilities: non-negative, rows that sum to one.")
+    number = checked_labels(arrays, indices, least=3)
     chosen = list(range(number)) if classes is None else [int(index) for index in classes]
     if len(set(chosen)) != 3 or len(chosen) != 3 or not all(0 <= index < number for index in chosen):
         raise ValueError(f"`classes` should be three different classes below {number}. Found {classes!r}.")

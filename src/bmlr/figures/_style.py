@@ -133,6 +133,25 @@ def named_arrays(name: str, arrays: Mapping[str, ArrayLike], targets: ArrayLike)
     return checked, classes.astype(np.int64)
 
 
+def checked_labels(arrays: Mapping[str, NDArray[Any]], targets: NDArray[Any], *, least: int) -> int:
+    """The number of classes of labels, shape (N, C) each.
+
+    Raises:
+        ValueError: If they are not probabilities of one number of classes, at least ``least`` and above every target.
+    """
+    widths = {name: array.shape[1] for name, array in arrays.items()}
+    number = int(next(iter(widths.values())))
+    if len(set(widths.values())) > 1 or number < least or targets.max() >= number:
+        raise ValueError(
+            f"`labels` should all have one number of classes, at least {least}, above every target. Found {widths} and "
+            f"targets up to {targets.max()}."
+        )
+    for name, array in arrays.items():
+        if (array < -1e-6).any() or not np.allclose(array.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(f"`labels[{name!r}]` should be probabilities: non-negative, rows that sum to one.")
+    return number
+
+
 def checked_names(class_names: Sequence[str] | None, number: int) -> list[str]:
     """Names of the classes, "class 0" and so on where none are given.
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from bmlr.benchmark._statistics import estimate
 from bmlr.report._sections import MethodGroup, Section
-from bmlr.report._tables import mean_and_deviation
 
 
 def section_curves(section: Section) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[
     spread: list[float | None] = []
     for values in zip(*(table[column] for table in metrics), strict=True):
         if all(math.isfinite(value) for value in values):
-            middle, deviation = mean_and_deviation([factor * float(value) for value in values])
-            mean.append(round(middle, 5))
-            spread.append(None if deviation is None else round(deviation, 5))
+            found = estimate(factor * float(value) for value in values)
+            mean.append(round(found.mean, 5))
+            spread.append(None if found.std is None else round(found.std, 5))
         else:
             mean.append(None)
             spread.append(None)

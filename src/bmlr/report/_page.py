@@ -18,12 +18,14 @@ from typing import Any
 import pandas as pd
 
 from bmlr import figures
+from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr._version import __version__
+from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.report._curves import section_curves, usable_metrics
 from bmlr.report._read import ExcludedRun, read_runs
 from bmlr.report._sections import MethodGroup, Section, make_sections
-from bmlr.report._tables import method_table, run_table
+from bmlr.report._tables import method_table, run_table, shown_table
 from bmlr.training._run import CONFIG
 
 
@@ -47,7 +49,13 @@ class Report:
 
 
 def write_report(
-    runs: Iterable[Path | str], out: Path | str = "report.html", *, title: str | None = None, command: str = ""
+    runs: Iterable[Path | str],
+    out: Path | str = "report.html",
+    *,
+    results: Iterable[Path | str] = (),
+    baseline: str | None = None,
+    title: str | None = None,
+    command: str = "",
 ) -> Report:
     """Write a page about runs that opens offline and needs no other file.
 
@@ -58,12 +66,17 @@ def write_report(
     Args:
         runs: Directories of runs, or folders that hold runs.
         out: The page, a file named .html; an existing one is replaced.
+        results: Folders that :func:`bmlr.benchmark.reproduce` or :func:`bmlr.benchmark.tune` wrote: their tables and
+            figures are shown below the runs.
+        baseline: Method that the others are compared with, by its name in the page or of its class; joint training if
+            left out, where there are runs of it.
         title: Title of the page.
         command: What made the report, to be shown in it.
 
     Raises:
-        FileNotFoundError: If a path does not exist.
-        ValueError: If there is no finished run, the message says why, or ``out`` is not the name of a page.
+        FileNotFoundError: If a path does not exist, or a folder of results has no ``contents.json``.
+        ValueError: If there is no finished run, the message says why, no method is the baseline, a folder of results
+            is damaged, or ``out`` is not the name of a page.
     """
     out = Path(out)
     if out.suffix.lower() not in {".html", ".htm"} or out.is_dir():
@@ -72,10 +85,12 @@ def write_report(
     sections, repeated = make_sections(finished)
     excluded += repeated
     counted = len(finished) - len(repeated)
+    _check_baseline(baseline, sections)
     methods = len({group.label for section in sections for group in section.groups})
     content = {
         "title": title or f"Comparison of {methods} method{'s' if methods > 1 else ''}",
-        "sections": [_section_content(section) for section in sections],
+        "sections": [_section_content(section, baseline) for section in sections],
+        "results": [_results_content(Path(folder)) for folder in results],
         "excluded": excluded,
         "runs": counted,
         "curves": [section_curves(section) for section in sections],
@@ -103,8 +118,44 @@ def _render(content: dict[str, Any]) -> str:
     return template.render(**content, **texts, hashes=hashes)
 
 
-def _section_content(section: Section) -> dict[str, Any]:
-    heads, rows = method_table(section)
+def _check_baseline(baseline: str | None, sections: Sequence[Section]) -> None:
+    """Every section may have it or not, but a name that none has is a mistake."""
+    labels = {group.label: None for section in sections for group in section.groups}
+    if baseline is not None and all(_find_baseline(section, baseline) is None for section in sections):
+        raise ValueError(
+            f"`baseline` should be one of {', '.join(labels)}. Found {baseline!r}.{nearest_name(baseline, labels)}"
+        )
+
+
+def _find_baseline(section: Section, baseline: str | None) -> MethodGroup | None:
+    """The first method of that name in the page or of that class."""
+    name = "Joint" if baseline is None else baseline
+    named = [group for group in section.groups if group.label == name]
+    return next(iter(named or [group for group in section.groups if group.runs[0].result["method"] == name]), None)
+
+
+def _results_content(folder: Path) -> dict[str, Any]:
+    """Tables and figures of a folder, the figures as data URIs."""
+    contents = read_contents(folder)
+    items: list[dict[str, Any]] = []
+    for item in contents.items:
+        if isinstance(item, Picture):
+            items.append({"caption": item.caption, "source": _picture_uri(item.file)})
+        else:
+            heads, rows = shown_table(item)
+            items.append({"table": item, "heads": heads, "rows": rows})
+    return {"title": contents.title, "folder": folder, "items": items, "notes": contents.notes}
+
+
+def _picture_uri(path: Path) -> str:
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path} is not a PNG file.")
+    return f"data:image/png;base64,{_base64(content)}"
+
+
+def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
+    heads, rows = method_table(section, _find_baseline(section, baseline))
     run_heads, run_rows = run_table(section)
     runs = [(group, run) for group in section.groups for run in group.runs]
     return {

@@ -13,11 +13,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from bmlr.benchmark._store import FAILURE
 from bmlr.figures import read_metrics
 from bmlr.training._run import CONFIG, METRICS, RESULT
 
-#: Where a comparison records why a run failed: its error, and the traceback or the end of its log.
-FAILURE = "failed.json"
 _MARKS = (CONFIG, RESULT, METRICS, FAILURE)
 _DEPTH = 4
 
