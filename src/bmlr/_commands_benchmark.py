@@ -75,7 +75,7 @@ def tune_command(  # noqa: PLR0913
     sampler_seed: int = 0,
     parallel: int = 1,
     seeds: list[int] | None = None,
-    runs: Path = Path("runs"),
+    runs: Path | None = None,
     out: Path = Path("tuning"),
     **engine: Any,
 ) -> Tuned:
@@ -93,7 +93,7 @@ def tune_command(  # noqa: PLR0913
         sampler_seed: Seed of the search.
         parallel: Trials of a method that are chosen before the first of them is known.
         seeds: Seeds of the runs of a trial; 0 if left out.
-        runs: Folder of the runs.
+        runs: Folder of the runs; runs in the folder of --out if left out, apart from runs that are results.
         out: Folder of the journal, the tables, the best configurations (for bmlr train --config) and the surfaces.
         **engine: Options of :func:`bmlr.benchmark.make_engine`.
     """

@@ -27,6 +27,7 @@ from bmlr.methods import Method
 
 try:
     from jsonargparse import ArgumentError, ArgumentParser, Namespace
+    from lightning.pytorch.utilities import rank_zero_only
     from rich.console import Console
     from rich.panel import Panel
     from rich.table import Table
@@ -304,6 +305,8 @@ _KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suf
 
 
 def _show_train(result: dict[str, Any]) -> None:
+    if getattr(rank_zero_only, "rank", 0):  # the other processes of a distributed run have the same to say
+        return
     _print_scores(
         f"{result['method']} on {result['data']} ({result['protocol']} protocol), seed {result['seed']}",
         {f"test, epoch {result['best_epoch'] + 1} (selected on validation)": result["test"]}

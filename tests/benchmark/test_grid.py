@@ -1,8 +1,10 @@
+import contextlib
 import dataclasses
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -254,6 +256,71 @@ def test_ray_gives_what_the_local_engine_gives(tmp_path):
     ray = run_grid([job for job in jobs if job.config.data.poison is None], tmp_path / "ray", InlineEngine(), say=quiet)
     assert numbers(ray) == numbers([record for record in local if record.state == "finished"])
     assert sorted(path.parent.name for path in (tmp_path / "ray").glob("*/failed.json")) == [local[-1].directory.name]
+
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+
+
+@pytest.fixture
+def cluster():
+    """The address of a Ray cluster with two cores that was there before."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--num-cpus=2",
+        "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats", "--block",
+    ]  # fmt: skip
+    with subprocess.Popen(  # noqa: S603
+        command, env=environment() | TOKEN, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        wait_until(lambda: reachable(port), 120)
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def reachable(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def wait_until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "It took too long."
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_ray_tries_a_lost_run_again_on_a_cluster_there_was(tmp_path, cluster):
+    folder = tmp_path / "ray"
+    arguments = ("--engine", "ray", "--address", cluster, "--trainer.epochs", "40")
+    with subprocess.Popen(  # noqa: S603
+        command(folder, *arguments), env=environment() | TOKEN, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        # A run that has begun; its parent is Ray's process, which goes as if its machine had.
+        wait_until(lambda: list((folder / "runs").glob("*/metrics.csv")) or process.poll() is not None, 300)
+        assert process.poll() is None, process.stderr.read()
+        (begun, *_) = (folder / "runs").glob("*/metrics.csv")
+        worker = int((begun.parent / ".lock").read_text())
+        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        assert b"ray::" in Path(f"/proc/{parent}/cmdline").read_bytes()
+        os.kill(parent, signal.SIGKILL)
+        said = process.communicate(timeout=550)[1]
+    assert process.returncode == 0, said
+    assert "failed" not in said
+    subprocess.run(  # noqa: S603
+        command(tmp_path / "local", "--trainer.epochs", "40"), env=environment(), check=True, capture_output=True
+    )
+    assert table_of(folder) == table_of(tmp_path / "local")
+    assert not list((folder / "runs").glob(".ray-*"))
 
 
 def test_a_ray_cluster_that_is_not_there_is_named():

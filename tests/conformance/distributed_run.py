@@ -11,5 +11,6 @@ from toy import Toy
 
 if __name__ == "__main__":
     _, folder, method, *given = sys.argv
-    options = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", strategy="ddp", devices=2, progress=False)
+    strategy = "auto" if "--auto" in given else "ddp"
+    options = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", strategy=strategy, devices=2, progress=False)
     train(Toy(), bmlr.methods.create(method), trainer=options, run=folder, resume="--resume" in given)

@@ -57,9 +57,11 @@ def run_script(folder, method, *given, timeout=240):
     )
 
 
-def test_a_whole_run_in_two_processes(tmp_path):
-    done = run_script(tmp_path / "run", "BMLR")
+@pytest.mark.parametrize("given", [("BMLR",), ("LFM", "--auto")], ids=str)  # LFM leaves parameters without a gradient
+def test_a_whole_run_in_two_processes(tmp_path, given):
+    done = run_script(tmp_path / "run", *given)
     assert done.returncode == 0, done.stderr
+    assert "sync_dist" not in done.stderr
     content = json.loads((tmp_path / "run" / "result.json").read_text())
     assert content["epochs"] == 2
     assert content["test"]["samples"] == 40

@@ -200,6 +200,19 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path):
     assert not (tmp_path / "cut" / "last.ckpt").exists()
 
 
+def test_the_signal_of_slurm_leaves_a_checkpoint_too(tmp_path, monkeypatch):
+    """Lightning's own answer to it would hold a run of several processes for ever."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # to Lightning no SLURM: it looks for no other processes
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(RunInterruptedError, match=r"was stopped by SIGUSR1 with a checkpoint after step 2"):
+        run(tmp_path / "cut", stopping(BMLR(), 2, signal.SIGUSR1))
+    assert signal.getsignal(signal.SIGUSR1) is before
+    run(tmp_path / "cut", BMLR(), resume=True)
+    run(tmp_path / "whole", BMLR())
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_signal_while_the_result_is_formed_ends_a_run(tmp_path):
     run(tmp_path / "whole", BMLR())
     method = BMLR()

@@ -28,6 +28,8 @@ _RAY_VARIABLES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs keep logs of their own
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one is not silent when it is told to be
+    "RAY_worker_niceness": "0",  # a run is no background work
 }
 
 
@@ -164,7 +166,7 @@ class RayEngine:
                     storage_path=folder,
                     failure_config=tune.FailureConfig(max_failures=self.max_retries),
                     stop=messages.is_over,
-                    callbacks=[_make_callback(tune, messages)],
+                    callbacks=[_make_callback(tune, messages), tune.logger.JsonLoggerCallback()],
                     verbose=0,
                 ),
             )
@@ -196,7 +198,9 @@ class RayEngine:
                 ray.init(address=self.address, **common)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split()).partition(". ")[0]
-                raise ValueError(f"There is no Ray cluster at {self.address}: {reason}.") from error
+                # Ray itself offers its token to a cluster it found, but not to one whose address was given.
+                token = "" if "RAY_AUTH_MODE" in os.environ else " If it asks for a token, set RAY_AUTH_MODE=token."
+                raise ValueError(f"There is no Ray cluster at {self.address}: {reason}.{token}") from error
             return
         cores = self.processes * self.cpus_per_run if self.processes else max(_cores(), self.cpus_per_run)
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)

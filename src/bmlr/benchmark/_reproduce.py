@@ -22,7 +22,7 @@ from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._paper import ACCURACY, EXPERIMENTS, FIRST, GRID, RATIO, SECOND, Experiment, Row
 from bmlr.benchmark._reproduce_figures import Drawn, Made, draw_bars, draw_figures
 from bmlr.benchmark._specification import parse_data, parse_method
-from bmlr.benchmark._statistics import Estimate, estimate, mean_ranks, run_frame
+from bmlr.benchmark._statistics import Estimate, difference_of, estimate, mean_ranks, run_frame
 from bmlr.benchmark._store import Job, RunRecord
 from bmlr.benchmark._tables import Cell, Table, mark_best, spread, write_table
 from bmlr.benchmark._tune import Search, tune
@@ -135,7 +135,7 @@ def reproduce(
     Args:
         names: ``table1`` to ``table6``, ``fig1``, ``fig3`` to ``fig6``, or ``all``.
         settings: What it is run with.
-        runs: Folder of the runs.
+        runs: Folder of the runs; the trials of fig5 are kept in ``out``.
         out: Folder of the tables and figures.
         engine: Where the runs are made; None is one after another on this machine.
         say: Takes a line of text as each run ends; None prints to the error stream.
@@ -173,7 +173,7 @@ def reproduce(
             files += write_table(table, _frame(made, settings), folder, experiment.name)
             drawings = [draw_bars(made, folder)]
         elif experiment.name == "fig5":
-            drawings = [_surface(experiment, mine, settings, store, folder, engine, say)]
+            drawings = [_surface(experiment, mine, settings, folder, engine, say)]
         else:
             drawings = [draw_figures(made, name, folder) for name in mine]
         for drawn in drawings:
@@ -415,9 +415,23 @@ def _gains(
     cells = []
     for row in made.experiment.rows:
         mine, base = by_label[row.label], by_label.get(row.baseline)
-        defined = base is not None and base.runs and mine.runs
-        cells.append(Cell(f"{factor * (mine.mean - base.mean):+.{digits}f}" if defined and base is not None else "–"))
+        if base is None or not base.runs or not mine.runs:
+            cells.append(Cell("–"))
+            continue
+        text = f"{factor * (mine.mean - base.mean):+.{digits}f}"
+        if measure == ACCURACY:
+            text += _interval(made.records[row.label, name], made.records[row.baseline, name], digits)
+        cells.append(Cell(text))
     return cells
+
+
+def _interval(records: Sequence[RunRecord], baseline: Sequence[RunRecord], digits: int) -> str:
+    """The 95 % interval of a gain, where both have the same seeds and so the same gain."""
+    found = difference_of(records, baseline)
+    seeds = [[one.config["seed"] for one in some if one.result is not None] for some in (records, baseline)]
+    if found is None or found.low is None or found.high is None or seeds[0] != seeds[1]:
+        return ""
+    return f" [{100 * found.low:+.{digits}f}, {100 * found.high:+.{digits}f}]"
 
 
 def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:
@@ -501,6 +515,10 @@ def _notes(made: Made, settings: Settings) -> list[str]:
     ]
     if settings.scale == "small":
         notes.append(
+            "Gain over the row's baseline, with its 95 % interval for the fused accuracy (paired bootstrap "
+            "over seeds and test samples; three seeds make it rather too narrow)."
+        )
+        notes.append(
             "This shows that the pipeline runs; the paper's numbers are of other data and models, so only the sign and "
             "order of the gains can be compared."
         )
@@ -522,18 +540,17 @@ def _surface(
     experiment: Experiment,
     data: Mapping[str, MultimodalData],
     settings: Settings,
-    runs: Path,
     folder: Path,
     engine: Engine | None,
     say: Callable[[str], None] | None,
 ) -> Drawn:
-    """Validation accuracy over α and β, with the first of the seeds."""
+    """Validation accuracy over α and β, with the first of the seeds; its trials stay apart from the runs."""
     drawn = Drawn()
     for name, one in data.items():
         model, optimizer, trainer = _options(settings, one)
         found = tune(
             one, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
-            optimizer=optimizer, trainer=trainer, runs=runs, out=folder / f"fig5-{name}", engine=engine, say=say,
+            optimizer=optimizer, trainer=trainer, out=folder / f"fig5-{name}", engine=engine, say=say,
         )  # fmt: skip
         drawn.files += found.files
         caption = f"{experiment.title} on {name}, seed {settings.seeds[0]}."

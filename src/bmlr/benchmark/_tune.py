@@ -87,7 +87,7 @@ def tune(  # noqa: PLR0913
     model: ModelOptions | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
-    runs: Path | str = "runs",
+    runs: Path | str | None = None,
     out: Path | str = "tuning",
     engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
@@ -108,7 +108,7 @@ def tune(  # noqa: PLR0913
         model: Options of the model.
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
-        runs: Folder of the runs.
+        runs: Folder of the runs; None is ``runs`` in ``out``, apart from runs that are results.
         out: Folder of the journal, the tables, the best configurations and the surfaces.
         engine: Where the runs are made; None is one after another on this machine.
         say: Takes a line of text as each run ends; None prints to the error stream.
@@ -139,6 +139,7 @@ def tune(  # noqa: PLR0913
         for values in _corners(ranges[method.text]):
             jobs_of(method, values)
     folder = Path(out)
+    store = folder / "runs" if runs is None else Path(runs)
     with DirectoryLock(folder):
         studies = {
             method.text: _open_study(
@@ -150,8 +151,8 @@ def tune(  # noqa: PLR0913
             batch = _next_trials(studies, specifications, ranges, search, number)
             if not batch:
                 break
-            _run_trials(batch, studies, jobs_of, Path(runs), engine, say)
-        return _conclude(studies, specifications, ranges, jobs_of, Path(runs), folder)
+            _run_trials(batch, studies, jobs_of, store, engine, say)
+        return _conclude(studies, specifications, ranges, jobs_of, store, folder)
 
 
 def _number_of_trials(search: Search, ranges: Mapping[str, Mapping[str, Range]]) -> int:

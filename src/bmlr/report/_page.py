@@ -24,7 +24,7 @@ from bmlr._version import __version__
 from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.report._curves import section_curves, usable_metrics
 from bmlr.report._read import ExcludedRun, read_runs
-from bmlr.report._sections import MethodGroup, Section, make_sections
+from bmlr.report._sections import MethodGroup, Section, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, shown_table
 from bmlr.training._run import CONFIG
 
@@ -88,7 +88,7 @@ def write_report(
     _check_baseline(baseline, sections)
     methods = len({group.label for section in sections for group in section.groups})
     content = {
-        "title": title or f"Comparison of {methods} method{'s' if methods > 1 else ''}",
+        "title": title or f"Comparison of {methods_text([group for one in sections for group in one.groups])}",
         "sections": [_section_content(section, baseline) for section in sections],
         "results": [_results_content(Path(folder)) for folder in results],
         "excluded": excluded,

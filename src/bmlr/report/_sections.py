@@ -78,6 +78,12 @@ def seeds_text(group: MethodGroup) -> str:
     return f"seed{'s' if len(group.runs) > 1 else ''} {', '.join(str(run.result['seed']) for run in group.runs)}"
 
 
+def methods_text(groups: Sequence[MethodGroup]) -> str:
+    """How many methods there are, and in how many settings where some have several."""
+    methods, settings = len({_class(group.runs[0]) for group in groups}), len({group.label for group in groups})
+    return _counted(methods, "method") + (f" in {settings} settings" if settings > methods else "")
+
+
 def _make_section(runs: list[FinishedRun]) -> Section:
     groups = _make_groups(runs)
     first = runs[0].result
@@ -92,7 +98,7 @@ def _make_section(runs: list[FinishedRun]) -> Section:
         "Samples": f"{samples['train']} training, {samples['val']} validation, {samples['test']} test",
         "Majority rate": f"{100 * first['majority_rate']:.1f} % of the test part is of the most frequent class",
         "Modalities": ", ".join(modalities),
-        "Methods and runs": f"{_counted(len(groups), 'method')}, {_counted(len(runs), 'run')}",
+        "Methods and runs": f"{methods_text(groups)}, {_counted(len(runs), 'run')}",
         "Shared settings": ", ".join(f"{key} {value}" for key, value in shared.items()) or "none",
         "Versions": _versions(runs),
     }
@@ -119,7 +125,6 @@ def _make_groups(runs: list[FinishedRun]) -> list[MethodGroup]:
         settings.setdefault(_key(_settings(run)), []).append(run)
     members = [sorted(group, key=lambda run: int(run.result["seed"])) for group in settings.values()]
     order = {name: place for place, name in enumerate(bmlr.methods.available())}
-    members.sort(key=lambda group: order.get(group[0].result["method"], len(order)))  # unknown ones last, as they came
     groups = []
     for group in members:
         first = group[0]
@@ -138,7 +143,9 @@ def _make_groups(runs: list[FinishedRun]) -> list[MethodGroup]:
                 runs=tuple(group),
             )
         )
-    return groups
+    # Settings of a method by their text; methods that are not known last, as they came.
+    known = {group.label: order.get(str(group.runs[0].result["method"]), len(order)) for group in groups}
+    return sorted(groups, key=lambda one: (known[one.label], one.label if known[one.label] < len(order) else ""))
 
 
 def _telling(run: FinishedRun, same: list[FinishedRun]) -> dict[str, Any]:

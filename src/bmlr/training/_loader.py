@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from bmlr.batch import Batch
 from bmlr.data import Part
 from bmlr.methods import EpochPlan
+from bmlr.training._termination import ending_signals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +87,18 @@ class RequestLoader:
 
 
 def _serve_to_the_end(_: int) -> None:
-    """Let the process that trains decide when to stop: a SIGTERM to all must not take away its next batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Let the process that trains decide when to stop: a signal to all must not take away its next batch."""
+    for number in ending_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _signal_held_back() -> Iterator[None]:
-    """Let no SIGTERM reach processes that are made in here before they can ignore it; this one gets it afterwards."""
+    """Let no such signal reach processes that are made in here before they can ignore it; this one gets it later."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals())
     try:
         yield
     finally:

@@ -170,7 +170,7 @@ def _fit(config: RunConfig, directory: Path, termination: Termination, state: _R
     """Train from the beginning or a checkpoint to the result."""
     started = time.perf_counter()
     module = _make_module(config, state.method)
-    recorder = _Recorder(directory, config)
+    recorder = _Recorder(directory, config, termination)
     checkpoint = (_latest_checkpoint if state.events is None else _epoch_checkpoint)(directory, config)
     before = 0
     if checkpoint is not None:
@@ -294,9 +294,9 @@ def _is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _interrupted(directory: Path, module: BalancedModule) -> RunInterruptedError:
+def _interrupted(directory: Path, module: BalancedModule, received: str) -> RunInterruptedError:
     return RunInterruptedError(
-        f"The run in {directory} was stopped by SIGTERM with a checkpoint after step {module.trainer.global_step}, "
+        f"The run in {directory} was stopped by {received} with a checkpoint after step {module.trainer.global_step}, "
         f"{module.epochs_done} of {module.trainer.max_epochs} epochs done. Continue it with --resume."
     )
 
@@ -377,8 +377,8 @@ def predict_run(
 class _Recorder:
     """Keeps weights, metrics and checkpoint of a run up to date, and writes its result."""
 
-    def __init__(self, directory: Path, config: RunConfig) -> None:
-        self.directory, self.config = directory, config
+    def __init__(self, directory: Path, config: RunConfig, termination: Termination) -> None:
+        self.directory, self.config, self.termination = directory, config, termination
         self.best: dict[str, Any] | None = None
         self.last_is_damaged = False
         self.test_scores: list[dict[str, Any]] = []
@@ -427,7 +427,7 @@ class _Recorder:
         if module.stopping or (every is not None and module.trainer.global_step % every == 0):
             self._write_checkpoint(module)
         if module.stopping:
-            raise _interrupted(self.directory, module)
+            raise _interrupted(self.directory, module, self.termination.received)
 
     def keep_progress(self, module: BalancedModule) -> None:
         """Write metrics and checkpoint of a finished epoch; stop if that is wanted."""
@@ -436,7 +436,7 @@ class _Recorder:
         if module.trainer.is_global_zero:
             self._keep_epoch(self.directory / CHECKPOINT)
         if module.stopping:
-            raise _interrupted(self.directory, module)
+            raise _interrupted(self.directory, module, self.termination.received)
 
     def _keep_epoch(self, path: Path) -> None:
         """Keep the checkpoint of an epoch's end while those within the next epoch take its place."""
@@ -751,9 +751,18 @@ def _make_trainer(
 
 def _strategy(config: RunConfig) -> str:
     """The strategy, told to expect parameters without a gradient where the method leaves some."""
-    if config.trainer.strategy == "ddp" and config.method.leaves_gradients_unset:
-        return "ddp_find_unused_parameters_true"
-    return config.trainer.strategy
+    options = config.trainer
+    if not config.method.leaves_gradients_unset or options.strategy not in {"auto", "ddp"}:
+        return options.strategy
+    if options.strategy == "auto":  # Lightning's choice: ddp for several processes, else none
+        with _quiet():
+            probe = lightning.Trainer(
+                accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, logger=False,
+                enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+            )  # fmt: skip
+        if probe.world_size == 1:
+            return "auto"
+    return "ddp_find_unused_parameters_true"
 
 
 class _EpochLines(Callback):
@@ -786,6 +795,7 @@ class _quiet(warnings.catch_warnings):  # noqa: N801  (used like its parent)
             r".*GPU available but not used.*",
             r".*You're resuming from a checkpoint that ended before the epoch ended.*",
             r".*isinstance\(treespec, LeafSpec\).*",
+            r".*It is recommended to use `self\.log\(.*sync_dist=True.*",
         ):
             warnings.filterwarnings("ignore", message=message)
         self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}

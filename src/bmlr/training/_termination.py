@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,8 +17,20 @@ from lightning.pytorch.callbacks import Callback
 from bmlr.training._errors import RunInterruptedError
 
 
+def ending_signals() -> list[signal.Signals]:
+    """SIGTERM, and under SLURM the signal it announces the end of a job's time with.
+
+    Lightning would save a checkpoint within its own handler of that, where the processes of a run wait for each other
+    for ever.
+    """
+    announced = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1") else []
+    return [signal.SIGTERM, *announced]
+
+
 class Termination:
-    """Catches SIGTERM while a run is under way; does nothing outside the main thread, where signals cannot be caught.
+    """Catches SIGTERM, and SIGUSR1 under SLURM, while a run is under way.
+
+    It does nothing outside the main thread, where signals cannot be caught.
 
     While :attr:`patient` is set the signal is noted in :attr:`requested`, for the training to look at between its
     steps; a second one ends it at once. Otherwise, while data are prepared, it ends the run at once: nothing would be
@@ -31,34 +44,39 @@ class Termination:
         self.directory = directory
         self.requested = False
         self.patient = False
-        self._before: Any = None
+        self.received = "SIGTERM"  # also where another process of the run got the signal
+        self._signals = ending_signals()
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Termination:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGTERM)
+            self._before = {number: signal.getsignal(number) for number in self._signals}
             self.install()
         return self
 
     def __exit__(self, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+            for number, before in self._before.items():
+                signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def install(self) -> None:
         """Catch the signal; again once a trainer has put its own handler in front, which would end within a step."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handle)
+            for number in self._signals:
+                signal.signal(number, self._handle)
 
     def check(self) -> None:
         """Raise a RunInterruptedError if the signal has come."""
         if self.requested:
-            raise self._interrupted("SIGTERM")
+            raise self._interrupted(self.received)
 
-    def _handle(self, _: int, __: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
         if self.patient and not self.requested:
             self.requested = True
             return
         again, self.requested = self.requested, True
-        raise self._interrupted("a second SIGTERM" if again else "SIGTERM")
+        raise self._interrupted(f"a second {self.received}" if again else self.received)
 
     def _interrupted(self, what: str) -> RunInterruptedError:
         return RunInterruptedError(

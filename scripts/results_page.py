@@ -1,0 +1,71 @@
+"""Write ``docs/results.md`` from what the commands in it have written into a folder of results.
+
+    python scripts/results_page.py results
+
+The text is in ``scripts/results.md.jinja``. Its tables are read from the folder, its figures are copied from there to
+``docs/images``, so that no number of the page is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import jinja2
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+
+
+class Results:
+    """The functions of the template: tables, figures and numbers of a folder of results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def table(self, name: str) -> str:
+        """A table in Markdown, without its title."""
+        text = self._read(f"{name}.md")
+        return text.partition("\n\n")[2].strip() if text.startswith("**") else text.strip()
+
+    def text(self, name: str) -> str:
+        """A text as it is."""
+        return self._read(name).strip()
+
+    def figure(self, name: str, alternative: str, copy: str = "") -> str:
+        """A figure, copied to the images of the documentation under its own name or another."""
+        source = self.folder / name
+        if not source.is_file():
+            raise SystemExit(f"There is no {source}: run the command of its section first.")
+        target = IMAGES / f"results-{copy or source.stem}.png"
+        shutil.copyfile(source, target)
+        return f"![{alternative}](images/{target.name})"
+
+    def _read(self, name: str) -> str:
+        path = self.folder / name
+        if not path.is_file():
+            raise SystemExit(f"There is no {path}: run the command of its section first.")
+        return path.read_text(encoding="utf-8")
+
+
+def main() -> int:
+    """Fill the template."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="folder the commands of the page wrote into")
+    results = Results(parser.parse_args().folder)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701  (Markdown, from our own files)
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    )
+    template = environment.get_template("results.md.jinja")
+    text = template.render(table=results.table, figure=results.figure, text=results.text)
+    (ROOT / "docs" / "results.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
