@@ -222,6 +222,7 @@ def test_tables_and_figures_of_results_are_shown(tmp_path):
     assert ("td", {"class": "number"}) in page.tags  # a dash is sorted last
     images = [attributes for tag, attributes in page.tags if tag == "img" and attributes["alt"] == "The bars."]
     assert len(images) == 1
+    assert ("figure", {"class": "picture fits"}) in page.tags  # a square one need not be scrolled on a phone
     assert base64.b64decode(images[0]["src"].partition(",")[2]) == (folder / "bars.png").read_bytes()
     assert " ".join(HOSTILE.split()) in page.text
     assert not any("onerror" in attributes for _, attributes in page.tags)

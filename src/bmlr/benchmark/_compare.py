@@ -93,7 +93,7 @@ def compare_store(
     order = {name: place for place, name in enumerate(bmlr.methods.available())}
     groups = sorted(
         group_records(read_store(runs)).items(),
-        key=lambda item: order.get(item[1][0].config["method"]["class_path"].rpartition(".")[2], len(order)),
+        key=lambda item: (order.get(item[1][0].config["method"]["class_path"].rpartition(".")[2], len(order)), item[0]),
     )
     return _conclude([record for _, members in groups for record in members], baseline, out, force)
 

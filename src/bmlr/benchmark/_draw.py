@@ -69,8 +69,14 @@ def draw_panels(
     )
     for ax in axes.flat[len(metrics) :]:
         ax.set_visible(False)
+    lines: dict[str, Any] = {}
     for (label, runs), ax in zip(metrics.items(), axes.flat, strict=False):
         plot(runs, ax).set_title(title_of_label(label), fontsize=10)
+        handles, labels = ax.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+        ax.get_legend().remove()  # one for all panels, where it covers no curve
+    look: dict[str, Any] = {"ncols": min(4, len(lines)), "frameon": False, "handlelength": 2.8}
+    figure.legend(list(lines.values()), list(lines), loc="outside upper center", **look)
     return figure
 
 

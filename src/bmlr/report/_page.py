@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import io
 import shlex
+import struct
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -140,18 +141,21 @@ def _results_content(folder: Path) -> dict[str, Any]:
     items: list[dict[str, Any]] = []
     for item in contents.items:
         if isinstance(item, Picture):
-            items.append({"caption": item.caption, "source": _picture_uri(item.file)})
+            source, wide = _read_picture(item.file)
+            items.append({"caption": item.caption, "source": source, "wide": wide})
         else:
             heads, rows = shown_table(item)
             items.append({"table": item, "heads": heads, "rows": rows})
     return {"title": contents.title, "folder": folder, "items": items, "notes": contents.notes}
 
 
-def _picture_uri(path: Path) -> str:
+def _read_picture(path: Path) -> tuple[str, bool]:
+    """A PNG file as a data URI, and whether it is too wide to be read on the screen of a phone."""
     content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ValueError(f"{path} is not a PNG file.")
-    return f"data:image/png;base64,{_base64(content)}"
+    width, height = struct.unpack(">II", content[16:24])
+    return f"data:image/png;base64,{_base64(content)}", width > 1.5 * height
 
 
 def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
