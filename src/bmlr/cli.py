@@ -47,7 +47,7 @@ try:
         predict_run,
         train,
     )
-    from bmlr.training._config import RunConfig, class_path
+    from bmlr.training._config import RunConfig, class_path, load_plain_yaml
 except ModuleNotFoundError as missing:
     raise SystemExit(f'bmlr: error: {missing.name} is not installed. Run: pip install "bmlr[train]"') from missing
 
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (function, _) in _COMMANDS.items():
         commands.add_subcommand(name, _make_command(name, function), help=_first_line(function))
     try:
+        _check_settings(arguments)
         arguments = _full_names(_with_values(_with_data_option(arguments)))
         namespace = parser.parse_args(arguments)
         chosen = parser.instantiate(namespace)
@@ -79,9 +80,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_one_sentence(str(error)))
     except _EXPECTED as error:
         return _fail(" ".join(str(error).split()))
+    except OSError as error:  # a full disk or one that fails; what a program may have done wrong is of other kinds
+        return _fail(" ".join(str(error).split()))
+    except RecursionError:
+        return _fail("a file is nested too deeply to be what it should be.")
     except KeyboardInterrupt:
         return _fail("interrupted; a training run continues with --resume, everything else with the same command.")
     return 0
+
+
+def _check_settings(arguments: Sequence[str]) -> None:
+    """Raise a ValueError for a file of settings that is more than plain YAML: the parser expands aliases."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.partition("=")
+        path = Path(value or following)
+        if name == "--config" and path.is_file():
+            try:
+                load_plain_yaml(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+                raise ValueError(f"{path} cannot be read as settings: {' '.join(str(error).split())}") from error
 
 
 def _make_command(name: str, function: Callable[..., Any]) -> ArgumentParser:

@@ -105,11 +105,41 @@ def test_changed_values_are_seen_by_their_sum(tmp_path):
     cached_arrays("kind", {"a": 1}, refuse, tmp_path, verify=True)
 
 
-@pytest.mark.parametrize("manifest", ["[]", "{}", '{"version": 1, "key": {"a": 1}, "arrays": 3}', "null"])
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        *("[]", "{}", "null", "[" * 100_000, '{"checksum": ""}', '{"version": 1, "key": {"a": 1}, "arrays": 3}'),
+        json.dumps(_cache.sealed({"version": 1, "key": {"a": 1}, "arrays": 3})),
+    ],
+)
 def test_strange_manifest_is_made_anew(tmp_path, manifest):
     cached_arrays("kind", {"a": 1}, build, tmp_path)
     (entry(tmp_path) / "manifest.json").write_text(manifest)
     np.testing.assert_array_equal(cached_arrays("kind", {"a": 1}, build, tmp_path)["audio"], ARRAYS["audio"])
+
+
+@pytest.mark.parametrize("change", ["version", "key", "arrays", "checksum"])
+def test_a_manifest_that_does_not_fit_its_checksum_is_made_anew(tmp_path, change):
+    """As one of a version before there was a checksum."""
+    cached_arrays("kind", {"a": 1}, build, tmp_path)
+    path = entry(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest == _cache.sealed(manifest)
+    del manifest[change]
+    path.write_text(json.dumps(manifest))
+    assert _cache.read_entry(path.parent) is None
+    np.testing.assert_array_equal(cached_arrays("kind", {"a": 1}, build, tmp_path)["audio"], ARRAYS["audio"])
+    assert json.loads(path.read_text())["checksum"]
+
+
+@pytest.mark.parametrize("text", ["x.npy", '"dtype": "<f4"', '"a": 1'])
+def test_a_changed_letter_of_the_manifest_is_seen(tmp_path, text):
+    cached_arrays("kind", {"a": 1, "file": "x.npy"}, build, tmp_path)
+    path = entry(tmp_path) / "manifest.json"
+    whole = path.read_text()
+    assert text in whole
+    path.write_text(whole.replace(text, text.replace("x", "y").replace("4", "8").replace("1", "3")))
+    assert _cache.read_entry(path.parent) is None
 
 
 def test_pickled_array_in_the_cache_is_never_loaded(tmp_path):
@@ -118,7 +148,7 @@ def test_pickled_array_in_the_cache_is_never_loaded(tmp_path):
     np.save(folder / "audio.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["arrays"]["audio"]["bytes"] = (folder / "audio.npy").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(_cache.sealed(manifest)))
     np.testing.assert_array_equal(cached_arrays("kind", {"a": 1}, build, tmp_path)["audio"], ARRAYS["audio"])
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import bmlr.data
 from bmlr.cli import main
+from bmlr.data._cache import sealed
 from bmlr.data._manifest import KINDS, ManifestOptions, parse_table, prepare_manifest, read_table, table_items
 from bmlr.data._prepare import open_store, read_rejected
 
@@ -367,7 +368,7 @@ def test_another_data_set_is_not_taken_for_a_table(tmp_path):
     folder = prepare_manifest(write_vectors(tmp_path, vector_rows(8)), tmp_path / "out", OPTIONS).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["key"]["key"]["layout"] = "ave"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(ValueError, match="should hold data prepared from a table"):
         bmlr.data.create("manifest", root=folder).prepare()
 

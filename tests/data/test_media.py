@@ -170,7 +170,7 @@ class TestReadFrames:
         start=st.floats(-1.0, 100.0),
     )
     def test_sampler_is_the_literal_definition(self, gaps, fps, start):
-        sampler = _Sampler(fps)
+        sampler = _Sampler(fps, lambda frame: frame, 10_000)
         times = np.cumsum([0.0, *gaps[:-1]])
         for number, (time, gap) in enumerate(zip(times, gaps, strict=True)):
             sampler.see(number, start + time, gap)

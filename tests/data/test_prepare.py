@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import json
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmlr.data._base import Modality
+from bmlr.data._cache import sealed
 from bmlr.data._media import ArrayReader
 from bmlr.data._prepare import (
     Item,
@@ -54,6 +56,10 @@ class CountingReader:
             os.kill(os.getpid(), signal.SIGKILL)
         if "odd" in path.name:
             raise RuntimeError("the decoder lost its way")
+        if "term" in path.name and not (self.marks / "go").exists():
+            with contextlib.suppress(BaseException if "swallowed" in path.name else ()):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
         if "stop" in path.name and not (self.marks / "go").exists():
             raise KeyboardInterrupt
         return Reading(np.load(path, allow_pickle=False), 1.5)
@@ -194,7 +200,11 @@ class TestStore:
     def test_absent_and_foreign_folders(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no prepared data"):
             open_store(tmp_path)
-        (tmp_path / "manifest.json").write_text('{"version": 1, "key": {}, "arrays": {}}')
+        manifest = {"version": 1, "key": {}, "arrays": {}}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ValueError, match="is damaged. Remove the folder and prepare it again"):
+            open_store(tmp_path)
+        (tmp_path / "manifest.json").write_text(json.dumps(sealed(manifest)))
         with pytest.raises(ValueError, match="not prepared data"):
             open_store(tmp_path)
 
@@ -251,6 +261,8 @@ class TestInterruption:
             lambda partial: (partial / "x.npy").unlink(),
             lambda partial: (partial / "clips.jsonl").write_bytes(b"\x00" * 200),
             lambda partial: (partial / "clips.jsonl").write_text('{"stored": {"y": null}}\n[]\n'),
+            *(lambda partial, n=n: flip(partial / "clips.jsonl", at=n) for n in (3, 30, 60, 150, 300, 450)),
+            *(lambda partial, n=n: truncate_by(partial / "clips.jsonl", n) for n in (1, 100, 200, 300)),
         ],
     )
     def test_in_the_middle_of_writing(self, tmp_path, marks, damage):
@@ -272,6 +284,41 @@ class TestInterruption:
                 run(tmp_path, items, marks)
         assert run(tmp_path, items, marks).decoded == 0
         assert len(reads(marks)) == 2
+
+    @pytest.mark.parametrize("name", ["term", "term-swallowed"])
+    def test_by_a_polite_signal(self, tmp_path, marks, name):
+        items = make_items(tmp_path, ["a", "b", name, "c"])
+        with pytest.raises(ValueError, match=r"was stopped by SIGTERM. What was read is kept: the same call goes on"):
+            run(tmp_path, items, marks)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        (marks / "go").touch()
+        assert run(tmp_path, items, marks).decoded == 2
+        assert reads(marks) == [f"{n}.npy" for n in ("a", "b", name, name, "c")]
+
+    def test_a_handler_of_the_program_s_own_stays(self, tmp_path, marks):
+        came = []
+        before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+        try:
+            assert run(tmp_path, make_items(tmp_path, ["a", "term"]), marks).decoded == 2
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert came == [1]
+
+    def test_what_a_killed_process_left_behind_is_removed(self, tmp_path, marks):
+        items = make_items(tmp_path, ["a", "stop", "b"])
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, items, marks)
+        (partial,) = (tmp_path / "out").iterdir()
+        (partial / ".manifest.json.1.tmp").write_text('{"version"')
+        (marks / "go").touch()
+        folder = run(tmp_path, items, marks).folder
+        assert not list(folder.glob(".*"))
+        (folder / "clips.jsonl").write_text("")  # as one that was killed after the last step but one
+        (folder / "lock").write_text("")
+        assert run(tmp_path, items, marks).decoded == 0
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "manifest.json", "rejected.csv", "targets.npy", "x.npy", "x_offsets.npy",
+        ]  # fmt: skip
 
     def test_by_killing_the_process(self, tmp_path, marks):
         """SIGKILL in the middle, with two workers; then the same call ends with the same store."""
@@ -486,7 +533,7 @@ def append(path, content):
     path.write_bytes(path.read_bytes() + content)
 
 
-def flip(path):
+def flip(path, at=-2):
     content = bytearray(path.read_bytes())
-    content[-2] ^= 255
+    content[at] ^= 255
     path.write_bytes(content)

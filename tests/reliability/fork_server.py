@@ -1,9 +1,11 @@
 """Starts training commands in processes of their own, forked from this one, which has imported everything already.
 
-Reads a line of JSON per command (its arguments and the file of its error stream), forks, answers with the process's
-number, and then with its exit status once it has ended.
+Says that it is ready, then reads a line of JSON per command (its arguments and the files of its output and error
+streams), forks, answers with the process's number, and then with its exit status once it has ended. Its own arguments
+are further modules to import.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -15,10 +17,10 @@ import toy  # noqa: F401  (the commands name its class)
 from bmlr.cli import main
 
 
-def run(arguments, errors):
+def run(arguments, errors, output):
     """The command, as ``bmlr`` would run it; never returns."""
-    os.setsid()
-    for stream, target in ((1, os.devnull), (2, errors)):
+    os.setpgid(0, 0)
+    for stream, target in ((1, output), (2, errors)):
         os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     try:
         code = main(arguments)
@@ -34,11 +36,15 @@ def run(arguments, errors):
 
 
 if __name__ == "__main__":
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            run(request["arguments"], request["errors"])
+            run(request["arguments"], request["errors"], request["output"])
+        os.setpgid(child, child)  # here too, so that there is a group to be signalled from the very beginning
         print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

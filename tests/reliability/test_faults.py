@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from damage import cut, flip
@@ -16,6 +17,9 @@ from interruptions import CPU, Stop, assert_same_run, stopping
 
 from bmlr._files import atomic_write_text
 from bmlr.cli import main
+from bmlr.data._cache import cached_arrays
+from bmlr.data._media import ArrayReader
+from bmlr.data._prepare import Item, prepare_items
 from bmlr.methods import BMLR
 from bmlr.training import RunError, evaluate_run, load_run, read_config, train
 from bmlr.training._storage import read_checkpoint, read_weights, write_checkpoint, write_weights
@@ -291,6 +295,53 @@ def test_a_full_disk_stops_a_run_with_a_sentence_and_it_goes_on_later(small_disk
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)  # noqa: S603, S607
     run(small_disk / "run", resume=True)
     assert_same_run(small_disk / "run", finished)
+
+
+def vectors(folder):
+    """Thirty files of 40 kB, which do not fit on a small disk together."""
+    for number in range(30):
+        np.save(folder / f"{number}.npy", np.random.default_rng(number).normal(size=10_000).astype(np.float32))
+        yield Item(str(number), "one", files={"x": folder / f"{number}.npy"})
+
+
+def prepared(items, dest):
+    return prepare_items("toy", items, {"x": ArrayReader()}, ["one"], dest, key={}, workers=0, progress=False)
+
+
+def room_for_more(disk):
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)  # noqa: S603, S607
+
+
+@pytest.mark.parametrize("leave", [0, 30_000, 300_000, 900_000, 1_212_416, 1_220_608])
+def test_a_full_disk_stops_a_preparation_with_a_sentence_and_it_goes_on_later(tmp_path, small_disk, leave):
+    """The last two sizes have room for the values, but not for the manifest too."""
+    items = list(vectors(tmp_path))
+    ballast = fill(small_disk, leave)
+    with pytest.raises(ValueError, match="No space left on device") as caught:
+        prepared(items, small_disk / "out")
+    assert "\n" not in str(caught.value)
+    assert "What was read is kept: the same call goes on from there." in str(caught.value)
+    lines = sum(path.read_bytes().count(b"\n") for path in small_disk.glob("out/.*/clips.jsonl"))
+    assert (lines == 30) == (leave > 1_210_000)
+    ballast.unlink()
+    room_for_more(small_disk)
+    result = prepared(items, small_disk / "out")
+    assert result.decoded == 30 - lines
+    whole = prepared(items, tmp_path / "whole").folder
+    assert {p.name: p.read_bytes() for p in whole.iterdir()} == {
+        p.name: p.read_bytes() for p in result.folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("leave", [0, 4_096, 100_000, 164_000])
+def test_a_full_disk_stops_the_cache_with_a_sentence_and_it_is_made_later(small_disk, leave):
+    arrays = {"x": np.arange(20_000.0), "y": np.arange(3)}
+    ballast = fill(small_disk, leave)
+    with pytest.raises(OSError, match=r"(No space left|disk is full).*`BMLR_CACHE`"):
+        cached_arrays("k", {}, lambda: arrays, small_disk / "cache")
+    assert not list(small_disk.rglob(".*"))
+    ballast.unlink()
+    assert cached_arrays("k", {}, lambda: arrays, small_disk / "cache", verify=True)["x"].sum() == arrays["x"].sum()
 
 
 def test_a_text_that_does_not_fit_leaves_the_old_one(small_disk):

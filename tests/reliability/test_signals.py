@@ -1,20 +1,14 @@
 """A training command killed at random moments always goes on to the same result."""
 
-import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from commands import Command, Forked, fork_server
 from interruptions import assert_same_run
 
-TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
 #: A hundred steps in four epochs, with a checkpoint every five.
 ARGUMENTS = [
     "train", "--data=toy.Toy", "--data.samples=200", "--method=BMLR", "--trainer.epochs=4", "--trainer.batch_size=8",
@@ -22,62 +16,10 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-class Command:
-    """``bmlr train`` as a user starts it."""
-
-    def __init__(self, errors):
-        self.errors = errors
-
-    def start(self, arguments):
-        with self.errors.open("wb") as stream:
-            self.process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "bmlr", *arguments],
-                env=ENVIRONMENT,
-                stdout=subprocess.DEVNULL,
-                stderr=stream,
-                start_new_session=True,
-            )
-        return self.process.pid
-
-    def ended(self, timeout):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout)
-        return self.process.poll()
-
-
-class Forked:
-    """The same command in a process that need not import everything first."""
-
-    def __init__(self, server, errors):
-        self.server, self.errors = server, errors
-
-    def start(self, arguments):
-        request = json.dumps({"arguments": arguments, "errors": str(self.errors)})
-        self.server.stdin.write(request.encode() + b"\n")
-        self.server.stdin.flush()
-        self.code = None
-        return int(self.server.stdout.readline())
-
-    def ended(self, timeout):
-        import select
-
-        if self.code is None and select.select([self.server.stdout], [], [], timeout)[0]:
-            self.code = int(self.server.stdout.readline())
-        return self.code
-
-
 @pytest.fixture(scope="module")
 def server():
-    script = Path(__file__).with_name("fork_server.py")
-    with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-W", "ignore", str(script)],
-        env=ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
+    with fork_server() as process:
         yield process
-        process.stdin.close()
 
 
 def finish(command, folder, seconds=300):

@@ -141,7 +141,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not {"data", "method", "trainer", "seed"} <= set(content):
         raise ValueError(f"{path} is cut off or not the configuration of a run.")

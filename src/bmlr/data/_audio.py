@@ -14,6 +14,9 @@ import numpy as np
 from bmlr._checks import check_choice, check_integer, check_positive
 
 _LOG_FLOOR = 1e-7  # keeps the logarithm of silence finite; the value of the audio-visual baselines
+MOST_SECONDS = 4 * 3600  # of a recording or film; a file of a megabyte can stand for days of silence
+MOST_SAMPLES = 1 << 28  # per channel, before and after resampling: a gigabyte in memory
+_BLOCK = 1 << 16  # samples per channel read at a time
 _UNKNOWN_SIZE = 0xFFFFFFFF
 
 
@@ -155,8 +158,8 @@ def read_wave(path: Path, sample_rate: int) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a recording, is empty, holds fewer samples than its header says, or holds
-            NaN or infinity; the message names it.
+        ValueError: If the file is not a recording, is empty, holds fewer samples than its header says, is longer
+            than four hours or 2²⁸ samples per channel, or holds NaN or infinity; the message names it.
     """
     import soundfile
 
@@ -167,14 +170,18 @@ def read_wave(path: Path, sample_rate: int) -> np.ndarray:
     try:
         with soundfile.SoundFile(path) as file:
             rate, declared = file.samplerate, file.frames
-            samples = file.read(dtype="float32", always_2d=True)
+            check_length(declared, rate, sample_rate)
+            # Block by block: the memory for the channels is bounded, whatever their number.
+            blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
     except (soundfile.SoundFileError, TypeError, ValueError) as error:  # the last two: unknown formats
         raise ValueError(f"{path} cannot be read as a recording: {error}") from error
-    if not len(samples):
+    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not len(waveform):
         raise ValueError(f"{path} holds no samples.")
-    if len(samples) < declared:
-        raise ValueError(f"{path} is truncated: its header says {declared} samples per channel, it has {len(samples)}.")
-    waveform = samples.mean(axis=1)
+    if len(waveform) < declared:
+        raise ValueError(
+            f"{path} is truncated: its header says {declared} samples per channel, it has {len(waveform)}."
+        )
     if not np.isfinite(waveform).all():
         raise ValueError(f"{path} holds samples that are NaN or infinite.")
     if rate != sample_rate:
@@ -182,6 +189,22 @@ def read_wave(path: Path, sample_rate: int) -> np.ndarray:
 
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def check_length(samples: int, rate: float, sample_rate: int) -> None:
+    """Raise a ValueError if a sound is too long to be read or resampled in bounded memory.
+
+    Args:
+        samples: Samples per channel.
+        rate: Samples per second.
+        sample_rate: Samples per second after resampling.
+    """
+    seconds = samples / max(rate, 1e-9)
+    if seconds > MOST_SECONDS or max(samples, seconds * sample_rate) > MOST_SAMPLES:
+        raise ValueError(
+            f"it is too long: {samples} samples per channel, {seconds:.0f} s; at most {MOST_SAMPLES} samples and "
+            f"{MOST_SECONDS} s are read"
+        )
 
 
 def _check_declared_size(path: Path) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._files import atomic_write_text
+from bmlr._files import atomic_write_text, text_checksum
 
 _VERSION = 1
 MANIFEST = "manifest.json"
+_CHECKSUM = "checksum"
 _ATTEMPTS = 10  # at finding the entry another process may be replacing this very moment
 
 
@@ -39,8 +40,9 @@ def cached_arrays(
     """Arrays from the cache; made by ``build`` and stored where the cache does not hold them whole.
 
     An entry is a folder ``<kind>-<hash of key>`` with one ``.npy`` file per array and a ``manifest.json`` (key,
-    shapes, sizes, SHA-256 sums). It is written beside its place and renamed, so that it is there whole or not at all
-    and any number of processes may ask for it at once. An entry with a file missing or of another size is made anew.
+    shapes, sizes, SHA-256 sums, its own included). It is written beside its place and renamed, so that it is there
+    whole or not at all and any number of processes may ask for it at once. An entry with a file missing or of another
+    size, or with a manifest that does not fit its sum, is made anew.
 
     Args:
         kind: First part of the folder's name: letters, digits, ``-`` and ``_``.
@@ -123,13 +125,15 @@ def read_entry(
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["version"] != _VERSION or (key is not None and manifest["key"] != key):
+        if manifest[_CHECKSUM] != sealed(manifest)[_CHECKSUM] or manifest["version"] != _VERSION:
+            return None
+        if key is not None and manifest["key"] != key:
             return None
         return manifest, {
             checked_name("array name", name): _load_array(folder / f"{name}.npy", entry, verify)
             for name, entry in manifest["arrays"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):  # whatever a damaged file causes
+    except Exception:  # whatever a damaged file causes; numpy alone has a dozen kinds
         return None
 
 
@@ -153,9 +157,14 @@ def file_checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
+def reason_of(error: OSError) -> str:
+    """What kept a file from being written. That of numpy tells numbers only."""
+    return error.strerror or f"the disk is full, it seems: {error}"
+
+
 def _unwritable(folder: Path, error: OSError) -> OSError:
     return type(error)(
-        f"The cache folder {folder} cannot be written ({error.strerror or error}). "
+        f"The cache folder {folder} cannot be written ({reason_of(error)}). "
         "Set the environment variable `BMLR_CACHE` to a folder that can."
     )
 
@@ -192,8 +201,19 @@ def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np
             "bytes": path.stat().st_size,
             "sha256": file_checksum(path),
         }
-    manifest = {"version": _VERSION, "key": key, "arrays": entries, **about}
-    atomic_write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+    manifest = json.loads(json.dumps({"version": _VERSION, "key": key, "arrays": entries, **about}))
+    atomic_write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest, as it comes from JSON, with the checksum of its entries among them.
+
+    Example:
+        >>> sealed(sealed({"version": 1})) == sealed({"version": 1}) != sealed({"version": 2})
+        True
+    """
+    entries = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return {**entries, _CHECKSUM: text_checksum(json.dumps(entries, sort_keys=True))}
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:

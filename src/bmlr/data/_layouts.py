@@ -333,7 +333,10 @@ def _read_list(path: Path, label_field: int) -> Iterable[tuple[str, str]]:
     lines = _lines(path)
     if not lines:
         raise ValueError(f"{path} holds no lines.")
-    rows = list(csv.reader(lines)) if any("," in line for line in lines) else [line.split() for line in lines]
+    try:
+        rows = list(csv.reader(lines)) if any("," in line for line in lines) else [line.split() for line in lines]
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as a list: {error}.") from error
     rows = [[field.strip() for field in row] for row in rows]
     head = [field.lower() for field in rows[0]]
     name_field = next((head.index(column) for column in _NAME_COLUMNS if column in head), None)
@@ -346,7 +349,10 @@ def _read_list(path: Path, label_field: int) -> Iterable[tuple[str, str]]:
         name = _stem(row[name_field if header and name_field is not None else 0])
         if header and {"time_start", "time_end"} <= set(head):  # Kinetics' own lists, whose films carry the times
             times = [row[head.index(column)] for column in ("time_start", "time_end")]
-            name = "_".join([name, *(f"{int(float(time)):06d}" for time in times)])
+            try:
+                name = "_".join([name, *(f"{int(float(time)):06d}" for time in times)])
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"{path}, line {number} should hold times in seconds. Found {times}.") from error
         yield name, row[label_field]
 
 

@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
-from bmlr.data._audio import Spectrogram, read_wave
+from bmlr.data._audio import MOST_SECONDS, Spectrogram, check_length, read_wave
 from bmlr.data._base import Kind, Modality
 from bmlr.data._prepare import Reading
 
@@ -34,6 +34,7 @@ _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra"
 _TOLERANCE = 0.25  # seconds by which a film may end before its header says; a hundredth of a long one
 _PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # pillow's others include PostScript, which is code
 _MOST_PIXELS = 50_000_000
+_MOST_BYTES = 1 << 30  # of the frames that are taken from one film
 
 
 def check_installed() -> None:
@@ -56,8 +57,8 @@ def read_sound(path: Path, sample_rate: int) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, is truncated, has no audio stream, no samples, or samples that are NaN
-            or infinite; the message names it.
+        ValueError: If the file cannot be read, is truncated, is longer than four hours or 2²⁸ samples per channel,
+            has no audio stream, no samples, or samples that are NaN or infinite; the message names it.
     """
     path = Path(path)
     if path.suffix.lower() in RECORDINGS:
@@ -65,7 +66,7 @@ def read_sound(path: Path, sample_rate: int) -> np.ndarray:
     with _opened(path) as container:
         if not container.streams.audio:
             raise ValueError("it has no audio stream")
-        waveform, rate = _decode_sound(container)
+        waveform, rate = _decode_sound(container, sample_rate)
     if not len(waveform):
         raise ValueError(f"{path} holds no samples.")
     if not np.isfinite(waveform).all():
@@ -96,14 +97,14 @@ def read_frames(path: Path, fps: float, size: int) -> tuple[np.ndarray, float]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, is truncated or has no video stream or frame; the message names it.
+        ValueError: If the file cannot be read, is truncated, has no video stream or frame, is longer than four hours,
+            has frames of more than 50 million pixels or gives more than a gigabyte of frames; the message names it.
     """
     path = Path(path)
     with _opened(path) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
-        times, frames, seconds = _choose_frames(container, fps)
-        pictures = [_square(_upright(frame), size) for frame in frames]
+        times, pictures, seconds = _choose_frames(container, fps, size)
         if not times:
             raise ValueError("it has no frame that can be decoded")
     return np.stack(pictures), seconds
@@ -133,7 +134,7 @@ def read_colours(path: Path, size: int) -> np.ndarray:
                 opaque = Image.new("RGBA", turned.size, "black")
                 opaque.alpha_composite(turned)
                 return _square(opaque.convert("RGB"), size)
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's are of a dozen kinds
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -298,9 +299,12 @@ class ArrayReader:
         if not path.is_file():
             raise FileNotFoundError(f"There is no array {path}.")
         try:
-            values = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as a .npy file of numbers: {error}") from error
+            with path.open("rb") as file:
+                values = np.load(file, allow_pickle=False)
+        except Exception as error:  # numpy's are of a dozen kinds, some of more than one line
+            raise ValueError(
+                f"{path} cannot be read as a .npy file of numbers: {' '.join(str(error).split())}"
+            ) from error
         dimensions = 1 if self.kind == "vector" else 2
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
             raise ValueError(f"{path} should hold one array of real numbers.")
@@ -437,16 +441,20 @@ class _Watch:
             raise ValueError(f"it is truncated: its header says {declared:.2f} s, it has {max(end, 0):.2f} s")
 
 
-def _decode_sound(container: InputContainer) -> tuple[np.ndarray, int]:
+def _decode_sound(container: InputContainer, sample_rate: int) -> tuple[np.ndarray, int]:
     """Samples of the first audio stream, mean over the channels, and their rate."""
     import av
 
     stream = container.streams.audio[0]
+    _check_codec(stream)
     to_float = av.AudioResampler(format="fltp")  # the format only: layout and rate stay
     watch = _Watch(container, stream)
     blocks: list[np.ndarray] = []
+    samples = 0
     for packet in watch.packets():
         for frame in stream.decode(packet):
+            samples += frame.samples
+            check_length(samples, stream.rate, sample_rate)
             blocks += [plain.to_ndarray().mean(axis=0) for plain in to_float.resample(frame)]
     if blocks:
         blocks += [plain.to_ndarray().mean(axis=0) for plain in to_float.resample(None)]
@@ -454,15 +462,18 @@ def _decode_sound(container: InputContainer) -> tuple[np.ndarray, int]:
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), stream.rate
 
 
-def _choose_frames(container: InputContainer, fps: float) -> tuple[list[float], list[av.VideoFrame], float]:
+def _choose_frames(container: InputContainer, fps: float, size: int) -> tuple[list[float], list[np.ndarray], float]:
     """Times, frames and length of the film in seconds, see :func:`read_frames`."""
     stream = container.streams.video[0]
+    _check_codec(stream)
+    _check_pixels(stream)
     stream.thread_type = "NONE"
     watch = _Watch(container, stream)
     step = 1 / float(stream.average_rate or 25)
-    kept = _Sampler(fps)
+    kept = _Sampler(fps, lambda frame: _square(_upright(frame), size), _MOST_BYTES // (3 * size * size))
     for packet in watch.packets():
         for frame in stream.decode(packet):
+            _check_pixels(frame)
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
             kept.see(frame, None if frame.pts is None else frame.time, length)
     watch.check()
@@ -470,35 +481,55 @@ def _choose_frames(container: InputContainer, fps: float) -> tuple[list[float], 
     return kept.finish(declared)
 
 
-class _Sampler:
-    """Takes the frame seen at each wanted time out of a stream of frames, keeping no others."""
+def _check_codec(stream: av.AudioStream | av.VideoStream) -> None:
+    if getattr(stream, "codec_context", None) is None:
+        raise ValueError("its codec is unknown")
 
-    def __init__(self, fps: float) -> None:
-        self.fps = fps
+
+def _check_pixels(frame: av.VideoStream | av.VideoFrame) -> None:
+    if frame.width * frame.height > _MOST_PIXELS:
+        raise ValueError(f"it has frames of {frame.width} × {frame.height} pixels, at most {_MOST_PIXELS} are read")
+
+
+class _Sampler:
+    """Takes the frame seen at each wanted time out of a stream of frames, keeping no others.
+
+    Args:
+        fps: Frames per second to take.
+        keep: Makes of a frame what is kept of it; the whole frame may be large.
+        most: Number of frames above which a film is refused.
+    """
+
+    def __init__(self, fps: float, keep: Callable[[Any], Any], most: int) -> None:
+        self.fps, self.keep, self.most = fps, keep, most
         self.start: float | None = None
         self.end = 0.0
-        self.last: tuple[float, av.VideoFrame] | None = None
-        self.halves: list[tuple[float, av.VideoFrame]] = []  # of a film shorter than half an interval
+        self.last: tuple[float, Any] | None = None
+        self.halves: list[tuple[float, Any]] = []  # of a film shorter than half an interval
         self.times: list[float] = []
-        self.frames: list[av.VideoFrame] = []
+        self.frames: list[Any] = []
 
-    def see(self, frame: av.VideoFrame, time: float | None, length: float) -> None:
+    def see(self, frame: Any, time: float | None, length: float) -> None:
         """The next frame, its time in seconds (None where the file has no times) and how long it is seen."""
         if self.start is None:
             self.start = 0.0 if time is None else time
         place = self.end if time is None else time - self.start
+        if place + length > MOST_SECONDS:
+            raise ValueError(f"it is too long: at most {MOST_SECONDS} s are read")
         if self.last is not None and place <= self.last[0]:
             return  # a frame that comes too late to be shown
         if self.last is not None:
             self._take(self.last[1], place)
         self.last = (place, frame)
         if not self.frames:
-            self.halves.append(self.last)
+            self.halves.append((place, self.keep(frame)))
+            while len(self.halves) > 1 and self.halves[1][0] <= place / 2:  # the middle cannot lie before the second
+                self.halves.pop(0)
         else:
             self.halves.clear()
         self.end = place + length
 
-    def finish(self, declared: float | None) -> tuple[list[float], list[av.VideoFrame], float]:
+    def finish(self, declared: float | None) -> tuple[list[float], list[Any], float]:
         """What was taken, and the length of the film, which the last frame cannot make longer than ``declared``."""
         if self.last is not None:
             if declared is not None and self.last[0] < declared:
@@ -510,11 +541,15 @@ class _Sampler:
             self.times, self.frames = [middle], [seen[-1]]
         return self.times, self.frames, self.end
 
-    def _take(self, frame: av.VideoFrame, until: float) -> None:
+    def _take(self, frame: Any, until: float) -> None:
         """Take ``frame`` for every wanted time before ``until``."""
+        kept = None
         while (wanted := (len(self.frames) + 0.5) / self.fps) < until:
+            if len(self.frames) >= self.most:
+                raise ValueError(f"it is too long: at most {self.most} frames of this size are taken from a film")
+            kept = self.keep(frame) if kept is None else kept
             self.times.append(wanted)
-            self.frames.append(frame)
+            self.frames.append(kept)
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:

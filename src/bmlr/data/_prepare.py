@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -27,7 +28,15 @@ from bmlr._checks import check_choice, check_integer, check_positive, check_unit
 from bmlr._files import atomic_write
 from bmlr._version import __version__
 from bmlr.data._base import Modality, PartName
-from bmlr.data._cache import checked_name, entry_folder, file_checksum, plain_key, read_entry, write_manifest
+from bmlr.data._cache import (
+    checked_name,
+    entry_folder,
+    file_checksum,
+    plain_key,
+    read_entry,
+    reason_of,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -297,6 +306,7 @@ def prepare_items(
     key, the readers' parameters, the classes and the items with their files' names and sizes: a second call with
     the same does nothing, one with anything changed makes another folder. While it is made, the folder has a dot
     before its name and a journal; a call after an interruption goes on from there and reads the missing items only.
+    SIGTERM interrupts too, unless the program has a handler of its own for it.
 
     Items are stored in their order, whatever the number of workers. One that cannot be read, whose label is no class
     or that has a ``problem`` is rejected with its reason.
@@ -315,8 +325,8 @@ def prepare_items(
 
     Raises:
         OSError: If ``dest`` cannot be written.
-        ValueError: If an argument is wrong, another process prepares the same, no item can be read, or more than
-            ``max_rejected`` are rejected.
+        ValueError: If an argument is wrong, another process prepares the same, no item can be read, more than
+            ``max_rejected`` are rejected, or the work was stopped by SIGTERM or a full disk.
     """
     _check_arguments(items, readers, classes)
     check_unit_interval("max_rejected", max_rejected)
@@ -330,18 +340,22 @@ def prepare_items(
     })  # fmt: skip
     folder = entry_folder(name, key, dest)
     if read_entry(folder, key) is not None:
+        _tidy(folder)
         return _prepared(folder, decoded=0)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise type(error)(f"The folder {dest} cannot be written: {error.strerror or error}.") from error
-    with _lock(partial), contextlib.closing(_Journal(partial, readers)) as journal:
-        decoded, rejected = _read_all(journal, items, readers, classes, workers=workers, progress=progress)
-        _write_rejected(partial, rejected)
-        _check_share(partial, rejected, len(items), max_rejected)
-        _finish(journal, items, readers, classes, key)
-    _move(partial, folder)
+    with _stoppable(partial) as check:
+        with _lock(partial), contextlib.closing(_Journal(partial, readers)) as journal:
+            decoded, rejected = _read_all(journal, items, readers, classes, check, workers=workers, progress=progress)
+            with _written(partial):
+                _write_rejected(partial, rejected)
+                _check_share(partial, rejected, len(items), max_rejected)
+                _finish(journal, items, readers, classes, key)
+        with _written(partial):
+            _move(partial, folder)
     return _prepared(folder, decoded=decoded)
 
 
@@ -462,6 +476,51 @@ def _lock(partial: Path) -> Iterator[None]:
         yield
 
 
+class _Stopped(BaseException):
+    """SIGTERM has come. It is no Exception: the guard around the readers would take that for a fault of a file."""
+
+
+@contextlib.contextmanager
+def _stoppable(partial: Path) -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end the block with a ValueError; yields a check for a signal whose exception a library swallowed."""
+    came = threading.Event()
+
+    def stop(*_: Any) -> None:
+        came.set()
+        raise _Stopped
+
+    def check() -> None:
+        if came.is_set():
+            raise _Stopped
+
+    caught = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    try:
+        if caught:
+            signal.signal(signal.SIGTERM, stop)
+        yield check
+    except _Stopped:
+        raise ValueError(
+            f"The preparation in {partial} was stopped by SIGTERM. What was read is kept: the same call goes on from "
+            "there."
+        ) from None
+    finally:
+        if caught:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Say of an error of the system that what was read is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written: {reason_of(error)}. What was read is kept: the same call goes on from there."
+        ) from error
+
+
 class _Growing:
     """A ``.npy`` file that grows by whole samples; its header is written when the number of rows is known."""
 
@@ -556,14 +615,11 @@ class _Journal:
         """Take up the samples written before; at the first that is not there whole, drop it and all after it."""
         end = 0
         for line in self.file:
-            try:
-                entry = json.loads(line)
-                stored = entry["stored"]
-                whole = line.endswith(b"\n") and set(stored) == set(self.arrays)
-            except (ValueError, KeyError, TypeError):
+            entry = _from_line(line)
+            if entry is None or set(entry["stored"]) != set(self.arrays):
                 break
             before = {m: (array.end, len(array.offsets)) for m, array in self.arrays.items()}
-            if not (whole and all(array.restore(stored[m]) for m, array in self.arrays.items())):
+            if not all(array.restore(entry["stored"][m]) for m, array in self.arrays.items()):
                 for m, (place, length) in before.items():
                     self.arrays[m].end = place
                     del self.arrays[m].offsets[length:]
@@ -578,25 +634,36 @@ class _Journal:
         for modality, (reading, _) in readings.items():
             if complaint := self.arrays[modality].complaint(reading.values):
                 return Rejection(item.id, str(item.files[modality]), f"{modality} {complaint}")
-        try:
+        with _written(self.folder):
             stored = {
                 m: array.append(readings[m][0].values if m in readings else None) for m, array in self.arrays.items()
             }
             entry = {"id": item.id, "stored": stored, "files": {m: dict(about) for m, (_, about) in readings.items()}}
-            self.file.write(json.dumps(entry).encode() + b"\n")
+            self.file.write(_to_line(entry))
             self.file.flush()
-        except OSError as error:
-            raise ValueError(
-                f"{self.folder} cannot be written: {error.strerror or error}. What was read is kept: "
-                "the same call goes on from there."
-            ) from error
         self.entries[item.id] = entry
         return None
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files; what a full disk could not take has been told of before."""
         for file in (self.file, *(array.file for array in self.arrays.values())):
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+def _to_line(entry: Mapping[str, Any]) -> bytes:
+    """An entry as a line of the journal, its checksum first."""
+    content = json.dumps(entry).encode()
+    return b"%08x %s\n" % (zlib.crc32(content), content)
+
+
+def _from_line(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line of the journal; None if the line is not what was written, or not all of it."""
+    checksum, _, content = line.partition(b" ")
+    if not content.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(content[:-1]):
+        return None
+    entry: dict[str, Any] = json.loads(content)
+    return entry
 
 
 _Result = dict[str, tuple[Reading, dict[str, Any]]] | Rejection
@@ -623,6 +690,7 @@ def _read_all(
     items: Sequence[Item],
     readers: Mapping[str, Reader],
     classes: Sequence[str],
+    check: Callable[[], None],
     *,
     workers: int,
     progress: bool,
@@ -633,6 +701,7 @@ def _read_all(
     results = _results(waiting, readers, min(workers, len(waiting)))
     with _bar(len(waiting), enabled=progress) as advance, contextlib.closing(results):
         for item, result in results:
+            check()
             found = result if isinstance(result, Rejection) else journal.add(item, result)
             if found is not None:
                 rejected[item.id] = found
@@ -677,11 +746,20 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    """Leave an interruption to the parent, and the other processors to the other workers."""
+    """Leave an interruption to the parent, end with it, and leave the other processors to the other workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with(parent: Any) -> None:
+    """End this process with its parent: it would wait for work for ever after one that was killed."""
+    parent.join()
+    os._exit(1)
 
 
 def _pooled(items: Sequence[Item], readers: Mapping[str, Reader], workers: int) -> Iterator[tuple[Item, _Result]]:
@@ -806,9 +884,17 @@ def _move(partial: Path, folder: Path) -> None:
     """Put the whole folder in its place."""
     if folder.exists():  # not whole, or it would have been used
         shutil.rmtree(folder)
+    for leftover in partial.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
     partial.rename(folder)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what the folder had need of while it was made."""
     for leftover in (_JOURNAL, _LOCK):
-        (folder / leftover).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / leftover).unlink()
 
 
 def _versions() -> dict[str, str]:

@@ -218,7 +218,7 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path.name} is not a YAML file ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not {"data", "method", "seed"} <= set(content):
         raise ValueError(f"{path.name} is not the configuration of a run: data, method or seed is missing.")
