@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 # The tests' tensors are far too small to be shared out: more threads only wait for each other.
 torch.set_num_threads(1)
+
+
+# A busy machine is no error of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -327,6 +327,13 @@ class TestProperties:
             xi = reshape_labels(logits, torch.tensor([0]), alpha=1.0, beta=beta).intensity["a"].item()
             assert xi == pytest.approx(expected, abs=1e-12)
 
+    def test_a_ratio_that_reaches_the_threshold_is_not_reshaped(self):
+        """One class of two against one of four, whose logarithms are exact multiples: λ is 2 to the last bit."""
+        logits = {"a": torch.tensor([[0.0, 0.0, -math.inf, -math.inf]]), "v": torch.zeros(1, 4)}
+        for beta, expected in {0.5: 0.0, 0.499999: 0.5}.items():
+            xi = reshape_labels(logits, torch.tensor([0]), alpha=1.0, beta=beta).intensity["a"].item()
+            assert xi == pytest.approx(expected)
+
     def test_temperature(self):
         """Small α: the weaker's most probable class. Large α: uniform. Where T underflows, the bound holds it."""
         logits = {"a": torch.tensor([[4.0, 0.0, 0.0]]), "v": torch.tensor([[0.0, 1.0, 0.5]])}

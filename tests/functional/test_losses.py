@@ -53,6 +53,14 @@ class TestSoftCrossEntropy:
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, soft_cross_entropy(logits["m0"].float(), labels), rtol=0, atol=0)
 
+    @pytest.mark.parametrize("labels_type", [torch.float16, torch.float64], ids=str)
+    def test_the_type_is_that_of_the_logits(self, labels_type):
+        logits, targets = make_logits(1, 16, 9)
+        labels = F.one_hot(targets, 9)
+        got = soft_cross_entropy(logits["m0"], labels.to(labels_type))
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, soft_cross_entropy(logits["m0"], labels.float()), rtol=0, atol=0)
+
     def test_nothing_counts(self):
         logits = torch.randn(3, 4, requires_grad=True)
         loss = soft_cross_entropy(logits, torch.tensor([0, 1, 2]), mask=torch.zeros(3, dtype=torch.bool))

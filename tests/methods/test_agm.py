@@ -153,6 +153,15 @@ def test_without_active_epochs_it_is_joint_training_bit_for_bit():
     assert any(not torch.equal(v, expected[name]) for name, v in train(AGM()).items())
 
 
+@pytest.mark.parametrize(("epoch", "training"), [(2, True), (0, False)])
+def test_a_loss_without_the_model_is_the_joint_one_outside_its_epochs_and_in_evaluation(epoch, training):
+    model, method, batch = make_model(2), AGM(last_epoch=1), make_batch(2)
+    method.setup(model)
+    method.epoch = epoch
+    method.train(training)
+    assert method(model(batch.inputs), batch.targets).terms == Joint()(model(batch.inputs), batch.targets).terms
+
+
 def test_alpha_zero_trains_on_the_sum_of_the_shares():
     model, method, batch = make_model(2, dtype=torch.float64), AGM(alpha=0.0), make_batch(2, dtype=torch.float64)
     method.setup(model)
@@ -165,13 +174,15 @@ def test_alpha_zero_trains_on_the_sum_of_the_shares():
 
 def test_it_says_what_it_needs():
     model, method, batch = make_model(2), AGM(), make_batch(2)
-    with pytest.raises(RuntimeError, match=r"call `method.setup\(model\)` once"):
+    with pytest.raises(
+        RuntimeError, match=r"^AGM was not set up: call `method.setup\(model\)` once, before the optimiser is made\.$"
+    ):
         method.compute_losses(model, batch)
     method.setup(model)
-    with pytest.raises(RuntimeError, match=r"call `compute_losses\(model, batch\)`"):
+    with pytest.raises(RuntimeError, match=r"^AGM modulates by .*: call `compute_losses\(model, batch\)`\.$"):
         method(model(batch.inputs), batch.targets)
     batch.present = {"audio": torch.ones(8, dtype=torch.bool)}
-    with pytest.raises(ValueError, match="needs all in every sample"):
+    with pytest.raises(ValueError, match=r"^AGM compares subsets .* needs all in every sample\. Found `present`\.$"):
         method.compute_losses(model, batch)
 
 

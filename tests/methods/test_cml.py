@@ -135,6 +135,23 @@ def test_a_subset_counts_only_for_samples_that_have_one_of_its_modalities():
     torch.testing.assert_close(terms["subsets"], expected)
 
 
+@pytest.mark.parametrize("mode", ["clean", "bb"])
+def test_the_ranking_loss_leaves_out_who_has_nothing_left(mode):
+    mask = torch.tensor([True, False, True, True, False, True])
+    targets = make_batch(batch_size=6).targets
+    logits = torch.randn(2, 6, 3, dtype=torch.float64)
+    logits[1] *= 4  # most are surer without the audio
+    value = CML(mode)._ranking(list(logits), [mask], targets)
+    rises, y = [], targets.tolist()
+    for i in [0, 2, 3, 5]:
+        large, small = logits[0][i].softmax(0), logits[1][i].softmax(0)
+        spared = mode == "clean" and small.argmax() == y[i] and large.argmax() != y[i]
+        rises.append(0.0 if spared else (small.max() - large.max()).item())
+    expected = max(0.0, sum(rises)) if mode == "bb" else sum(max(0.0, rise) for rise in rises) / 4
+    assert expected > 0
+    assert value.item() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("modalities", [2, 3])
 @pytest.mark.parametrize("mode", ["clean", "bb"])
 def test_resumes_bit_for_bit(mode, modalities):

@@ -107,8 +107,12 @@ def test_official_reading_of_gated_is_self_gated_and_never_trains_gates_and_proj
 
 
 def test_official_reading_of_film_needs_equal_widths():
-    with pytest.raises(ValueError, match="`feature_dims` should be equal"):
+    with pytest.raises(
+        ValueError, match=r"^DGL with `surrogate = .* a FiLM fusion, so that all `feature_dims` should be"
+    ):
         DGL(surrogate="official").setup(make_model(2, "film"))
+    DGL(surrogate="official").setup(equal_width_model("film"))
+    DGL().setup(make_model(2, "film"))
 
 
 @pytest.mark.parametrize("fusion", bmlr.fusion.available())

@@ -125,6 +125,10 @@ class TestUniformBaseline:
         model, batch = make_model(), make_batch()
         with pytest.raises(RuntimeError, match=r"UniformBaseline has heads for \[\] .* call `method.setup\(model\)`"):
             UniformBaseline()(model(batch.inputs), batch.targets)
+        with pytest.raises(
+            RuntimeError, match=r"^UniformBaseline .* `method.setup\(model\)` once, before the optimiser"
+        ):
+            UniformBaseline().predict(model(batch.inputs))
         with pytest.raises(RuntimeError, match=r"heads for \['audio', 'video'\] and got features of \['audio', 'te"):
             made(model)(make_model(3)(make_batch(3).inputs), batch.targets)
 

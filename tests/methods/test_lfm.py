@@ -79,7 +79,10 @@ def test_polynomial(epoch, value):
 
 
 def test_polynomial_is_stretched_over_the_run():
+    assert LFM().current_label_weight == fitted_label_weight(0, 200)
     assert fitted_label_weight(69, 70) == fitted_label_weight(199, 200)
+    assert fitted_label_weight(1, 2) == fitted_label_weight(199, 200)
+    assert fitted_label_weight(0, 1) == fitted_label_weight(0, 200)
     loop = MethodLoop(make_model(), LFM(), make_batch(batch_size=12), max_epochs=5)
     loop.run(range(3))
     assert loop.method.current_label_weight == fitted_label_weight(2, 5)
@@ -112,6 +115,18 @@ def test_modes_have_the_defaults_of_the_codes():
     assert (bb.alpha, bb.head, bb.current_label_weight, bb.meta_size) == ("learnable", "fusion", 0.95, None)
 
 
+def test_a_constant_weight_is_even_unless_given():
+    assert [LFM(mode, alpha="constant").current_label_weight for mode in ("official", "bb")] == [0.5, 0.5]
+    assert LFM("bb", alpha="constant", label_weight=0.3).current_label_weight == 0.3
+
+
+@pytest.mark.parametrize(("meta_size", "samples"), [(None, 10), (1, 1), (4, 4)])
+def test_samples_of_the_validation_part_are_a_quarter_of_its_first_batch_or_as_many_as_said(meta_size, samples):
+    loop = MethodLoop(make_model(), LFM("bb", meta_size=meta_size), make_batch(batch_size=90), batch_size=40)
+    loop.method.start_epoch(loop.context(0))
+    assert loop.method._meta_batch.indices.tolist() == list(range(samples))
+
+
 def by_finite_differences(model, method, batch, first):
     """Mean over the first parameter of d/dθ ⟨∇L_tot(θ), c⟩ for the fixed c = ∇CE(θ), by central differences."""
     parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
@@ -142,6 +157,19 @@ def test_hyper_gradient_is_the_derivative_of_the_inner_product(head):
     assert abs(expected) > 1e-7
     assert method._hyper_gradient(model, batch) == pytest.approx(expected, rel=1e-4)
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_absent_modalities_have_no_part_in_the_hyper_gradient():
+    mask = torch.arange(8) % 3 > 0
+    model, method = make_model(dtype=torch.float64), LFM(alpha="learnable", label_weight=0.3)
+    method.setup(model)
+    values = []
+    for filler in (0.0, math.nan):
+        batch = make_batch(dtype=torch.float64, present={"video": mask})
+        batch.inputs["video"][~mask] = filler
+        values.append(method._hyper_gradient(model, batch))
+    assert values[0] == values[1]
+    assert values[0] != method._hyper_gradient(model, make_batch(dtype=torch.float64))
 
 
 def test_all_parameters_may_take_part_in_the_hyper_gradient():
@@ -276,6 +304,14 @@ def test_bad_parameters(parameters, name):
         LFM(**parameters)
 
 
+def test_needs_setup():
+    output = make_model()(make_batch().inputs)
+    with pytest.raises(RuntimeError, match="^LFM has heads "):
+        LFM().predict(output)
+    with pytest.raises(RuntimeError, match="^LFM has heads "):
+        LFM()(output, make_batch().targets)
+
+
 def test_too_few_training_samples():
     loop = MethodLoop(make_model(), LFM(alpha="learnable"), make_batch(batch_size=8))
     with pytest.raises(ValueError, match="`meta_size` should be below the number of training samples, 8"):
@@ -286,7 +322,9 @@ def test_no_validation_part():
     loop = MethodLoop(make_model(), LFM("bb"), make_batch(batch_size=8))
     context = loop.context(0)
     context.val_batches = lambda: iter(())
-    with pytest.raises(ValueError, match="needs a validation part"):
+    with pytest.raises(
+        ValueError, match=r"^LFM in mode 'bb' with a learnable α needs a validation part\. Found none\.$"
+    ):
         loop.method.start_epoch(context)
 
 
@@ -294,7 +332,7 @@ def test_batches_without_indices():
     train = make_batch(batch_size=24)
     train.indices = None
     loop = MethodLoop(make_model(), LFM(alpha="learnable"), train)
-    with pytest.raises(ValueError, match="`indices`"):
+    with pytest.raises(ValueError, match="^Batches should have `indices` where a method looks"):
         loop.method.start_epoch(loop.context(0))
 
 

@@ -6,11 +6,12 @@ from torch.nn import functional as F  # noqa: N812
 
 import bmlr
 from bmlr.methods import UniformBaseline
-from bmlr.methods._mmpareto import MMPareto, pareto_weight
+from bmlr.methods._mmpareto import MMPareto, _gradients, _growth, pareto_weight
 from method_loop import assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), width=st.integers(1, 6), tilt=st.floats(-3, 3))
 def test_the_weight_is_that_of_the_shortest_combination(seed, width, tilt):
     generator = torch.Generator().manual_seed(seed)
@@ -31,6 +32,41 @@ def test_gradients_that_vanish_or_agree_weigh_the_same():
     assert float(pareto_weight(zero, zero)) == 0.5
     assert float(pareto_weight(some, some)) == 0.5
     assert float(pareto_weight(some, [-torch.ones(3)])) == 0.5  # opposite and of one length: they cancel
+
+
+@pytest.mark.parametrize(
+    ("g_m", "g_u", "weight"),
+    [
+        ([1.0, 0.0], [0.0, 2.0], 0.8),  # at a right angle
+        ([0.5, 0.0], [0.5, 0.5], 0.5),
+        ([1.0, 0.0], [-3.0, 0.0], 0.75),
+        ([4.0, 0.0], [-1.0, 0.0], 0.2),
+    ],
+)
+def test_weights_by_hand(g_m, g_u, weight):
+    assert float(pareto_weight([torch.tensor(g_m)], [torch.tensor(g_u)])) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("plain", "combined", "factor"), [(3.0, 2.0, 1.5), (2.0, 3.0, 1.0), (2.0, 0.0, 1.0), (1.0, 0.5, 2.0)]
+)
+def test_what_is_shorter_grows_to_the_plain_length(plain, combined, factor):
+    assert float(_growth(torch.tensor(plain), torch.tensor(combined))) == factor
+
+
+def test_gradients_are_averaged_over_processes(monkeypatch):
+    layers = {"used": torch.nn.Linear(3, 2), "unused": torch.nn.Linear(3, 2)}
+    parameters = [p for layer in layers.values() for p in layer.parameters()]
+    loss = layers["used"](torch.randn(4, 3)).square().sum()
+    alone = _gradients(loss, parameters, retain_graph=True)
+    assert set(alone) == set(layers["used"].parameters())
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(10.0))  # the other's are all ten
+    both = _gradients(loss, parameters, retain_graph=False)
+    assert set(both) == set(alone)
+    for parameter, gradient in alone.items():
+        torch.testing.assert_close(both[parameter], (gradient + 10) / 2)
 
 
 def literal_gradients(model, method, batch):
@@ -170,6 +206,15 @@ def test_gradients_accumulate_and_scale_linearly():
         torch.testing.assert_close(c, a)
 
 
+def test_samples_without_a_modality_are_left_out_of_its_loss():
+    mask = torch.tensor([True, False, True, False])
+    model, method, batch = make_model(), MMPareto(), make_batch(batch_size=4, present={"video": mask})
+    method.setup(model)
+    terms = method(model(batch.inputs, batch.present), batch.targets).terms
+    there = method(model({u: x[mask] for u, x in batch.inputs.items()}), batch.targets[mask]).terms
+    torch.testing.assert_close(terms["video"], there["video"])
+
+
 def test_frozen_parameters_stay_without_gradient():
     model, method, batch = make_model(2), MMPareto(), make_batch(2)
     method.setup(model)
@@ -183,6 +228,10 @@ def test_predictions_of_modalities_are_the_heads():
     model, method, batch = make_model(2), MMPareto(), make_batch(2)
     with pytest.raises(RuntimeError, match="call `method.setup"):
         method(model(batch.inputs), batch.targets)
+    with pytest.raises(RuntimeError, match="^MMPareto has heads "):
+        method.predict(model(batch.inputs))
+    with pytest.raises(RuntimeError, match="^MMPareto has heads "):
+        method.losses(model(batch.inputs), batch.targets)
     method.setup(model)
     output = model(batch.inputs)
     prediction = method.predict(output)

@@ -22,6 +22,7 @@ def literal_coefficients(scores, alpha, reference):
     return result
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.floats(0.01, 60), min_size=2, max_size=5),
     alpha=st.floats(0, 3),
@@ -38,6 +39,29 @@ def test_coefficients_are_those_of_the_paper(scores, alpha, reference):
 def test_a_score_of_zero_neither_divides_nor_spreads():
     assert OGMGE(alpha=0.5).coefficients(torch.tensor([3.0, 0.0])).tolist() == [0.0, 1.0]
     assert OGMGE(alpha=0.5).coefficients(torch.tensor([0.0, 0.0])).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("reference", ["mean", "min"])
+def test_nobody_is_ahead_of_an_equal(reference):
+    assert OGMGE(reference=reference).coefficients(torch.tensor([3.0, 3.0])).tolist() == [1.0, 1.0]
+
+
+def test_scores_are_logged_as_means_over_the_batch():
+    model, batch = make_model(2), make_batch(2)
+    output = model(batch.inputs)
+    logs = OGMGE()(output, batch.targets).logs
+    for name, logits in output.unimodal_logits.items():
+        expected = logits.softmax(1)[torch.arange(8), batch.targets].mean()
+        torch.testing.assert_close(logs[f"score_{name}"], expected.detach())
+    assert set(logs) == {"score_audio", "score_video"}
+
+
+def test_state_counts_steps():
+    method = OGMGE()
+    assert method.step == 0
+    for count in (1, 2):
+        step(make_model(2), method, make_batch(2))
+        assert method.state_dict()["_extra_state"] == {"epoch": 0, "max_epochs": 1, "step": count}
 
 
 def step(model, method, batch):
@@ -74,6 +98,9 @@ def test_convolutions_are_chosen_by_their_four_dimensions():
     plain, adjusted = step(model, OGMGE(parameters="conv"), batch)
     for name, gradient in plain.items():
         assert torch.equal(gradient, adjusted[name]) == (not name.startswith("encoders.") or gradient.ndim != 4)
+    of_videos = torch.nn.Conv3d(1, 1, 2)
+    of_videos(torch.ones(1, 1, 2, 2, 2)).sum().backward()
+    assert OGMGE(parameters="conv")._chosen(of_videos) == []
 
 
 def test_the_noise_has_the_spread_of_the_unscaled_gradient_and_hits_every_encoder():
@@ -100,6 +127,18 @@ def test_noise_is_new_in_every_step_and_the_same_for_the_same_step():
     assert torch.equal(draws[0][0], draws[1][0])
     assert torch.equal(draws[0][1], draws[1][1])
     assert not torch.equal(draws[0][0], draws[0][1])
+
+
+@pytest.mark.parametrize("gradient", [[3.0], [1.0, 2.0], [2.0, 2.0], [1.0, 5.0, -2.0]])
+def test_noise_by_hand(gradient):
+    method = OGMGE(seed=3)
+    method.step = 4
+    values = torch.tensor(gradient, dtype=torch.float64)
+    normal = torch.randn(len(gradient), generator=torch.Generator().manual_seed(3_000_013), dtype=torch.float64)
+    spread = values.std().item() if len(gradient) > 1 else 0.0
+    noise = method._draw(values, {})
+    assert noise.dtype == torch.float64
+    torch.testing.assert_close(noise, normal * (spread + 1e-8), rtol=1e-9, atol=0)
 
 
 def train(method, epochs=2):

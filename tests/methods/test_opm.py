@@ -26,6 +26,7 @@ def literal_rates(scores, rate, strength):
     return result
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.floats(0.01, 60), min_size=2, max_size=5), rate=st.floats(0, 1), strength=st.floats(0, 5))
 def test_rates_are_those_of_the_paper(scores, rate, strength):
     mean = sum(scores) / len(scores)
@@ -61,6 +62,19 @@ def test_the_loss_is_that_of_the_samples_left(seed, modalities, fusion):
         model.fusion.fused({u: torch.stack(features[u]) for u in model.modalities}), batch.targets[rows]
     )
     torch.testing.assert_close(losses.terms["fused"], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_nobody_is_ahead_of_an_equal():
+    assert OPM().drop_rates(torch.tensor([3.0, 3.0])).tolist() == [0.0, 0.0]
+
+
+def test_it_starts_after_its_warm_up_and_counts_its_steps():
+    model, batch, method = make_model(2), make_batch(2), active(warmup=2)
+    output, steps = model(batch.inputs), []
+    for method.epoch in range(4):
+        assert bool(method(output, batch.targets).logs) == (method.epoch >= 2)
+        steps.append(method.state_dict()["_extra_state"]["step"])
+    assert steps == [0, 0, 1, 2]
 
 
 def test_only_the_modality_ahead_is_dropped_and_at_its_rate():

@@ -174,7 +174,9 @@ def test_shared_head_is_one_module():
 
 
 def test_a_shared_head_needs_equal_widths():
-    with pytest.raises(ValueError, match="`shared_head` should be False where feature widths differ"):
+    with pytest.raises(
+        ValueError, match=r"^Parameter `shared_head` should be False where feature widths differ\. Found"
+    ):
         ReconBoost(shared_head=True).setup(make_model())
     with pytest.raises(ValueError, match="`order` should name"):
         ReconBoost(order=("audio", "audio")).setup(make_model())
@@ -303,6 +305,19 @@ def test_bad_parameters(parameters, name):
         ReconBoost(**parameters)
 
 
+@pytest.mark.parametrize("mode", ["official", "bb"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_optimisers_are_forgotten_as_said(mode, fresh):
+    loop = MethodLoop(make_model(), ReconBoost(mode, reset_optimizer_per_phase=fresh), make_batch())
+    assert loop.method.start_epoch(loop.context(0)).passes[0].fresh_optimizer == fresh
+
+
+def test_weights_may_be_equal():
+    assert ReconBoost(w1=2.0, w2=2.0).w2 == 2.0
+    with pytest.raises(ValueError, match=r"^Parameter `w2` should be at most `w1 = 2.0`\. Found `w2 = 2.5`\.$"):
+        ReconBoost(w1=2.0, w2=2.5)
+
+
 def test_bad_batches():
     model = make_model()
     method = set_up(ReconBoost(), model)
@@ -316,9 +331,18 @@ def test_bad_batches():
 
 def test_needs_setup():
     model, batch = make_model(), make_batch()
-    with pytest.raises(RuntimeError, match=r"call `method\.setup"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^ReconBoost has no heads: call `method\.setup\(model\)` once, before the optimiser is made\.$",
+    ):
         ReconBoost()(model(batch.inputs), batch.targets)
-    with pytest.raises(RuntimeError, match=r"call `method\.setup"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^ReconBoost has no heads: call `method\.setup\(model\)` once, before the optimiser is made\.$",
+    ):
         ReconBoost().compute_losses(model, tagged("boost:video"))
-    with pytest.raises(RuntimeError, match=r"call `method\.setup"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^ReconBoost has no heads: call `method\.setup\(model\)` once, before the optimiser is made\.$",
+    ):
         ReconBoost().start_epoch(MethodLoop(model, Joint(), batch).context(0))

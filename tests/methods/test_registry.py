@@ -1,14 +1,17 @@
 """Methods by name."""
 
 import inspect
+import math
 import re
 from typing import get_args
 
 import pytest
+import torch
 
 import bmlr
 from bmlr import methods
 from bmlr.methods._base import Family
+from zoo import make_batch, make_model
 
 
 def test_names_are_classes_of_the_package():
@@ -41,14 +44,17 @@ def test_names_and_titles_are_unambiguous():
             assert methods.get(written) is getattr(methods, name)
 
 
-@pytest.mark.parametrize("name", ["OnlyTPO", "only-tpo", "Only-TPO", "ONLY_TPO", "only tpo"])
+@pytest.mark.parametrize("name", ["OnlyTPO", "only-tpo", "Only-TPO", "ONLY_TPO", "only tpo", "onlytpo", "o-n l_y&TPO"])
 def test_spelling_does_not_matter(name):
     assert methods.get(name) is methods.OnlyTPO
 
 
 @pytest.mark.parametrize(("wrong", "meant"), [("BMRL", "BMLR"), ("onlytop", "OnlyTPO"), ("uniform", "UniformBaseline")])
 def test_unknown_name(wrong, meant):
-    with pytest.raises(ValueError, match=rf"`method` should be one of Joint, .*'{wrong}'`. Did you mean '{meant}'\?"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^Parameter `method` should be one of Joint, UniformBaseline, .*'{wrong}'`. Did you mean '{meant}'\?",
+    ):
         methods.get(wrong)
 
 
@@ -58,6 +64,118 @@ def test_create():
     assert method.parameters_given == {"alpha": 0.5, "beta": 0.0}
     with pytest.raises(ValueError, match="`beta` should lie in"):
         methods.create("BMLR", beta=2)
+
+
+#: The parameters of each method where none are given: those of its official code, or of its paper, or said to be ours.
+DEFAULTS = {
+    "AGM": "alpha=1.0, first_epoch=0, last_epoch=20",
+    "BMLR": "alpha=1.0, beta=0.1",
+    "CML": "mode='clean', weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
+    "DGL": "alpha=4.0, clip=40.0, surrogate='zero'",
+    "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0",
+    "Joint": "",
+    "LFM": (
+        "mode='official', alpha='fitted', head='late_avg', label_weight=0.05, schedule_epochs=None, meta_lr=0.0001, "
+        "meta_size=8, meta_scope='first', seed=0"
+    ),
+    "MBSD": "mode='clean', weight=1.0, first_epoch=0, last_epoch=None",
+    "MMPareto": "boost=1.5, rescale='tensor'",
+    "OGMGE": "alpha=0.3, noise=True, parameters='weight', reference='mean', first_epoch=0, last_epoch=50, seed=0",
+    "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=5, seed=0",
+    "OnlyReshape": "alpha=1.0, beta=0.1",
+    "OnlyTPO": "",
+    "ReconBoost": (
+        "mode='official', t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
+        "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
+    ),
+    "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', interleave=False",
+    "UniDistill": "",
+    "UniReshaping": "epsilon=0.1",
+    "UniformBaseline": "weight=0.5",
+    "VanillaReshape": "alpha=1.0, beta=0.1",
+}
+
+#: Those of mode ``bb``, BalanceBenchmark's re-implementation.
+BB_DEFAULTS = {
+    "CML": "mode='bb', weight=0.1, order='epoch', first_epoch=0, last_epoch=80, seed=0",
+    "LFM": (
+        "mode='bb', alpha='learnable', head='fusion', label_weight=0.95, schedule_epochs=None, meta_lr=0.0001, "
+        "meta_size=None, meta_scope='first', seed=0"
+    ),
+    "MBSD": "mode='bb', weight=1.0, first_epoch=0, last_epoch=80",
+    "ReconBoost": (
+        "mode='bb', t1=1, t2=1, w1=5.0, w2=1.0, r_init=0.01, r_learnable=True, shared_head=None, hidden=0, "
+        "reset_optimizer_per_phase=False, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", methods.available())
+def test_defaults(name):
+    assert repr(methods.create(name)) == f"{name}({DEFAULTS[name]})"
+
+
+@pytest.mark.parametrize("name", BB_DEFAULTS)
+def test_defaults_of_the_other_mode(name):
+    assert repr(methods.create(name, mode="bb")) == f"{name}({BB_DEFAULTS[name]})"
+
+
+#: Parameters at the lower end of their ranges.
+LEAST = {
+    "AGM": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0},
+    "BMLR": {"beta": 0.0},
+    "CML": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
+    "DiagnosingRelearning": {"reinit_epoch": 1, "reinit_num": 0},
+    "LFM": {"alpha": "constant", "label_weight": 0.0, "schedule_epochs": 1, "meta_size": 1, "seed": 0},
+    "MBSD": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0},
+    "OGMGE": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
+    "OPM": {"rate": 0.0, "strength": 0.0, "probability": 0.0, "warmup": 0, "seed": 0},
+    "OnlyReshape": {"beta": 0.0},
+    "ReconBoost": {"t1": 1, "t2": 0, "w1": 0.5, "w2": 0.0, "hidden": 0, "mcr_weight": 0.0},
+    "Remix": {"warmup": 0, "weight": 0.0, "gamma": 0.0},
+    "UniReshaping": {"epsilon": 0.0},
+    "UniformBaseline": {"weight": 0.0},
+    "VanillaReshape": {"beta": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_the_lower_end_of_a_range_is_in_it(name):
+    assert methods.create(name, **LEAST[name]).parameters_given.items() >= LEAST[name].items()
+
+
+@pytest.mark.parametrize("name", methods.available())
+@pytest.mark.parametrize(("training", "epoch"), [(True, 0), (True, 90), (False, 0)])
+def test_the_fused_loss_has_its_name_always(name, training, epoch):
+    model, batch, method = make_model(), make_batch(), methods.create(name)
+    method.setup(model)
+    method.train(training)
+    method.epoch = epoch
+    losses = method.compute_losses(model, batch)
+    unimodal = {name: value for name, value in losses.terms.items() if name != "fused"}
+    assert len(unimodal) == len(losses.terms) - 1
+    torch.testing.assert_close(losses.total, losses.terms["fused"] + sum(unimodal.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        *((name, "") for name in methods.available() if name != "AGM"),  # which needs all in every sample
+        ("ReconBoost", "boost:video"),
+        ("Remix", "remix:video"),
+    ],
+)
+def test_what_stands_where_a_modality_is_absent_is_not_looked_at(name, tag):
+    mask, model, method = torch.arange(8) % 3 > 0, make_model(), methods.create(name)
+    method.setup(model)
+    state, terms = method.state_dict(), []
+    for filler in (0.0, math.nan):
+        batch = make_batch(present={"video": mask})
+        batch.tag = tag
+        batch.inputs["video"][~mask] = filler
+        method.load_state_dict(state)
+        terms.append(method.compute_losses(model, batch).terms)
+    assert terms[0] == terms[1]
 
 
 @pytest.mark.parametrize("name", methods.available())

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -127,6 +128,23 @@ def test_a_part_too_small_to_cluster_is_named():
     method.setup(model)
     with pytest.raises(ValueError, match=r"The validation part should hold at least .* classes, 3, .* Found 2"):
         method.end_epoch(context(model, 1, make_batch(2, 20), make_batch(2, 2)))
+
+
+def test_a_training_part_too_small_to_cluster_is_named():
+    model, method = make_model(2), often()
+    method.setup(model)
+    with pytest.raises(ValueError, match=r"^The training part should hold at least .* Found 2\.$"):
+        method.end_epoch(context(model, 1, make_batch(2, 2), make_batch(2, 20)))
+
+
+def test_as_many_samples_as_classes_are_enough():
+    assert _purity(np.eye(3, dtype="f4"), np.arange(3), 3, "training") == 1.0
+
+
+def test_what_to_install_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(ModuleNotFoundError, match=r'^DiagnosingRelearning .* scikit-learn, .* "bmlr\[train\]"$'):
+        _purity(np.eye(3, dtype="f4"), np.arange(3), 3, "training")
 
 
 def train(method, epochs=3):

@@ -99,6 +99,32 @@ def test_warm_up_is_the_uniform_baseline_bit_for_bit():
     assert "" not in planned(loop, 3)
 
 
+def test_warm_up_counts_who_is_there():
+    present = {"video": torch.arange(8) % 3 != 0}
+    model, batch = make_model(), make_batch(present=present)
+    torch.manual_seed(1)
+    remix = set_up(Remix(weight=0.3), model)
+    torch.manual_seed(1)
+    uniform = set_up(UniformBaseline(0.3), model)
+    terms = remix.compute_losses(model, batch).terms
+    for name, value in uniform.compute_losses(model, batch).terms.items():
+        assert torch.equal(terms[name], value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ([0, 1, 1, 1], {"remix:video": (1, 2, 3), "remix:audio": (0, 0)}),
+        ([0, 1, 1, 0], {"remix:video": (1, 2), "remix:audio": (0, 3)}),
+        ([0, 0, 0, 0], {"remix:audio": (0, 1, 2, 3)}),
+    ],
+)
+def test_a_sample_alone_comes_twice_and_nobody_comes_not_at_all(assignment, expected):
+    loop = MethodLoop(make_model(), Remix(warmup=0), make_batch(batch_size=4))
+    loop.method.assignment, loop.method._assigned_epoch = torch.tensor(assignment), 5
+    assert planned(loop, 5) == expected
+
+
 def tagged(name, **options):
     batch = make_batch(**options)
     batch.tag = f"remix:{name}"
@@ -162,6 +188,18 @@ def test_gradients_of_accumulated_batches_add_up():
     audio = next(model.encoders["audio"].parameters()).grad.clone()
     method.backward(method.compute_losses(model, tagged("video")), model)
     assert torch.equal(next(model.encoders["audio"].parameters()).grad, audio)
+
+
+def test_gradients_scale_with_the_loss():
+    model, method, batch = make_model(dtype=torch.float64), Remix(), tagged("video", dtype=torch.float64)
+    method.setup(model)
+    gradients = []
+    for options in ({}, {"scale": 8.0}):
+        model.zero_grad()
+        method.backward(method.compute_losses(model, batch), model, **options)
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for one, eight in zip(*gradients, strict=True):
+        torch.testing.assert_close(eight, 8 * one)
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
@@ -247,11 +285,15 @@ def test_training_parts_that_do_not_tell_or_cover_their_samples():
     with pytest.raises(ValueError, match="3 are missing"):
         loop.method.start_epoch(context)
     train.indices = None
-    with pytest.raises(ValueError, match="needs `indices`"):
+    with pytest.raises(ValueError, match=r"^Remix needs `indices` in the batches of the training part\. Found None\.$"):
         loop.method.start_epoch(loop.context(0))
 
 
 def test_needs_setup():
     model, batch = make_model(), make_batch()
-    with pytest.raises(RuntimeError, match=r"call `method\.setup"):
+    with pytest.raises(RuntimeError, match=r"^Remix has heads .* call `method\.setup\(model\)` once, before"):
         Remix().compute_losses(model, batch)
+    with pytest.raises(RuntimeError, match="^Remix has heads "):
+        Remix().predict(model(batch.inputs))
+    with pytest.raises(RuntimeError, match="^Remix has heads "):
+        Remix().least_sure(model(batch.inputs))
