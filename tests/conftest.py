@@ -2,14 +2,18 @@
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The tests' tensors are far too small to be shared out: more threads only wait for each other.
 torch.set_num_threads(1)
 
 
-# A busy machine is no error of the code.
-settings.register_profile("patient", deadline=None)
+# A busy machine is no error of the code, nor is a test that runs twice in a process, as under mutmut.
+settings.register_profile(
+    "patient",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
 settings.load_profile("patient")
 
 

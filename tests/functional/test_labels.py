@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -90,7 +90,7 @@ class TestOracle:
         assert np.mean(ambiguous) <= (0.25 if scale > 10 else 0.02)
 
     @given(data=st.data())
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150, deadline=None, database=None)
     def test_any_logits(self, data):
         """Ordinary, extreme, tied and absent; up to |logit| = 1e4, one-hot predictions included."""
         dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
