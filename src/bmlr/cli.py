@@ -98,7 +98,7 @@ def _check_settings(arguments: Sequence[str]) -> None:
             try:
                 load_plain_yaml(path.read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-                raise ValueError(f"{path} cannot be read as settings: {' '.join(str(error).split())}") from error
+                raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
 
 
 def _make_command(name: str, function: Callable[..., Any]) -> ArgumentParser:

@@ -15,9 +15,21 @@ import pandas as pd
 import pytest
 from inline import CPU, SMALL, InlineEngine, process_exists, quiet
 
-from bmlr.benchmark import DirectoryLock, LocalEngine, RayEngine, Task, make_engine, make_jobs, run_frame, run_grid
+from bmlr.benchmark import (
+    DirectoryLock,
+    LocalEngine,
+    RayEngine,
+    Task,
+    make_engine,
+    make_jobs,
+    read_record,
+    run_frame,
+    run_grid,
+)
 from bmlr.benchmark import _grid as grid_module
-from bmlr.training import OptimizerOptions
+from bmlr.benchmark import _worker as worker_module
+from bmlr.benchmark._store import BUSY, DONE, FAILED, STOPPED
+from bmlr.training import OptimizerOptions, RunInterruptedError
 from toy import Toy
 
 TESTS = Path(__file__).parents[1]
@@ -332,3 +344,47 @@ def test_different_options_are_different_runs(tmp_path):
     first = jobs_of(["Joint"])[0]
     second = jobs_of(["Joint"], optimizer=OptimizerOptions(lr=0.5))[0]
     assert first.directory(tmp_path) != second.directory(tmp_path)
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """The worker's main function in this process, which no parent ends."""
+    monkeypatch.setattr(worker_module, "_end_with_parent", lambda: None)
+    monkeypatch.setenv(worker_module._HELD, "")
+    return worker_module.main
+
+
+def prepared_job(folder, **data):
+    (job,) = jobs_of(["Joint"], data=Toy(**data))
+    grid_module._write_config(job, folder)
+    return job.directory(folder).resolve()
+
+
+def test_a_worker_makes_its_run_and_removes_what_a_killed_one_left(tmp_path, worker):
+    directory = prepared_job(tmp_path)
+    (directory / ".metrics.csv.7.tmp").write_text("half")
+    assert worker([str(directory), "toy"]) == DONE
+    assert read_record(directory).state == "finished"
+    assert not list(directory.glob(".*.tmp"))
+    assert not DirectoryLock(directory).held_elsewhere()
+
+
+def test_a_worker_leaves_a_run_to_the_process_that_has_it(tmp_path, worker):
+    directory = prepared_job(tmp_path)
+    with DirectoryLock(directory):
+        assert worker([str(directory), "toy"]) == BUSY
+        os.environ[worker_module._HELD] = str(directory)  # a process of that very run shares its lock
+        assert worker([str(directory), "toy"]) == DONE
+
+
+def test_a_worker_says_how_its_run_ended(tmp_path, worker, monkeypatch):
+    directory = prepared_job(tmp_path, poison=3)
+    assert worker([str(directory), "toy"]) == FAILED
+    assert read_record(directory).state == "failed"
+
+    def stopped(*_, **__):
+        raise RunInterruptedError("stopped")
+
+    monkeypatch.setattr(worker_module, "train", stopped)
+    assert worker([str(directory), "toy"]) == STOPPED
+    assert read_record(directory).state == "interrupted"  # the failure before is forgotten

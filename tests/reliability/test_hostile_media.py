@@ -185,7 +185,7 @@ def test_settings_whose_aliases_stand_for_more_than_memory_holds_on_the_command_
     path = written(tmp_path / "c.yaml", BOMB.encode())
     assert main(["train", *option.format(path).split()]) == 2
     errors = capsys.readouterr().err
-    assert errors.startswith(f"bmlr: error: {path} cannot be read as settings: aliases are not taken")
+    assert errors.startswith(f"bmlr: error: {path} is not a YAML file: aliases are not taken")
     assert errors.count("\n") == 1
 
 
