@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -26,6 +27,7 @@ from bmlr.benchmark import (
     run_frame,
     run_grid,
 )
+from bmlr.benchmark import _engines as engines_module
 from bmlr.benchmark import _grid as grid_module
 from bmlr.benchmark import _worker as worker_module
 from bmlr.benchmark._store import BUSY, DONE, FAILED, STOPPED
@@ -388,3 +390,65 @@ def test_a_worker_says_how_its_run_ended(tmp_path, worker, monkeypatch):
     monkeypatch.setattr(worker_module, "train", stopped)
     assert worker([str(directory), "toy"]) == STOPPED
     assert read_record(directory).state == "interrupted"  # the failure before is forgotten
+
+
+class Cluster:
+    """What the engine asks Ray about its machines."""
+
+    def __init__(self, *machines):
+        self.machines = [{"Alive": True, "Resources": machine} for machine in machines]
+        self.machines.append({"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}})
+
+    def nodes(self):
+        return self.machines
+
+
+@pytest.mark.parametrize(
+    ("engine", "machines", "gpus"),
+    [
+        (RayEngine(), [{"CPU": 2.0}], 0),
+        (RayEngine(), [{"CPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}], 1),
+        (RayEngine(gpus_per_run=0.5), [{"CPU": 2.0, "GPU": 1.0}], 0.5),
+        (RayEngine(gpus_per_run=0), [{"CPU": 2.0, "GPU": 1.0}], 0),
+        (RayEngine(cpus_per_run=4), [{"CPU": 2.0}], r"A run needs 4 cores, but no machine .* has more than 2\."),
+        (RayEngine(gpus_per_run=2), [{"CPU": 2.0, "GPU": 1.0}], r"A run needs 2 GPUs, but no machine .* more than 1\."),
+        (RayEngine(), [], r"A run needs 1 cores, but no machine .* more than 0\."),
+    ],
+)
+def test_what_no_machine_of_a_cluster_has_is_told_before_the_first_run(engine, machines, gpus):
+    if isinstance(gpus, str):
+        with pytest.raises(ValueError, match=gpus):
+            engine._gpus(Cluster(*machines))
+    else:
+        assert engine._gpus(Cluster(*machines)) == gpus
+
+
+def test_addresses_that_are_no_host_and_port_are_left_to_ray():
+    for address in ("auto", "local", "ray://"):
+        engines_module._check_reachable(address)
+    with pytest.raises(ValueError, match="There is no Ray cluster at ray://127.0.0.1:1"):
+        engines_module._check_reachable("ray://127.0.0.1:1")
+
+
+def test_messages_of_ray_tune_are_copied_empty_and_tell_the_end():
+    import pickle
+
+    messages = engines_module._Messages()
+    messages.told.put((0, 0))
+    copy = pickle.loads(pickle.dumps(messages))  # noqa: S301  (our own)
+    assert copy.told.empty()
+    assert not messages.is_over("trial", {})
+    messages.over = True
+    assert messages.is_over("trial", {})
+
+    class Tune:
+        Callback = object
+
+    class Trial:
+        config: ClassVar = {"number": 3}
+        last_result: ClassVar = {"status": 3}
+
+    callback = engines_module._make_callback(Tune, copy)
+    callback.on_trial_complete(1, [], Trial())
+    callback.on_trial_error(1, [], Trial())
+    assert [copy.told.get(), copy.told.get()] == [(3, 3), (3, engines_module.LOST)]
