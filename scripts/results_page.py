@@ -36,18 +36,19 @@ class Results:
 
     def figure(self, name: str, alternative: str, copy: str = "") -> str:
         """A figure, copied to the images of the documentation under its own name or another."""
-        source = self.folder / name
-        if not source.is_file():
-            raise SystemExit(f"There is no {source}: run the command of its section first.")
+        source = self._found(name)
         target = IMAGES / f"results-{copy or source.stem}.png"
         shutil.copyfile(source, target)
         return f"![{alternative}](images/{target.name})"
 
     def _read(self, name: str) -> str:
+        return self._found(name).read_text(encoding="utf-8")
+
+    def _found(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise SystemExit(f"There is no {path}: run the command of its section first.")
-        return path.read_text(encoding="utf-8")
+        return path
 
 
 def main() -> int:

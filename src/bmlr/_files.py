@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+_CHECKSUM = "checksum"
 
 
 def atomic_write(path: Path, write: Callable[[Path], None], *, previous: Path | None = None) -> None:
@@ -46,6 +50,22 @@ def remove_leftovers(path: Path) -> None:
 def text_checksum(text: str) -> str:
     """SHA-256 sum of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries, as they come from JSON, with their checksum among them, in place of one they have.
+
+    Example:
+        >>> sealed(sealed({"version": 1})) == sealed({"version": 1}) != sealed({"version": 2})
+        True
+    """
+    others = {name: value for name, value in entries.items() if name != _CHECKSUM}
+    return {**others, _CHECKSUM: text_checksum(json.dumps(others, sort_keys=True))}
+
+
+def is_sealed(entries: Mapping[str, Any]) -> bool:
+    """Whether entries hold the checksum that fits them."""
+    return bool(entries.get(_CHECKSUM) == sealed(entries)[_CHECKSUM])
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -27,7 +27,6 @@ from bmlr.methods import Method
 
 try:
     from jsonargparse import ArgumentError, ArgumentParser, Namespace
-    from lightning.pytorch.utilities import rank_zero_only
     from rich.console import Console
     from rich.panel import Panel
     from rich.table import Table
@@ -48,6 +47,7 @@ try:
         train,
     )
     from bmlr.training._config import RunConfig, class_path, load_plain_yaml
+    from bmlr.training._run import is_first_process
 except ModuleNotFoundError as missing:
     raise SystemExit(f'bmlr: error: {missing.name} is not installed. Run: pip install "bmlr[train]"') from missing
 
@@ -118,7 +118,8 @@ def _make_command(name: str, function: Callable[..., Any]) -> ArgumentParser:
         command.add_argument("files", nargs="+", help="One file per modality, as PATH or MODALITY=PATH.")
     if name == "report":
         command.add_argument("directories", nargs="+", metavar="RUN", help="Run, or folder that holds runs.")
-        command.add_argument("--results", nargs="+", type=str, metavar="FOLDER", help=_RESULTS_HELP)
+        text = "Folders that bmlr reproduce or tune wrote, whose tables and figures are shown too."
+        command.add_argument("--results", nargs="+", type=str, metavar="FOLDER", help=text)
     if name not in _WITHOUT_RUN:
         command.add_argument("--import", metavar="MODULE", help="Import a module of yours, which runs its code.")
     return command
@@ -322,7 +323,7 @@ _KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suf
 
 
 def _show_train(result: dict[str, Any]) -> None:
-    if getattr(rank_zero_only, "rank", 0):  # the other processes of a distributed run have the same to say
+    if not is_first_process():  # the others of a distributed run have the same to say
         return
     _print_scores(
         f"{result['method']} on {result['data']} ({result['protocol']} protocol), seed {result['seed']}",
@@ -490,7 +491,6 @@ _COMMANDS: dict[str, tuple[Callable[..., Any], Callable[[Any], None]]] = {
 }
 
 #: Commands that read no run, whose classes of the user's are imported by their names or not at all.
-_RESULTS_HELP = "Folders that bmlr reproduce or tune wrote, whose tables and figures are shown too."
 _WITHOUT_RUN = {"train", "methods", "prepare", "inspect", "report", *_commands_benchmark.COMMANDS}
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr.data
+from bmlr._files import sealed
 from bmlr.cli import main
-from bmlr.data._cache import sealed
 from bmlr.data._manifest import KINDS, ManifestOptions, parse_table, prepare_manifest, read_table, table_items
 from bmlr.data._prepare import open_store, read_rejected
 

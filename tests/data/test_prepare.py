@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bmlr._files import sealed
 from bmlr.data._base import Modality
-from bmlr.data._cache import sealed
 from bmlr.data._media import ArrayReader
 from bmlr.data._prepare import (
     Item,

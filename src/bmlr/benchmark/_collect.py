@@ -140,6 +140,12 @@ def labels_of(
     return None
 
 
+def softness_of(collected: Collected) -> NDArray[Any]:
+    """How much the labels of each sample leave to other classes, the sum over the modalities, shape (N,)."""
+    rows = np.arange(len(collected.targets))
+    return np.asarray(sum(1 - labels[rows, collected.targets] for labels in (collected.labels or {}).values()))
+
+
 def telling_classes(collected: Collected, count: int = 3) -> list[int]:
     """The classes whose labels were reshaped most, so that a figure of some classes shows something.
 
@@ -152,8 +158,7 @@ def telling_classes(collected: Collected, count: int = 3) -> list[int]:
     """
     if collected.labels is None:
         raise ValueError("The run's method trains on one-hot labels: there are no reshaped ones.")
-    rows = np.arange(len(collected.targets))
-    softness = np.sum([1 - labels[rows, collected.targets] for labels in collected.labels.values()], axis=0)
+    softness = softness_of(collected)
     totals = {int(label): float(softness[collected.targets == label].mean()) for label in np.unique(collected.targets)}
     if len(totals) < count:
         raise ValueError(f"There should be at least {count} classes with samples. Found {len(totals)}.")

@@ -13,6 +13,7 @@ from bmlr._files import atomic_write
 from bmlr.benchmark._statistics import group_records, run_frame
 from bmlr.benchmark._statistics import title_of as title_of_label
 from bmlr.benchmark._store import RunRecord
+from bmlr.figures._style import legend_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,14 +70,9 @@ def draw_panels(
     )
     for ax in axes.flat[len(metrics) :]:
         ax.set_visible(False)
-    lines: dict[str, Any] = {}
     for (label, runs), ax in zip(metrics.items(), axes.flat, strict=False):
         plot(runs, ax).set_title(title_of_label(label), fontsize=10)
-        handles, labels = ax.get_legend_handles_labels()
-        lines |= dict(zip(labels, handles, strict=True))
-        ax.get_legend().remove()  # one for all panels, where it covers no curve
-    look: dict[str, Any] = {"ncols": min(4, len(lines)), "frameon": False, "handlelength": 2.8}
-    figure.legend(list(lines.values()), list(lines), loc="outside upper center", **look)
+    legend_above(figure, axes.flat[: len(metrics)])
     return figure
 
 

@@ -420,7 +420,9 @@ def _gains(
             continue
         text = f"{factor * (mine.mean - base.mean):+.{digits}f}"
         if measure == ACCURACY:
-            text += _interval(made.records[row.label, name], made.records[row.baseline, name], digits)
+            text = (
+                f"{text} {_interval(made.records[row.label, name], made.records[row.baseline, name], digits)}".rstrip()
+            )
         cells.append(Cell(text))
     return cells
 
@@ -429,9 +431,7 @@ def _interval(records: Sequence[RunRecord], baseline: Sequence[RunRecord], digit
     """The 95 % interval of a gain, where both have the same seeds and so the same gain."""
     found = difference_of(records, baseline)
     seeds = [[one.config["seed"] for one in some if one.result is not None] for some in (records, baseline)]
-    if found is None or found.low is None or found.high is None or seeds[0] != seeds[1]:
-        return ""
-    return f" [{100 * found.low:+.{digits}f}, {100 * found.high:+.{digits}f}]"
+    return "" if found is None or seeds[0] != seeds[1] else found.text(digits, mean=False)
 
 
 def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:

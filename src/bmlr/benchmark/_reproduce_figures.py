@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._collect import Collected, collect_run, confused_classes, telling_classes
+from bmlr.benchmark._collect import Collected, collect_run, confused_classes, softness_of, telling_classes
 from bmlr.benchmark._contents import Picture
 from bmlr.benchmark._draw import draw_panels, read_group, save_figure
 from bmlr.benchmark._paper import FIG4_CLASSES, Experiment, Row
 from bmlr.benchmark._store import RunRecord
 from bmlr.data import MultimodalData
+from bmlr.functional import smooth_labels
 
 _DRAWN = 1000  # samples of a figure of samples
 _UNIFORM = "uniform, ε = 0.1"
@@ -199,10 +201,10 @@ def _simplex(collected: Collected) -> Any:
 def _label_rows(collected: Collected) -> Any:
     """Labels of the samples of two classes that were reshaped most, three of each, beside uniform ones."""
     labels, targets = collected.labels or {}, collected.targets
-    left = np.sum([1 - one[np.arange(len(targets)), targets] for one in labels.values()], axis=0)
+    classes, left = telling_classes(collected, 2), softness_of(collected)
     samples = [
         int(row)
-        for label in telling_classes(collected, 2)
+        for label in classes
         for row in sorted(np.flatnonzero(targets == label), key=lambda row: (-left[row], row))[:3]
     ]
     names = [f"sample {index}" for index in collected.indices]
@@ -215,8 +217,8 @@ def _label_rows(collected: Collected) -> Any:
 
 
 def _uniform_labels(collected: Collected) -> Any:
-    number = len(collected.classes)
-    return 0.9 * np.eye(number)[collected.targets] + 0.1 / number
+    targets = torch.as_tensor(collected.targets)
+    return smooth_labels(targets, len(collected.classes), epsilon=0.1, dtype=torch.float64).numpy()
 
 
 def _write_labels(collected: Collected, path: Path) -> None:

@@ -58,6 +58,18 @@ class Difference:
     over: str
     seeds: tuple[int, ...]
 
+    def text(self, digits: int = 1, *, mean: bool = True) -> str:
+        """The difference in points with its interval, where it has one; the interval alone without ``mean``.
+
+        Example:
+            >>> Difference(0.05, 0.011, 0.09, "seeds", (0, 1)).text(), Difference(0.05, None, None, "", (0,)).text()
+            ('+5.0 [+1.1, +9.0]', '+5.0')
+        """
+        parts = [f"{100 * self.mean:+.{digits}f}"] if mean else []
+        if self.low is not None and self.high is not None:
+            parts.append(f"[{100 * self.low:+.{digits}f}, {100 * self.high:+.{digits}f}]")
+        return " ".join(parts)
+
 
 @dataclasses.dataclass(frozen=True)
 class MethodSummary:

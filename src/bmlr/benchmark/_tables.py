@@ -227,12 +227,7 @@ def _difference_text(method: MethodSummary, baseline: str, digits: int) -> str:
     difference = method.difference
     if method.label == baseline:
         return "0"
-    if difference is None:
-        return "–"
-    text = f"{100 * difference.mean:+.{digits}f}"
-    if difference.low is None or difference.high is None:
-        return text
-    return f"{text} [{100 * difference.low:+.{digits}f}, {100 * difference.high:+.{digits}f}]"
+    return "–" if difference is None else difference.text(digits)
 
 
 def _title_of(comparison: Comparison) -> str:

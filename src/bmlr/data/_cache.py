@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._files import atomic_write_text, text_checksum
+from bmlr._files import atomic_write_text, is_sealed, sealed
 
 _VERSION = 1
 MANIFEST = "manifest.json"
-_CHECKSUM = "checksum"
 _ATTEMPTS = 10  # at finding the entry another process may be replacing this very moment
 
 
@@ -125,7 +124,7 @@ def read_entry(
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest[_CHECKSUM] != sealed(manifest)[_CHECKSUM] or manifest["version"] != _VERSION:
+        if not is_sealed(manifest) or manifest["version"] != _VERSION:
             return None
         if key is not None and manifest["key"] != key:
             return None
@@ -203,17 +202,6 @@ def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np
         }
     manifest = json.loads(json.dumps({"version": _VERSION, "key": key, "arrays": entries, **about}))
     atomic_write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
-
-
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest, as it comes from JSON, with the checksum of its entries among them.
-
-    Example:
-        >>> sealed(sealed({"version": 1})) == sealed({"version": 1}) != sealed({"version": 2})
-        True
-    """
-    entries = {name: value for name, value in manifest.items() if name != _CHECKSUM}
-    return {**entries, _CHECKSUM: text_checksum(json.dumps(entries, sort_keys=True))}
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:

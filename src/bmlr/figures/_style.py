@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,6 +102,19 @@ def legend_below(panels: Mapping[str, Axes], columns: int) -> None:
             handle.set_sizes([50])
         else:
             handle.set(alpha=1.0, sizes=[24])
+
+
+def legend_above(figure: Any, panels: Iterable[Axes]) -> None:
+    """One legend for all panels, above them where it covers no curve, in place of those they have."""
+    lines: dict[str, Any] = {}
+    for ax in panels:
+        handles, texts = ax.get_legend_handles_labels()
+        lines |= dict(zip(texts, handles, strict=True))
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
+    look: dict[str, Any] = {"ncols": min(4, len(lines)), "frameon": False, "handlelength": 2.8}
+    figure.legend(list(lines.values()), list(lines), loc="outside upper center", **look)
 
 
 def named_arrays(name: str, arrays: Mapping[str, ArrayLike], targets: ArrayLike) -> tuple[dict[str, Any], NDArray[Any]]:

@@ -23,6 +23,7 @@ from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr._version import __version__
 from bmlr.benchmark._contents import Picture, read_contents
+from bmlr.figures._style import legend_above
 from bmlr.report._curves import section_curves, usable_metrics
 from bmlr.report._read import ExcludedRun, read_runs
 from bmlr.report._sections import MethodGroup, Section, make_sections, methods_text
@@ -258,16 +259,11 @@ def _panels(groups: Sequence[MethodGroup], plot: Callable[..., Any]) -> str:
     columns = min(3, len(drawable))
     rows = -(-len(drawable) // columns)
     figure, axes = _canvas(rows, columns, (3.3 * columns, 2.6 * rows))
-    lines: dict[str, Any] = {}
     for place, ((group, metrics), ax) in enumerate(zip(drawable, axes, strict=False)):
         plot(metrics, ax).set_title(_wrapped(group.label), fontsize=9)
-        handles, labels = ax.get_legend_handles_labels()
-        lines |= dict(zip(labels, handles, strict=True))
-        ax.get_legend().remove()
         if place % columns:
             ax.set_ylabel("")
-    legend: dict[str, Any] = {"ncols": min(4, len(lines)), "frameon": False, "handlelength": 2.8}
-    figure.legend(list(lines.values()), list(lines), loc="outside upper center", **legend)
+    legend_above(figure, axes[: len(drawable)])
     for ax in axes[len(drawable) :]:
         ax.set_visible(False)
     return _as_uri(figure)

@@ -32,6 +32,11 @@ class MethodGroup:
     search: str
     runs: tuple[FinishedRun, ...]
 
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the runs."""
+        return [run.result["seed"] for run in self.runs]
+
 
 @dataclasses.dataclass(frozen=True)
 class Section:
@@ -73,9 +78,9 @@ def make_sections(runs: Iterable[FinishedRun]) -> tuple[list[Section], list[Excl
     return _tell_apart(sections, list(by_data.values())), repeated
 
 
-def seeds_text(group: MethodGroup) -> str:
-    """The seeds of a group's runs, as text."""
-    return f"seed{'s' if len(group.runs) > 1 else ''} {', '.join(str(run.result['seed']) for run in group.runs)}"
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds, as text."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def methods_text(groups: Sequence[MethodGroup]) -> str:
@@ -205,7 +210,7 @@ _SHOWN = {
 
 def _notes(runs: list[FinishedRun], groups: list[MethodGroup], different: list[str]) -> list[str]:
     notes = list(different)
-    seeds = _by_value({group.label: seeds_text(group) for group in groups})
+    seeds = _by_value({group.label: seeds_text(group.seeds) for group in groups})
     if len(seeds) > 1:
         notes.append(
             f"The methods do not have the same seeds, so their means are not of the same draws: {_listed(seeds)}."

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bmlr.benchmark._statistics import Difference, difference_of, estimate
+from bmlr.benchmark._statistics import difference_of, estimate
 from bmlr.benchmark._store import RunRecord
 from bmlr.benchmark._tables import Table
 from bmlr.report._read import FinishedRun
@@ -184,19 +184,7 @@ def _difference_cell(group: MethodGroup, baseline: MethodGroup) -> Cell:
         return Cell("–", None, note=" ".join(str(error).split()))
     if found is None:
         return Cell("–", None, note="no seed in common")
-    return Cell(_difference_text(found), 100 * found.mean, note=_difference_note(found))
-
-
-def _difference_text(found: Difference) -> str:
-    text = f"{100 * found.mean:+.1f}"
-    return (
-        text if found.low is None or found.high is None else f"{text} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    )
-
-
-def _difference_note(found: Difference) -> str:
-    seeds = ", ".join(map(str, found.seeds))
-    return f"resampled over {found.over}; seed{'s' if len(found.seeds) > 1 else ''} {seeds}"
+    return Cell(found.text(), 100 * found.mean, note=f"resampled over {found.over}; {seeds_text(found.seeds)}")
 
 
 def _records(group: MethodGroup) -> list[RunRecord]:
@@ -204,7 +192,7 @@ def _records(group: MethodGroup) -> list[RunRecord]:
 
 
 def _runs_cell(group: MethodGroup) -> Cell:
-    return Cell(str(len(group.runs)), len(group.runs), note=seeds_text(group))
+    return Cell(str(len(group.runs)), len(group.runs), note=seeds_text(group.seeds))
 
 
 def _distance_from_one(value: float) -> float:

@@ -127,7 +127,7 @@ def train(
     if finished := _finished(directory, config):
         return finished
     with Termination(directory) as termination, _explained(directory):
-        if _is_first_process():  # the others of a distributed run come to what this one has opened
+        if is_first_process():  # the others of a distributed run come to what this one has opened
             _open_directory(directory, config, resume=resume)
         data.prepare()
         termination.patient = True
@@ -290,7 +290,8 @@ def _first_line(error: Exception) -> str:
     return line if line.endswith(".") else f"{line}."
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this is the process of a run that writes and speaks."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -569,7 +570,7 @@ def _mend_config(directory: Path, config: RunConfig) -> None:
             return
     except ValueError:
         pass
-    if _is_first_process():
+    if is_first_process():
         _log.warning("%s was damaged and has been written again.", path)
         _write_config(directory, config)
 

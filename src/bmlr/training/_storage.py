@@ -19,14 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bmlr._files import atomic_write, atomic_write_text, text_checksum
+from bmlr._files import atomic_write, atomic_write_text, is_sealed, sealed
 
 _END = b"PK\x05\x06"  # begins the last record of a zip archive, whose last two bytes are the length of the comment
 _END_LENGTH = 22
 _MARK = b"sha256:"
 _COMMENT_LENGTH = len(_MARK) + 64
 _SUM = "sha256"
-_CHECKSUM = "checksum"
 
 
 class DamagedFileError(ValueError):
@@ -62,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is none.
         DamagedFileError: If it cannot be read, or is one of ours and its checksum is missing or wrong.
     """
-    sealed = _is_sealed(path)
+    whole = _fits_checksum(path)
     try:
         _check_archive(path)
         content = torch.load(path, weights_only=True, map_location="cpu")
@@ -70,7 +69,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint.") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} should hold a dictionary. Found {type(content).__name__}.")
-    if not sealed and "bmlr_run" in content:
+    if not whole and "bmlr_run" in content:
         raise DamagedFileError(f"{path} has no checksum.")
     return content
 
@@ -109,10 +108,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def write_result(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write a JSON file atomically, with the checksum of its entries among them; returns what was written."""
-    plain = json.loads(json.dumps(content))
-    plain[_CHECKSUM] = _entries_sum(plain)
+    plain = sealed(json.loads(json.dumps(content)))
     atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
-    return {**content, _CHECKSUM: plain[_CHECKSUM]}
+    return {**content, "checksum": plain["checksum"]}
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -128,7 +126,7 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} should hold a JSON object. Found {type(content).__name__}.")
-    if content.get(_CHECKSUM) != _entries_sum({key: value for key, value in content.items() if key != _CHECKSUM}):
+    if not is_sealed(content):
         raise DamagedFileError(f"{path} does not fit its checksum.")
     return content
 
@@ -154,7 +152,7 @@ def _seal(path: Path) -> None:
         file.write(_MARK + digest.encode())
 
 
-def _is_sealed(path: Path) -> bool:
+def _fits_checksum(path: Path) -> bool:
     """Whether a zip archive has a checksum as its comment.
 
     Raises:
@@ -204,7 +202,3 @@ def _tensor_sum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _entries_sum(content: Mapping[str, Any]) -> str:
-    return text_checksum(json.dumps(content, sort_keys=True))
