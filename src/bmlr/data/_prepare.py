@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _VERSION = 1  # of how the arrays are made; part of the key
-_JOURNAL, _LOCK, REJECTED = "clips.jsonl", "lock", "rejected.csv"
+_JOURNAL = "clips.jsonl"
+_LOCK = "lock"
+REJECTED = "rejected.csv"
 _HEADER = 256  # bytes before the values in a growing .npy file, enough for any shape it may come to
 _IN_FLIGHT = 4  # clips per worker that may be waiting: bounds memory, keeps all workers busy
 
