@@ -331,7 +331,7 @@ def reader_of(parameters: Mapping[str, Any]) -> AudioReader | VideoReader | Imag
     return kind(**given)
 
 
-def _parameters(reader: AudioReader | VideoReader | ImageReader | ArrayReader) -> dict[str, Any]:
+def _parameters(reader: Any) -> dict[str, Any]:
     return {"reader": type(reader).__name__, "version": reader.version, **dataclasses.asdict(reader)}
 
 
