@@ -31,10 +31,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import bmlr.data
-from bmlr.data._augment import augment_frames
-from bmlr.data._layouts import crema_d_items
-from bmlr.data._media import VideoReader
-from bmlr.data._prepare import Item, PrepareOptions, prepare
+from bmlr.data._preparers import prepare
+from bmlr.data.readers._video import VideoReader
+from bmlr.data.sets._layouts import crema_d_items
+from bmlr.data.store._items import Item
+from bmlr.data.store._options import PrepareOptions
+from bmlr.data.transforms._frames import augment_frames
 from bmlr.training._loader import RequestLoader, planned_requests
 
 _FIXTURES = Path(__file__).parent.parent / "tests" / "data" / "media_fixtures.py"

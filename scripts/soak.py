@@ -30,8 +30,8 @@ import torch
 import bmlr.data
 import bmlr.methods
 from bmlr.methods import Method
+from bmlr.runs._storage import file_checksum
 from bmlr.training import RunInterruptedError, TrainerOptions, train
-from bmlr.training._storage import file_checksum
 
 OPTIONS = TrainerOptions(epochs=2, batch_size=32, accelerator="cpu", devices=1, progress=False, checkpoint_every=2)
 PARAMETERS = {"DiagnosingRelearning": {"reinit_epoch": 1}, "Remix": {"warmup": 1}, "ReconBoost": {"t1": 1, "t2": 1}}

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from bmlr.benchmark._compare import Compared, compare, compare_store
 from bmlr.benchmark._engines import make_engine
-from bmlr.benchmark._reproduce import Reproduced, Settings, reproduce
-from bmlr.benchmark._store import RunRecord
-from bmlr.benchmark._tune import Search, Tuned, tune
+from bmlr.benchmark._study import Search
+from bmlr.benchmark._tune import Tuned, tune
 from bmlr.data import MultimodalData
+from bmlr.reproduction._reproduce import reproduce
+from bmlr.reproduction._scales import Reproduced, Settings
+from bmlr.runs._records import RunRecord
 from bmlr.training import ModelOptions, OptimizerOptions, RunError, TrainerOptions
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,3 +61,24 @@ class Batch:
             None if self.indices is None else self.indices.pin_memory(),
             self.tag,
         )
+
+
+def as_batch(batch: Any) -> Batch:
+    """A batch of the library from itself or from a pair (inputs by modality, targets).
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Mapping)):
+        raise ValueError(
+            "`batches` should give bmlr.Batch or pairs (inputs by modality, targets). "
+            f"Found {type(batch).__name__}{batch_contents(batch)}."
+        )
+    return Batch(dict(batch[0]), torch.as_tensor(batch[1]))
+
+
+def batch_contents(batch: Any) -> str:
+    """What a pair in place of a batch holds, for messages."""
+    return f" of {[type(item).__name__ for item in batch]}" if isinstance(batch, (tuple, list)) else ""

@@ -20,9 +20,12 @@ import bmlr.methods
 from bmlr._files import atomic_write
 from bmlr._version import __version__
 from bmlr.data import MultimodalData
-from bmlr.data._inspect import InputReport, Inspection, contact_sheet, inspect_data
-from bmlr.data._manifest import ManifestOptions
-from bmlr.data._prepare import REJECTED, Prepared, PrepareOptions, prepare
+from bmlr.data._preparers import prepare
+from bmlr.data.inspection._report import InputReport, Inspection, inspect_data
+from bmlr.data.inspection._sheet import contact_sheet
+from bmlr.data.sets._table_files import ManifestOptions
+from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.store._store import REJECTED
 from bmlr.methods import Method
 
 try:
@@ -33,6 +36,9 @@ try:
     from rich.text import Text
 
     from bmlr import _commands_benchmark
+    from bmlr.config._classes import class_path
+    from bmlr.config._run_config import RunConfig
+    from bmlr.config._yaml import load_plain_yaml
     from bmlr.diagnosis import Diagnosis, diagnose_run
     from bmlr.report import Report, write_report
     from bmlr.training import (
@@ -46,8 +52,7 @@ try:
         predict_run,
         train,
     )
-    from bmlr.training._config import RunConfig, class_path, load_plain_yaml
-    from bmlr.training._run import is_first_process
+    from bmlr.training._trainer import is_first_process
 except ModuleNotFoundError as missing:
     raise SystemExit(f'bmlr: error: {missing.name} is not installed. Run: pip install "bmlr[train]"') from missing
 
@@ -231,7 +236,7 @@ def prepare_command(data: str, source: Path, dest: Path, outside: bool = False, 
         source: Folder of the published files, or the table.
         dest: Folder in which the folder of the prepared data is made.
         outside: Let a table name files outside its folder.
-        **options: Those of :class:`bmlr.data._prepare.PrepareOptions`, where the parser finds them.
+        **options: Those of :class:`bmlr.data.store._options.PrepareOptions`, where the parser finds them.
     """
     chosen = PrepareOptions(**options)
     if outside:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bmlr.benchmark._store import RunRecord
 from bmlr.benchmark._worker import _run
+from bmlr.runs._predictions import PREDICTIONS, PredictionTable
+from bmlr.runs._records import RunRecord
 from bmlr.training import ModelOptions, TrainerOptions
-from bmlr.training._predictions import PREDICTIONS, PredictionTable
 
 CPU = TrainerOptions(epochs=1, accelerator="cpu", devices=1, progress=False)
 SMALL = ModelOptions(width=2)

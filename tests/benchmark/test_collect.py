@@ -7,9 +7,9 @@ from inline import CPU, SMALL, InlineEngine, quiet
 
 import bmlr.methods
 from bmlr.benchmark import collect_run, make_jobs, run_grid
-from bmlr.benchmark._collect import confused_classes, labels_of, telling_classes
 from bmlr.data import ArrayPart
 from bmlr.functional import reshape_labels
+from bmlr.reproduction._collect import confused_classes, labels_of, telling_classes
 from bmlr.training import load_run, read_predictions
 from toy import Toy
 

@@ -30,7 +30,7 @@ from bmlr.benchmark import (
 from bmlr.benchmark import _engines as engines_module
 from bmlr.benchmark import _grid as grid_module
 from bmlr.benchmark import _worker as worker_module
-from bmlr.benchmark._store import BUSY, DONE, FAILED, STOPPED
+from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.training import OptimizerOptions, RunInterruptedError
 from toy import Toy
 

@@ -8,11 +8,11 @@ from inline import CPU, InlineEngine, quiet
 
 import bmlr.methods
 from bmlr.benchmark import Search, Settings, make_jobs, reproduce, run_grid, tune
-from bmlr.benchmark import _reproduce as module
 from bmlr.benchmark._contents import Picture, read_contents
-from bmlr.benchmark._paper import EXPERIMENTS, FIG4_CLASSES, GRID
 from bmlr.benchmark._specification import parse_data, parse_method
-from bmlr.benchmark._store import RunRecord
+from bmlr.reproduction import _reproduce as module
+from bmlr.reproduction._paper import EXPERIMENTS, FIG4_CLASSES, GRID
+from bmlr.runs._records import RunRecord
 from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
 from toy import Toy
 

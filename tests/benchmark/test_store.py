@@ -7,8 +7,8 @@ import pytest
 from inline import CPU, SMALL, InlineEngine, quiet
 
 from bmlr.benchmark import DirectoryLock, make_jobs, read_record, read_store, run_grid
-from bmlr.benchmark._lock import exclusive
-from bmlr.benchmark._store import write_failure
+from bmlr.runs._lock import exclusive
+from bmlr.runs._records import write_failure
 from bmlr.training import RunError
 from toy import Toy
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.data._audio import Spectrogram, add_noise, read_wave
+from bmlr.data.readers._wave import read_wave
+from bmlr.data.transforms._noise import add_noise
+from bmlr.data.transforms._spectrogram import Spectrogram
 
 librosa = pytest.importorskip("librosa")
 soundfile = pytest.importorskip("soundfile")

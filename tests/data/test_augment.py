@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.data import _augment
-from bmlr.data._augment import IMAGENET_MEAN, IMAGENET_STD, augment_frames, sample_crops, uniform
+from bmlr.data.transforms import _frames as _augment
+from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_frames, sample_crops, uniform
 
 Image = pytest.importorskip("PIL.Image")
 

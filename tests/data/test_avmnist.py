@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import bmlr.data
-from bmlr.data import _avmnist
-from bmlr.data._audio import Spectrogram, read_wave
-from bmlr.data._avmnist import AVMNIST
-from bmlr.data._images import clutter, move, principal_components, project, read_picture
+from bmlr.data.readers._images import read_picture
+from bmlr.data.readers._wave import read_wave
+from bmlr.data.sets import _avmnist
+from bmlr.data.sets._avmnist import AVMNIST
+from bmlr.data.transforms._degrade import clutter, move, principal_components, project
+from bmlr.data.transforms._spectrogram import Spectrogram
 
 soundfile = pytest.importorskip("soundfile")
 Image = pytest.importorskip("PIL.Image")

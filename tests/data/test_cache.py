@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bmlr.data import _cache
-from bmlr.data._cache import cached_arrays
+from bmlr.data.store import _cache
+from bmlr.data.store._cache import cached_arrays
 
 ARRAYS = {"audio": np.arange(12.0, dtype=np.float32).reshape(3, 4), "targets": np.array([2, 0, 1])}
 

@@ -19,10 +19,10 @@ import pytest
 import torch
 
 import bmlr.data
-from bmlr.data import _digits, _spoken
-from bmlr.data._audio import Spectrogram
-from bmlr.data._digits import Digits, enlarge, load_written_digits, trim
-from bmlr.data._spoken import load_spoken_digits
+from bmlr.data.sets import _digits, _spoken
+from bmlr.data.sets._digits import Digits, enlarge, load_written_digits, trim
+from bmlr.data.sets._spoken import load_spoken_digits
+from bmlr.data.transforms._spectrogram import Spectrogram
 
 soundfile = pytest.importorskip("soundfile")
 Image = pytest.importorskip("PIL.Image")
@@ -408,7 +408,7 @@ def refuse(*arguments, **options):
 socket.create_connection = socket.getaddrinfo = socket.socket.connect = socket.socket.bind = refuse
 sys.path.insert(0, {str(site)!r})
 import bmlr.data
-from bmlr.data import _spoken
+from bmlr.data.sets import _spoken
 assert bmlr.data.__file__.startswith({str(site)!r}), bmlr.data.__file__
 assert str(_spoken._RECORDING).startswith({str(site)!r})
 data = bmlr.data.create("digits")

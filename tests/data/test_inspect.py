@@ -14,8 +14,9 @@ import bmlr.data
 from bmlr.batch import Batch
 from bmlr.cli import main
 from bmlr.data import ArrayPart, Modality, MultimodalData
-from bmlr.data._inspect import contact_sheet, inspect_data
-from bmlr.data._manifest import ManifestOptions, prepare_manifest
+from bmlr.data.inspection._report import inspect_data
+from bmlr.data.inspection._sheet import contact_sheet
+from bmlr.data.sets._table_files import ManifestOptions, prepare_manifest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from table_fixtures import write_samples, write_table
@@ -285,8 +286,8 @@ def test_alarms_stand_out_and_do_not_change_the_exit_status(tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     data = Known()
     data.groups["val"] = data.groups["train"][:4]
-    monkeypatch.setattr("bmlr.data._synthetic.Synthetic.part", lambda self, name: data.part(name))
-    monkeypatch.setattr("bmlr.data._synthetic.Synthetic.prepare", lambda self: vars(self).update(vars(data)))
+    monkeypatch.setattr("bmlr.data.sets._synthetic.Synthetic.part", lambda self, name: data.part(name))
+    monkeypatch.setattr("bmlr.data.sets._synthetic.Synthetic.prepare", lambda self: vars(self).update(vars(data)))
     assert main(["inspect", "synthetic"]) == 0
     printed = capsys.readouterr().out
     assert "WARNING" in printed

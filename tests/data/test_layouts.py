@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bmlr.data._layouts import EMOTIONS, audio_reader, ave_items, crema_d_items, kinetics_sounds_items
+from bmlr.data.sets._layouts import EMOTIONS, audio_reader, ave_items, crema_d_items, kinetics_sounds_items
 
 
 def touch(folder, *names):

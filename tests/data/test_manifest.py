@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import bmlr.data
 from bmlr._files import sealed
 from bmlr.cli import main
-from bmlr.data._manifest import KINDS, ManifestOptions, parse_table, prepare_manifest, read_table, table_items
-from bmlr.data._prepare import open_store, read_rejected
+from bmlr.data.sets._table_files import KINDS, ManifestOptions, parse_table, prepare_manifest, read_table, table_items
+from bmlr.data.store._store import open_store, read_rejected
 
 sys.path.insert(0, str(Path(__file__).parent))
 from media_fixtures import write_mp4

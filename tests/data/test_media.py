@@ -8,20 +8,14 @@ from hypothesis import strategies as st
 from media_fixtures import tone, truncate, write_clip, write_film, write_flv, write_mp4, write_wav
 from PIL import Image
 
-from bmlr.data._audio import Spectrogram
-from bmlr.data._layouts import audio_reader
-from bmlr.data._media import (
-    ArrayReader,
-    AudioReader,
-    ImageReader,
-    VideoReader,
-    _Sampler,
-    check_installed,
-    read_colours,
-    read_frames,
-    read_sound,
-    reader_of,
-)
+from bmlr.data.readers._arrays import ArrayReader
+from bmlr.data.readers._audio import AudioReader, read_sound
+from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._images import ImageReader, read_colours
+from bmlr.data.readers._registry import reader_of
+from bmlr.data.readers._video import VideoReader, _Sampler, read_frames
+from bmlr.data.sets._layouts import audio_reader
+from bmlr.data.transforms._spectrogram import Spectrogram
 
 GREY_STEP = 4  # what lossy compression may do to a grey level
 

@@ -181,5 +181,5 @@ def test_every_data_set_has_a_page_with_every_step():
         if name == "manifest":
             continue
         steps = [line.split()[1] for line in lines if re.search(rf"(?<![\w-]){name}(?![\w-])", line)]
-        decoded = ["prepare"] if name in bmlr.data._prepare.PREPARERS else []
+        decoded = ["prepare"] if name in bmlr.data._preparers.PREPARERS else []
         assert list(dict.fromkeys(steps)) == [*decoded, "inspect", "train", "evaluate", "predict"], name

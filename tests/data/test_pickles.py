@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.data._pickles import read_arrays_pickle
+from bmlr.data.readers._pickles import read_arrays_pickle
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

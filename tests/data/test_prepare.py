@@ -16,18 +16,13 @@ from hypothesis import strategies as st
 
 from bmlr._files import sealed
 from bmlr.data._base import Modality
-from bmlr.data._media import ArrayReader
-from bmlr.data._prepare import (
-    Item,
-    PrepareOptions,
-    Reading,
-    Rejection,
-    find_store,
-    open_store,
-    prepare,
-    prepare_items,
-    read_rejected,
-)
+from bmlr.data._preparers import prepare
+from bmlr.data.readers._arrays import ArrayReader
+from bmlr.data.readers._base import Reading
+from bmlr.data.store._build import prepare_items
+from bmlr.data.store._items import Item, Rejection
+from bmlr.data.store._options import PrepareOptions
+from bmlr.data.store._store import find_store, open_store, read_rejected
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -279,7 +274,7 @@ class TestInterruption:
     def test_between_the_manifest_and_the_last_step(self, tmp_path, marks, monkeypatch):
         items = make_items(tmp_path, ["a", "b"])
         with monkeypatch.context() as patch:
-            patch.setattr("bmlr.data._prepare._move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("bmlr.data.store._build.move_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 run(tmp_path, items, marks)
         assert run(tmp_path, items, marks).decoded == 0
@@ -460,7 +455,7 @@ class TestRejected:
 
     def test_a_missing_package_is_no_fault_of_the_clip(self, tmp_path, marks, monkeypatch):
         monkeypatch.setitem(sys.modules, "av", None)
-        from bmlr.data._media import VideoReader
+        from bmlr.data.readers._video import VideoReader
 
         path = tmp_path / "x.mp4"
         path.write_bytes(b"x")

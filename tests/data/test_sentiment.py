@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr.data
-from bmlr.data._sentiment import MOSEI, MOSI, prepare_sentiment, sentiment_classes
+from bmlr.data.sets._sentiment import MOSEI, MOSI, prepare_sentiment, sentiment_classes
 
 SIZES = {"train": 26, "valid": 9, "test": 11}
 PARTS = {"train": "train", "val": "valid", "test": "test"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import bmlr
 import bmlr.data
-from bmlr.data._synthetic import Synthetic, separation_of, simplex, simplex_accuracy
+from bmlr.data.sets._synthetic import Synthetic, separation_of, simplex, simplex_accuracy
 from bmlr.methods import EpochPlan, Joint
 from bmlr.training import ModelOptions, build_model, planned_requests
 

@@ -17,7 +17,8 @@ from bmlr.diagnosis import (
     diagnose,
     probe_gap,
 )
-from bmlr.diagnosis._readings import collect, make_reader
+from bmlr.diagnosis._readings import collect
+from bmlr.diagnosis._removal import make_reader
 from bmlr.methods import EpochPlan, Joint
 from bmlr.training import (
     ModelOptions,

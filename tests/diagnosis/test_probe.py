@@ -11,7 +11,7 @@ from torch import nn
 import bmlr
 from bmlr.data import create
 from bmlr.diagnosis import diagnose, extract_features, fit_linear_probe, probe_gap, probe_gap_of, train_alone
-from bmlr.diagnosis._probe import _indices_with
+from bmlr.diagnosis._alone import _indices_with
 from bmlr.methods import Joint
 from bmlr.training import (
     ModelOptions,

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 import bmlr
+from bmlr.batch import as_batch
 from bmlr.diagnosis import diagnose
-from bmlr.diagnosis._readings import RemovalOptions, as_batch, collect, make_reader, mean_logits
+from bmlr.diagnosis._readings import collect
+from bmlr.diagnosis._removal import RemovalOptions, make_reader, mean_logits
 from bmlr.methods import UniformBaseline
 
 

@@ -5,7 +5,8 @@ import pytest
 
 import bmlr.methods
 from bmlr.diagnosis import Estimate, Evidence, Thresholds, judge
-from bmlr.diagnosis._verdict import _REMEDIES, choose_methods, write_verdict
+from bmlr.diagnosis._judge import _REMEDIES, choose_methods
+from bmlr.diagnosis._words import write_verdict
 
 
 def around(value, width=0.03):

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from interruptions import assert_same_run
 
+from bmlr.runs._storage import read_checkpoint
 from bmlr.training import evaluate_run
-from bmlr.training._storage import read_checkpoint
 from toy import Toy
 
 #: Seconds within which all processes have to be gone; starting them takes most of it.

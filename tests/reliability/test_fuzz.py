@@ -24,16 +24,16 @@ from damage import cut, flip, scramble
 from interruptions import CPU
 
 from bmlr.cli import main
-from bmlr.data import _cache
-from bmlr.data._audio import read_wave
-from bmlr.data._idx import read_idx_images, read_idx_labels
-from bmlr.data._images import read_picture
-from bmlr.data._manifest import parse_table
-from bmlr.data._media import read_colours, read_frames, read_sound
-from bmlr.data._pickles import read_arrays_pickle
+from bmlr.data.readers._audio import read_sound
+from bmlr.data.readers._idx import read_idx_images, read_idx_labels
+from bmlr.data.readers._images import read_colours, read_picture
+from bmlr.data.readers._pickles import read_arrays_pickle
+from bmlr.data.readers._video import read_frames
+from bmlr.data.readers._wave import read_wave
+from bmlr.data.sets._table_files import parse_table
+from bmlr.data.store import _cache
 from bmlr.methods import BMLR
-from bmlr.training import ModelOptions, OptimizerOptions, RunConfig, RunError, read_config
-from bmlr.training._storage import (
+from bmlr.runs._storage import (
     _seal,
     read_checkpoint,
     read_result,
@@ -42,6 +42,7 @@ from bmlr.training._storage import (
     write_result,
     write_weights,
 )
+from bmlr.training import ModelOptions, OptimizerOptions, RunConfig, RunError, read_config
 from toy import Toy
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))  # media_fixtures

@@ -15,9 +15,11 @@ from damage import cut, flip, scramble
 from test_hostile import BOMB, refused, written
 
 from bmlr.cli import main
-from bmlr.data._audio import read_wave
-from bmlr.data._layouts import _read_list
-from bmlr.data._media import ArrayReader, _Sampler, read_frames, read_sound
+from bmlr.data.readers._arrays import ArrayReader
+from bmlr.data.readers._audio import read_sound
+from bmlr.data.readers._video import _Sampler, read_frames
+from bmlr.data.readers._wave import read_wave
+from bmlr.data.sets._layouts import _read_list
 
 av = pytest.importorskip("av")
 
@@ -67,7 +69,7 @@ def test_a_long_sound_track(tmp_path, monkeypatch):
 
     path = write_film(tmp_path / "x.mp4", [], 2.0, audio=tone(2, 44100), with_video=False)
     assert len(read_sound(path, 44100))
-    monkeypatch.setattr("bmlr.data._audio.MOST_SECONDS", 1)
+    monkeypatch.setattr("bmlr.data.readers._wave.MOST_SECONDS", 1)
     with refused(r"x\.mp4 cannot be read: it is too long"):
         read_sound(path, 44100)
 

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from safetensors.torch import load_file
 from subjects import METHODS, SUBJECTS, make_method
 
+from bmlr.config._options import ModelOptions, TrainerOptions
 from bmlr.methods import BMLR, Joint, Losses
 from bmlr.training import (
     BalancedModule,
@@ -28,8 +29,7 @@ from bmlr.training import (
     fill_defaults,
     train,
 )
-from bmlr.training._nonfinite import all_finite
-from bmlr.training._options import ModelOptions, TrainerOptions
+from bmlr.training._guard import all_finite
 from toy import Toy
 
 SKIP = dataclasses.replace(CPU, on_nonfinite="skip")
@@ -276,7 +276,7 @@ def test_the_checkpoint_to_go_back_to_is_kept_anew_if_a_crash_came_in_between(tm
 
 
 def test_a_damaged_checkpoint_to_go_back_to_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("bmlr.training._run._link", lambda _, temporary: temporary.write_bytes(b"nothing"))
+    monkeypatch.setattr("bmlr.training._checkpoints.link_file", lambda _, temporary: temporary.write_bytes(b"nothing"))
     options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
     with pytest.raises(RunError, match=r"epoch\.ckpt cannot be read.* Remove it to go back to the beginning instead"):
         run(tmp_path, Fragile(), **options)

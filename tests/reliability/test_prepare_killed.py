@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import TESTS, Command, Forked, chance, finish, fork_server, kill_at_random
 
-from bmlr.data._prepare import open_store
+from bmlr.data.store._store import open_store
 
 sys.path.append(str(TESTS / "data"))
 

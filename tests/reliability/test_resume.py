@@ -12,8 +12,8 @@ from subjects import METHODS, SUBJECTS, make_method
 
 from bmlr.data import ArrayPart
 from bmlr.methods import BMLR, EpochPlan, Joint, Pass
+from bmlr.runs._storage import read_checkpoint
 from bmlr.training import ModelOptions, OptimizerOptions, RunInterruptedError, train
-from bmlr.training._storage import read_checkpoint
 from toy import Toy
 
 #: With a schedule, for its state is part of what is resumed.
@@ -183,7 +183,7 @@ def test_the_interval_of_checkpoints_is_no_part_of_what_a_run_is(tmp_path):
 
 def test_a_checkpoint_is_written_every_so_many_steps(tmp_path, monkeypatch):
     positions = []
-    written = "bmlr.training._run.write_checkpoint"
+    written = "bmlr.training._recorder.write_checkpoint"
 
     def note(path, content, **_):
         positions.append((len(content["bmlr"]["history"]), content["bmlr"]["position"]))

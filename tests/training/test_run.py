@@ -171,7 +171,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, method, workers
 
 def test_a_run_stopped_after_its_last_epoch_only_needs_its_result(tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole")
-    monkeypatch.setattr("bmlr.training._run._Recorder.finish", lambda *_, **__: (_ for _ in ()).throw(Stop()))
+    monkeypatch.setattr("bmlr.training._recorder.Recorder.finish", lambda *_, **__: (_ for _ in ()).throw(Stop()))
     with pytest.raises(Stop):
         trained(tmp_path / "cut")
     monkeypatch.undo()

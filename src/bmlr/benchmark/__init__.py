@@ -3,27 +3,21 @@
 Needs the ``train`` extra; the search of parameters and runs on a Ray cluster the ``sweep`` extra too.
 """
 
-from bmlr.benchmark._collect import Collected, collect_run
 from bmlr.benchmark._compare import Compared, compare, compare_store
+from bmlr.benchmark._comparison import Comparison, IncomparableError, MethodSummary, compare_runs, run_frame
 from bmlr.benchmark._engines import Engine, LocalEngine, RayEngine, Task, make_engine
 from bmlr.benchmark._grid import make_jobs, run_grid
-from bmlr.benchmark._lock import DirectoryLock
-from bmlr.benchmark._reproduce import Reproduced, Settings, reproduce
+from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._specification import MethodSpecification, parse_data, parse_method
-from bmlr.benchmark._statistics import (
-    Comparison,
-    Difference,
-    Estimate,
-    IncomparableError,
-    MethodSummary,
-    bootstrap_difference,
-    compare_runs,
-    mean_ranks,
-    run_frame,
-)
-from bmlr.benchmark._store import Job, RunRecord, read_record, read_store
+from bmlr.benchmark._statistics import Difference, Estimate, bootstrap_difference, mean_ranks
+from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import Cell, Table, comparison_frame, comparison_table, write_table
-from bmlr.benchmark._tune import Search, Tuned, tune
+from bmlr.benchmark._tune import Tuned, tune
+from bmlr.reproduction._collect import Collected, collect_run
+from bmlr.reproduction._reproduce import reproduce
+from bmlr.reproduction._scales import Reproduced, Settings
+from bmlr.runs._lock import DirectoryLock
+from bmlr.runs._records import RunRecord, read_record, read_store
 
 __all__ = [
     "Cell",

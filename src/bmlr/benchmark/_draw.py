@@ -10,10 +10,11 @@ import pandas as pd
 
 from bmlr import figures
 from bmlr._files import atomic_write
-from bmlr.benchmark._statistics import group_records, run_frame
-from bmlr.benchmark._statistics import title_of as title_of_label
-from bmlr.benchmark._store import RunRecord
+from bmlr.benchmark._comparison import run_frame
+from bmlr.benchmark._comparison import title_of as title_of_label
 from bmlr.figures._style import legend_above
+from bmlr.runs._records import RunRecord
+from bmlr.runs._settings import group_records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._statistics import Comparison, Estimate, MethodSummary
+from bmlr.benchmark._comparison import Comparison, MethodSummary
+from bmlr.benchmark._statistics import Estimate
 
 Mark = Literal["", "best", "second"]
 

@@ -17,11 +17,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmlr.benchmark._lock import DirectoryLock
-from bmlr.benchmark._store import BUSY, DONE, FAILED, FAILURE, STOPPED, write_failure
+from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
+from bmlr.config._run_config import read_config
+from bmlr.runs._layout import CONFIG, FAILURE
+from bmlr.runs._lock import DirectoryLock
+from bmlr.runs._records import write_failure
 from bmlr.training import RunInterruptedError
-from bmlr.training._config import read_config
-from bmlr.training._run import CONFIG, train
+from bmlr.training._train import train
 
 _GRACE = 10.0  # seconds to leave a checkpoint in
 # Processes that a distributed run starts inherit it: the first of them has the lock for all.

@@ -10,15 +10,15 @@ from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part, PartName,
 
 # Where each data set is defined; imported when asked for, since they need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
-    "digits": ("bmlr.data._digits", "Digits"),
-    "avmnist": ("bmlr.data._avmnist", "AVMNIST"),
-    "crema-d": ("bmlr.data._audiovisual", "CREMAD"),
-    "kinetics-sounds": ("bmlr.data._audiovisual", "KineticsSounds"),
-    "ave": ("bmlr.data._audiovisual", "AVE"),
-    "mosi": ("bmlr.data._sentiment", "MOSI"),
-    "mosei": ("bmlr.data._sentiment", "MOSEI"),
-    "synthetic": ("bmlr.data._synthetic", "Synthetic"),
-    "manifest": ("bmlr.data._manifest", "Manifest"),
+    "digits": ("bmlr.data.sets._digits", "Digits"),
+    "avmnist": ("bmlr.data.sets._avmnist", "AVMNIST"),
+    "crema-d": ("bmlr.data.sets._audiovisual", "CREMAD"),
+    "kinetics-sounds": ("bmlr.data.sets._audiovisual", "KineticsSounds"),
+    "ave": ("bmlr.data.sets._audiovisual", "AVE"),
+    "mosi": ("bmlr.data.sets._sentiment", "MOSI"),
+    "mosei": ("bmlr.data.sets._sentiment", "MOSEI"),
+    "synthetic": ("bmlr.data.sets._synthetic", "Synthetic"),
+    "manifest": ("bmlr.data.sets._table", "Manifest"),
 }
 
 

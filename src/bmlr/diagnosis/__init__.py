@@ -6,7 +6,8 @@ torch and numpy only; tables, figures, the Lightning callback and training alone
 
 from __future__ import annotations
 
-from bmlr.diagnosis._diagnosis import Diagnosis, ModalityMeasures, PairMeasures, diagnose
+from bmlr.diagnosis._alone import train_alone
+from bmlr.diagnosis._diagnosis import Diagnosis, ModalityMeasures, PairMeasures
 from bmlr.diagnosis._figures import (
     figures_of,
     plot_accuracies,
@@ -16,14 +17,8 @@ from bmlr.diagnosis._figures import (
     plot_probes,
     plot_shapley,
 )
-from bmlr.diagnosis._gradients import (
-    GradientMonitor,
-    batch_conflict,
-    gradient_conflict,
-    gradient_norms,
-    read_gradients,
-    summarise_gradients,
-)
+from bmlr.diagnosis._judge import Evidence, Thresholds, judge
+from bmlr.diagnosis._linear import LinearProbe, extract_features, fit_linear_probe
 from bmlr.diagnosis._measures import (
     Bootstrap,
     Estimate,
@@ -35,17 +30,18 @@ from bmlr.diagnosis._measures import (
     recovered_share,
     shapley_values,
 )
-from bmlr.diagnosis._probe import (
-    LinearProbe,
-    ModalityGap,
-    extract_features,
-    fit_linear_probe,
-    probe_gap,
-    probe_gap_of,
-    train_alone,
-)
+from bmlr.diagnosis._measuring import diagnose
+from bmlr.diagnosis._probe import ModalityGap, probe_gap, probe_gap_of
 from bmlr.diagnosis._run import diagnose_run
-from bmlr.diagnosis._verdict import Evidence, Thresholds, Verdict, judge
+from bmlr.diagnosis._words import Verdict
+from bmlr.monitor._gradients import (
+    GradientMonitor,
+    batch_conflict,
+    gradient_conflict,
+    gradient_norms,
+    read_gradients,
+    summarise_gradients,
+)
 
 __all__ = [
     "Bootstrap",

@@ -8,12 +8,16 @@ from pathlib import Path
 import torch
 
 from bmlr._checks import check_choice
-from bmlr.diagnosis._diagnosis import Diagnosis, Sources, summarise
-from bmlr.diagnosis._gradients import GRADIENTS
-from bmlr.diagnosis._probe import _Ordered, device_of, probe_gap
-from bmlr.diagnosis._readings import collect, make_reader
-from bmlr.diagnosis._state import preserved_random_state
-from bmlr.diagnosis._verdict import Thresholds
+from bmlr._random import preserved_random_state
+from bmlr.diagnosis._alone import Ordered
+from bmlr.diagnosis._diagnosis import Diagnosis
+from bmlr.diagnosis._judge import Thresholds
+from bmlr.diagnosis._linear import device_of
+from bmlr.diagnosis._measuring import Sources, summarise
+from bmlr.diagnosis._probe import probe_gap
+from bmlr.diagnosis._readings import collect
+from bmlr.diagnosis._removal import make_reader
+from bmlr.monitor._gradients import GRADIENTS
 
 
 def diagnose_run(
@@ -57,7 +61,7 @@ def diagnose_run(
         config, model, method = load_run(run, weights=weights)
     place = torch.device(device) if device is not None else device_of(config)
     model.to(place), method.to(place)
-    batches = _Ordered(config, part)
+    batches = Ordered(config, part)
     with preserved_random_state():
         readings = collect(make_reader(model, batches, method=method), batches)
     gaps = probe_gap(config, model, part=part, weights=weights, device=place, progress=progress) if probe else {}

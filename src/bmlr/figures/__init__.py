@@ -4,12 +4,13 @@ They draw what they are given, arrays and tables, and read no file but :func:`re
 one panel take ``ax`` and return an Axes; figures with a panel per modality return the Axes by name.
 """
 
-from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share, read_metrics
-from bmlr.figures._embeddings import plot_features_tsne, plot_label_tsne
-from bmlr.figures._label_rows import plot_label_rows
-from bmlr.figures._labels import plot_label_simplex
-from bmlr.figures._predictions import count_top_classes, plot_top_classes
+from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share
 from bmlr.figures._tables import plot_methods, plot_surface
+from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_tsne
+from bmlr.reproduction._plot_label_rows import plot_label_rows
+from bmlr.reproduction._plot_labels import plot_label_simplex
+from bmlr.reproduction._plot_top_classes import count_top_classes, plot_top_classes
+from bmlr.runs._metrics import read_metrics
 
 __all__ = [
     "count_top_classes",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from bmlr.figures._style import drop_inner_labels, look, open_panel, tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+
 # Ticks of a ratio, from fine to coarse.
 _TICKS = (
     (0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4),
@@ -23,30 +23,9 @@ _TICKS = (
     (0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000),
 )
 
+
 #: Metrics of one run, or of several (seeds, say) by name.
 Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
-
-
-def read_metrics(run: Path | str) -> pd.DataFrame:
-    """The metrics of a run, one row per epoch.
-
-    Args:
-        run: Directory of the run.
-
-    Raises:
-        FileNotFoundError: If the run has no finished epoch.
-        ValueError: If the file is not a table of epochs.
-    """
-    path = Path(run) / "metrics.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"There are no metrics in {run}: {path.name} is missing.")
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{path} is not a table: {' '.join(str(error).split())}") from error
-    if "epoch" not in table or not len(table):
-        raise ValueError(f"{path} should have a column epoch and at least one row.")
-    return table
 
 
 def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:

@@ -25,10 +25,10 @@ from bmlr._version import __version__
 from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.figures._style import legend_above
 from bmlr.report._curves import section_curves, usable_metrics
-from bmlr.report._read import ExcludedRun, read_runs
 from bmlr.report._sections import MethodGroup, Section, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, shown_table
-from bmlr.training._run import CONFIG
+from bmlr.runs._discovery import ExcludedRun, read_runs
+from bmlr.runs._layout import CONFIG
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bmlr.benchmark._statistics import difference_of, estimate
-from bmlr.benchmark._store import RunRecord
 from bmlr.benchmark._tables import Table
-from bmlr.report._read import FinishedRun
 from bmlr.report._sections import MethodGroup, Section, seeds_text
+from bmlr.runs._discovery import FinishedRun
+from bmlr.runs._records import RunRecord
 
 #: Reads a number of a run; None where it is not defined.
 Read = Callable[[FinishedRun], float | None]

@@ -3,21 +3,18 @@
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """
 
-from bmlr.training._config import RunConfig, read_config
+from bmlr.config._model import build_model
+from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
+from bmlr.config._run_config import RunConfig, read_config
+from bmlr.runs._predictions import read_predictions
+from bmlr.training._directory import RunResult
 from bmlr.training._errors import RunError, RunInterruptedError
+from bmlr.training._guard import NonFiniteLossError
 from bmlr.training._loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
 from bmlr.training._module import BalancedModule
-from bmlr.training._nonfinite import NonFiniteLossError
-from bmlr.training._options import (
-    ModelOptions,
-    OptimizerOptions,
-    TrainerOptions,
-    build_model,
-    fill_defaults,
-)
-from bmlr.training._predictions import read_predictions
-from bmlr.training._run import RunResult, evaluate_run, load_run, predict_run, train
+from bmlr.training._reading import evaluate_run, load_run, predict_run
 from bmlr.training._scores import Score, ScoreMetric, evaluate
+from bmlr.training._train import train
 
 __all__ = [
     "BalancedModule",

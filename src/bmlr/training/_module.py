@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from bmlr._random import capture_random_state, restore_random_state
 from bmlr.batch import Batch
+from bmlr.config._options import OptimizerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Pass
 from bmlr.model import MultimodalClassifier
+from bmlr.training._guard import NonFiniteLossError, StepGuard, all_finite, describe_gradient, describe_loss, sentence
 from bmlr.training._loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
-from bmlr.training._nonfinite import (
-    NonFiniteLossError,
-    StepGuard,
-    all_finite,
-    describe_gradient,
-    describe_loss,
-    sentence,
-)
-from bmlr.training._options import OptimizerOptions
 from bmlr.training._scores import Score, ScoreMetric, flatten_score
 
 
@@ -356,7 +348,7 @@ class BalancedModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know: history, plan, place in the epoch, and what each process has of its own."""
         own = {
-            "random_state": _random_state(),
+            "random_state": capture_random_state(),
             "sums": {name: value.cpu() for name, value in self._sums.items()},
             "samples": self._samples,
         }
@@ -394,7 +386,7 @@ class BalancedModule(lightning.LightningModule):
         own = processes[self.trainer.global_rank if len(processes) == self.trainer.world_size else 0]
         if self._position:
             self._sums, self._samples = dict(own["sums"]), own["samples"]
-        _set_random_state(own["random_state"])
+        restore_random_state(own["random_state"])
         return self._position
 
 
@@ -431,23 +423,3 @@ def _as_batch(batch: Any) -> Batch:
 
 def _named_terms(losses: Losses) -> dict[str, Tensor]:
     return {f"loss_{name}": value for name, value in losses.terms.items()}
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the legacy stream is the one user code draws from)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, np.asarray(keys).tolist(), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,270 @@
+"""Methods compared by their finished runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bmlr._checks import check_integer, nearest_name
+from bmlr.benchmark._specification import parse_method
+from bmlr.benchmark._statistics import Difference, Estimate, difference_of, estimate
+from bmlr.runs._records import RunRecord
+from bmlr.runs._settings import data_settings, finished_result, flatten, group_records, method_settings
+
+#: Data passes may differ by this share and still count as one budget: methods sample a little more or less.
+_BUDGET_TOLERANCE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodSummary:
+    """What the runs of one method come to.
+
+    Attributes:
+        label: Its specification.
+        title: Its name in the literature, with parameters.
+        seeds: Seeds of the finished runs.
+        failed: Number of runs that failed.
+        unfinished: Number of runs that are not finished for another reason.
+        accuracy: Fused accuracy.
+        unimodal: Accuracy of each modality.
+        ratio: Quotient of accuracies of each pair of modalities.
+        last_epoch: Fused accuracy after the last epoch, under the paper protocol.
+        best_on_test: Largest fused test accuracy of all epochs, under the paper protocol.
+        difference: To the baseline; None for the baseline itself or without one.
+        epochs: Epochs.
+        data_passes: Samples seen in training over the size of the training part.
+        minutes: Wall-clock time of a run.
+    """
+
+    label: str
+    title: str
+    seeds: tuple[int, ...]
+    failed: int
+    unfinished: int
+    accuracy: Estimate
+    unimodal: Mapping[str, Estimate]
+    ratio: Mapping[str, Estimate]
+    last_epoch: Estimate
+    best_on_test: Estimate
+    difference: Difference | None
+    epochs: int | None
+    data_passes: Estimate
+    minutes: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Methods compared on the same data under the same protocol.
+
+    Attributes:
+        data: Name of the data set.
+        protocol: Protocol.
+        samples: Samples of the test part.
+        majority_rate: Share of its most frequent class.
+        modalities: Names of the modalities.
+        pairs: Names of the ratios.
+        baseline: Label of the method the differences are to; None without one.
+        methods: The methods, in the order given.
+        notes: What a reader has to know before comparing numbers.
+    """
+
+    data: str
+    protocol: str
+    samples: int
+    majority_rate: float
+    modalities: tuple[str, ...]
+    pairs: tuple[str, ...]
+    baseline: str | None
+    methods: tuple[MethodSummary, ...]
+    notes: tuple[str, ...]
+
+
+class IncomparableError(ValueError):
+    """Runs do not belong into one table; the message says why."""
+
+
+def compare_runs(
+    records: Iterable[RunRecord],
+    *,
+    baseline: str | None = None,
+    force: bool = False,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare methods by their finished runs; failed ones are counted.
+
+    Args:
+        records: Runs, grouped by their labels; those without a label are grouped by their settings.
+        baseline: Label or title of the method the differences are to.
+        force: Compare runs of different data, protocol or budget too; a note says so.
+        resamples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        IncomparableError: If the runs are of different data, protocol or budget.
+        ValueError: If no run is finished, a method has a seed twice, or there is no such baseline.
+    """
+    check_integer("resamples", resamples, 1)
+    groups = group_records(records)
+    finished = [record for members in groups.values() for record in members if record.result is not None]
+    if not finished:
+        reasons = [record.failure["error"] for members in groups.values() for record in members if record.failure]
+        raise ValueError(
+            f"There is no finished run to compare.{f' The first failed with {reasons[0]}' if reasons else ''}"
+        )
+    obstacles = [*_data_differences(finished), *_budget_differences(groups)]
+    if obstacles and not force:
+        raise IncomparableError(f"These runs do not belong into one table: {' '.join(obstacles)} Force it to see it.")
+    for label, members in groups.items():
+        seeds = [record.config["seed"] for record in members]
+        if twice := [value for value in seeds if seeds.count(value) > 1]:
+            raise ValueError(f"Method '{label}' should have each seed once. Found seed {twice[0]} twice.")
+    chosen = None if baseline is None else _find_label(baseline, groups)
+    first = finished_result(finished[0])
+    methods = tuple(
+        _summarise(label, members, None if chosen in {None, label} else groups[str(chosen)], resamples, seed)
+        for label, members in groups.items()
+    )
+    return Comparison(
+        data=" and ".join(dict.fromkeys(finished_result(record)["data"] for record in finished)),
+        protocol=" and ".join(dict.fromkeys(finished_result(record)["protocol"] for record in finished)),
+        samples=first["samples"]["test"],
+        majority_rate=first["majority_rate"],
+        modalities=tuple(
+            dict.fromkeys(name for r in finished for name in finished_result(r)["test"]["unimodal_accuracy"])
+        ),
+        pairs=tuple(dict.fromkeys(name for r in finished for name in finished_result(r)["test"]["ratio"])),
+        baseline=chosen,
+        methods=methods,
+        notes=tuple([f"FORCED: {reason}" for reason in obstacles] + _remarks(groups, methods)),
+    )
+
+
+def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """A row per run: method, seed, state, accuracies and ratios on the test part, epoch, passes, seconds, directory."""
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {"method": record.label, "seed": record.config.get("seed"), "state": record.state}
+        if record.result is not None:
+            result = record.result
+            row |= {"accuracy": result["test"]["accuracy"]}
+            row |= {f"accuracy_{name}": value for name, value in result["test"]["unimodal_accuracy"].items()}
+            row |= {f"ratio_{name}": value for name, value in result["test"]["ratio"].items()}
+            row |= {"validation_accuracy": result["validation"]["accuracy"], "best_epoch": result.get("best_epoch")}
+            row |= {name: result[name] for name in ("epochs", "data_passes", "seconds")}
+        row["error"] = (record.failure or {}).get("error", "")
+        row["directory"] = str(record.directory)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _summarise(
+    label: str, members: Sequence[RunRecord], baseline: Sequence[RunRecord] | None, resamples: int, seed: int
+) -> MethodSummary:
+    results = [record.result for record in members if record.result is not None]
+
+    def read(*keys: str) -> Estimate:
+        return estimate(_value(result, keys) for result in results)
+
+    names = dict.fromkeys(name for result in results for name in result["test"]["unimodal_accuracy"])
+    pairs = dict.fromkeys(name for result in results for name in result["test"]["ratio"])
+    minutes = estimate(result["seconds"] / 60 for result in results)
+    return MethodSummary(
+        label=label,
+        title=title_of(label),
+        seeds=tuple(int(result["seed"]) for result in results),
+        failed=sum(record.state == "failed" for record in members),
+        unfinished=sum(record.state in {"new", "interrupted"} for record in members),
+        accuracy=read("test", "accuracy"),
+        unimodal={name: read("test", "unimodal_accuracy", name) for name in names},
+        ratio={name: read("test", "ratio", name) for name in pairs},
+        last_epoch=read("test_last_epoch", "accuracy"),
+        best_on_test=read("test_best_epoch", "accuracy"),
+        difference=None if baseline is None else difference_of(members, baseline, resamples=resamples, seed=seed),
+        epochs=int(results[0]["epochs"]) if results else None,
+        data_passes=read("data_passes"),
+        minutes=minutes,
+    )
+
+
+def _data_differences(records: Sequence[RunRecord]) -> list[str]:
+    """A sentence for everything in which the data of the runs differ."""
+    flat = [flatten(data_settings(record)) for record in records]
+    sentences = []
+    for key in dict.fromkeys(key for one in flat for key in one):
+        values = list(dict.fromkeys(str(one.get(key, "none")) for one in flat))
+        if len(values) > 1:
+            sentences.append(f"Their {key.replace('init_args.', '')} differs ({' and '.join(values[:3])}).")
+    return sentences
+
+
+def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
+    """A sentence if methods had neither the epochs nor, nearly, the data passes of the others."""
+    budgets = {
+        label: (finished_result(record)["epochs"], float(finished_result(record)["data_passes"]))
+        for label, members in groups.items()
+        for record in members
+        if record.result is not None
+    }
+    epochs = [value for value, _ in budgets.values()]
+    usual = max(dict.fromkeys(epochs), key=epochs.count)
+    passes = [value for number, value in budgets.values() if number == usual]
+    low, high = min(passes) * (1 - _BUDGET_TOLERANCE), max(passes) * (1 + _BUDGET_TOLERANCE)
+    return [
+        f"'{label}' had {number} epochs and {value:g} data passes, the others {usual} epochs and "
+        f"{_span(passes)} data passes."
+        for label, (number, value) in budgets.items()
+        if number != usual and not low <= value <= high
+    ]
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{min(values):g}" if min(values) == max(values) else f"{min(values):g} to {max(values):g}"
+
+
+def _remarks(groups: Mapping[str, Sequence[RunRecord]], methods: Sequence[MethodSummary]) -> list[str]:
+    remarks = []
+    if lost := [f"{method.failed} of {method.title}" for method in methods if method.failed]:
+        remarks.append(f"Failed runs, left out of the means: {', '.join(lost)}.")
+    if open_ := [f"{method.unfinished} of {method.title}" for method in methods if method.unfinished]:
+        remarks.append(f"Unfinished runs, left out: {', '.join(open_)}.")
+    if len({method.seeds for method in methods if method.seeds}) > 1:
+        remarks.append("The methods do not have the same seeds.")
+    flat = {label: flatten(method_settings(members[0])) for label, members in groups.items() if members[0].config}
+    for key in dict.fromkeys(key for settings in flat.values() for key in settings):
+        values = {json.dumps(settings.get(key)) for settings in flat.values()}
+        if len(values) > 1 and not key.startswith(("method.", "trainer.epochs")):
+            remarks.append(f"The methods differ in {key}: {', '.join(sorted(values))}.")
+    if len({method.difference.over for method in methods if method.difference}) > 1:
+        remarks.append("Not all runs kept their predictions: some intervals are over seeds alone.")
+    return remarks
+
+
+def _find_label(baseline: str, groups: Mapping[str, Any]) -> str:
+    if baseline in groups:
+        return baseline
+    titles = {title_of(label): label for label in groups}
+    if baseline in titles:
+        return titles[baseline]
+    raise ValueError(
+        f"Parameter `baseline` should be one of {', '.join(groups)}. Found `baseline = {baseline!r}`."
+        f"{nearest_name(baseline, groups)}"
+    )
+
+
+def title_of(label: str) -> str:
+    """Name in the literature of a label, with its parameters; the label itself if it is no specification."""
+    try:
+        return parse_method(label).title
+    except ValueError:
+        return label
+
+
+def _value(content: Any, keys: Sequence[str]) -> float | None:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return None if content is None else float(content)

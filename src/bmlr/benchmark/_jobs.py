@@ -1,0 +1,32 @@
+"""Runs to be made."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from bmlr.config._run_config import RunConfig
+
+#: Exit statuses of a run's process: finished, failed and recorded, in another process's hands, stopped from outside.
+DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 76
+
+
+State = Literal["new", "interrupted", "failed", "finished"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        label: What the run is counted as in a table: a method's specification.
+        config: Its resolved configuration, which names its directory.
+    """
+
+    label: str
+    config: RunConfig
+
+    def directory(self, runs: Path) -> Path:
+        """Directory of the run in a folder of runs."""
+        return runs / self.config.name

@@ -1,0 +1,177 @@
+"""The study of a search in Optuna."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bmlr._checks import check_choice, check_integer
+from bmlr.benchmark._space import Range, grid_points
+from bmlr.benchmark._specification import MethodSpecification
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+
+JOURNAL, TRIALS = "trials.journal", "trials.csv"
+
+
+_VOID = "void"  # marks a trial that was never run
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What is searched and how.
+
+    Attributes:
+        trials: Trials of every method; None takes the size of the grid, or 20.
+        sampler: tpe (Bayesian, seeded) or grid.
+        seed: Seed of the sampler.
+        parallel: Trials of a method that are chosen before the first of them is known.
+    """
+
+    trials: int | None = None
+    sampler: Literal["tpe", "grid"] = "tpe"
+    seed: int = 0
+    parallel: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("sampler", self.sampler, ("tpe", "grid"))
+        if self.trials is not None:
+            check_integer("trials", self.trials, 1)
+        check_integer("parallel", self.parallel, 1)
+
+
+def corners(space: Mapping[str, Range]) -> list[dict[str, Any]]:
+    """Values at the ends of all ranges, to see whether the method takes them."""
+    lows = {name: one.choices[0] if one.choices else is_whole(one, one.low) for name, one in space.items()}
+    highs = {name: one.choices[-1] if one.choices else is_whole(one, one.high) for name, one in space.items()}
+    middle = [{**lows, name: value} for name, one in space.items() for value in one.choices]
+    return [lows, highs, *middle]
+
+
+def is_whole(one: Range, value: float) -> float | int:
+    return int(value) if one.scale == "int" else value
+
+
+class _NoLock:
+    """The folder's own lock keeps others out; Optuna's would survive a process that was killed."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return
+
+
+def open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
+    import json
+
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise ValueError('The search needs Optuna. Run: pip install "bmlr[sweep]"') from error
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    journal = folder / JOURNAL
+    _trim(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_NoLock()))  # type: ignore[arg-type]
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    plain = json.loads(json.dumps(dict(identity)))
+    known = study.user_attrs.get("identity")
+    if known is None:
+        study.set_user_attr("identity", plain)
+    elif known != plain:
+        different = [key for key in plain if known.get(key) != plain[key]]
+        raise ValueError(
+            f"{folder} holds a search of '{name}' that differs in {', '.join(different)}. Choose another folder."
+        )
+    return study
+
+
+def _trim(journal: Path) -> None:
+    """Cut off a last line that was only half written when its process was killed."""
+    if not journal.is_file():
+        return
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))
+
+
+def next_trials(
+    studies: Mapping[str, Study],
+    methods: Sequence[MethodSpecification],
+    ranges: Mapping[str, Mapping[str, Range]],
+    search: Search,
+    number: int,
+) -> list[tuple[MethodSpecification, FrozenTrial]]:
+    """The trials to be run now: those under way, or some new ones of every method that lacks some."""
+    from optuna.trial import Trial, TrialState
+
+    batch = []
+    for method in methods:
+        study, space = studies[method.text], ranges[method.text]
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if set(trial.params) != set(space):  # the process was killed while the trial was being chosen
+                Trial(study, trial._trial_id).set_user_attr(_VOID, True)  # noqa: SLF001
+                study.tell(trial.number, state=TrialState.FAIL)
+            else:
+                batch.append((method, trial))
+        counted = len(counted_trials(study))
+        under_way = any(one is method for one, _ in batch)
+        # Trials are chosen in blocks. One that an interruption has cut is completed before the next is begun.
+        end = -(-counted // search.parallel) * search.parallel
+        if end == counted and not under_way:
+            end += search.parallel
+        batch += [(method, _ask(study, space, search, index)) for index in range(counted, min(end, number))]
+    return batch
+
+
+def counted_trials(study: Study) -> list[FrozenTrial]:
+    """The trials that count, failed ones too."""
+    return [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(_VOID)]
+
+
+def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -> FrozenTrial:
+    """Choose the values of a trial.
+
+    Each has a sampler of its own: what it suggests depends on the trials before it and on its number alone.
+    """
+    from optuna.samplers import TPESampler
+
+    study.sampler = (
+        _point_sampler(grid_points(space)[index])
+        if search.sampler == "grid"
+        else TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
+    )
+    trial = study.ask({name: one.distribution() for name, one in space.items()})
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
+def _point_sampler(point: Mapping[str, str]) -> BaseSampler:
+    """A sampler that gives the values of a point of the grid."""
+    from optuna.samplers import BaseSampler
+
+    class Point(BaseSampler):
+        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+            return {}
+
+        def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+            return {}
+
+        def sample_independent(
+            self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        ) -> Any:
+            return point[param_name]
+
+    return Point()

@@ -1,0 +1,70 @@
+"""Classes by path: registered, or imported by the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import bmlr.data
+import bmlr.methods
+from bmlr._checks import nearest_name
+from bmlr.data import MultimodalData
+from bmlr.methods import Method
+
+T = TypeVar("T")
+
+
+def resolve_class(name: str, base: type[T]) -> type[T]:
+    """The registered or already imported subclass of ``base`` that ``name`` (short or with its module) stands for.
+
+    Raises:
+        ValueError: If there is none; the message gives the nearest name.
+    """
+    short = name.rpartition(".")[2]
+    registry: Any = bmlr.methods if issubclass(base, Method) else bmlr.data
+    names = bmlr.methods.available() if issubclass(base, Method) else bmlr.data.class_names()
+    registered = {known: f"{registry.__name__}.{known}" for known in names}
+    if short in registered and name in {short, registered[short]}:
+        found: Any = getattr(registry, short)
+        return found  # type: ignore[no-any-return]
+    found = getattr(sys.modules.get(name.rpartition(".")[0]), short, None)
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    raise ValueError(
+        f"'{name}' is neither a registered nor an imported {base.__name__}. Registered are {', '.join(registered)}."
+        f"{nearest_name(short, registered)} "
+        "A module of yours is imported first; on the command line by --import MODULE."
+    )
+
+
+def class_path(cls: type) -> str:
+    """Public path of a class: registered ones are shown by their package, not by the private module inside it."""
+    parts = cls.__module__.split(".")
+    public = ".".join(part for part in parts if not (parts[0] == "bmlr" and part.startswith("_")))
+    return f"{public}.{cls.__qualname__}"
+
+
+def class_entry(thing: MultimodalData | Method) -> dict[str, Any]:
+    return {"class_path": class_path(type(thing)), "init_args": plain_data(thing.parameters_given)}
+
+
+def make_class(entry: Any, base: type[T], where: str) -> T:
+    if not isinstance(entry, dict) or not {"class_path"} <= set(entry) <= {"class_path", "init_args"}:
+        raise ValueError(f"{where} should have the entries class_path and init_args. Found {entry!r}.")
+    cls = resolve_class(str(entry["class_path"]), base)
+    try:
+        return cls(**(entry.get("init_args") or {}))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever parameters of wrong types cause in any class
+        raise ValueError(f"{where}: {error}") from error
+
+
+def plain_data(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_data(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

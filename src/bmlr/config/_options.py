@@ -1,0 +1,184 @@
+"""Options of model, optimiser and trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from bmlr import fusion as fusions
+from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_unit_interval
+from bmlr.data import MultimodalData
+
+Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+
+
+OnNonFinite = Literal["stop", "skip", "restore"]
+
+
+@dataclasses.dataclass
+class ModelOptions:
+    """Model made for a data set: a default encoder per modality and a fusion.
+
+    Images, spectrograms and frames get a ResNet-18 (with the small-input stem below 96 pixels), sequences a
+    Transformer, vectors a multilayer perceptron.
+
+    Attributes:
+        fusion: Name of the fusion: concat, sum, film, gated or bigated.
+        width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; None
+            takes the data set's default.
+        stem: Stem of the ResNets: imagenet or small; None chooses by the input's size.
+        unimodal: How unimodal logits are read: split, ablated or auxiliary; None takes the fusion's default.
+        conditioner: Modality that conditions the others (film, gated, bigated); None takes the first.
+        depth: Layers of the Transformers.
+        heads: Attention heads of a Transformer's layer.
+        dropout: Probability of dropout in the Transformers.
+        positions: Positions of the Transformers: sinusoidal or learned.
+    """
+
+    fusion: str = "concat"
+    width: int | None = None
+    stem: Literal["imagenet", "small"] | None = None
+    unimodal: Literal["split", "ablated", "auxiliary"] | None = None
+    conditioner: str | None = None
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+
+    def __post_init__(self) -> None:
+        check_choice("fusion", self.fusion, fusions.available())
+        if self.width is not None:
+            check_integer("width", self.width, 1)
+        check_integer("depth", self.depth, 1)
+        check_integer("heads", self.heads, 1)
+        check_choice("positions", self.positions, ("sinusoidal", "learned"))
+
+
+@dataclasses.dataclass
+class OptimizerOptions:
+    """Optimiser and learning-rate schedule.
+
+    Attributes:
+        name: adam, adamw or sgd.
+        lr: Learning rate; None takes the data set's default.
+        weight_decay: L2 penalty (adam, sgd) or decoupled decay (adamw).
+        betas: Decay rates of Adam's moments.
+        momentum: Momentum of SGD.
+        schedule: none, step (times gamma every step_size epochs), multistep (times gamma at each milestone) or
+            cosine (to zero over the run).
+        step_size: Epochs between decays of the step schedule.
+        milestones: Epochs of the multistep schedule.
+        gamma: Factor of a decay.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float | None = None
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    schedule: Literal["none", "step", "multistep", "cosine"] = "none"
+    step_size: int = 30
+    milestones: tuple[int, ...] = (70,)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            check_positive("lr", self.lr)
+        check_non_negative("weight_decay", self.weight_decay)
+        check_non_negative("momentum", self.momentum)
+        check_positive("gamma", self.gamma)
+        check_integer("step_size", self.step_size, 1)
+        for beta in self.betas:
+            check_unit_interval("betas", beta)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser over ``parameters``."""
+        if self.lr is None:
+            raise ValueError("Parameter `lr` should be given where there is no data set to take a default from.")
+        if self.name == "sgd":
+            return torch.optim.SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
+        return kind(parameters, self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """The schedule, stepped once per epoch; None for a constant rate."""
+        if self.schedule == "step":
+            return torch.optim.lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
+        if self.schedule == "multistep":
+            return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.milestones), self.gamma)
+        if self.schedule == "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        return None
+
+
+@dataclasses.dataclass
+class TrainerOptions:
+    """How long and on what to train.
+
+    Attributes:
+        epochs: Number of epochs; None takes the data set's default.
+        batch_size: Samples per step and device; None takes the data set's default.
+        accelerator: Lightning's accelerator: auto, cpu, gpu, mps, …
+        devices: Number of devices, or auto.
+        strategy: Lightning's strategy: auto, ddp, …
+        num_nodes: Number of machines.
+        precision: 32-true, 64-true, bf16-mixed or 16-mixed.
+        accumulate_grad_batches: Batches per optimiser step.
+        gradient_clip_val: Largest norm of the gradients; None does not clip.
+        num_workers: Processes that load data; 0 loads in the training process.
+        compile: Compile the encoders with torch.compile.
+        progress: Show a progress bar (on a terminal) or a line per epoch (elsewhere).
+        gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
+        checkpoint_every: Optimiser steps between checkpoints within an epoch; None keeps those at the ends of epochs
+            only. A resumed run ends the same either way, but repeats what came after its last checkpoint.
+        on_nonfinite: When a loss or a gradient is not finite: stop; skip the step, and count it; or restore what was
+            at the end of the epoch before and go on with half the learning rate, three times at most.
+        max_nonfinite: Skipped steps in a row that stop training all the same.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: Precision = "32-true"
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    num_workers: int = 0
+    compile: bool = False
+    progress: bool = True
+    gradients: bool = False
+    checkpoint_every: int | None = None
+    on_nonfinite: OnNonFinite = "stop"
+    max_nonfinite: int = 10
+
+    def __post_init__(self) -> None:
+        optional = ("epochs", "batch_size", "checkpoint_every")
+        for name in (*optional, "accumulate_grad_batches", "max_nonfinite", "num_workers"):
+            value = getattr(self, name)
+            if not (value is None and name in optional):
+                check_integer(name, value, 0 if name == "num_workers" else 1)
+        check_choice("on_nonfinite", self.on_nonfinite, get_args(OnNonFinite))
+        if self.gradient_clip_val is not None:
+            check_positive("gradient_clip_val", self.gradient_clip_val)
+
+
+def fill_defaults(
+    data: MultimodalData, model: ModelOptions, optimizer: OptimizerOptions, trainer: TrainerOptions
+) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
+    """The options with the data set's defaults in every place that was left open."""
+
+    def fill(options: Any, **defaults: Any) -> Any:
+        return dataclasses.replace(options, **{k: v for k, v in defaults.items() if getattr(options, k) is None})
+
+    defaults = data.defaults
+    return (
+        fill(model, width=defaults.width),
+        fill(optimizer, lr=defaults.lr),
+        fill(trainer, epochs=defaults.epochs, batch_size=defaults.batch_size),
+    )

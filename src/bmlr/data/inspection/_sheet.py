@@ -1,0 +1,199 @@
+"""Contact sheet of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from bmlr._checks import check_choice, check_integer
+from bmlr.data._base import Modality, MultimodalData, PartName
+from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+from bmlr.data.inspection._report import (
+    MOST_CLASSES,
+    MOST_FRAMES,
+    draw_indices,
+    iterate_batches,
+    joined,
+    present_mask,
+    store_of,
+)
+
+_PARTS: tuple[PartName, ...] = get_args(PartName)
+
+
+_CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells and between modalities, in inches
+
+
+def contact_sheet(data: MultimodalData, *, part: PartName = "train", per_class: int = 4, seed: int = 0) -> Figure:
+    """Some samples of each class in all modalities: a row per class, for each modality the same samples in one order.
+
+    Pictures and frames are shown in their colours, spectrograms with low frequencies below, sequences with time from
+    left to right and a line per feature, vectors as curves. All samples of a modality have one scale of values. Of
+    more than 40 classes the first 40 are shown, of a film at most four frames.
+
+    Args:
+        data: The data set.
+        part: Part the samples are taken from.
+        per_class: Samples per class, drawn at random.
+        seed: Seed of the draw.
+
+    Raises:
+        FileNotFoundError: If a file of the data set is missing.
+        ValueError: If an argument is wrong or the data set cannot be read.
+    """
+    check_choice("part", part, _PARTS)
+    check_integer("per_class", per_class, 1)
+    data.prepare()
+    chosen = data.part(part)
+    targets = chosen.targets.numpy()
+    labels = range(min(len(data.classes), MOST_CLASSES))
+    picks = {label: draw_indices(np.flatnonzero(targets == label), per_class, seed) for label in labels}
+    positions = np.concatenate(list(picks.values()))
+    if not len(positions):
+        raise ValueError(f"Part '{part}' of '{data.name}' should hold samples. It is empty.")
+    batches = list(iterate_batches(data, part, chosen, positions))
+    counts = np.bincount(targets, minlength=len(data.classes))
+    sheet = _Sheet(data, picks, counts, normalised=store_of(chosen) is not None)
+    for modality, form in data.modalities.items():
+        values = joined([batch.inputs[modality].numpy() for batch in batches])
+        sheet.draw(modality, form, values, np.concatenate([present_mask(batch, modality) for batch in batches]))
+    classes = f", first {len(labels)} of {len(data.classes)} classes" if len(labels) < len(data.classes) else ""
+    sheet.title(f"{data.name}, {data.protocol} protocol, {part} part: {len(targets)} samples{classes}")
+    return sheet.figure
+
+
+class _Sheet:
+    """A figure with a row per class and a column per sample of each modality, places in inches.
+
+    Args:
+        data: The data set.
+        picks: Positions of the samples of each class.
+        counts: Number of samples of each class.
+        normalised: Colours are known to be normalised by ImageNet's mean and deviation; otherwise they are if they
+            lie outside [0, 1].
+    """
+
+    def __init__(
+        self, data: MultimodalData, picks: Mapping[int, np.ndarray], counts: np.ndarray, *, normalised: bool
+    ) -> None:
+        from matplotlib.figure import Figure
+
+        self.picks, self.normalised = picks, normalised
+        self.columns = max(len(chosen) for chosen in picks.values())
+        names = {label: _shortened(data.classes[label]) for label in picks}
+        self.label_width = 0.3 + max(0.5, 0.085 * max(map(len, names.values())))
+        widths = {name: _CELL * _aspect(form) for name, form in data.modalities.items()}
+        self.left: dict[str, tuple[float, float]] = {}  # where a modality begins, and the width of a cell
+        right = self.label_width
+        for name, width in widths.items():
+            self.left[name] = (right, width)
+            right += self.columns * (width + _GAP) - _GAP + _BETWEEN
+        self.width = max(right - _BETWEEN + 0.15, 5.0)
+        self.top = 0.75
+        self.height = self.top + len(picks) * (_CELL + _GAP) + 0.1
+        self.figure = Figure(figsize=(self.width, self.height), dpi=100, facecolor="white")
+        for row, (label, name) in enumerate(names.items()):
+            middle = self.height - self.top - row * (_CELL + _GAP) - _CELL / 2
+            self._text(self.label_width - 0.12, middle + 0.02, name, ha="right", va="bottom", size=9)
+            count = f"{counts[label]}"
+            self._text(self.label_width - 0.12, middle - 0.05, count, ha="right", va="top", size=7, color="#777777")
+
+    def title(self, text: str) -> None:
+        """Write above everything."""
+        self._text(0.15, self.height - 0.22, text, ha="left", va="center", size=10, weight="bold")
+
+    def draw(self, name: str, form: Modality, values: np.ndarray, there: np.ndarray) -> None:
+        """Draw all samples of a modality, in the order of the picks."""
+        left, width = self.left[name]
+        end = left + self.columns * (width + _GAP) - _GAP
+        shape = " × ".join(map(str, form.shape))
+        self._text(
+            (left + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
+        )
+        shown = _scaled(form, values, there, normalised=self.normalised)
+        position = 0
+        for row, chosen in enumerate(self.picks.values()):
+            for column in range(len(chosen)):
+                box = (left + column * (width + _GAP), self.height - self.top - row * (_CELL + _GAP) - _CELL)
+                axes = self.figure.add_axes(
+                    (box[0] / self.width, box[1] / self.height, width / self.width, _CELL / self.height)
+                )
+                _draw_cell(axes, form, shown[position] if there[position] else None)
+                position += 1
+
+    def _text(self, x: float, y: float, text: str, **how: Any) -> None:
+        self.figure.text(x / self.width, y / self.height, text, **how)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _aspect(form: Modality) -> float:
+    """Width of a cell in heights."""
+    if form.kind == "frames":
+        return min(form.shape[0], MOST_FRAMES) * form.shape[3] / form.shape[2]
+    if form.kind in {"image", "spectrogram"}:
+        return float(np.clip(form.shape[2] / form.shape[1], 0.5, 3))
+    return 1.6
+
+
+def _scaled(form: Modality, values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray:
+    """Values as they are drawn: pictures in [0, 1], the rest limited to where nearly all of a modality lie."""
+    pictures = form.kind in {"image", "frames"}
+    if pictures and values.shape[-3] == 3:
+        colours = _colours(values, there, normalised=normalised)
+        if colours is not None:
+            return colours
+    finite = values[there]
+    finite = finite[np.isfinite(finite)]
+    if form.kind == "sequence":
+        finite = finite[finite != 0]  # padding would hide the rest
+    low, high = np.percentile(finite, (0.5, 99.5)) if len(finite) else (0.0, 1.0)
+    if form.kind == "vector":
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    scaled: np.ndarray = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    if form.kind == "sequence":
+        scaled[~(values != 0).any(-1)] = np.nan
+    return scaled
+
+
+def _colours(values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray | None:
+    """Colours (…, 3, H, W) in [0, 1], where values are such or normalised by ImageNet's; None for others."""
+    mean, std = (np.array(numbers).reshape(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    original = values * std + mean
+    for colours in (original,) if normalised else (values, original):
+        seen = colours[there]
+        if len(seen) and seen.min() >= -1e-3 and seen.max() <= 1 + 1e-3:
+            clipped: np.ndarray = np.clip(colours, 0, 1)
+            return clipped
+    return None
+
+
+def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
+    """One input; None for one that is missing."""
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(linewidth=0.4, color="#888888")
+    if values is None:
+        axes.set_facecolor("#f2f2f2")
+        axes.text(0.5, 0.5, "missing", ha="center", va="center", size=7, color="#888888", transform=axes.transAxes)
+        return
+    how: dict[str, Any] = {"aspect": "auto", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    if form.kind == "vector":
+        axes.set(xlim=(-0.5, len(values) - 0.5), ylim=(-0.05, 1.05))
+        axes.plot(values, color="#0072B2", linewidth=0.8, marker="." if len(values) <= 32 else None, markersize=3)
+    elif form.kind == "sequence":
+        axes.imshow(values.T, cmap="viridis", origin="lower", **how)
+    elif form.kind == "spectrogram":
+        axes.imshow(values[0], cmap="magma", origin="lower", **how)
+    else:
+        frames = values[None] if form.kind == "image" else values[:MOST_FRAMES]
+        strip = np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1)
+        axes.imshow(strip if strip.shape[2] == 3 else strip[..., 0], cmap="gray", **how)

@@ -1,0 +1,133 @@
+"""Read the sound of audio and video files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from bmlr._checks import check_choice, check_non_negative
+from bmlr.data._base import Modality
+from bmlr.data.readers._base import Reading
+from bmlr.data.readers._wave import check_length, read_wave
+from bmlr.data.transforms._spectrogram import Spectrogram
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+from bmlr.data.readers._base import check_min_length, reader_parameters
+from bmlr.data.readers._container import Watch, check_codec, open_container
+
+RECORDINGS = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".w64", ".caf")  # what libsndfile reads
+
+
+SILENCE = 1e-4  # −80 dB of full scale: three steps of 16 bits
+
+
+def read_sound(path: Path, sample_rate: int) -> np.ndarray:
+    """The sound of a recording or film as one channel.
+
+    Args:
+        path: A wav, flac or ogg file, read by libsndfile, or any file FFmpeg finds an audio stream in; of several the
+            first is taken.
+        sample_rate: Samples per second of the result; another rate is resampled, as ``librosa.load`` does.
+
+    Returns:
+        Samples, mean over the channels, shape (N,), float32; full scale is [−1, 1].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read, is truncated, is longer than four hours or 2²⁸ samples per channel,
+            has no audio stream, no samples, or samples that are NaN or infinite; the message names it.
+    """
+    path = Path(path)
+    if path.suffix.lower() in RECORDINGS:
+        return read_wave(path, sample_rate)
+    with open_container(path) as container:
+        if not container.streams.audio:
+            raise ValueError("it has no audio stream")
+        waveform, rate = _decode_sound(container, sample_rate)
+    if not len(waveform):
+        raise ValueError(f"{path} holds no samples.")
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{path} holds samples that are NaN or infinite.")
+    if rate != sample_rate:
+        import librosa
+
+        waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioReader:
+    """Reads the sound of a file as a log spectrogram; its samples are limited to [−1, 1] first.
+
+    Args:
+        spectrogram: Form of the spectrogram.
+        dtype: Type it is stored in. Its values lie between −16.2 and about 8, where float16 is exact to 0.008.
+        min_seconds: Shorter sounds are refused.
+        silence: Sounds whose samples all lie within ± this value are refused.
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+
+    Example:
+        >>> reader = AudioReader(Spectrogram(22050, 512, 353, None, 3.0, "repeat"))
+        >>> reader.modality.shape, reader.parameters["dtype"]
+        ((1, 257, 188), 'float16')
+    """
+
+    spectrogram: Spectrogram
+    dtype: Literal["float16", "float32"] = "float16"
+    min_seconds: float = 0.5
+    silence: float = SILENCE
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, ("float16", "float32"))
+        check_non_negative("min_seconds", self.min_seconds)
+        check_non_negative("silence", self.silence)
+
+    @property
+    def modality(self) -> Modality:
+        """A spectrogram (1, bins, frames)."""
+        return Modality("spectrogram", self.spectrogram.shape)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters."""
+        return reader_parameters(self)
+
+    def __call__(self, path: Path) -> Reading:
+        """Read a recording or film."""
+        waveform = read_sound(path, self.spectrogram.sample_rate)
+        seconds = len(waveform) / self.spectrogram.sample_rate
+        check_min_length(path, seconds, self.min_seconds)
+        loudest = float(np.abs(waveform).max())
+        if loudest <= self.silence:
+            raise ValueError(f"{path} is silent: no sample is beyond ± {self.silence:g} of full scale.")
+        values = self.spectrogram(np.clip(waveform, -1, 1)).astype(self.dtype)
+        return Reading(values, seconds)
+
+
+def _decode_sound(container: InputContainer, sample_rate: int) -> tuple[np.ndarray, int]:
+    """Samples of the first audio stream, mean over the channels, and their rate."""
+    import av
+
+    stream = container.streams.audio[0]
+    check_codec(stream)
+    to_float = av.AudioResampler(format="fltp")  # the format only: layout and rate stay
+    watch = Watch(container, stream)
+    blocks: list[np.ndarray] = []
+    samples = 0
+    for packet in watch.packets():
+        for frame in stream.decode(packet):
+            samples += frame.samples
+            check_length(samples, stream.rate, sample_rate)
+            blocks += [plain.to_ndarray().mean(axis=0) for plain in to_float.resample(frame)]
+    if blocks:
+        blocks += [plain.to_ndarray().mean(axis=0) for plain in to_float.resample(None)]
+    watch.check()
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), stream.rate

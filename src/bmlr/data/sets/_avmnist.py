@@ -1,0 +1,333 @@
+"""AV-MNIST: MNIST paired with spoken digits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmlr._checks import check_choice, check_integer, check_non_negative
+from bmlr.data._base import ArrayPart, Modality, MultimodalData, PartName
+from bmlr.data.readers._idx import read_idx_images, read_idx_labels
+from bmlr.data.readers._images import read_picture
+from bmlr.data.readers._wave import read_wave
+from bmlr.data.sets._avmnist_files import Recording, checksum, find_images, find_recordings
+from bmlr.data.store._cache import cached_arrays
+from bmlr.data.transforms._degrade import clutter, move, principal_components, project
+from bmlr.data.transforms._noise import add_noise
+from bmlr.data.transforms._spectrogram import Spectrogram
+
+_VERSION = 1  # of how the arrays are made; part of the cache's key
+
+
+_PARTS: tuple[PartName, ...] = get_args(PartName)
+
+
+_SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=128, n_mels=32, seconds=0.75)
+
+
+_LARGEST_SHIFT = 14  # half of an image: beyond, the digit may be gone
+
+
+_TEST_SPEAKERS, _VAL_SPEAKERS = frozenset({"george", "lucas"}), frozenset({"theo"})
+
+
+class AVMNIST(MultimodalData):
+    """Handwritten digits (MNIST) and spoken digits (Free Spoken Digit Dataset), paired by class.
+
+    The audio-visual MNIST of Vielzeuf et al. (CentralNet, 2018), rebuilt from public files, with their reduction of
+    the images to a few principal components. Every image is one sample; its recording is drawn with replacement from
+    those of the same digit and the same part.
+
+    * Images, if the folder holds MNIST's t10k files only: the first 70 % (0–6999) train, the next 10 % (7000–7999)
+      validation, the last 20 % (8000–9999) test. If it holds the train files too, the published split: t10k is test,
+      the last twelfth of the train files (5,000) validation, the rest training.
+    * Recordings under ``protocol="clean"``: speakers are disjoint. george and lucas are heard in test only, theo in
+      validation only, all others in training.
+    * Recordings under ``protocol="paper"``: the recordings' own split by index. 0–4 are test and 5–9 validation, the
+      rest training; every speaker is heard in all parts.
+
+    Audio becomes a log mel spectrogram of 32 bands and 47 frames, after white noise is mixed in at ``audio_snr_db``
+    over the clip of 0.75 s, other noise for every sample. Images are distorted, if asked for, and projected on the
+    leading principal components of the training images. Both are shifted and scaled to mean 0 and standard deviation
+    1 of the training part. All of it is drawn from ``pairing_seed`` and a sample's number alone, made once and cached.
+
+    How the default of ``audio_snr_db`` was chosen: by the gap between what a modality reaches alone and its readout
+    inside joint training, on validation and for no other method. Accuracy in %, mean of epochs 8 to 10, one seed,
+    ResNet-18 of width 8 with the small stem, concatenation, batch 64, Adam with 1e-3; epochs differ by up to 6 points:
+
+    ========  =======  ===========  =====  ==============  ==============
+    protocol  SNR, dB  audio alone  fused  audio in joint  image in joint
+    ========  =======  ===========  =====  ==============  ==============
+    clean     none     64.5         79.4   55.2            48.3
+    clean     10       55.1         76.4   49.5            48.2
+    clean     0        51.5         64.5   38.8            49.6
+    paper     10       97.1         98.8   88.7            51.8
+    paper     0        88.7         95.5   77.2            50.7
+    ========  =======  ===========  =====  ==============  ==============
+
+    The image alone reaches 58.9 whatever the audio, so it can be learnt, and lags by 7 to 11 points in joint training.
+    Under ``clean``, 10 dB is where the two gaps differ most (image 10.7, audio 5.6). A readout is the fused decision
+    layer on one modality's features alone, so that part of every gap is due to what the layer expects of the other. A
+    second seed of joint training at 10 dB under ``clean`` gave 70.1 fused, 50.7 audio and 49.2 image.
+
+    Files are looked for in ``root/mnist``, ``root/MNIST/raw`` or ``root`` (``train-`` and ``t10k-`` files, packed or
+    not, as ``images-idx3-ubyte`` or ``images.idx3-ubyte``) and in ``root/fsdd/recordings``,
+    ``root/free-spoken-digit-dataset/recordings`` or ``root/recordings`` (``{digit}_{speaker}_{index}.wav``).
+
+    Args:
+        root: Folder of both; by default the environment variable ``BMLR_DATA``.
+        protocol: ``clean`` or ``paper``.
+        pairing_seed: Seed of pairs, noise and distortions.
+        audio_snr_db: Signal-to-noise ratio of the clips in dB; None adds no noise.
+        image_energy: Share of the training images' variance that the kept principal components hold at least, in
+            (0, 1]; 1 keeps the images as they are.
+        image_rotation: Largest rotation in degrees, either way.
+        image_shift: Largest shift in pixels, either way and in both directions.
+        image_clutter: Number of 8 × 8 pieces of other images laid over each image.
+        cache: Folder of the cache; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by default.
+
+    Raises:
+        ValueError: If a parameter is out of its range, or neither ``root`` nor ``BMLR_DATA`` is given.
+
+    Example:
+        >>> import bmlr.data
+        >>> data = bmlr.data.create("avmnist", root="data", protocol="clean")  # reads no file yet
+        >>> data.modalities["audio"].shape, data.modalities["image"].shape
+        ((1, 32, 47), (1, 28, 28))
+    """
+
+    name: ClassVar[str] = "avmnist"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        protocol: Literal["clean", "paper"] = "clean",
+        pairing_seed: int = 0,
+        audio_snr_db: float | None = 10.0,
+        image_energy: float = 0.25,
+        image_rotation: float = 0.0,
+        image_shift: float = 0.0,
+        image_clutter: int = 0,
+        cache: str | Path | None = None,
+    ) -> None:
+        root = root or os.environ.get("BMLR_DATA")
+        if not root:
+            raise ValueError(
+                "Parameter `root` should be the folder with the images and recordings, unless the environment "
+                f"variable `BMLR_DATA` names it. Found `root = {root!r}` and no `BMLR_DATA`."
+            )
+        self.root = str(root)
+        self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
+        self.pairing_seed = check_integer("pairing_seed", pairing_seed, 0)
+        if audio_snr_db is not None and not np.isfinite(audio_snr_db):
+            raise ValueError(
+                f"Parameter `audio_snr_db` should be finite, or None for no noise. "
+                f"Found `audio_snr_db = {audio_snr_db}`."
+            )
+        self.audio_snr_db = None if audio_snr_db is None else float(audio_snr_db)
+        if not 0 < image_energy <= 1:
+            raise ValueError(f"Parameter `image_energy` should lie in (0, 1]. Found `image_energy = {image_energy}`.")
+        self.image_energy = float(image_energy)
+        self.image_rotation = check_non_negative("image_rotation", image_rotation)
+        if not 0 <= image_shift <= _LARGEST_SHIFT:
+            raise ValueError(
+                f"Parameter `image_shift` should lie in [0, {_LARGEST_SHIFT}]. Found `image_shift = {image_shift}`."
+            )
+        self.image_shift = float(image_shift)
+        self.image_clutter = check_integer("image_clutter", image_clutter, 0)
+        self.cache = None if cache is None else str(cache)
+        self.classes = tuple(str(digit) for digit in range(10))
+        self.modalities = {
+            "audio": Modality("spectrogram", _SPECTROGRAM.shape),
+            "image": Modality("image", (1, 28, 28)),
+        }
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def prepare(self) -> None:
+        """Find, check and read the files, and make the arrays of all parts; later calls take them from the cache.
+
+        Raises:
+            FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
+            ValueError: If a file cannot be read, a recording is misnamed, or a part lacks a class; the message names
+                the file.
+        """
+        if self._arrays is not None:
+            return
+        root = Path(self.root)
+        image_files = find_images(root)
+        recordings = find_recordings(root)
+        key = {
+            **{name: value for name, value in self.parameters_given.items() if name not in {"root", "cache"}},
+            "version": _VERSION,
+            "files": checksum([*image_files, *(recording.path for recording in recordings)]),
+        }
+        self._arrays = cached_arrays(
+            self.name,
+            key,
+            lambda: self._build(image_files, recordings),
+            None if self.cache is None else Path(self.cache),
+            verify=True,
+        )
+
+    def part(self, name: PartName) -> ArrayPart:
+        """One part; groups are the speakers."""
+        check_choice("name", name, _PARTS)
+        arrays = self._prepared()
+        return ArrayPart(
+            {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
+            np.array(arrays[f"{name}_targets"]),
+            groups=[recording.split("_")[1] for recording in self.recordings(name)],
+        )
+
+    def recordings(self, name: PartName) -> list[str]:
+        """Name of the recording each sample of a part was paired with."""
+        found: list[str] = self._prepared()[f"{name}_recordings"].tolist()
+        return found
+
+    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+        """Inputs of one new sample, shape (1, 1, 32, 47) and (1, 1, 28, 28).
+
+        The recording is cut or padded to 0.75 s and gets no noise. The image should show, as MNIST's do, a white
+        digit on black, centred and upright, filling the middle 20 of 28 pixels; transparent pixels count as black.
+        It is resized and projected on the principal components, with no distortion.
+
+        Args:
+            files: The recording as ``audio`` (any format libsndfile reads) and the picture as ``image`` (PNG, JPEG,
+                BMP, GIF, TIFF or WebP).
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file cannot be read, or ``files`` does not hold exactly the two; the message names it.
+        """
+        if set(files) != set(self.modalities):
+            raise ValueError(f"`files` should name a file each for {list(self.modalities)}. Found {list(files)}.")
+        arrays = self._prepared()
+        audio = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
+        picture = read_picture(Path(files["image"]), 28, 28)
+        image = project(picture[None], arrays["image_mean"], arrays["image_components"])
+        return {
+            "audio": torch.from_numpy(_standardise(audio, arrays["audio_statistics"])[None]),
+            "image": torch.from_numpy(_standardise(image, arrays["image_statistics"])[None]),
+        }
+
+    def _prepared(self) -> dict[str, np.ndarray]:
+        self.prepare()
+        if self._arrays is None:
+            raise AssertionError("prepare() makes the arrays or raises.")
+        return self._arrays
+
+    def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
+        """All arrays of all parts, standardised, with what is needed to treat new files alike."""
+        clips = {
+            recording.path.name: _SPECTROGRAM.clip(read_wave(recording.path, _SPECTROGRAM.sample_rate))
+            for recording in recordings
+        }
+        parts = _split_images(image_files)
+        arrays: dict[str, np.ndarray] = {}
+        for name, (images, labels) in parts.items():
+            chosen = _pair(labels, [r for r in recordings if self._part_of(r) == name], self._rng(name, "pairs"), name)
+            arrays[f"{name}_targets"] = labels
+            arrays[f"{name}_recordings"] = np.array(chosen)
+            arrays[f"{name}_audio"] = np.stack(
+                [self._spectrogram(clips[recording], name, i) for i, recording in enumerate(chosen)]
+            )
+            arrays[f"{name}_image"] = self._distort(images, name)
+        arrays["image_mean"], arrays["image_components"] = principal_components(
+            arrays["train_image"], self.image_energy
+        )
+        for name in _PARTS:
+            projected = project(arrays[f"{name}_image"], arrays["image_mean"], arrays["image_components"])
+            arrays[f"{name}_image"] = projected[:, None]
+        for modality in self.modalities:
+            train = arrays[f"train_{modality}"]
+            statistics = np.array([train.mean(dtype=np.float64), train.std(dtype=np.float64)])
+            if statistics[1] == 0:
+                raise ValueError(f"The training inputs of '{modality}' should not all be one value.")
+            arrays[f"{modality}_statistics"] = statistics
+            for name in _PARTS:
+                arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
+        return arrays
+
+    def _part_of(self, recording: Recording) -> PartName:
+        if self.protocol == "clean":
+            if recording.speaker in _TEST_SPEAKERS:
+                return "test"
+            return "val" if recording.speaker in _VAL_SPEAKERS else "train"
+        return ("test", "val")[recording.index // 5] if recording.index < 10 else "train"
+
+    def _rng(self, part: PartName, purpose: str, *numbers: int) -> np.random.Generator:
+        """A generator of its own for every part, purpose and sample."""
+        purposes = ("pairs", "noise", "affine", "clutter")
+        return np.random.default_rng([self.pairing_seed, _PARTS.index(part), purposes.index(purpose), *numbers])
+
+    def _spectrogram(self, clip: np.ndarray, part: PartName, sample: int) -> np.ndarray:
+        if self.audio_snr_db is not None:
+            clip = add_noise(clip, self.audio_snr_db, self._rng(part, "noise", sample))
+        return _SPECTROGRAM(clip)
+
+    def _distort(self, images: np.ndarray, part: PartName) -> np.ndarray:
+        """Images (N, 28, 28) rotated, shifted and cluttered, float32 in [0, 1]."""
+        scaled = images.astype(np.float32) / 255
+        if self.image_rotation or self.image_shift:
+            draws = self._rng(part, "affine").uniform(-1, 1, (len(scaled), 3))
+            scaled = move(scaled, np.radians(self.image_rotation) * draws[:, 0], self.image_shift * draws[:, 1:])
+        if self.image_clutter:
+            scaled = clutter(scaled, self.image_clutter, lambda sample: self._rng(part, "clutter", sample))
+        return scaled
+
+
+def _split_images(files: Sequence[Path]) -> dict[PartName, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of each part from the files :func:`find_images` found."""
+    images, labels = _read_pair(files[0], files[1])
+    if len(files) == 2:
+        first, second = 7 * len(images) // 10, 8 * len(images) // 10
+        return {
+            "train": (images[:first], labels[:first]),
+            "val": (images[first:second], labels[first:second]),
+            "test": (images[second:], labels[second:]),
+        }
+    train_images, train_labels = _read_pair(files[2], files[3])
+    first = len(train_images) - len(train_images) // 12
+    return {
+        "train": (train_images[:first], train_labels[:first]),
+        "val": (train_images[first:], train_labels[first:]),
+        "test": (images, labels),
+    }
+
+
+def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = read_idx_images(image_file), read_idx_labels(label_file)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{label_file} should hold {len(images)} labels, as many as {image_file} has images. Found {len(labels)}."
+        )
+    return images, labels
+
+
+def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Generator, part: PartName) -> list[str]:
+    """The name of a recording of the same digit for every image, drawn with replacement."""
+    by_digit: dict[int, list[str]] = {digit: [] for digit in range(10)}
+    for recording in recordings:
+        by_digit[recording.digit].append(recording.path.name)
+    unheard = [digit for digit, names in by_digit.items() if not names]
+    unseen = sorted(set(range(10)) - set(labels.tolist()))
+    for what, digits in (("recordings", unheard), ("images", unseen)):
+        if digits:
+            raise ValueError(f"Every part should have all digits. The {what} of part '{part}' lack {digits}.")
+    # One draw per image, so that a sample's recording depends on its own number and digit only.
+    return [
+        by_digit[digit][int(u * len(by_digit[digit]))]
+        for digit, u in zip(labels.tolist(), rng.random(len(labels)), strict=True)
+    ]
+
+
+def _standardise(values: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    standardised: np.ndarray = ((values - statistics[0]) / statistics[1]).astype(np.float32)
+    return standardised

@@ -1,0 +1,392 @@
+"""What the published folders of CREMA-D, Kinetics-Sounds and AVE look like, and how each becomes a list of items."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmlr.data._base import PartName
+from bmlr.data.readers._audio import AudioReader
+from bmlr.data.readers._base import Reader
+from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._video import FILMS, VideoReader
+from bmlr.data.store._build import prepare_items
+from bmlr.data.store._items import Item
+from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.transforms._spectrogram import Spectrogram
+
+#: The emotions of CREMA-D, in the order of the published code.
+EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+
+
+_CREMA_D_NAME = re.compile(r"([0-9]{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")  # 1040_ITH_SAD_X lacks a letter
+
+
+_KINETICS_NAME = re.compile(r"(.+)_[0-9]{1,6}_[0-9]{1,6}")
+
+
+_PART_FOLDERS: dict[str, PartName] = {
+    "train": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val", "test": "test",
+}  # fmt: skip
+
+
+_NAME_COLUMNS = ("name", "video", "video_id", "videoid", "id", "file", "filename", "youtube_id")
+
+
+_AVE_LISTS: dict[PartName, str] = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A line of a published list.
+
+    Attributes:
+        name: Name of the clip, without folder and suffix.
+        label: Name or number of its class.
+        part: Part of the list.
+    """
+
+    name: str
+    label: str
+    part: PartName
+
+
+def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
+    """The spectrogram of the audio-visual baselines over a clip of ``seconds``: 257 bins, 188 frames for 3 seconds.
+
+    One channel at 22,050 Hz, repeated until the clip is full or cut, limited to [−1, 1], a window of 512 samples with
+    a step of 353, log(|STFT| + 1e-7).
+    """
+    spectrogram = Spectrogram(22050, n_fft=512, hop_length=353, n_mels=None, seconds=seconds, fill="repeat")
+    return AudioReader(spectrogram, "float32" if dtype == "float32" else "float16")
+
+
+def prepare_crema_d(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+    """Prepare CREMA-D, see :func:`crema_d_items`."""
+    return _prepare("crema-d", crema_d_items(source, options.lists), EMOTIONS, dest, options, seconds=3.0)
+
+
+def prepare_kinetics_sounds(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+    """Prepare Kinetics-Sounds, see :func:`kinetics_sounds_items`."""
+    items = kinetics_sounds_items(source, options.lists)
+    return _prepare("kinetics-sounds", items, _labels(items), dest, options, seconds=10.0)
+
+
+def prepare_ave(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+    """Prepare AVE, see :func:`ave_items`."""
+    items = ave_items(source, options.lists)
+    return _prepare("ave", items, _labels(items), dest, options, seconds=10.0)
+
+
+def _prepare(
+    name: str, items: Sequence[Item], classes: Sequence[str], dest: Path, options: PrepareOptions, *, seconds: float
+) -> Prepared:
+    check_installed()
+    options.refuse(name, "file")
+    readers: dict[str, Reader] = {
+        "audio": audio_reader(options.seconds or seconds, options.dtype),
+        "video": VideoReader(options.size, options.fps),
+    }
+    return prepare_items(
+        name,
+        items,
+        readers,
+        classes,
+        dest,
+        key={"layout": name},
+        workers=options.workers,
+        max_rejected=options.max_rejected,
+        progress=options.progress,
+    )
+
+
+def _labels(items: Iterable[Item]) -> list[str]:
+    labels = sorted({item.label for item in items if item.problem is None})
+    if not labels:
+        first = next((item for item in items), None)
+        example = f", such as {first.id}: {first.problem}" if first is not None else ""
+        raise ValueError(f"No clip of the source can be used{example}.")
+    return labels
+
+
+def crema_d_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> list[Item]:
+    """The clips of CREMA-D.
+
+    A clip is ``AudioWAV/<name>.wav`` with ``VideoFlash/<name>.flv``, where the name says actor, sentence, emotion and
+    level: ``1041_TIE_NEU_XX``. The group is the actor.
+
+    Args:
+        source: Folder that holds ``AudioWAV`` and ``VideoFlash``.
+        lists: Published lists by part: lines of name and label, separated by commas or spaces; a third field is left
+            unread. Without lists, clips have no published split. With lists, clips on none are rejected.
+
+    Returns:
+        The clips by name. With a problem are those with a misformed name or without one of the files, those listed
+        twice, with another label or not at all.
+
+    Raises:
+        FileNotFoundError: If a folder or list is missing, or there are no clips.
+        ValueError: If a list cannot be read.
+    """
+    wavs = _files_by_stem(_folder(source, "AudioWAV"), {".wav"})
+    films = _files_by_stem(_folder(source, "VideoFlash"), {".flv"})
+    listed = _read_lists(lists or {}, label_field=1)
+    items = []
+    for name in sorted({*wavs, *films, *listed}):
+        files = {m: found[name][0] for m, found in (("audio", wavs), ("video", films)) if name in found}
+        match = _CREMA_D_NAME.fullmatch(name)
+        lines = listed.get(name, [])
+        actor, sentence, emotion, level = match.groups() if match else ("", "", "", "")
+        problem = (
+            (None if match else "its name should be actor_sentence_emotion_level, as 1041_TIE_NEU_XX")
+            or (f"there is no {name}.wav in AudioWAV" if "audio" not in files else None)
+            or (f"there is no {name}.flv in VideoFlash" if "video" not in files else None)
+            or _list_problem(lines, lists or {}, emotion)
+        )
+        part = lines[0].part if lines else None
+        items.append(Item(name, emotion, part, actor, files, {"sentence": sentence, "level": level}, problem))
+    return items
+
+
+def kinetics_sounds_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> list[Item]:
+    """The clips of Kinetics-Sounds.
+
+    Films are looked for in ``source`` and all folders below, so that all common layouts are read: per-class folders,
+    such folders in ``train``, ``val`` and ``test``, and one flat folder with lists. The class is what the list says;
+    where that is a number and each folder holds the films of one, or there is no list, it is the film's folder. The
+    part is that of the list, or of the folder. The group is the source video: the name without the times at its end
+    (``<video>_000010_000020.mp4``).
+
+    Args:
+        source: Folder of the films.
+        lists: Published lists by part: comma-separated lines that begin with the name and end with the label, or
+            with a header (name and label columns; Kinetics' own ``label,youtube_id,time_start,time_end`` too).
+
+    Returns:
+        The clips by name. With a problem are those listed and not found, found and not listed, listed or found twice,
+        or without a class.
+
+    Raises:
+        FileNotFoundError: If the folder or a list is missing, or there are no films.
+        ValueError: If a list cannot be read.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise FileNotFoundError(f"There is no folder {source}.")
+    films = _files_by_stem(source, set(FILMS), below=True)
+    listed = _read_lists(lists or {}, label_field=-1)
+    places = {name: _place(paths[0], source) for name, paths in films.items()}
+    named = _folders_are_classes({name: folder for name, (folder, _) in places.items()}, listed)
+    items = []
+    for name in sorted({*films, *listed}):
+        lines, paths = listed.get(name, []), films.get(name, [])
+        folder_class, folder_part = places.get(name, (None, None))
+        by_folder = not lines or (lines[0].label.isdecimal() and named and folder_class is not None)
+        label = folder_class if by_folder else lines[0].label
+        problem = (
+            (f"it is in {lines[0].part}'s list, but there is no such film" if not paths else None)
+            or (f"there are {len(paths)} films of this name: {', '.join(map(str, paths))}" if len(paths) > 1 else None)
+            or _list_problem(lines, lists or {}, None)
+            or (None if label else "it is in no folder of a class and on no list")
+        )
+        match = _KINETICS_NAME.fullmatch(name)
+        files = {"audio": paths[0], "video": paths[0]} if paths else {}
+        part = lines[0].part if lines else folder_part
+        items.append(Item(name, label or "", part, match[1] if match else name, files, {}, problem))
+    return items
+
+
+def ave_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> list[Item]:
+    """The events of AVE.
+
+    ``Annotations.txt`` and the lists ``trainSet.txt``, ``valSet.txt`` and ``testSet.txt`` hold lines
+    ``Category&VideoID&Quality&StartTime&EndTime``, with or without that header; films are ``AVE/<VideoID>.mp4``. A
+    line is a sample. Some videos have several lines: the first sample is named by the video, further ones
+    ``<VideoID>#2`` and so on; all have the video as their group. The times of the event within the film's ten
+    seconds are kept, the whole film is read.
+
+    Args:
+        source: Folder that holds ``AVE`` and ``Annotations.txt``.
+        lists: Lists by part, in place of those in ``source``.
+
+    Returns:
+        The samples in the order of the annotations. With a problem are lines that are misformed or repeated, lines
+        without a film, films without a line, and lines in no list where there are lists.
+
+    Raises:
+        FileNotFoundError: If the folder or the annotations are missing, or there are no films.
+        ValueError: If a file is not text.
+    """
+    source = Path(source)
+    films = _files_by_stem(_folder(source, "AVE"), {".mp4"})
+    if not (source / "Annotations.txt").is_file():
+        raise FileNotFoundError(f"There is no Annotations.txt in {source}.")
+    chosen: dict[PartName, Path] = {p: source / name for p, name in _AVE_LISTS.items() if (source / name).is_file()}
+    chosen.update(lists or {})
+    parts: dict[_Event, list[PartName]] = collections.defaultdict(list)
+    items: list[Item] = []
+    events: dict[_Event, None] = {}  # ordered
+    for part, path in ((None, source / "Annotations.txt"), *chosen.items()):
+        for line, event in _read_events(path):
+            if event is None or (event in events if part is None else part in parts[event]):
+                problem = "its line repeats an earlier one" if event else f"its line is misformed: {line!r}"
+                items.append(Item(f"{path.name}:{line[:80]}#{len(items)}", "", part, problem=problem))
+                continue
+            events.setdefault(event)
+            if part is not None:
+                parts[event].append(part)
+    numbers: collections.Counter[str] = collections.Counter()
+    for event in events:
+        numbers[event.video] += 1
+        items.append(_event_item(event, numbers[event.video], parts[event], films, listed=bool(chosen)))
+    return items + [
+        Item(name, "", None, name, {"video": films[name][0]}, problem="it is not in Annotations.txt")
+        for name in sorted(set(films) - set(numbers))
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Event:
+    category: str
+    video: str
+    quality: str = dataclasses.field(compare=False)
+    start: float
+    end: float
+
+
+def _event_item(
+    event: _Event, number: int, parts: Sequence[PartName], films: Mapping[str, Sequence[Path]], *, listed: bool
+) -> Item:
+    files = dict.fromkeys(("audio", "video"), films[event.video][0]) if event.video in films else {}
+    problem = (
+        (None if files else f"there is no {event.video}.mp4 in AVE")
+        or (f"it is listed {len(parts)} times: in {', '.join(parts)}" if len(parts) > 1 else None)
+        or ("it is on none of the lists" if listed and not parts else None)
+    )
+    extra: dict[str, Any] = {"start": event.start, "end": event.end, "quality": event.quality}
+    name = event.video if number == 1 else f"{event.video}#{number}"
+    return Item(name, event.category, parts[0] if parts else None, event.video, files, extra, problem)
+
+
+def _read_events(path: Path) -> Iterable[tuple[str, _Event | None]]:
+    """Lines of an AVE file and what they say; None for a misformed one."""
+    for text in _lines(path):
+        fields = [field.strip() for field in text.split("&")]
+        if fields[:2] == ["Category", "VideoID"]:
+            continue
+        try:
+            category, video, quality, start, end = fields
+            event = _Event(category, video, quality, float(start), float(end))
+        except ValueError:
+            yield text, None
+            continue
+        yield text, event if category and video else None
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no list {path}.")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _folder(source: Path, name: str) -> Path:
+    folder = Path(source) / name
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {name} in {source}.")
+    return folder
+
+
+def _files_by_stem(folder: Path, suffixes: set[str], *, below: bool = False) -> dict[str, list[Path]]:
+    """The files with one of the suffixes by their name without it, whatever the order of the directory."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*") if below else folder.iterdir()):
+        if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file():
+            found.setdefault(path.stem, []).append(path)
+    if not found:
+        raise FileNotFoundError(f"There are no {', '.join(sorted(suffixes))} files in {folder}.")
+    return found
+
+
+def _place(path: Path, source: Path) -> tuple[str | None, PartName | None]:
+    """Class and part that the folders between ``source`` and a film say."""
+    folders = path.relative_to(source).parts[:-1]
+    part = next((_PART_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _PART_FOLDERS), None)
+    last = folders[-1] if folders else None
+    return (None if last is None or last.lower() in _PART_FOLDERS else last), part
+
+
+def _folders_are_classes(folders: Mapping[str, str | None], listed: Mapping[str, Sequence[Listed]]) -> bool:
+    """Whether the folders of the films tell their classes apart as the lists do, so that they can name them."""
+    numbers: dict[str, set[str]] = collections.defaultdict(set)
+    for name, folder in folders.items():
+        if folder is not None and name in listed:
+            numbers[folder].add(listed[name][0].label)
+    return all(len(found) == 1 for found in numbers.values())
+
+
+def _read_lists(lists: Mapping[PartName, Path], *, label_field: int) -> dict[str, list[Listed]]:
+    """The lines of all lists by the clip's name."""
+    listed: dict[str, list[Listed]] = {}
+    for part, path in lists.items():
+        for name, label in _read_list(path, label_field):
+            listed.setdefault(name, []).append(Listed(name, label, part))
+    return listed
+
+
+def _read_list(path: Path, label_field: int) -> Iterable[tuple[str, str]]:
+    """Names and labels of a list, by its header or else the first field and that at ``label_field``."""
+    lines = _lines(path)
+    if not lines:
+        raise ValueError(f"{path} holds no lines.")
+    try:
+        rows = list(csv.reader(lines)) if any("," in line for line in lines) else [line.split() for line in lines]
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as a list: {error}.") from error
+    rows = [[field.strip() for field in row] for row in rows]
+    head = [field.lower() for field in rows[0]]
+    name_field = next((head.index(column) for column in _NAME_COLUMNS if column in head), None)
+    header = name_field is not None and "label" in head
+    if header:
+        label_field = head.index("label")
+    for number, row in enumerate(rows[header:], 1 + header):
+        if len(row) < (len(head) if header else 2):
+            raise ValueError(f"{path}, line {number} should hold a name and a label. Found {','.join(row)!r}.")
+        name = _stem(row[name_field if header and name_field is not None else 0])
+        if header and {"time_start", "time_end"} <= set(head):  # Kinetics' own lists, whose films carry the times
+            times = [row[head.index(column)] for column in ("time_start", "time_end")]
+            try:
+                name = "_".join([name, *(f"{int(float(time)):06d}" for time in times)])
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"{path}, line {number} should hold times in seconds. Found {times}.") from error
+        yield name, row[label_field]
+
+
+def _stem(name: str) -> str:
+    """The name without folder and, if it has one of a media file, suffix."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = last.rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in {*FILMS, ".wav", ".jpg"} else last
+
+
+def _list_problem(lines: Sequence[Listed], lists: Mapping[PartName, Path], label: str | None) -> str | None:
+    """What is wrong with a clip's lines in the lists; also that they say another class than ``label``."""
+    if not lists:
+        return None
+    if not lines:
+        return f"it is not listed in {' or '.join(Path(path).name for path in lists.values())}"
+    if len(lines) > 1:
+        return f"it is listed {len(lines)} times: in {', '.join(line.part for line in lines)}"
+    said = lines[0].label
+    if label is not None and not said.isdecimal() and said.upper() != label:  # numbers are of an unknown order
+        return f"its list says {said}, its name {label}"
+    return None

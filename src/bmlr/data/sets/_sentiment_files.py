@@ -1,0 +1,143 @@
+"""The published feature files of CMU-MOSI and CMU-MOSEI."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+NOT_FINITE: dict[str, Callable[[np.ndarray], np.ndarray]] = {"NaN": np.isnan, "−∞": np.isneginf, "+∞": np.isposinf}
+
+
+_CHUNK = 256  # samples that are converted at a time
+
+
+def read_identities(values: Mapping[Any, Any], where: str) -> list[tuple[str, str]]:
+    """Identifier and source video of each sample; the video is "" where the identifier does not tell it."""
+    if "id" not in values:
+        raise ValueError(f"{where} should have 'id'. Found {sorted(map(str, values))}.")
+    found = values["id"]
+    if not isinstance(found, list | tuple | np.ndarray) or (isinstance(found, np.ndarray) and found.ndim == 0):
+        raise ValueError(f"{where} should have a list or array 'id'. Found {type(found).__name__}.")
+    return [_identity(value) for value in found]
+
+
+def _identity(value: Any) -> tuple[str, str]:
+    """Of MMSA's ``video$_$clip``, MulT's fields (video, begin, end; text or bytes) or CMU's ``video[clip]``."""
+    fields = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in fields]
+    identity = "$_$".join(texts)
+    video, separator, _ = identity.partition("$_$")
+    bracket = re.fullmatch(r"(.*)\[[0-9]+\]", video)
+    if bracket:
+        return identity, bracket[1]
+    return identity, video if separator else ""
+
+
+def read_scores(values: Mapping[Any, Any], samples: int, where: str) -> np.ndarray:
+    """Sentiment scores, shape (N,): MMSA's ``regression_labels`` or MulT's ``labels``."""
+    name = next((name for name in ("regression_labels", "labels") if name in values), None)
+    if name is None:
+        raise ValueError(
+            f"{where} should have 'regression_labels' (MMSA) or 'labels' (MulT). Found {sorted(map(str, values))}."
+        )
+    try:
+        scores = np.asarray(values[name], dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} should have numbers for '{name}': {error}") from error
+    if len(scores) != samples:
+        raise ValueError(f"{where} should have one of '{name}' for each of its {samples} 'id'. Found {len(scores)}.")
+    if not np.isfinite(scores).all():
+        sample = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ValueError(f"{where}: '{name}' should be finite. Found {scores[sample]} for sample {sample}.")
+    return scores
+
+
+@dataclasses.dataclass
+class _Report:
+    """What was found in one modality: values replaced by kind, steps beyond the stated length, side of the padding."""
+
+    replaced: np.ndarray
+    beyond: int = 0
+    padding: str = "nowhere"
+
+
+def read_steps(
+    parts: Mapping[str, Mapping[Any, Any]], name: str, sizes: Sequence[int]
+) -> tuple[list[np.ndarray], _Report]:
+    """The time steps of every sample of all parts, from the first that is not padding to the last."""
+    report = _Report(np.zeros(len(NOT_FINITE), dtype=np.int64))
+    found: list[tuple[np.ndarray, int, int]] = []  # steps, how many are padding before them, how many there are in all
+    limits: list[int | None] = []
+    for (where, values), size in zip(parts.items(), sizes, strict=True):
+        array = _features(values, name, size, where)
+        limits += _lengths(values, name, array.shape, where)
+        for start in range(0, size, _CHUNK):
+            chunk, replaced = clean_features(array[start : start + _CHUNK])
+            report.replaced += replaced
+            found += [(*_trimmed(sample), len(sample)) for sample in chunk]
+    if len({steps.shape[1] for steps, _, _ in found}) > 1:
+        raise ValueError(f"The parts of {next(iter(parts))} … should have one width of '{name}'.")
+    before = sum(first for _, first, _ in found)
+    after = sum(total - first - len(steps) for steps, first, total in found if len(steps))
+    if before or after:
+        report.padding = "in front" if before > after else "at the tail"
+    result = []
+    for (steps, first, total), limit in zip(found, limits, strict=True):
+        if limit is not None and limit < total:
+            low, high = (total - limit, total) if report.padding == "in front" else (0, limit)
+            kept = steps[max(low - first, 0) : max(high - first, 0)]
+            report.beyond += int(steps.any(1).sum() - kept.any(1).sum())
+            steps = _trimmed(kept)[0]  # noqa: PLW2901
+        result.append(steps)
+    return result, report
+
+
+def _features(values: Mapping[Any, Any], name: str, samples: int, where: str) -> np.ndarray:
+    array = values.get(name)
+    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "fiu" or not array.shape[2]:
+        shape = f"shape {array.shape}, dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{where} should have an array '{name}' of numbers, shape (N, T, d). Found {shape}.")
+    if len(array) != samples:
+        raise ValueError(f"{where} should have one '{name}' for each of its {samples} 'id'. Found {len(array)}.")
+    return array
+
+
+def _lengths(values: Mapping[Any, Any], name: str, shape: tuple[int, ...], where: str) -> list[int | None]:
+    """Number of steps that are not padding as the file states it; None where it does not."""
+    samples, steps = shape[:2]
+    stated = values.get(f"{name}_lengths")
+    tokens = values.get("text_bert")
+    if name == "text" and stated is None and isinstance(tokens, np.ndarray) and tokens.shape == (samples, 3, steps):
+        attended = tokens[:, 1] != 0
+        return [int(row.nonzero()[0][-1]) + 1 if row.any() else 0 for row in attended]
+    if stated is None:
+        return [None] * samples
+    try:
+        lengths = np.asarray(stated, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} should have numbers for '{name}_lengths': {error}") from error
+    if len(lengths) != samples or not (np.isfinite(lengths).all() and (lengths >= 0).all()):
+        raise ValueError(f"{where} should have {samples} '{name}_lengths' of at least 0. Found {len(lengths)}.")
+    return [int(length) for length in lengths]
+
+
+def clean_features(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A copy in float32 with 0 for what is not finite, and how many were NaN, −∞ and +∞."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        cleaned = values.astype(np.float32)
+    counts = np.array([int(test(cleaned).sum()) for test in NOT_FINITE.values()])
+    if counts.any():
+        cleaned[~np.isfinite(cleaned)] = 0
+    return cleaned, counts
+
+
+def _trimmed(steps: np.ndarray) -> tuple[np.ndarray, int]:
+    """A copy of (T, d) without the zeros before and after, and the number of those before; all of it may be zero."""
+    real = np.flatnonzero(steps.any(1))
+    if not len(real):
+        return steps[:0].copy(), 0
+    return steps[real[0] : real[-1] + 1].copy(), int(real[0])

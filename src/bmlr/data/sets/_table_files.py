@@ -1,0 +1,414 @@
+"""Tables of files, read and prepared."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from bmlr._checks import nearest_name
+from bmlr.data._base import PartName
+from bmlr.data.readers._arrays import ArrayReader
+from bmlr.data.readers._audio import RECORDINGS
+from bmlr.data.readers._base import Reader
+from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._images import ImageReader
+from bmlr.data.readers._video import FILMS, VideoReader
+from bmlr.data.sets._layouts import audio_reader
+from bmlr.data.store._build import prepare_items
+from bmlr.data.store._cache import checked_name
+from bmlr.data.store._items import Item
+from bmlr.data.store._options import Prepared, PrepareOptions
+
+_PARTS: tuple[PartName, ...] = get_args(PartName)
+
+
+LAYOUT = "manifest"
+
+
+_ABOUT = ("id", "label", "split", "group")  # columns that are no modality
+
+
+_DELIMITERS = ",;\t"
+
+
+_SECONDS = 10.0  # of the spectrograms, where nothing is said
+
+
+ROWS = 1 << 16  # values' rows that statistics take at a time
+
+
+_PART_WORDS: dict[str, PartName] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+#: What may follow a colon in the head of a column, and the kind it means.
+KINDS = {
+    "audio": "audio",
+    "spectrogram": "audio",
+    "image": "image",
+    "video": "video",
+    "frames": "video",
+    "array": "array",
+    "vector": "vector",
+    "sequence": "sequence",
+    "text features": "sequence",
+    "extra": "extra",
+}
+
+
+_SUFFIXES = {
+    "audio": (*RECORDINGS, ".mp3", ".m4a", ".aac", ".opus"),
+    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    "video": FILMS,
+    "array": (".npy",),
+}
+
+
+_KIND_OF = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table that has been read, before any of its files.
+
+    Attributes:
+        path: Where it is.
+        columns: Place of each column, by name without kind.
+        kinds: Kind of each modality: audio, image, video, array, vector or sequence.
+        rows: Number and cells of each row that is not blank. Numbers are those a spreadsheet shows, the head being
+            row 1.
+    """
+
+    path: Path
+    columns: Mapping[str, int]
+    kinds: Mapping[str, str]
+    rows: Sequence[tuple[int, Sequence[str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ManifestOptions(PrepareOptions):
+    """Options of the preparation of a table.
+
+    Attributes:
+        outside: Read files outside the table's folder too.
+    """
+
+    outside: bool = False
+
+
+def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+    """Read all files of a table once and store them, see :func:`read_table` and :func:`table_items`.
+
+    Sounds become the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
+    default); pictures and frames are resized to squares of ``options.size`` pixels; arrays are kept as float32.
+
+    Args:
+        source: The table.
+        dest: Folder in which the folder ``manifest-<hash>`` is made.
+        options: Options.
+
+    Raises:
+        FileNotFoundError: If there is no table.
+        ValueError: If the table cannot be read, or too many of its rows are rejected.
+    """
+    if options.lists:
+        raise ValueError("Published lists are not for tables: write the part of each row in the column 'split'.")
+    options.refuse(LAYOUT, "file")
+    table = read_table(source)
+    if set(table.kinds.values()) & {"audio", "image", "video"}:
+        check_installed()
+    items = table_items(table, outside=isinstance(options, ManifestOptions) and options.outside)
+    classes = _classes(items)
+    if len(classes) < 2:
+        example = next((f", such as {item.problem}" for item in items if item.problem), "")
+        raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
+    return prepare_items(
+        LAYOUT,
+        items,
+        {name: _reader(name, kind, items, options) for name, kind in table.kinds.items()},
+        classes,
+        dest,
+        key={"layout": LAYOUT, "kinds": dict(table.kinds)},
+        workers=options.workers,
+        max_rejected=options.max_rejected,
+        progress=options.progress,
+    )
+
+
+def read_table(path: Path) -> Table:
+    """Read a table: what its columns are and its rows, but none of its files.
+
+    The table is CSV in UTF-8, with or without byte order mark, any line ends, commas, semicolons or tabs. Columns:
+
+    * ``label``: name of the class.
+    * ``id`` (optional): a unique name of the sample.
+    * ``split`` (optional): train, val or test.
+    * ``group`` (optional): what no two parts should share: the speaker, the patient, the film a clip is cut from.
+    * Every other column is a modality, named by its head; cells are paths, an empty one is a modality that the
+      sample lacks. What it is, is told by the files' suffixes or by a kind in the head: ``voice:audio``,
+      ``photo:image``, ``clip:video``, ``sensor:array`` (a vector (d) or a sequence (T, d), as in the first file),
+      ``pose:sequence``, ``age:vector``, ``words:text features`` (a sequence). ``audio`` reads the sound of films too.
+    * A column ``note:extra`` is kept with the sample and not read.
+
+    Args:
+        path: The table.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such table; the message names the row or column, and the nearest name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table {path}.")
+    return parse_table(path.read_bytes(), path)
+
+
+def parse_table(content: bytes, path: Path) -> Table:
+    r"""The table in the bytes of a file, see :func:`read_table`.
+
+    Example:
+        >>> table = parse_table(b"label;photo;words:text features\ncat;a.png;a.npy\n", Path("pets.csv"))
+        >>> dict(table.kinds), table.rows
+        ({'photo': 'image', 'words': 'sequence'}, [(2, ['cat', 'a.png', 'a.npy'])])
+    """
+    records = csv_records(content, path)
+    head = records[0] if records else []
+    if not any(head):
+        raise ValueError(f"{path} should begin with the names of its columns. Its first row is empty.")
+    rows = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(cells)]
+    if not rows:
+        raise ValueError(f"{path} should have a row per sample. It has none but the names of its columns.")
+    columns, given = _columns(head, path)
+    kinds: dict[str, str] = {}
+    for name, place in columns.items():
+        if name not in _ABOUT and given[name] != "extra":
+            cells = [(number, row[place]) for number, row in rows if len(row) == len(head) and row[place]]
+            if not cells:
+                raise ValueError(f"{path}, column '{name}' should hold paths of files. All its cells are empty.")
+            kinds[name] = given[name] or _kind_of_files(name, cells, path)
+    if len(kinds) < 2:
+        raise ValueError(f"{path} should have columns of files for at least 2 modalities. Found {list(kinds)}.")
+    return Table(path, columns, kinds, rows)
+
+
+def table_items(table: Table, *, outside: bool = False) -> list[Item]:
+    """The samples of a table.
+
+    Args:
+        table: The table.
+        outside: Read files outside the table's folder too.
+
+    Returns:
+        The samples in the order of the rows. With a problem, which names row and column, are those without a label,
+        with the id of an earlier row, with too few or many cells, with a split that is none, without a file, and with
+        a file that does not exist or, unless ``outside`` is set, lies outside the table's folder, be it by its path
+        or by a symbolic link. A sample without an id is named ``row-<number>``.
+    """
+    folder = table.path.parent.resolve()
+    first_rows: dict[str, int] = {}
+    taken: set[str] = set()
+    split_wanted = "split" in table.columns and any(_cell(table, cells, "split") for _, cells in table.rows)
+    items = []
+    for number, cells in table.rows:
+        item, problems = _item(table, number, cells, None if outside else folder, split_wanted=split_wanted)
+        if item.id in first_rows:
+            problems.append(f"column 'id' repeats '{item.id}' of row {first_rows[item.id]}")
+        first_rows.setdefault(item.id, number)
+        name = item.id
+        while name in taken:
+            name = f"{name} (row {number})"
+        taken.add(name)
+        problem = f"row {number}: {'; '.join(problems)}" if problems else None
+        items.append(dataclasses.replace(item, id=name, problem=problem))
+    return items
+
+
+def csv_records(content: bytes, path: Path) -> list[list[str]]:
+    """All rows of a table, blank ones too, their cells without the space around them."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} should be text in UTF-8: {error.reason} at byte {error.start}. In a spreadsheet, save it as "
+            "'CSV UTF-8'."
+        ) from error
+    records: list[list[str]] = []
+    try:
+        # Strict: otherwise a quote that is never closed swallows all rows after it without a word.
+        for record in csv.reader(io.StringIO(text, newline=""), delimiter=find_delimiter(text), strict=True):
+            records.append([cell.strip() for cell in record])  # noqa: PERF401  (the number of rows read is told)
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as CSV: row {len(records) + 1}: {error}.") from error
+    return records
+
+
+def find_delimiter(text: str) -> str:
+    """What separates the names of the columns: of comma, semicolon and tab the most frequent outside of quotes."""
+    line = next(iter(text.splitlines()), "")
+    bare = "".join(line.split('"')[::2])
+    return max(_DELIMITERS, key=bare.count)
+
+
+def _columns(head: Sequence[str], path: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Place and given kind ("" where none is given) of each column by its name."""
+    columns: dict[str, int] = {}
+    given: dict[str, str] = {}
+    for place, text in enumerate(head):
+        name, colon, kind = (word.strip() for word in text.partition(":"))
+        where = f"{path}, column {place + 1}"
+        if not name:
+            raise ValueError(f"{where} should have a name in the first row. Found {text!r}.")
+        if name.casefold() in _ABOUT:
+            name = name.casefold()
+        if name in columns:
+            raise ValueError(f"{where} should have a name of its own. '{name}' is that of column {columns[name] + 1}.")
+        if colon:
+            words = " ".join(kind.casefold().split())
+            if words not in KINDS or name in _ABOUT:
+                allowed = f"have a kind among {', '.join(KINDS)}" if name not in _ABOUT else "have no kind"
+                raise ValueError(f"{where} should {allowed}. Found {text!r}.{nearest_name(words, KINDS)}")
+            given[name] = KINDS[words]
+        columns[name] = place
+        given.setdefault(name, "")
+        if name not in _ABOUT and given[name] != "extra":
+            _check_modality(name, where)
+    if "label" not in columns:
+        raise ValueError(
+            f"{path} should have a column 'label'. Found {', '.join(columns)}.{_nearest_to_label(columns)}"
+        )
+    return columns, given
+
+
+def _nearest_to_label(columns: Mapping[str, int]) -> str:
+    near = nearest_name("label", [name for name in columns if name not in _ABOUT])
+    return near.replace("Did you mean", "Is it")
+
+
+def _check_modality(name: str, where: str) -> None:
+    try:
+        checked_name("modality", name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if name in {"fused", "targets"} or name.endswith("_offsets") or hasattr(torch.nn.ModuleDict(), name):
+        raise ValueError(f"{where} should not be named '{name}': that has a meaning of its own. Choose another name.")
+
+
+def _kind_of_files(name: str, cells: Sequence[tuple[int, str]], path: Path) -> str:
+    """The kind of a column by the suffixes of its files."""
+    first: dict[str, int] = {}
+    for number, cell in cells:
+        kind = _KIND_OF.get(_suffix(cell))
+        if kind is not None:
+            first.setdefault(kind, number)
+    if len(first) == 1:
+        return next(iter(first))
+    if first:
+        found = ", ".join(f"{kind} in row {number}" for kind, number in first.items())
+        raise ValueError(f"{path}, column '{name}' holds files of several kinds ({found}). Say which: '{name}:KIND'.")
+    number, cell = cells[0]
+    raise ValueError(
+        f"{path}, column '{name}' is unknown: {cell[:80]!r} in row {number} has no suffix of a file that can be read. "
+        f"Columns are {', '.join(_ABOUT)}, and files; name it '{name}:KIND' to say their kind, or '{name}:extra' to "
+        f"leave it unread.{nearest_name(name, _ABOUT)}"
+    )
+
+
+def _suffix(cell: str) -> str:
+    last = cell.replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = last.rpartition(".")
+    return f".{suffix.lower()}" if stem and dot else ""
+
+
+def _cell(table: Table, cells: Sequence[str], name: str) -> str:
+    place = table.columns.get(name)
+    return cells[place] if place is not None and place < len(cells) else ""
+
+
+def _item(
+    table: Table, number: int, cells: Sequence[str], folder: Path | None, *, split_wanted: bool
+) -> tuple[Item, list[str]]:
+    """A sample, and what is wrong with its row. Files have to lie in ``folder`` where it is given."""
+    name = _cell(table, cells, "id") or f"row-{number}"
+    if len(cells) != len(table.columns):
+        return Item(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
+    problems = []
+    label, word = _cell(table, cells, "label"), _cell(table, cells, "split")
+    if not label:
+        problems.append("column 'label' is empty")
+    split = _PART_WORDS.get(word.casefold())
+    if word and split is None:
+        problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(_PARTS)}")
+    elif split_wanted and not word:
+        problems.append("column 'split' is empty, that of other rows is not")
+    files: dict[str, Path] = {}
+    for modality in table.kinds:
+        if cell := _cell(table, cells, modality):
+            found = _file(cell, table.path.parent, folder)
+            if isinstance(found, Path):
+                files[modality] = found
+            else:
+                problems.append(f"column '{modality}': {found}")
+    if not files and not problems:
+        problems.append("it has no file of any modality")
+    others = [column for column in table.columns if column not in _ABOUT and column not in table.kinds]
+    extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in others}}
+    return Item(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
+
+
+def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
+    """The file a cell names, or what is wrong with it."""
+    text = cell.replace("\\", "/")
+    # Composed and decomposed letters look alike, and systems differ in which they write.
+    spellings = dict.fromkeys([text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)])
+    try:
+        found = next((path for spelling in spellings if (path := base / spelling).exists()), base / text)
+        if folder is not None and not found.resolve().is_relative_to(folder):
+            return f"{cell!r} leads out of the folder of the table; the option `outside` allows it"
+        if not found.is_file():
+            return f"there is no file {cell!r}"
+    except (OSError, ValueError, RuntimeError) as error:  # names too long or with a zero byte, links in a circle
+        return f"{cell!r} is no path of a file ({error})"
+    return found
+
+
+def _classes(items: Sequence[Item]) -> list[str]:
+    """Labels of the usable samples, in order of number where all are numbers."""
+    labels = {item.label for item in items if item.problem is None}
+    numbers = all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
+
+
+def _reader(name: str, kind: str, items: Sequence[Item], options: PrepareOptions) -> Reader:
+    if kind == "audio":
+        return audio_reader(options.seconds or _SECONDS, options.dtype)
+    if kind == "image":
+        return ImageReader(options.size)
+    if kind == "video":
+        return VideoReader(options.size, options.fps)
+    if kind == "sequence" or (kind == "array" and _dimensions(name, items) == 2):
+        return ArrayReader("sequence")
+    return ArrayReader("vector")
+
+
+def _dimensions(name: str, items: Sequence[Item]) -> int:
+    """Dimensions of the first array of a column that can be read as a vector or sequence."""
+    for item in items:
+        if item.problem is None and name in item.files:
+            try:
+                values = np.load(item.files[name], mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                continue  # rejected with the reason when it is read
+            if isinstance(values, np.ndarray) and values.ndim in {1, 2}:
+                return values.ndim
+    return 1

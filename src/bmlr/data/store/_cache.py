@@ -1,0 +1,223 @@
+"""Arrays kept on disk between runs, memory-mapped, under the hash of what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmlr._files import atomic_write_text, is_sealed, sealed
+
+_VERSION = 1
+
+
+MANIFEST = "manifest.json"
+
+
+_ATTEMPTS = 10  # at finding the entry another process may be replacing this very moment
+
+
+def cache_root() -> Path:
+    """Folder of the cache: the environment variable ``BMLR_CACHE``, or ``~/.cache/bmlr``."""
+    given = os.environ.get("BMLR_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "bmlr"
+
+
+def cached_arrays(
+    kind: str,
+    key: Mapping[str, Any],
+    build: Callable[[], Mapping[str, np.ndarray]],
+    root: Path | None = None,
+    *,
+    verify: bool = False,
+) -> dict[str, np.ndarray]:
+    """Arrays from the cache; made by ``build`` and stored where the cache does not hold them whole.
+
+    An entry is a folder ``<kind>-<hash of key>`` with one ``.npy`` file per array and a ``manifest.json`` (key,
+    shapes, sizes, SHA-256 sums, its own included). It is written beside its place and renamed, so that it is there
+    whole or not at all and any number of processes may ask for it at once. An entry with a file missing or of another
+    size, or with a manifest that does not fit its sum, is made anew.
+
+    Args:
+        kind: First part of the folder's name: letters, digits, ``-`` and ``_``.
+        key: Everything the arrays depend on, as JSON holds it (tuples count as lists).
+        build: Makes the arrays, named as files can be.
+        root: Folder of the cache; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by default.
+        verify: Compare the files' SHA-256 sums too, which reads them whole.
+
+    Returns:
+        The arrays by name, memory-mapped and read-only. Nothing in the files is ever executed.
+
+    Raises:
+        OSError: If the folder cannot be written; the message says how to choose another.
+        ValueError: If ``kind``, ``key`` or the name or type of an array cannot be stored.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     arrays = cached_arrays("squares", {"n": 4}, lambda: {"x": np.arange(4) ** 2}, Path(folder))
+        ...     arrays["x"].tolist()
+        [0, 1, 4, 9]
+    """
+    key = plain_key(key)
+    folder = entry_folder(kind, key, cache_root() if root is None else Path(root))
+    arrays = _load(folder, key, verify=verify)
+    if arrays is not None:
+        return arrays
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        _make_folder(temporary)  # before the work of building: an unwritable place is found out at once
+        _write(temporary, key, build())
+        for _ in range(_ATTEMPTS):
+            _put_in_place(temporary, folder, key, verify=verify)
+            arrays = _load(folder, key, verify=verify)
+            if arrays is not None:
+                return arrays
+            time.sleep(0.05)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    raise OSError(f"The cache entry {folder} was changed by another program while it was made. Please try again.")
+
+
+def entry_folder(kind: str, key: Mapping[str, Any], root: Path) -> Path:
+    """The folder ``<kind>-<hash of key>`` in ``root``."""
+    digest = hashlib.sha256(json.dumps([_VERSION, key], sort_keys=True).encode()).hexdigest()[:20]
+    return Path(root) / f"{checked_name('kind', kind)}-{digest}"
+
+
+def plain_key(key: Mapping[str, Any]) -> dict[str, Any]:
+    """The key as it comes back from JSON, so that it can be compared with a manifest's."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(key), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Parameter `key` should hold what JSON can: {error}. Found `key = {key}`.") from error
+    return plain
+
+
+def checked_name(what: str, name: str) -> str:
+    """Return ``name`` if it can be part of a file's name everywhere, else raise a ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise ValueError(f"`{what}` should consist of letters, digits, '-' and '_'. Found {name!r}.")
+    return name
+
+
+def _load(folder: Path, key: Mapping[str, Any], *, verify: bool = False) -> dict[str, np.ndarray] | None:
+    """The arrays of an entry; None if it is absent or damaged."""
+    entry = read_entry(folder, key, verify=verify)
+    return None if entry is None else entry[1]
+
+
+def read_entry(
+    folder: Path, key: Mapping[str, Any] | None = None, *, verify: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Manifest and arrays of an entry; None if it is absent, damaged or of another key.
+
+    Args:
+        folder: Folder of the entry.
+        key: What it should have been made from, as :func:`plain_key` gives it; None takes any.
+        verify: Compare the files' SHA-256 sums too, which reads them whole.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not is_sealed(manifest) or manifest["version"] != _VERSION:
+            return None
+        if key is not None and manifest["key"] != key:
+            return None
+        return manifest, {
+            checked_name("array name", name): _load_array(folder / f"{name}.npy", entry, verify)
+            for name, entry in manifest["arrays"].items()
+        }
+    except Exception:  # whatever a damaged file causes; numpy alone has a dozen kinds
+        return None
+
+
+def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarray:
+    if path.stat().st_size != entry["bytes"] or (verify and file_checksum(path) != entry["sha256"]):
+        raise ValueError(f"{path} is damaged.")
+    empty = 0 in entry["shape"]  # an empty array cannot be mapped
+    array: np.ndarray = np.load(path, mmap_mode=None if empty else "r", allow_pickle=False)
+    if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
+        raise ValueError(f"{path} is damaged.")
+    array.flags.writeable = False
+    return array
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 sum of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def reason_of(error: OSError) -> str:
+    """What kept a file from being written. That of numpy tells numbers only."""
+    return error.strerror or f"the disk is full, it seems: {error}"
+
+
+def _unwritable(folder: Path, error: OSError) -> OSError:
+    return type(error)(
+        f"The cache folder {folder} cannot be written ({reason_of(error)}). "
+        "Set the environment variable `BMLR_CACHE` to a folder that can."
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+
+
+def _write(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the arrays, and the manifest last: an entry without one is not an entry."""
+    for name, array in arrays.items():
+        checked_name("array name", name)
+        if np.asarray(array).dtype.hasobject:
+            raise ValueError(f"Array '{name}' should hold numbers or text. Found dtype {np.asarray(array).dtype}.")
+    try:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        write_manifest(folder, key, {name: np.asarray(array) for name, array in arrays.items()})
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+
+
+def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **about: Any) -> None:
+    """Write the manifest of arrays that are in ``folder`` already; ``about`` is kept in it too."""
+    entries = {}
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        entries[name] = {
+            "shape": list(array.shape),
+            "dtype": array.dtype.str,
+            "bytes": path.stat().st_size,
+            "sha256": file_checksum(path),
+        }
+    manifest = json.loads(json.dumps({"version": _VERSION, "key": key, "arrays": entries, **about}))
+    atomic_write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
+
+
+def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:
+    """Rename the entry to its place; a whole one that another process has put there meanwhile stays."""
+    if not temporary.exists() or _load(folder, key, verify=verify) is not None:
+        return
+    damaged = temporary.with_name(f"{temporary.name}.damaged")
+    try:
+        if folder.exists():
+            folder.rename(damaged)
+        temporary.rename(folder)
+    except OSError:  # another process was faster; the caller looks at what is there now
+        return
+    finally:
+        shutil.rmtree(damaged, ignore_errors=True)

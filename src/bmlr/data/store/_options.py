@@ -1,0 +1,89 @@
+"""Options and result of a preparation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
+from bmlr.data._base import PartName
+from bmlr.data.store._items import Rejection
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a preparation did.
+
+    Attributes:
+        folder: The prepared data.
+        classes: Names of the classes.
+        counts: Number of stored samples by published part ("" where there is none) and class.
+        rejected: The samples left out.
+        decoded: Number of samples read by this very call: zero where all was there already.
+        notes: What was found in the files and done about it, a sentence each.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    rejected: tuple[Rejection, ...]
+    decoded: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """Options of :func:`prepare`; those that a data set has no use for are refused by it.
+
+    Attributes:
+        workers: Processes that decode; None takes one per processor, 0 decodes in this process.
+        size: Height and width of the stored frames in pixels.
+        fps: Stored frames per second.
+        seconds: Length of the spectrograms' clips; None takes the data set's (CREMA-D 3, the others 10).
+        dtype: Type of the stored spectrograms.
+        train_list: Published list of the training part.
+        val_list: Published list of the validation part.
+        test_list: Published list of the test part.
+        file: Name of the published file, where a folder holds several (MOSI, MOSEI).
+        max_rejected: Share of rejected samples above which the preparation fails.
+        progress: Show a progress bar.
+    """
+
+    workers: int | None = None
+    size: int = 224
+    fps: float = 1.0
+    seconds: float | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    train_list: Path | None = None
+    val_list: Path | None = None
+    test_list: Path | None = None
+    file: str | None = None
+    max_rejected: float = 0.05
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_integer("workers", self.workers, 0)
+        check_integer("size", self.size, 8)
+        check_positive("fps", self.fps)
+        if self.seconds is not None:
+            check_positive("seconds", self.seconds)
+        check_choice("dtype", self.dtype, ("float16", "float32"))
+        check_unit_interval("max_rejected", self.max_rejected)
+
+    def refuse(self, data: str, *names: str) -> None:
+        """Raise a ValueError if one of the options named, for which ``data`` has no use, was given."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in names and value != field.default:
+                raise ValueError(
+                    f"Option `{field.name}` should be left out for '{data}'. Found `{field.name} = {value}`."
+                )
+
+    @property
+    def lists(self) -> dict[PartName, Path]:
+        """The published lists that were given, by part."""
+        given: dict[PartName, Path | None] = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
+        return {part: Path(path) for part, path in given.items() if path is not None}

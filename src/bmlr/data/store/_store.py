@@ -1,0 +1,123 @@
+"""Open prepared data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmlr.data._base import Modality
+from bmlr.data.store._cache import (
+    read_entry,
+)
+from bmlr.data.store._items import Clip, Rejection
+
+REJECTED = "rejected.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Prepared samples on disk, memory-mapped. The files they came from are not needed any more.
+
+    Attributes:
+        folder: Where it is.
+        classes: Names of the classes, in the order of the targets.
+        clips: The samples.
+        targets: Class indices, shape (N,), int64.
+        modalities: Form of each modality's stored arrays; a first dimension of −1 differs between samples.
+        arrays: Values of each modality. Sample i has rows ``offsets[name][i]`` to ``offsets[name][i + 1]``: one row
+            where the shape is fixed, as many as there are frames or steps where it is not, none where the sample
+            lacks the modality.
+        offsets: Where each sample's rows begin, shape (N + 1,), by modality.
+        key: What the store was made with.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    clips: tuple[Clip, ...]
+    targets: np.ndarray
+    modalities: Mapping[str, Modality]
+    arrays: Mapping[str, np.ndarray]
+    offsets: Mapping[str, np.ndarray]
+    key: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def present(self, name: str) -> np.ndarray:
+        """Which samples have modality ``name``, a boolean array of shape (N,)."""
+        found: np.ndarray = np.diff(self.offsets[name]) > 0
+        return found
+
+    def values(self, name: str, sample: int) -> np.ndarray:
+        """The rows of one sample: shape (1, …) where the shape is fixed, (T, …) where it is not."""
+        start, end = self.offsets[name][sample : sample + 2]
+        rows: np.ndarray = self.arrays[name][start:end]
+        return rows
+
+
+def open_store(folder: Path, *, verify: bool = False) -> Store:
+    """Open prepared data.
+
+    Args:
+        folder: What :func:`prepare_items` made.
+        verify: Compare the files' SHA-256 sums too, which reads them whole.
+
+    Raises:
+        FileNotFoundError: If there is no prepared data in the folder.
+        ValueError: If the files are damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        raise FileNotFoundError(f"There is no prepared data in {folder}: it has no manifest.json.")
+    entry = read_entry(folder, verify=verify)
+    if entry is None:
+        raise ValueError(f"The prepared data in {folder} is damaged. Remove the folder and prepare it again.")
+    manifest, arrays = entry
+    try:
+        modalities = {m: Modality(e["kind"], tuple(e["shape"])) for m, e in manifest["modalities"].items()}
+        return Store(
+            folder=folder,
+            classes=tuple(manifest["classes"]),
+            clips=tuple(Clip(**clip) for clip in manifest["clips"]),
+            targets=np.array(arrays["targets"]),
+            modalities=modalities,
+            arrays={m: arrays[m] for m in modalities},
+            offsets={m: np.array(arrays[f"{m}_offsets"]) for m in modalities},
+            key=manifest["key"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is not prepared data: its manifest has no {error}.") from error
+
+
+def find_store(root: Path, name: str) -> Path:
+    """The folder of the prepared data set ``name``: ``root`` itself, or the only one in it.
+
+    Raises:
+        FileNotFoundError: If there is none; the message says how to make it.
+        ValueError: If there are several; the message lists them.
+    """
+    root = Path(root)
+    if (root / "manifest.json").is_file():
+        return root
+    found = sorted(path.parent for path in root.glob(f"{name}-*/manifest.json") if path.parent.name[0] != ".")
+    if not found:
+        raise FileNotFoundError(
+            f"There is no prepared '{name}' in {root}. Make it with: bmlr prepare {name} SOURCE {root}"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"Parameter `root` should be one prepared folder: {root} holds {len(found)}. "
+            f"Choose one of {', '.join(map(str, found))}."
+        )
+    return found[0]
+
+
+def read_rejected(folder: Path) -> tuple[Rejection, ...]:
+    """The samples that were left out when ``folder`` was prepared."""
+    with (Path(folder) / REJECTED).open(encoding="utf-8", newline="") as file:
+        return tuple(Rejection(row["id"], row["file"], row["reason"]) for row in csv.DictReader(file))

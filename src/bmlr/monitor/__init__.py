@@ -1,0 +1,1 @@
+"""Gradients recorded while a model trains."""

@@ -1,0 +1,333 @@
+"""What reaches the encoders during training: gradient norms, their ratio, and conflict of losses."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from bmlr._checks import check_integer
+from bmlr._files import atomic_write
+from bmlr._random import preserved_random_state
+from bmlr.batch import Batch, as_batch
+from bmlr.functional import soft_cross_entropy
+from bmlr.methods._support import widened
+from bmlr.model import MultimodalClassifier
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+
+#: Name of the file in a run's directory.
+GRADIENTS = "gradients.csv"
+
+
+Encoders = MultimodalClassifier | Mapping[str, nn.Module]
+
+
+def gradient_norms(encoders: Encoders) -> dict[str, Tensor]:
+    """Euclidean norm of the gradient that each encoder's parameters hold, a scalar per name; 0 where they hold none.
+
+    Args:
+        encoders: A model of the library, or modules by modality.
+
+    Example:
+        >>> import torch
+        >>> audio = torch.nn.Linear(1, 1, bias=False)
+        >>> (3 * audio(torch.ones(1, 1))).sum().backward()
+        >>> gradient_norms({"audio": audio})["audio"]
+        tensor(3.)
+    """
+    norms = {}
+    for name, encoder in _encoders(encoders).items():
+        parameters = list(encoder.parameters())
+        found = [p.grad.detach() for p in parameters if p.grad is not None]
+        device = parameters[0].device if parameters else None
+        norms[name] = (
+            torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(widened(g)) for g in found]))
+            if found
+            else torch.zeros((), device=device)
+        )
+    return norms
+
+
+def gradient_conflict(
+    fused_loss: Tensor, unimodal_losses: Mapping[str, Tensor], encoders: Encoders
+) -> dict[str, Tensor]:
+    r"""Cosine between the gradients of the fused loss and of each modality's own loss on that modality's encoder.
+
+    .. math:: \cos \beta_u = \frac{g_m^\top g_u}{\lVert g_m \rVert\,\lVert g_u \rVert}
+
+    over all parameters of the encoder (MMPareto, Wei and Hu, ICML 2024). Negative is conflict: a step that helps one
+    loss hurts the other. NaN where one of both gradients is zero. Gradients that the parameters hold are not touched.
+
+    Args:
+        fused_loss: Loss of the fused prediction, a scalar with its graph; the graph is kept.
+        unimodal_losses: Loss of each modality's prediction.
+        encoders: A model of the library, or modules by modality.
+
+    Example:
+        >>> import torch
+        >>> audio = torch.nn.Linear(2, 1, bias=False)
+        >>> out = audio(torch.eye(2))
+        >>> gradient_conflict(out[0].sum(), {"audio": -out.sum()}, {"audio": audio})["audio"]
+        tensor(-0.7071)
+    """
+    modules = _encoders(encoders)
+    cosines = {}
+    for name, loss in unimodal_losses.items():
+        parameters = [p for p in modules[name].parameters() if p.requires_grad]
+        both = [_flat_gradient(value, parameters) for value in (fused_loss, loss)]
+        lengths = torch.linalg.vector_norm(both[0]) * torch.linalg.vector_norm(both[1])
+        cosines[name] = torch.where(lengths > 0, (both[0] @ both[1]) / lengths, torch.nan)
+    return cosines
+
+
+def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    if not parameters or not loss.requires_grad:
+        return torch.zeros(1, device=loss.device)
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [
+            widened((torch.zeros_like(p) if g is None else g).detach().flatten())
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+    )
+
+
+def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tensor]:
+    """Conflict of gradients on one batch, by a forward of its own that leaves no trace in the model.
+
+    It runs in the modes the model is in, on copies of the buffers (batch statistics are used but not kept), with the
+    random streams put back and without touching the gradients that parameters hold.
+
+    Args:
+        model: The model.
+        batch: The batch, where the model is.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> batch = bmlr.Batch({"a": torch.randn(5, 4), "v": torch.randn(5, 6)}, torch.arange(5) % 3)
+        >>> sorted(batch_conflict(model, batch))
+        ['a', 'v']
+    """
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    with preserved_random_state(), torch.enable_grad():
+        output = torch.func.functional_call(model, buffers, (batch.inputs, batch.present))
+        fused = soft_cross_entropy(output.logits, batch.targets)
+        unimodal = {
+            u: soft_cross_entropy(logits, batch.targets, mask=output.mask(u))
+            for u, logits in output.unimodal_logits.items()
+        }
+        return gradient_conflict(fused, unimodal, model)
+
+
+class GradientMonitor:
+    """Records during training how much gradient reaches each encoder, and whether losses conflict there.
+
+    The norms are those the optimiser sees: after a method's changes and after clipping. Numbers stay on the device
+    until they are written, so that a step does not wait for it.
+
+    Under Lightning: ``Trainer(callbacks=[GradientMonitor(directory).callback()])``. In a loop of your own::
+
+        with monitor.watch(model):  # norms at every step of an optimiser
+            ...
+
+    or, where you want it, ``monitor.record(model, batch)`` after the backward pass and before the step; with a batch
+    the conflict is measured too, every ``conflict_every`` records. For a model that is not of this library give its
+    encoders by name, ``{"audio": net.audio, "video": net.video}``, and measure conflict by
+    :func:`gradient_conflict`, handing the result over as ``conflict``.
+
+    Args:
+        directory: Where ``gradients.csv`` is written, such as a run's directory; None keeps the records in memory.
+        norm_every: Records of norms: every so many steps.
+        conflict_every: Measurements of conflict: every so many recorded steps.
+
+    Raises:
+        ValueError: If a parameter is not a positive integer.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> optimizer, monitor = torch.optim.Adam(model.parameters()), GradientMonitor(conflict_every=1)
+        >>> batch = bmlr.Batch({"a": torch.randn(5, 4), "v": torch.randn(5, 6)}, torch.arange(5) % 3)
+        >>> torch.nn.functional.cross_entropy(model(batch.inputs).logits, batch.targets).backward()
+        >>> monitor.record(model, batch)
+        >>> list(monitor.rows[0])
+        ['step', 'epoch', 'norm_a', 'norm_v', 'ratio_a/v', 'conflict_a', 'conflict_v']
+    """
+
+    def __init__(self, directory: Path | str | None = None, *, norm_every: int = 1, conflict_every: int = 50) -> None:
+        self.path = None if directory is None else Path(directory) / GRADIENTS
+        self.norm_every = check_integer("norm_every", norm_every, 1)
+        self.conflict_every = check_integer("conflict_every", conflict_every, 1)
+        self.step = 0
+        self.epoch = 0
+        self._rows: list[dict[str, float]] = []
+        self._pending: list[dict[str, float | Tensor]] = []
+
+    def record(
+        self, encoders: Encoders, batch: Any = None, *, conflict: Mapping[str, float | Tensor] | None = None
+    ) -> None:
+        """Record the gradients that the encoders hold now; count a step.
+
+        Args:
+            encoders: A model of the library, or modules by modality.
+            batch: The batch of this step; conflict is measured on it where it is due and the model is of this library.
+            conflict: Cosines measured by yourself.
+        """
+        if self.due(self.norm_every):
+            row: dict[str, float | Tensor] = {"step": self.step, "epoch": self.epoch}
+            row |= {f"norm_{u}": value for u, value in gradient_norms(encoders).items()}
+            if conflict is None and self.wants_conflict and batch is not None:
+                if not isinstance(encoders, MultimodalClassifier):
+                    raise ValueError("`batch` goes with a bmlr.MultimodalClassifier; else give `conflict`.")
+                conflict = batch_conflict(encoders, _on_device(as_batch(batch), encoders))
+            row |= {f"conflict_{u}": value for u, value in (conflict or {}).items()}
+            self._pending.append(row)
+        self.step += 1
+
+    def due(self, every: int) -> bool:
+        """Whether this step is one of every so many."""
+        return self.step % every == 0
+
+    @property
+    def wants_conflict(self) -> bool:
+        """Whether conflict is to be measured at this step."""
+        return self.step % (self.norm_every * self.conflict_every) == 0
+
+    @contextmanager
+    def watch(self, encoders: Encoders) -> Iterator[GradientMonitor]:
+        """Record norms whenever an optimiser steps parameters of the encoders; write the file at the end.
+
+        Any optimiser counts, so that nothing has to be said of it. Gradients are read right after the step.
+        """
+        known = {id(p) for module in _encoders(encoders).values() for p in module.parameters()}
+
+        def stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            if any(id(p) in known for group in optimizer.param_groups for p in group["params"]):
+                self.record(encoders)
+
+        handle = register_optimizer_step_post_hook(stepped)
+        try:
+            yield self
+        finally:
+            handle.remove()
+            self.write()
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """What was recorded, a dictionary per step; NaN where conflict was not measured is left out."""
+        for row in self._pending:
+            numbers = {name: float(value) for name, value in row.items()}
+            norms = {name[5:]: value for name, value in numbers.items() if name.startswith("norm_")}
+            ratios = {f"ratio_{a}/{b}": _ratio(norms[a], norms[b]) for a, b in itertools.combinations(norms, 2)}
+            later = {name: numbers.pop(name) for name in list(numbers) if name.startswith("conflict_")}
+            self._rows.append({**numbers, **ratios, **later})
+        self._pending.clear()
+        return self._rows
+
+    def write(self) -> None:
+        """Write ``gradients.csv``, atomically; nothing without a directory or a record."""
+        rows = self.rows
+        if self.path is None or not rows:
+            return
+        columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+
+        def save(path: Path) -> None:
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                for row in rows:
+                    writer.writerow({name: int(v) if name in {"step", "epoch"} else v for name, v in row.items()})
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.path, save)
+
+    def resume(self, step: int) -> None:
+        """Go on from a step: read back what the file holds of the steps before it."""
+        self.step = step
+        self._pending.clear()
+        if self.path is not None and self.path.is_file():
+            self._rows = [row for row in read_gradients(self.path) if row["step"] < step]
+
+    def callback(self) -> Callback:
+        """A Lightning callback that records for a module with a ``model`` of this library, and writes every epoch."""
+        from bmlr.monitor._callback import MonitorCallback
+
+        return MonitorCallback(self)
+
+
+def read_gradients(path: Path | str) -> list[dict[str, float]]:
+    """The rows of a ``gradients.csv``, or of the one in a run's directory; empty cells are left out.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not such a file.
+    """
+    path = Path(path)
+    path = path / GRADIENTS if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no gradients in {path.parent}: {path.name} is missing.")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if "step" not in (reader.fieldnames or ()):
+            raise ValueError(f"{path} should have a column step. Found {reader.fieldnames}.")
+        try:
+            return [{name: float(value) for name, value in row.items() if value} for row in reader]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def summarise_gradients(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Medians over the recorded steps per modality, and how often losses conflicted.
+
+    Returns:
+        By modality: ``norm`` (median), ``share`` (median of its share of the sum of all norms), ``conflict`` (median
+        cosine) and ``conflict_rate`` (share of measurements below zero); None where nothing was measured.
+
+    Example:
+        >>> found = summarise_gradients([{"step": 0, "norm_a": 3.0, "norm_v": 1.0, "conflict_v": -0.5}])
+        >>> found["v"]
+        {'norm': 1.0, 'share': 0.25, 'conflict': -0.5, 'conflict_rate': 1.0}
+    """
+    names = [name[5:] for name in dict.fromkeys(itertools.chain.from_iterable(rows)) if name.startswith("norm_")]
+    summary: dict[str, dict[str, float | None]] = {}
+    for u in names:
+        norms = [row[f"norm_{u}"] for row in rows if math.isfinite(row.get(f"norm_{u}", math.nan))]
+        totals = [(row.get(f"norm_{u}", math.nan), sum(row.get(f"norm_{v}", math.nan) for v in names)) for row in rows]
+        cosines = [row[f"conflict_{u}"] for row in rows if math.isfinite(row.get(f"conflict_{u}", math.nan))]
+        summary[u] = {
+            "norm": _median(norms),
+            "share": _median([norm / total for norm, total in totals if total > 0]),
+            "conflict": _median(cosines),
+            "conflict_rate": sum(c < 0 for c in cosines) / len(cosines) if cosines else None,
+        }
+    return summary
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _ratio(first: float, second: float) -> float:
+    return first / second if second else math.inf if first else math.nan
+
+
+def _encoders(encoders: Encoders) -> dict[str, nn.Module]:
+    return dict(encoders.encoders.items()) if isinstance(encoders, MultimodalClassifier) else dict(encoders)
+
+
+def _on_device(batch: Batch, model: MultimodalClassifier) -> Batch:
+    parameter = next(model.parameters())
+    return batch.to(parameter.device, dtype=parameter.dtype)

@@ -1,0 +1,241 @@
+"""The figures of the paper from runs, with what each shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bmlr import figures
+from bmlr._files import atomic_write_text
+from bmlr.benchmark._contents import Picture
+from bmlr.benchmark._draw import draw_panels, read_group, save_figure
+from bmlr.data import MultimodalData
+from bmlr.functional import smooth_labels
+from bmlr.reproduction._collect import Collected, collect_run, confused_classes, softness_of, telling_classes
+from bmlr.reproduction._paper import FIG4_CLASSES, Experiment, Row
+from bmlr.runs._records import RunRecord
+
+_DRAWN = 1000  # samples of a figure of samples
+
+
+_UNIFORM = "uniform, ε = 0.1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """An experiment's runs.
+
+    Attributes:
+        experiment: The experiment.
+        data: The data sets, by name.
+        records: The runs, by row label and data set.
+    """
+
+    experiment: Experiment
+    data: Mapping[str, MultimodalData]
+    records: Mapping[tuple[str, str], Sequence[RunRecord]]
+
+    def finished(self, row: Row, data: str) -> list[RunRecord]:
+        """The finished runs of a row on a data set."""
+        return [record for record in self.records[row.label, data] if record.result is not None]
+
+
+@dataclasses.dataclass
+class Drawn:
+    """What was drawn of an experiment.
+
+    Attributes:
+        files: All files, those of numbers too.
+        pictures: The figures with captions.
+        notes: What could not be drawn, with the reason.
+    """
+
+    files: list[Path] = dataclasses.field(default_factory=list)
+    pictures: list[Picture] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, figure: Any, folder: Path, name: str, caption: str) -> None:
+        """Write a figure and keep its names."""
+        files = save_figure(figure, folder, name)
+        self.files += files
+        self.pictures.append(Picture(next(file for file in files if file.suffix == ".png"), caption))
+
+
+#: What a figure shows, and what draws it.
+Drawings = dict[str, tuple[str, Callable[[], Any]]]
+
+
+def draw_bars(made: Made, folder: Path) -> Drawn:
+    """Accuracy over the rows of a table, a figure per data set."""
+    drawn = Drawn()
+    for name, data in made.data.items():
+        rows = []
+        for row in made.experiment.rows:
+            for record in made.finished(row, name):
+                score = (record.result or {})["test"]
+                accuracies = {f"accuracy_{one}": value for one, value in score["unimodal_accuracy"].items()}
+                rows.append({"method": row.label, "accuracy": score["accuracy"], **accuracies})
+        if rows:
+            axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
+            caption = f"{made.experiment.title}: test accuracy on {name}, every run as a circle; dashed: majority rate."
+            drawn.add(axes.get_figure(), folder, f"{made.experiment.name}-{name}", caption)
+    return drawn
+
+
+def draw_figures(made: Made, name: str, folder: Path) -> Drawn:
+    """The figures of an experiment on a data set; what cannot be drawn is said."""
+    experiment, drawn = made.experiment, Drawn()
+    groups = {row.label: made.finished(row, name) for row in experiment.rows}
+    if lacking := [label for label, some in groups.items() if not some]:
+        drawn.notes.append(f"{experiment.name} on {name} was not drawn: no run of {', '.join(lacking)} finished.")
+        return drawn
+    prefix = f"{experiment.name}-{name}"
+    if experiment.name == "fig6":
+        drawings = _curves(groups)
+    elif experiment.name == "fig1":
+        drawings = _features(groups)
+    elif experiment.name == "fig3":
+        drawings = _labels(groups["BMLR"], folder, prefix)
+    else:
+        drawings = _top_classes(groups["BMLR"], made.data[name], name)
+    for what, (caption, draw) in drawings.items():
+        try:
+            figure = draw()
+        except ValueError as error:  # as when no label of three classes was reshaped
+            drawn.notes.append(f"{prefix}-{what} was not drawn: {error}")
+            continue
+        drawn.add(figure, folder, f"{prefix}-{what}", f"{experiment.title} on {name}: {caption}.")
+    drawn.files += sorted(folder.glob(f"{prefix}-*.csv"))
+    return drawn
+
+
+def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
+    metrics = {label: read_group(some) for label, some in groups.items()}
+    return {
+        "accuracy": ("validation accuracy per epoch", lambda: draw_panels(metrics, figures.plot_accuracy)),
+        "ratio": (
+            "ratio of the modalities' validation accuracies per epoch", lambda: draw_panels(metrics, figures.plot_ratio)
+        ),
+    }  # fmt: skip
+
+
+def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
+    """Features of the test part before and after, and the label space of three classes after."""
+    collected = {label: collect_run(some[0].directory, max_samples=_DRAWN) for label, some in groups.items()}
+    drawings: Drawings = {
+        f"features-{label}": (
+            f"features of the test part by t-SNE, {label}, first seed", functools.partial(_feature_figure, one)
+        )
+        for label, one in collected.items()
+    }  # fmt: skip
+    drawings["labels"] = (
+        "training labels of three classes after BMLR, first seed",
+        lambda: _simplex(collect_run(groups["BMLR"][0].directory, "train", max_samples=_DRAWN)),
+    )
+    return drawings
+
+
+def _feature_figure(collected: Collected) -> Any:
+    return _figure_of(figures.plot_features_tsne(collected.features, collected.targets, collected.classes))
+
+
+def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings:
+    """Shares of reshaped samples, and the labels of the training part on the simplex and by t-SNE."""
+    collected = collect_run(records[0].directory, "train", max_samples=_DRAWN)
+    _write_labels(collected, folder / f"{prefix}-labels.csv")
+    return {
+        "share": (
+            "share of the training samples whose label is reshaped, per epoch and modality",
+            lambda: figures.plot_reshaped_share(read_group(records)).get_figure(),
+        ),
+        "ratio": (
+            "ratio of the modalities' validation accuracies per epoch",
+            lambda: figures.plot_ratio(read_group(records)).get_figure(),
+        ),
+        "rows": (
+            "training labels of six samples, uniformly smoothed and reshaped, first seed; the true class is outlined",
+            lambda: _label_rows(collected),
+        ),
+        "simplex": ("training labels of three classes, first seed", lambda: _simplex(collected)),
+        "tsne": (
+            "training labels of three classes by t-SNE, first seed",
+            lambda: _figure_of(
+                figures.plot_label_tsne(
+                    collected.labels or {}, collected.targets, collected.classes, classes=telling_classes(collected)
+                )
+            ),
+        ),
+    }
+
+
+def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) -> Drawings:
+    """Top-3 predicted classes of two classes: those of the paper, or those most taken for each other."""
+    collected = collect_run(records[0].directory)
+    parts = FIG4_CLASSES.get(name, ())
+    chosen = [
+        next((i for i, label in enumerate(data.classes) if part.casefold() in label.casefold()), None) for part in parts
+    ]
+    known = [index for index in chosen if index is not None]
+    classes = known if known and len(known) == len(parts) else confused_classes(collected)
+    top = min(3, len(collected.classes) - 1)  # among all classes every one is always found
+
+    def draw() -> Any:
+        counts = figures.count_top_classes(collected.scores, collected.targets, top=top)
+        return _figure_of(figures.plot_top_classes(counts, collected.targets, collected.classes, classes=classes))
+
+    return {"classes": (f"classes among the top {top} of each modality, test part, BMLR, first seed", draw)}
+
+
+def _simplex(collected: Collected) -> Any:
+    classes = telling_classes(collected)
+    return _figure_of(
+        figures.plot_label_simplex(collected.labels or {}, collected.targets, collected.classes, classes=classes)
+    )
+
+
+def _label_rows(collected: Collected) -> Any:
+    """Labels of the samples of two classes that were reshaped most, three of each, beside uniform ones."""
+    labels, targets = collected.labels or {}, collected.targets
+    classes, left = telling_classes(collected, 2), softness_of(collected)
+    samples = [
+        int(row)
+        for label in classes
+        for row in sorted(np.flatnonzero(targets == label), key=lambda row: (-left[row], row))[:3]
+    ]
+    names = [f"sample {index}" for index in collected.indices]
+    return _figure_of(
+        figures.plot_label_rows(
+            {_UNIFORM: _uniform_labels(collected), **labels}, targets, collected.classes, samples=samples,
+            sample_names=names,
+        )
+    )  # fmt: skip
+
+
+def _uniform_labels(collected: Collected) -> Any:
+    targets = torch.as_tensor(collected.targets)
+    return smooth_labels(targets, len(collected.classes), epsilon=0.1, dtype=torch.float64).numpy()
+
+
+def _write_labels(collected: Collected, path: Path) -> None:
+    """The label of every sample and modality, with what uniform smoothing would have made of it (Fig. 3b to 3d)."""
+    tables = []
+    every: dict[str, Any] = {**(collected.labels or {}), _UNIFORM: _uniform_labels(collected)}
+    for modality, labels in every.items():
+        table = pd.DataFrame(np.round(labels, 6), columns=list(collected.classes))
+        table.insert(0, "modality", modality)
+        table.insert(0, "class", [collected.classes[target] for target in collected.targets])
+        table.insert(0, "sample", collected.indices)
+        tables.append(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, pd.concat(tables).to_csv(index=False))
+
+
+def _figure_of(panels: Mapping[Any, Any]) -> Any:
+    return next(iter(panels.values())).get_figure()

@@ -1,0 +1,182 @@
+"""The paper's tables and figures from runs: which runs each needs, its numbers beside ours, its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bmlr._checks import nearest_name
+from bmlr._files import atomic_write_text
+from bmlr.benchmark._comparison import run_frame
+from bmlr.benchmark._contents import Contents, Picture, write_contents
+from bmlr.benchmark._engines import Engine
+from bmlr.benchmark._grid import make_jobs, run_grid
+from bmlr.benchmark._jobs import Job
+from bmlr.benchmark._specification import parse_method
+from bmlr.benchmark._study import Search
+from bmlr.benchmark._tables import Table, write_table
+from bmlr.benchmark._tune import tune
+from bmlr.config._classes import class_path
+from bmlr.data import MultimodalData
+from bmlr.reproduction._figures import Drawn, Made, draw_bars, draw_figures
+from bmlr.reproduction._paper import EXPERIMENTS, GRID, Experiment, Row
+from bmlr.reproduction._results import experiment_table, frame
+from bmlr.reproduction._scales import (
+    SCALES,
+    SHARE,
+    Reproduced,
+    Settings,
+    check_data,
+    data_names,
+    make_all_data,
+    scaled_options,
+    shortened,
+)
+
+
+def reproduce(
+    names: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    runs: Path | str = "runs",
+    out: Path | str = "reproduction",
+    engine: Engine | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Reproduced:
+    """Make the runs of tables and figures of the BMLR paper, and the tables and figures from them.
+
+    Experiments share runs; a run that is finished is not made again, so another experiment, or the same after an
+    interruption, costs what it lacks.
+
+    Args:
+        names: ``table1`` to ``table6``, ``fig1``, ``fig3`` to ``fig6``, or ``all``.
+        settings: What it is run with.
+        runs: Folder of the runs; the trials of fig5 are kept in ``out``.
+        out: Folder of the tables and figures.
+        engine: Where the runs are made; None is one after another on this machine.
+        say: Takes a line of text as each run ends; None prints to the error stream.
+
+    Raises:
+        ValueError: If there is no such experiment, or it is about none of the data sets given.
+        FileNotFoundError: If data is missing; the message says what makes it.
+    """
+    settings = settings or Settings()
+    experiments = _chosen(names)
+    data = make_all_data(experiments, settings)
+    check_data(data.values())
+    folder, store = Path(out), Path(runs)
+    jobs: dict[tuple[str, str, str], list[Job]] = {}
+    for experiment in experiments:
+        for row in experiment.rows:
+            for text in data_names(experiment, settings):
+                jobs[experiment.name, row.label, data[text].name] = _jobs(row, data[text], settings)
+    every = [job for some in jobs.values() for job in some]
+    records = iter(run_grid(every, store, engine, say=say) if every else [])
+    made_records = {key: [next(records) for _ in some] for key, some in jobs.items()}
+
+    tables: dict[str, Table] = {}
+    files: list[Path] = []
+    contents: list[Table | Picture] = []
+    notes: list[str] = []
+    for experiment in experiments:
+        mine = {data[text].name: data[text] for text in data_names(experiment, settings)}
+        made = Made(
+            experiment, mine, {key[1:]: some for key, some in made_records.items() if key[0] == experiment.name}
+        )
+        if experiment.is_table:
+            tables[experiment.name] = table = experiment_table(made, settings)
+            contents.append(table)
+            files += write_table(table, frame(made, settings), folder, experiment.name)
+            drawings = [draw_bars(made, folder)]
+        elif experiment.name == "fig5":
+            drawings = [_surface(experiment, mine, settings, folder, engine, say)]
+        else:
+            drawings = [draw_figures(made, name, folder) for name in mine]
+        for drawn in drawings:
+            files += drawn.files
+            contents += drawn.pictures
+            notes += drawn.notes
+    unique = {record.directory: record for some in made_records.values() for record in some}
+    if unique:
+        atomic_write_text(folder / "runs.csv", run_frame(unique.values()).to_csv(index=False))
+        files.append(folder / "runs.csv")
+    where = ", ".join(one.name for one in data.values())
+    title = f"Tables and figures of the BMLR paper, {settings.scale} scale, on {where}"
+    files.append(write_contents(Contents(title, contents, notes), folder))
+    return Reproduced(tables, list(unique.values()), files, notes)
+
+
+def _chosen(names: Sequence[str]) -> list[Experiment]:
+    for name in names:
+        if name != "all" and name not in EXPERIMENTS:
+            raise ValueError(
+                f"`names` should be among {', '.join(EXPERIMENTS)}, all. Found '{name}'."
+                f"{nearest_name(name, EXPERIMENTS)}"
+            )
+    if not names:
+        raise ValueError(f"`names` should be at least one of {', '.join(EXPERIMENTS)}, all. Found none.")
+    return [one for name, one in EXPERIMENTS.items() if name in names or "all" in names]
+
+
+def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
+    model, optimizer, trainer = scaled_options(settings, data)
+    method = row.method
+    if row.method == "ReconBoost":
+        text, passes = SCALES[settings.scale].reconboost
+        epochs = max(2, round((trainer.epochs or 1) / passes))  # an epoch of it is several passes over the data
+        method = f"{text}@{epochs}"
+    elif settings.scale == "small":
+        method = shortened(method, trainer.epochs or 1)
+    specification = parse_method(method)
+    if found := _tuned_parameters(specification.name, data, settings):
+        parameters = ",".join(f"{key}={value}" for key, value in {**found, **specification.parameters}.items())
+        method = f"{specification.name}:{parameters}{f'@{specification.epochs}' if specification.epochs else ''}"
+    model = dataclasses.replace(model, fusion=row.fusion)
+    return make_jobs(data, [method], settings.seeds, model=model, optimizer=optimizer, trainer=trainer)
+
+
+def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
+    """Parameters that a search has found for a method on a data set; ablations of BMLR take its α and β."""
+    own: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    for folder in settings.tuned:
+        files = sorted(folder.glob("best-*.yaml"))
+        if not files:
+            raise FileNotFoundError(f"There is no best-….yaml in {folder}: it should be the folder of a bmlr tune.")
+        for path in files:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if content["data"]["class_path"] != class_path(type(data)):
+                continue
+            name = content["method"]["class_path"].rpartition(".")[2]
+            found = {key: value for key, value in content["method"]["init_args"].items() if value is not None}
+            if name == method:
+                own |= found
+            elif name == "BMLR" and method in SHARE:
+                shared |= found
+    return own or shared
+
+
+def _surface(
+    experiment: Experiment,
+    data: Mapping[str, MultimodalData],
+    settings: Settings,
+    folder: Path,
+    engine: Engine | None,
+    say: Callable[[str], None] | None,
+) -> Drawn:
+    """Validation accuracy over α and β, with the first of the seeds; its trials stay apart from the runs."""
+    drawn = Drawn()
+    for name, one in data.items():
+        model, optimizer, trainer = scaled_options(settings, one)
+        found = tune(
+            one, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
+            optimizer=optimizer, trainer=trainer, out=folder / f"fig5-{name}", engine=engine, say=say,
+        )  # fmt: skip
+        drawn.files += found.files
+        caption = f"{experiment.title} on {name}, seed {settings.seeds[0]}."
+        drawn.pictures += [Picture(file, caption) for file in found.files if file.suffix == ".png"]
+    return drawn

@@ -1,0 +1,217 @@
+"""Tables of a reproduction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bmlr.benchmark._statistics import Estimate, difference_of, estimate, mean_ranks
+from bmlr.benchmark._tables import Cell, Table, mark_best, spread
+from bmlr.data import MultimodalData
+from bmlr.reproduction._figures import Made
+from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
+from bmlr.reproduction._scales import SCALES, TIMES, Settings
+from bmlr.runs._records import RunRecord
+
+
+def frame(made: Made, settings: Settings) -> pd.DataFrame:
+    """Every number of a table with the paper's, one row each; accuracies in per cent."""
+    experiment, rows = made.experiment, []
+    for row in experiment.rows:
+        for name in made.data:
+            records = made.records[row.label, name]
+            for measure in experiment.measures:
+                ours = _measure(records, measure)
+                factor = 1 if measure == RATIO else 100
+                base = _measure(made.records[row.baseline, name], measure) if row.baseline else None
+                for paper_name in [name] if settings.scale == "paper" else experiment.data:
+                    paper = experiment.numbers[row.label, paper_name, measure]
+                    paper_base = experiment.numbers[row.baseline, paper_name, measure] if row.baseline else None
+                    rows.append({
+                        "table": experiment.name, "row": row.label, "method": records[0].label, "fusion": row.fusion,
+                        "data": name, "measure": measure, "ours_mean": factor * ours.mean,
+                        "ours_std": None if ours.std is None else factor * ours.std,
+                        "runs": ours.runs, "failed": sum(record.state == "failed" for record in records),
+                        "ours_gain": None if base is None else factor * (ours.mean - base.mean),
+                        "paper_data": paper_name, "paper": paper,
+                        "paper_gain": None if paper_base is None else round(paper - paper_base, 4),
+                        "difference": factor * ours.mean - paper if paper_name == name else None,
+                        "best_on_test_mean": _optimistic(records, measure),
+                    })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def experiment_table(made: Made, settings: Settings) -> Table:
+    """The paper's number, ours and the difference for the same data; gains over the baseline for other data."""
+    experiment = made.experiment
+    columns: list[tuple[str, list[Cell]]] = [("method", [Cell(row.label) for row in experiment.rows])]
+    ranks: dict[str, list[float]] = {}
+    for name, data in made.data.items():
+        for measure in experiment.measures:
+            estimates = [_measure(made.records[row.label, name], measure) for row in experiment.rows]
+            factor, digits = (1, 2) if measure == RATIO else (100, 1)
+            cells = [
+                Cell(_text(one, made.records[row.label, name], factor, digits))
+                for one, row in zip(estimates, experiment.rows, strict=True)
+            ]
+            if measure != RATIO:
+                cells = mark_best(cells, [one.mean for one in estimates], digits)
+            what = _measure_name(measure, data)
+            papers = [experiment.numbers.get((row.label, name, measure)) for row in experiment.rows]
+            if settings.scale == "paper":
+                columns.append(
+                    (f"{name} {what}: paper", [Cell(f"{value:.2f}") for value in papers if value is not None])
+                )
+                columns.append((f"{name} {what}: ours", cells))
+                differences = [
+                    Cell("–" if not one.runs or value is None else f"{factor * one.mean - value:+.{digits}f}")
+                    for one, value in zip(estimates, papers, strict=True)
+                ]
+                columns.append((f"{name} {what}: difference", differences))
+            else:
+                columns.append((f"{name} {what}: ours", cells))
+                columns.append((f"{name} {what}: ours, gain", _gains(made, name, measure, estimates, factor, digits)))
+            if measure == ACCURACY:
+                ranks[name] = [one.mean for one in estimates]
+    if settings.scale == "small":
+        columns += _paper_columns(experiment)
+    notes = _notes(made, settings)
+    if len(ranks) > 1:
+        table = pd.DataFrame(ranks, index=[row.label for row in experiment.rows])
+        try:
+            columns.append(("mean rank", [Cell(f"{rank:.1f}") for rank in mean_ranks(table)]))
+        except ValueError:
+            notes.append("No mean rank: no data set has finished runs of all methods.")
+    heads = [head for head, _ in columns]
+    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+    return Table(heads, rows, notes, experiment.title)
+
+
+def _gains(
+    made: Made, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
+) -> list[Cell]:
+    by_label = {row.label: one for row, one in zip(made.experiment.rows, estimates, strict=True)}
+    cells = []
+    for row in made.experiment.rows:
+        mine, base = by_label[row.label], by_label.get(row.baseline)
+        if base is None or not base.runs or not mine.runs:
+            cells.append(Cell("–"))
+            continue
+        text = f"{factor * (mine.mean - base.mean):+.{digits}f}"
+        if measure == ACCURACY:
+            text = (
+                f"{text} {_interval(made.records[row.label, name], made.records[row.baseline, name], digits)}".rstrip()
+            )
+        cells.append(Cell(text))
+    return cells
+
+
+def _interval(records: Sequence[RunRecord], baseline: Sequence[RunRecord], digits: int) -> str:
+    """The 95 % interval of a gain, where both have the same seeds and so the same gain."""
+    found = difference_of(records, baseline)
+    seeds = [[one.config["seed"] for one in some if one.result is not None] for some in (records, baseline)]
+    return "" if found is None or seeds[0] != seeds[1] else found.text(digits, mean=False)
+
+
+def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:
+    """The paper's numbers on its own data, with gains, which can be compared across data in sign and order only."""
+    columns = []
+    for name in experiment.data:
+        for measure in experiment.measures:
+            digits = 2 if measure == RATIO else 1
+            texts = []
+            for row in experiment.rows:
+                value = experiment.numbers[row.label, name, measure]
+                gain = ""
+                if row.baseline:
+                    gain = f" ({value - experiment.numbers[row.baseline, name, measure]:+.{digits}f})"
+                texts.append(Cell(f"{value:.2f}{gain}"))
+            columns.append(
+                (f"paper, {name} {measure} (gain)" if measure != ACCURACY else f"paper, {name} (gain)", texts)
+            )
+    return columns
+
+
+def _text(one: Estimate, records: Sequence[RunRecord], factor: float, digits: int) -> str:
+    failed = sum(record.state == "failed" for record in records)
+    if failed == len(records):
+        return "failed"
+    return spread(one, factor, digits) + (f" ({failed} failed)" if failed else "")
+
+
+def _measure(records: Sequence[RunRecord], measure: str) -> Estimate:
+    return estimate(_read(record.result["test"], measure) for record in records if record.result is not None)
+
+
+def _optimistic(records: Sequence[RunRecord], measure: str) -> float | None:
+    """The largest test accuracy of all epochs, as papers report it; only the paper protocol has it."""
+    scores = [(record.result or {}).get("test_best_epoch") for record in records]
+    found = estimate(_read(score, measure) for score in scores if score is not None)
+    return (1 if measure == RATIO else 100) * found.mean if found.runs else None
+
+
+def _read(score: Mapping[str, Any], measure: str) -> float | None:
+    if measure == ACCURACY:
+        return float(score["accuracy"])
+    values = list((score["ratio"] if measure == RATIO else score["unimodal_accuracy"]).values())
+    place = {FIRST: 0, SECOND: 1, RATIO: 0}[measure]
+    value = values[place] if place < len(values) else None
+    return None if value is None else float(value)
+
+
+def _measure_name(measure: str, data: MultimodalData) -> str:
+    names = list(data.modalities)
+    return {ACCURACY: "(%)", FIRST: f"{names[0]} (%)", SECOND: f"{names[1]} (%)", RATIO: f"{names[0]}/{names[1]}"}[
+        measure
+    ]
+
+
+def _what_was_set(made: Made) -> str:
+    """Settings of the baseline's runs, which those of the other rows share; by data set where they differ."""
+    baseline, texts = made.experiment.rows[0], {}
+    for name in made.data:
+        config = made.records[baseline.label, name][0].config
+        trainer, optimizer, model = config["trainer"], config["optimizer"], config["model"]
+        stem = f", {model['stem']} stem" if model["stem"] else ""
+        texts[name] = (
+            f"{trainer['epochs']} epochs, batch {trainer['batch_size']}, {optimizer['name']} with learning rate "
+            f"{optimizer['lr']:g}, width {model['width']}{stem}"
+        )
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _notes(made: Made, settings: Settings) -> list[str]:
+    rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
+    protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
+    seeds = ", ".join(map(str, settings.seeds))
+    what = f"Scale {settings.scale}: {_what_was_set(made)}, seeds {seeds}, {protocols} protocol."
+    notes = [
+        f"Majority rate: {rates}.",
+        what,
+        "Ours: test accuracy in the epoch selected on validation, mean ± sample standard deviation over seeds.",
+    ]
+    if settings.scale == "small":
+        notes.append(
+            "Gain over the row's baseline, with its 95 % interval for the fused accuracy (paired bootstrap "
+            "over seeds and test samples; three seeds make it rather too narrow)."
+        )
+        notes.append(
+            "This shows that the pipeline runs; the paper's numbers are of other data and models, so only the sign and "
+            "order of the gains can be compared."
+        )
+        if short := [row.label for row in made.experiment.rows if row.method in TIMES]:
+            notes.append(
+                f"Warm-ups, active epochs and resets of {', '.join(short)} are as large a share of the epochs as their "
+                f"defaults are of {SCALES['paper'].epochs}."
+            )
+    if any("ReconBoost" in row.method for row in made.experiment.rows):
+        notes.append(
+            "ReconBoost has fewer epochs, of several passes over the data each, for nearly the same data passes."
+        )
+    if failed := sum(record.state == "failed" for some in made.records.values() for record in some):
+        notes.append(f"{failed} runs failed and are left out of the means.")
+    return [*notes, *([made.experiment.remark] if made.experiment.remark else [])]

@@ -1,0 +1,202 @@
+"""Scales of a reproduction."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import bmlr.data
+import bmlr.methods
+from bmlr._checks import check_choice
+from bmlr.benchmark._specification import parse_data
+from bmlr.benchmark._tables import Table
+from bmlr.data import MultimodalData
+from bmlr.reproduction._paper import Experiment
+from bmlr.runs._records import RunRecord
+from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+
+ScaleName = Literal["paper", "small"]
+
+
+#: Data sets that ``bmlr prepare`` makes.
+_PREPARED = ("crema-d", "kinetics-sounds", "ave", "mosi", "mosei")
+
+
+#: Ablations of BMLR whose α and β are its own.
+SHARE = {"OnlyReshape", "VanillaReshape"}
+
+
+#: Parameters that count epochs of a training of full length: when a method begins, ends or resets something.
+TIMES = {
+    "OGMGE": ("last_epoch",), "AGM": ("last_epoch",), "OPM": ("warmup",), "Remix": ("warmup",),
+    "DiagnosingRelearning": ("reinit_epoch",),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Settings of a reproduction.
+
+    Attributes:
+        epochs: Epochs.
+        batch_size: Samples per step.
+        lr: Learning rate of Adam; None takes the data set's.
+        width: Channels of the ResNets' first stage; None takes the data set's.
+        imagenet_from: Pixels of the shorter side from which all ResNets get ImageNet's stem, which costs a quarter of
+            the small one; None takes it where the model's default does.
+        reconboost: ReconBoost as it is run, and its passes over the data per epoch.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float | None
+    width: int | None
+    imagenet_from: int | None
+    reconboost: tuple[str, int]
+
+
+#: ``paper``: Sec. IV-A2, ResNet-18 of full width and Transformers. ``small``: the same pipeline in minutes on a CPU.
+SCALES: dict[str, Scale] = {
+    "paper": Scale(epochs=70, batch_size=64, lr=5e-5, width=None, imagenet_from=None, reconboost=("ReconBoost", 8)),
+    "small": Scale(
+        epochs=10, batch_size=64, lr=1e-3, width=4, imagenet_from=24, reconboost=("ReconBoost:t1=1,t2=1", 2)
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a reproduction is run with.
+
+    Attributes:
+        scale: paper or small.
+        data: Data sets as written, in place of the experiments' own; empty takes those, or digits at small scale.
+        root: Folder of prepared data, for data sets that are named without one.
+        tuned: Folders of ``bmlr tune``, whose best parameters are taken for the data set they were searched on.
+        seeds: Seeds.
+        model: Options of the model.
+        optimizer: Options of the optimiser.
+        trainer: Options of the trainer.
+    """
+
+    scale: ScaleName = "small"
+    data: Sequence[str] = ()
+    root: Path | None = None
+    tuned: Sequence[Path] = ()
+    seeds: Sequence[int] = (0, 1, 2)
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    trainer: TrainerOptions = dataclasses.field(default_factory=TrainerOptions)
+
+    def __post_init__(self) -> None:
+        check_choice("scale", self.scale, SCALES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduced:
+    """What came of a reproduction.
+
+    Attributes:
+        tables: Tables by experiment.
+        records: All runs.
+        files: What was written.
+        notes: Figures that could not be drawn, with the reason.
+    """
+
+    tables: Mapping[str, Table]
+    records: Sequence[RunRecord]
+    files: Sequence[Path]
+    notes: Sequence[str]
+
+
+def data_names(experiment: Experiment, settings: Settings) -> list[str]:
+    """The data sets of an experiment, as written."""
+    if settings.scale == "small":
+        return list(settings.data or ["digits"])
+    if not settings.data:
+        return list(experiment.data)
+    found = [text for text in settings.data if _plain_name(text) in experiment.data]
+    if not found:
+        raise ValueError(
+            f"{experiment.name} is about {', '.join(experiment.data)} at the paper's scale. "
+            f"Found {', '.join(settings.data)}; other data sets take --scale small."
+        )
+    return found
+
+
+def _plain_name(text: str) -> str:
+    return text.partition(":")[0]
+
+
+def make_all_data(experiments: Sequence[Experiment], settings: Settings) -> dict[str, MultimodalData]:
+    """The data sets of all experiments, by how they are written."""
+    texts = list(dict.fromkeys(text for one in experiments for text in data_names(one, settings)))
+    data = {text: _make_data(text, settings) for text in texts}
+    names = [one.name for one in data.values()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"Option --data should name each data set once. Found {twice[0]} twice.")
+    return data
+
+
+def _make_data(text: str, settings: Settings) -> MultimodalData:
+    """A data set, with the folder and the protocol of the settings where it takes them and says nothing else."""
+    name, _, given = text.partition(":")
+    written = {item.partition("=")[0].strip() for item in given.split(",") if item}
+    extra = []
+    if "." not in name:
+        accepted = inspect.signature(bmlr.data.get(name).__init__).parameters
+        root = settings.root or os.environ.get("BMLR_DATA") or ("prepared" if name in _PREPARED else None)
+        if "root" in accepted and "root" not in written and root is not None:
+            extra.append(f"root={root}")
+        if settings.scale == "paper" and "protocol" in accepted and "protocol" not in written:
+            extra.append("protocol=paper")
+    both = ",".join([*([given] if given else []), *extra])
+    return parse_data(f"{name}:{both}" if both else name)
+
+
+def check_data(data: Iterable[MultimodalData]) -> None:
+    """Find out before the first run which data are missing, all of them at once."""
+    missing = []
+    for one in data:
+        try:
+            one.prepare()
+        except FileNotFoundError as error:
+            hint = ""
+            if one.name in _PREPARED and "bmlr prepare" not in str(error):
+                hint = f" Make it with: bmlr prepare {one.name} SOURCE {getattr(one, 'root', None) or 'DEST'}"
+            missing.append(f"{one.name}: {error}{hint}")
+    if missing:
+        raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
+
+
+def shortened(method: str, epochs: int) -> str:
+    """The method with the epochs it counts in brought from the paper's length to this one: a warm-up ends in time."""
+    defaults = inspect.signature(bmlr.methods.get(method)).parameters
+    share = epochs / SCALES["paper"].epochs
+    times = [f"{name}={max(1, round(share * defaults[name].default))}" for name in TIMES.get(method, ())]
+    return f"{method}:{','.join(times)}" if times else method
+
+
+def scaled_options(settings: Settings, data: MultimodalData) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
+    """The options, with the scale's settings in every place that was left open."""
+    scale = SCALES[settings.scale]
+    model, optimizer, trainer = settings.model, settings.optimizer, settings.trainer
+    return (
+        dataclasses.replace(model, width=model.width or scale.width, stem=model.stem or file_stem(scale, data)),
+        dataclasses.replace(optimizer, lr=optimizer.lr or scale.lr),
+        dataclasses.replace(
+            trainer, epochs=trainer.epochs or scale.epochs, batch_size=trainer.batch_size or scale.batch_size
+        ),
+    )
+
+
+def file_stem(scale: Scale, data: MultimodalData) -> Literal["imagenet"] | None:
+    """The stem of a scale for a data set; None leaves it to the model."""
+    kinds = ("image", "spectrogram", "frames")
+    sides = [min(one.shape[-2:]) for one in data.modalities.values() if one.kind in kinds]
+    fits = scale.imagenet_from is not None and sides and min(sides) >= scale.imagenet_from
+    return "imagenet" if fits else None

@@ -1,0 +1,1 @@
+"""What a run directory is: its files, their readers, runs grouped by their settings."""

@@ -1,0 +1,79 @@
+"""What a run predicted for every test sample: two runs can be compared sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmlr.batch import Batch
+from bmlr.methods import Prediction
+from bmlr.runs._storage import read_weights, write_weights
+
+PREDICTIONS = "predictions.safetensors"
+
+
+#: Stands where a sample lacks the modality.
+ABSENT = -1
+
+
+class PredictionTable:
+    """Predicted classes of all samples of a part, filled in batch by batch.
+
+    Under distributed evaluation every process fills in its samples; the sum over the processes is the whole table.
+
+    Args:
+        modalities: Names of the modalities.
+        samples: Number of samples of the part.
+        device: Where the table is kept.
+    """
+
+    def __init__(self, modalities: Sequence[str], samples: int, device: torch.device | str = "cpu") -> None:
+        self.names = ("targets", "fused", *modalities)
+        self.values = torch.zeros(len(self.names), samples, dtype=torch.int64, device=device)
+
+    def add(self, prediction: Prediction, batch: Batch) -> None:
+        """Fill in a batch.
+
+        Raises:
+            ValueError: If the batch does not say which samples it holds.
+        """
+        if batch.indices is None:
+            raise ValueError("`batch.indices` should say which samples the batch holds. Found None.")
+        self.values[0, batch.indices] = batch.targets.long()
+        for row, name in enumerate(self.names[1:], start=1):
+            logits = prediction.logits if name == "fused" else prediction.unimodal_logits[name]
+            classes = logits.argmax(1)
+            mask = None if name == "fused" else (batch.present or {}).get(name)
+            self.values[row, batch.indices] = classes if mask is None else classes.where(mask, ABSENT)
+
+    def save(self, path: Path, values: Tensor | None = None) -> None:
+        """Write the table, or ``values`` in its place, as one integer array per name."""
+        table = self.values if values is None else values
+        dtype = torch.int16 if int(table.max()) <= torch.iinfo(torch.int16).max else torch.int32
+        write_weights(path, {name: row.to(dtype) for name, row in zip(self.names, table, strict=True)})
+
+
+def read_predictions(directory: Path | str) -> dict[str, np.ndarray]:
+    """Predicted classes of a run's selected epoch for every test sample.
+
+    Args:
+        directory: Directory of a finished run.
+
+    Returns:
+        Class indices by ``targets``, ``fused`` and modality, shape (N,); -1 where a sample lacks the modality.
+
+    Raises:
+        FileNotFoundError: If the run has no predictions.
+        ValueError: If the file is damaged.
+    """
+    path = Path(directory) / PREDICTIONS
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no predictions in {directory}: {path.name} is missing.")
+    arrays = {name: values.numpy() for name, values in read_weights(path).items()}
+    if not {"targets", "fused"} <= set(arrays) or len({values.shape for values in arrays.values()}) != 1:
+        raise ValueError(f"{path} should hold arrays targets and fused of one length. Found {sorted(arrays)}.")
+    return arrays

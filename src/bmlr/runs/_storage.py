@@ -1,0 +1,212 @@
+"""What a run writes and reads back, each with a checksum, so that damage is named and never taken for a number.
+
+A checkpoint is an ordinary torch file, a zip archive, whose comment holds the SHA-256 sum of what stands before it.
+Weights have the sum of their tensors among the metadata of the safetensors file, a result has it beside its entries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bmlr._files import atomic_write, atomic_write_text, is_sealed, sealed
+
+_END = b"PK\x05\x06"  # begins the last record of a zip archive, whose last two bytes are the length of the comment
+
+
+_END_LENGTH = 22
+
+
+_MARK = b"sha256:"
+
+
+_COMMENT_LENGTH = len(_MARK) + 64
+
+
+_SUM = "sha256"
+
+
+class DamagedFileError(ValueError):
+    """A file is not what was written."""
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | None = None) -> None:
+    """Write a checkpoint atomically, with its checksum.
+
+    Args:
+        path: The file.
+        content: What it is to hold.
+        previous: Where the checkpoint that is at ``path`` now is kept, once the new one is whole.
+    """
+
+    def write(temporary: Path) -> None:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(dict(content), file)
+        except RuntimeError as error:  # by which torch hides that of the system
+            if isinstance(error.__context__, OSError):
+                raise OSError(*error.__context__.args) from error
+            raise
+        _seal(temporary)
+
+    atomic_write(path, write, previous=previous)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint back. Nothing in it is executed, and memory is bounded by the size of the file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        DamagedFileError: If it cannot be read, or is one of ours and its checksum is missing or wrong.
+    """
+    whole = _fits_checksum(path)
+    try:
+        _check_archive(path)
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever a damaged or hostile file causes
+        raise DamagedFileError(f"{path} cannot be read as a checkpoint.") from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} should hold a dictionary. Found {type(content).__name__}.")
+    if not whole and "bmlr_run" in content:
+        raise DamagedFileError(f"{path} has no checksum.")
+    return content
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file atomically, with their checksum."""
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    content = save(plain, {_SUM: _tensor_sum(plain)})
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    atomic_write(path, write)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors back.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is no safetensors file, or its checksum is wrong. Files without metadata, written by
+            other programs, have none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DamagedFileError(f"{path} cannot be read as weights: {error}") from error
+    if metadata is not None and metadata.get(_SUM) != _tensor_sum(tensors):
+        raise DamagedFileError(f"{path} does not fit its checksum.")
+    return tensors
+
+
+def write_result(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a JSON file atomically, with the checksum of its entries among them; returns what was written."""
+    plain = sealed(json.loads(json.dumps(content)))
+    atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
+    return {**content, "checksum": plain["checksum"]}
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result back.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        DamagedFileError: If it is no JSON object, or its checksum is missing or wrong.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} should hold a JSON object. Found {type(content).__name__}.")
+    if not is_sealed(content):
+        raise DamagedFileError(f"{path} does not fit its checksum.")
+    return content
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 sum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(path: Path) -> None:
+    """Make the checksum of a zip archive its comment."""
+    with path.open("r+b") as file:
+        file.seek(-_END_LENGTH, 2)
+        end = file.read(_END_LENGTH)
+        if not (end.startswith(_END) and end.endswith(b"\0\0")):
+            raise RuntimeError(f"{path} does not end as a zip archive of torch does.")
+        file.seek(-2, 2)
+        file.write(_COMMENT_LENGTH.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0, 2)
+        file.write(_MARK + digest.encode())
+
+
+def _fits_checksum(path: Path) -> bool:
+    """Whether a zip archive has a checksum as its comment.
+
+    Raises:
+        DamagedFileError: If it has, and it is wrong.
+    """
+    length = path.stat().st_size - _COMMENT_LENGTH
+    if length < _END_LENGTH:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(length)
+        comment = file.read()
+        if not comment.startswith(_MARK):
+            return False
+        file.seek(0)
+        while length:
+            block = file.read(min(length, 1 << 20))
+            digest.update(block)
+            length -= len(block)
+    if comment != _MARK + digest.hexdigest().encode():
+        raise DamagedFileError(f"{path} does not fit its checksum.")
+    return True
+
+
+def _check_archive(path: Path) -> None:
+    """Raise unless a checkpoint is an archive as torch writes it, which does not unpack to more than its own size."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("It unpacks to more than its size.")
+        for entry in entries:
+            if entry.filename.endswith("/data.pkl"):
+                _check_names(archive.read(entry))
+
+
+def _check_names(content: bytes) -> None:
+    """Raise if a pickle names the one function torch lets it call that takes as much memory as it is told to."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+            raise ValueError("It asks for a bytearray.")
+
+
+def _tensor_sum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Open and close the directory of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from bmlr._files import atomic_write_text, remove_leftovers
+from bmlr.config._run_config import RunConfig, read_config
+from bmlr.runs._layout import CHECKPOINT, CONFIG, EPOCH, METRICS, NONFINITE, RESULT
+from bmlr.runs._storage import (
+    DamagedFileError,
+    file_checksum,
+    read_result,
+)
+from bmlr.training._errors import RunError
+from bmlr.training._outside import first_line
+from bmlr.training._trainer import is_first_process
+
+_log = logging.getLogger("bmlr.training")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        directory: Where it is.
+        content: What ``result.json`` holds.
+        reused: Whether the run had been finished before.
+    """
+
+    directory: Path
+    content: dict[str, Any]
+    reused: bool = False
+
+
+def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
+    path = directory / RESULT
+    if not path.exists():
+        return None
+    try:
+        content = read_result(path)
+        if not isinstance(content.get("digest"), str):
+            raise DamagedFileError(f"{path} names no run.")
+    except DamagedFileError as error:
+        raise RunError(f"{path} is damaged ({error}). Remove it to finish the run again with --resume.") from error
+    if content["digest"] != config.digest:
+        raise RunError(
+            f"{directory} holds another run ({content.get('method')} on {content.get('data')}). Choose another folder."
+        )
+    for name, checksum in content.get("files", {}).items():
+        if (directory / name).exists() and file_checksum(directory / name) != checksum:
+            raise RunError(f"{directory / name} is damaged. Remove {RESULT} to write both again with --resume.")
+    _mend_config(directory, config)
+    return RunResult(directory, content, reused=True)
+
+
+def _mend_config(directory: Path, config: RunConfig) -> None:
+    """Write the configuration of a finished run again if it is damaged: that it is this one, the result says."""
+    path = directory / CONFIG
+    try:
+        if not path.exists() or read_config(path).digest == config.digest:
+            return
+    except ValueError:
+        pass
+    if is_first_process():
+        _log.warning("%s was damaged and has been written again.", path)
+        _write_config(directory, config)
+
+
+def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
+    path = directory / CONFIG
+    if path.exists():
+        try:
+            existing = read_config(path)
+        except ValueError as error:
+            raise RunError(
+                f"{first_line(error)} Remove {path} to have it written again from the options given."
+            ) from error
+        if existing.digest != config.digest:
+            raise RunError(f"{directory} holds a run with another configuration. Choose another folder.")
+        if not resume:
+            raise RunError(f"{directory} holds an interrupted run. Continue it with --resume or choose another folder.")
+    _write_config(directory, config)
+    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, EPOCH, NONFINITE, "best.safetensors", "last.safetensors"):
+        remove_leftovers(directory / name)
+
+
+def _write_config(directory: Path, config: RunConfig) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(directory / CONFIG, config.as_yaml())
+    except OSError as error:
+        raise RunError(f"The run folder {directory} cannot be written: {error.strerror or error}.") from error

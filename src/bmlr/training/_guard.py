@@ -1,0 +1,192 @@
+"""What is done about losses and gradients that are not finite."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bmlr._checks import check_choice, check_integer
+from bmlr.batch import Batch
+from bmlr.methods import Losses, Method
+
+#: Stop with an error, leave the step out, or go back to the last checkpoint with half the learning rate.
+Policy = Literal["stop", "skip", "restore"]
+
+
+#: How often a run goes back before it stops.
+MOST_RESTORES = 3
+
+
+_MOST_EVENTS = 1000  # with their batches; the counts go on
+
+
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or a gradient was NaN or infinite; the message names the step, the batch and the loss."""
+
+
+class StepGuard:
+    """Counts the steps whose loss or gradient is not finite, and undoes what their forwards have changed.
+
+    A step is left out as if its batches had not been drawn: gradients are dropped, so that no optimiser moves
+    anything, and the buffers of the model (running statistics) and the state of the method are put back.
+
+    Args:
+        policy: stop or skip.
+        most_in_row: Steps left out one after another before training stops all the same.
+
+    Attributes:
+        skipped: Steps left out.
+        overflowed: Steps that the loss scaling of half precision left out, which it does to find its scale.
+        events: What happened, with the samples of the batches.
+    """
+
+    def __init__(self, policy: Policy, most_in_row: int) -> None:
+        self.policy = check_choice("on_nonfinite", policy, ("stop", "skip"))
+        self.most_in_row = check_integer("max_nonfinite", most_in_row, 1)
+        self.action: Policy = policy  # as the events tell it; what starts training may do more than stop
+        self.skipped = 0
+        self.overflowed = 0
+        self.events: list[dict[str, Any]] = []
+        self.spoilt = False
+        self._in_row = 0
+        self._indices: list[Tensor] = []
+        self._before: _Snapshot | None = None
+
+    def begin(self, model: nn.Module, method: Method) -> None:
+        """Begin an optimiser step."""
+        self.spoilt, self._indices = False, []
+        self._before = _Snapshot(model, method) if self.policy == "skip" else None
+
+    def saw(self, batch: Batch) -> None:
+        """Note a batch of the step."""
+        if batch.indices is not None:
+            self._indices.append(batch.indices)
+
+    def samples(self) -> list[int]:
+        """Positions of the samples of the step's batches, as far as they are known."""
+        return [int(index) for indices in self._indices for index in indices.tolist()]
+
+    def note(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Keep what happened, of all processes, and mark the step as spoilt."""
+        self.spoilt = True
+        self.events += [{**event, "action": self.action} for event in events]
+        del self.events[_MOST_EVENTS:]
+
+    def leave_out(self, parameters: Iterable[nn.Parameter], message: str) -> None:
+        """Undo the step.
+
+        Raises:
+            NonFiniteLossError: If it is one too many.
+        """
+        for parameter in parameters:
+            parameter.grad = None
+        if self._before is not None:
+            self._before.put_back()
+        self.skipped += 1
+        self._in_row += 1
+        if self._in_row >= self.most_in_row:
+            raise NonFiniteLossError(
+                f"{self._in_row} steps in a row were left out, as many as `max_nonfinite` allows. {message}"
+            )
+
+    def finished(self) -> None:
+        """Note a step that was taken."""
+        self._in_row = 0
+        self._before = None
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {
+            "skipped": self.skipped,
+            "overflowed": self.overflowed,
+            "in_row": self._in_row,
+            "events": copy.deepcopy(self.events),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state` gave."""
+        self.skipped, self.overflowed = state["skipped"], state["overflowed"]
+        self._in_row, self.events = state["in_row"], list(state["events"])
+
+
+class _Snapshot:
+    """What a forward may change: buffers, and the state of the method outside its parameters."""
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        self.method = method
+        self.buffers = [
+            (module, name, value.clone())
+            for root in (model, method)
+            for module in root.modules()
+            for name, value in module.named_buffers(recurse=False)
+        ]
+        self.attributes = {name: value for name, value in vars(method).items() if name not in _MODULE_ATTRIBUTES}
+        self.state = copy.deepcopy(method.get_extra_state())
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        vars(self.method).update(self.attributes)
+        self.method.set_extra_state(self.state)
+        for module, name, value in self.buffers:
+            module.get_buffer(name).copy_(value)
+
+
+def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether all gradients that are set are finite; waits for the device once.
+
+    Example:
+        >>> import torch
+        >>> p = torch.nn.Parameter(torch.zeros(2))
+        >>> p.grad = torch.tensor([1e38, 3e38])  # whose norm would overflow
+        >>> all_finite([p])
+        True
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return True
+    largest = [torch.linalg.vector_norm(gradient, math.inf) for gradient in gradients if gradient.numel()]
+    return not largest or bool(torch.stack([torch.isfinite(value) for value in largest]).all())
+
+
+def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:
+    """Which losses of a batch are not finite, and which of its inputs."""
+    terms = {name: float(value.detach()) for name, value in {**losses.terms, "total": losses.total}.items()}
+    return {
+        "what": "loss",
+        "values": {name: str(value) for name, value in terms.items() if not math.isfinite(value)},
+        "inputs": [name for name, x in batch.inputs.items() if not bool(torch.isfinite(x).all())],
+        "samples": [] if batch.indices is None else batch.indices.tolist(),
+    }
+
+
+def describe_gradient(named: Iterable[tuple[str, nn.Parameter]], samples: list[int]) -> dict[str, Any]:
+    """Which gradients of a step are not finite."""
+    values: dict[str, Tensor] = {name: p.grad for name, p in named if p.grad is not None}
+    return {
+        "what": "gradient",
+        "values": {name: str(float(g.abs().max())) for name, g in values.items() if not bool(torch.isfinite(g).all())},
+        "inputs": [],
+        "samples": samples,
+    }
+
+
+def sentence(event: Mapping[str, Any]) -> str:
+    """An event in words."""
+    where = f"epoch {event['epoch']}, step {event['step']}, batch {event['batch']}"
+    samples = f" Samples of the batch: {event['samples']}." if event["samples"] else ""
+    if event["what"] == "gradient":
+        names = list(event["values"])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"The gradient is not finite at {where}: that of {', '.join(names[:3])}{more}.{samples}"
+    values = "{" + ", ".join(f"{name!r}: {value}" for name, value in event["values"].items()) + "}"
+    inputs = event["inputs"]
+    origin = f" The inputs of {', '.join(inputs)} are not finite." if inputs else " All inputs are finite."
+    return f"The loss is not finite at {where}: {values}.{origin}{samples}"

@@ -1,0 +1,98 @@
+"""Read, evaluate and predict with a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from bmlr.config._model import build_model
+from bmlr.config._run_config import RunConfig, read_config
+from bmlr.data._base import PartName
+from bmlr.methods import Method
+from bmlr.model import MultimodalClassifier
+from bmlr.runs._layout import CONFIG
+from bmlr.training._loader import RequestLoader, ordered_requests
+from bmlr.training._scores import Score, evaluate
+from bmlr.training._weights import load_weights
+
+
+def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig, MultimodalClassifier, Method]:
+    """Read a run back: its configuration with prepared data, its model and its method, in evaluation mode on the CPU.
+
+    Args:
+        directory: Directory of the run.
+        weights: ``best`` (the epoch selected on validation) or ``last``.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        RunError: If its weights are missing, damaged or of another model.
+    """
+    directory = Path(directory)
+    config = read_config(directory / CONFIG)
+    config.data.prepare()
+    model = build_model(config.data, config.model)
+    config.method.setup(model)
+    if config.trainer.precision == "64-true":
+        model, _ = model.double(), config.method.double()
+    load_weights(directory / f"{weights}.safetensors", model, config.method)
+    return config, model.eval(), config.method.eval()
+
+
+def evaluate_run(directory: Path | str, *, part: PartName = "test", weights: str = "best") -> Score:
+    """Score a run's weights on one part of its data.
+
+    Args:
+        directory: Directory of the run.
+        part: train, val or test.
+        weights: ``best`` or ``last``.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        RunError: If its weights are missing or damaged.
+    """
+    config, model, method = load_run(directory, weights=weights)
+    return evaluate(model, method, split_batches(config, part))
+
+
+@torch.no_grad()
+def predict_run(
+    directory: Path | str, files: Mapping[str, Path], *, weights: str = "best"
+) -> dict[str, dict[str, float]]:
+    """Class probabilities of one new sample, fused and by each modality alone.
+
+    Args:
+        directory: Directory of the run.
+        files: A file per modality; data sets that know samples without a modality let it be left out.
+        weights: ``best`` or ``last``.
+
+    Returns:
+        Probability of each class name, keyed ``fused`` and by modality given.
+
+    Raises:
+        FileNotFoundError: If the run or a file is missing.
+        ValueError: If a file cannot be read as its modality.
+    """
+    config, model, method = load_run(directory, weights=weights)
+    dtype = next(model.parameters()).dtype
+    inputs = {name: x.to(dtype) for name, x in config.data.load_files(files).items()}
+    present = {
+        name: torch.zeros(1, dtype=torch.bool)
+        for name in model.modalities
+        if name not in files and not bool(inputs[name].any())  # one file may hold two: a film its sound
+    }
+    prediction = method.predict(model(inputs, present or None))
+    unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
+    logits = {"fused": prediction.logits, **unimodal}
+    return {
+        name: dict(zip(config.data.classes, values[0].double().softmax(0).tolist(), strict=True))
+        for name, values in logits.items()
+    }
+
+
+def split_batches(config: RunConfig, part: PartName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
+    chosen = config.data.part(part)
+    size = config.trainer.batch_size or config.data.defaults.batch_size
+    requests = ordered_requests(len(chosen), size, rank=rank, world_size=world_size)
+    return RequestLoader(chosen, requests, num_workers=config.trainer.num_workers)

@@ -1,0 +1,139 @@
+"""Lightning's trainer for a run."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from bmlr._version import __version__
+from bmlr.config._run_config import RunConfig
+from bmlr.training._checkpoints import Checkpoint, LoadedCheckpoint
+from bmlr.training._module import BalancedModule
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a run that writes and speaks."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def make_trainer(
+    config: RunConfig, directory: Path, watch: Callback, checkpoint: Checkpoint | None
+) -> lightning.Trainer:
+    options = config.trainer
+    console = Console()
+    callbacks: list[Callback] = [watch]
+    if options.progress:
+        callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))
+    if options.gradients:
+        from bmlr.diagnosis import GradientMonitor  # reads runs itself
+
+        callbacks.append(GradientMonitor(directory).callback())
+    with silence_lightning():
+        return lightning.Trainer(
+            max_epochs=options.epochs,
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=_strategy(config),
+            num_nodes=options.num_nodes,
+            precision=options.precision,
+            accumulate_grad_batches=options.accumulate_grad_batches,
+            gradient_clip_val=options.gradient_clip_val,
+            callbacks=callbacks,
+            plugins=None if checkpoint is None else [LoadedCheckpoint(checkpoint.content)],
+            logger=TensorBoardLogger(directory, name="", version="tensorboard"),
+            log_every_n_steps=10,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=options.progress and console.is_terminal,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,  # a method may plan other passes for every epoch
+            use_distributed_sampler=False,
+        )
+
+
+def _strategy(config: RunConfig) -> str:
+    """The strategy, told to expect parameters without a gradient where the method leaves some."""
+    options = config.trainer
+    if not config.method.leaves_gradients_unset or options.strategy not in {"auto", "ddp"}:
+        return options.strategy
+    if options.strategy == "auto":  # Lightning's choice: ddp for several processes, else none
+        with silence_lightning():
+            probe = lightning.Trainer(
+                accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, logger=False,
+                enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+            )  # fmt: skip
+        if probe.world_size == 1:
+            return "auto"
+    return "ddp_find_unused_parameters_true"
+
+
+class _EpochLines(Callback):
+    """A line per epoch, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, BalancedModule) and pl_module.val_score is not None:
+            score = pl_module.val_score
+            modalities = ", ".join(f"{name} {value:.3f}" for name, value in score.unimodal_accuracy.items())
+            self.console.print(
+                f"epoch {pl_module.epochs_done + 1}/{trainer.max_epochs}: "
+                f"validation accuracy {score.accuracy:.3f} ({modalities})",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+class silence_lightning(warnings.catch_warnings):  # noqa: N801  (used like its parent)
+    """Silence Lightning where it advises against what is chosen here on purpose, and its advertisements."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        for message in (
+            r".*does not have many workers.*",
+            r".*number of training batches .* is smaller than the logging interval.*",
+            r".*Found \d+ module\(s\) in eval mode.*",
+            r".*GPU available but not used.*",
+            r".*You're resuming from a checkpoint that ended before the epoch ended.*",
+            r".*isinstance\(treespec, LeafSpec\).*",
+            r".*It is recommended to use `self\.log\(.*sync_dist=True.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    def __exit__(self, *arguments: Any) -> None:
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
+        super().__exit__(*arguments)
+
+
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.accelerators.cuda",
+    "lightning.pytorch.trainer.connectors.signal_connector",
+    "lightning.fabric",
+)
+
+
+def software_versions() -> dict[str, str]:
+    return {
+        "bmlr": __version__,
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+    }

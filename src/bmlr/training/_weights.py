@@ -1,0 +1,49 @@
+"""Weights of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bmlr.methods import Method
+from bmlr.model import MultimodalClassifier
+from bmlr.runs._storage import (
+    DamagedFileError,
+    read_weights,
+    write_weights,
+)
+from bmlr.training._errors import RunError
+
+
+def save_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
+    tensors = {
+        f"{prefix}.{name}": value
+        for prefix, module in (("model", model), ("method", method))
+        for name, value in module.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    write_weights(path, tensors)
+
+
+def read_run_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return read_weights(path)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: the run has not finished an epoch.") from error
+    except DamagedFileError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+
+
+def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
+    tensors = read_run_weights(path)
+    for prefix, module in (("model", model), ("method", method)):
+        state = {name.removeprefix(f"{prefix}."): v for name, v in tensors.items() if name.startswith(f"{prefix}.")}
+        # The extra state is plain Python (counters); it belongs to training and is not among the weights.
+        expected = {name for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+        if set(state) != expected:
+            raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")
+        try:
+            module.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise RunError(f"{path} does not fit this {prefix}: {error}") from error
