@@ -115,21 +115,22 @@ def time_preparation(source: Path, dest: Path, workers: int, size: int) -> list[
 
 
 def time_loading(items: Sequence[Item], root: Path, options: argparse.Namespace) -> Rates:
-    """Rounds of one pass over the training part by either way; the first is left out."""
+    """Rounds of one pass over the training split by either way; the first is left out."""
     data = bmlr.data.create("crema-d", root=root)
-    part = data.part("train")
+    split = data.split("train")
     chosen = {item.id: item for item in items}
-    dataset = DecodingDataset([chosen[name] for name in part.ids], options.size)  # type: ignore[attr-defined]
+    dataset = DecodingDataset([chosen[name] for name in split.ids], options.size)  # type: ignore[attr-defined]
     rates = Rates([], [])
     for round_number in range(options.repeats + 1):
         loader = DataLoader(dataset, options.batch_size, shuffle=True)
-        requests = planned_requests(bmlr.methods.EpochPlan(), len(part), options.batch_size, seed=0, epoch=round_number)
-        for found, batches in ((rates.decoding, loader), (rates.prepared, RequestLoader(part, requests))):
+        plan = bmlr.methods.EpochPlan()
+        requests = planned_requests(plan, len(split), options.batch_size, seed=0, epoch=round_number)
+        for found, batches in ((rates.decoding, loader), (rates.prepared, RequestLoader(split, requests))):
             start = time.perf_counter()
             for _ in batches:
                 pass
             if round_number:
-                found.append(len(part) / (time.perf_counter() - start))
+                found.append(len(split) / (time.perf_counter() - start))
     return rates
 
 

@@ -31,7 +31,7 @@ def main() -> None:
         result = train(create_data("digits"), method, seed=arguments.seed, runs=arguments.out, resume=True)
         test = result.content["test"]
         if table is None:
-            title = f"digits, test part, seed {arguments.seed} (majority rate {result.content['majority_rate']:.3f})"
+            title = f"digits, test split, seed {arguments.seed} (majority rate {result.content['majority_rate']:.3f})"
             unimodal = [f"{modality} (%)" for modality in test["unimodal_accuracy"]]
             table = Table(
                 "method", "fused (%)", *unimodal, *(f"ratio {p}" for p in test["ratio"]), "seconds", title=title

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, Dataset
 
-from bmlr.diagnosis import diagnose
+from bmlr.diagnosis import diagnose, write_diagnosis
 
 CLASSES, EPOCHS = 6, 12
 Pair = tuple[dict[str, Tensor], Tensor]
@@ -87,7 +87,7 @@ def main() -> None:
         reference[name] = float(hits.mean())
     second = diagnose(predict, val, reference=reference, subject="an audio-visual net")
     print(second.to_markdown())
-    for path in second.save("runs/diagnosis-of-own-model"):
+    for path in write_diagnosis(second, "runs/diagnosis-of-own-model"):
         print(path)
 
 

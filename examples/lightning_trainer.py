@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import bmlr
-from bmlr.data import MultimodalData, PartName, create
+from bmlr.data import MultimodalData, SplitName, create
 from bmlr.training import BalancedModule, OptimizerOptions
 
 
@@ -33,9 +33,9 @@ def main() -> None:
     print(module.val_score)
 
 
-def make_loader(data: MultimodalData, name: PartName) -> DataLoader[Any]:
-    """A plain PyTorch loader of one part; any data set of yours that gives such pairs will do."""
-    whole = data.part(name).batch(range(len(data.part(name))))
+def make_loader(data: MultimodalData, name: SplitName) -> DataLoader[Any]:
+    """A plain PyTorch loader of one split; any data set of yours that gives such pairs will do."""
+    whole = data.split(name).batch(range(len(data.split(name))))
     pairs: Any = [({u: x[i] for u, x in whole.inputs.items()}, y) for i, y in enumerate(whole.targets)]
     return DataLoader(pairs, batch_size=64, shuffle=name == "train")
 

@@ -15,7 +15,7 @@ def main() -> None:
     torch.manual_seed(0)
     data = create("digits")
     data.prepare()
-    train, val = data.part("train"), data.part("val")
+    train, val = data.split("train"), data.split("val")
 
     audio = nn.Sequential(nn.Flatten(), nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
     image = nn.Sequential(nn.Flatten(), nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())

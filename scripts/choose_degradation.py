@@ -1,7 +1,7 @@
 """Show how unbalanced joint training is under degradations of a data set, and what each modality can learn alone.
 
 This is all that was looked at when the defaults of the data sets were chosen: plain joint training and unimodal
-training, on the validation part, and no other method.
+training, on the validation split, and no other method.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def train(
     """Train jointly, or one encoder alone under a linear head."""
     torch.manual_seed(seed)
     model, method = build_model(data, options), Joint()
-    part = data.part("train")
+    split = data.split("train")
     head = nn.Linear(model.fusion.feature_dims[alone or next(iter(data.modalities))], model.num_classes)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=1e-3)
     scores = []
     for epoch in range(epochs):
         model.train()
-        for request in planned_requests(EpochPlan(), len(part), 64, seed=seed, epoch=epoch):
-            batch = part.batch(request.indices)
+        for request in planned_requests(EpochPlan(), len(split), 64, seed=seed, epoch=epoch):
+            batch = split.batch(request.indices)
             if alone:
                 loss = nn.functional.cross_entropy(head(model.encode(alone, batch.inputs[alone])), batch.targets)
             else:
@@ -98,11 +98,11 @@ def score(
     data: MultimodalData, model: bmlr.MultimodalClassifier, head: nn.Linear | None, alone: str | None
 ) -> dict[str, float]:
     """Validation accuracy in %."""
-    part = data.part("val")
+    split = data.split("val")
     model.eval()
     correct: dict[str, int] = {}
-    for request in ordered_requests(len(part), 256):
-        batch = part.batch(request.indices)
+    for request in ordered_requests(len(split), 256):
+        batch = split.batch(request.indices)
         if head is not None and alone:
             logits = {alone: head(model.encode(alone, batch.inputs[alone]))}
         else:
@@ -110,7 +110,7 @@ def score(
             logits = {"fused": output.logits, **output.unimodal_logits}
         for name, values in logits.items():
             correct[name] = correct.get(name, 0) + int((values.argmax(1) == batch.targets).sum())
-    return {name: 100 * count / len(part) for name, count in correct.items()}
+    return {name: 100 * count / len(split) for name, count in correct.items()}
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ SHARES = (0.6, 0.2, 0.2)
 ACCENTS = ("en", "en-US", "en-029", "en-GB-scotland", "en-GB-x-gbclan", "en-GB-x-gbcwmd", "en-GB-x-rp")
 PLAIN = "plain"  # the accent's own voice, without a variant
 
-# Variants of one author that differ in little else than pitch or echo; never in two parts.
+# Variants of one author that differ in little else than pitch or echo; never in two splits.
 FAMILIES = (
     ("Alex", "Mike", "m3", PLAIN),
     ("Andy", "AnxiousAndy", "Lee"),
@@ -120,7 +120,7 @@ def espeak_version() -> str:
 
 
 def family_of(variant: str) -> str:
-    """First of the variants that are never in another part than this one."""
+    """First of the variants that are never in another split than this one."""
     for family in FAMILIES:
         if variant in family:
             return family[0]
@@ -129,17 +129,17 @@ def family_of(variant: str) -> str:
 
 
 def split_families(variants: list[str], rng: np.random.Generator) -> dict[str, str]:
-    """Part of every variant: whole families, until a part has its share of the variants."""
+    """Part of every variant: whole families, until a split has its share of the variants."""
     families = sorted({family_of(variant) for variant in variants})
     members = {family: [v for v in variants if family_of(v) == family] for family in families}
     shuffled = sorted((families[i] for i in rng.permutation(len(families))), key=lambda f: -len(members[f]))
     counts = dict.fromkeys(PARTS, 0)
-    part_of: dict[str, str] = {}
-    for family in shuffled:  # largest first, each to the part that lacks most of its share
-        part = max(PARTS, key=lambda p: SHARES[PARTS.index(p)] - counts[p] / len(variants))
-        counts[part] += len(members[family])
-        part_of |= dict.fromkeys(members[family], part)
-    return part_of
+    split_of: dict[str, str] = {}
+    for family in shuffled:  # largest first, each to the split that lacks most of its share
+        split = max(PARTS, key=lambda p: SHARES[PARTS.index(p)] - counts[p] / len(variants))
+        counts[split] += len(members[family])
+        split_of |= dict.fromkeys(members[family], split)
+    return split_of
 
 
 def choose_clips(variants: list[str], rng: np.random.Generator) -> list[Clip]:
@@ -162,7 +162,7 @@ def check_distinct(variants: list[str]) -> None:
                 raise SystemExit(f"The variants {first[digest]} and {variant} sound alike: leave one out.")
 
 
-def write(folder: Path, clips: list[Clip], waves: list[np.ndarray], part_of: dict[str, str]) -> None:
+def write(folder: Path, clips: list[Clip], waves: list[np.ndarray], split_of: dict[str, str]) -> None:
     """Write the recording and its index."""
     soundfile.write(
         folder / "spoken_digits.flac",
@@ -177,7 +177,7 @@ def write(folder: Path, clips: list[Clip], waves: list[np.ndarray], part_of: dic
     index: dict[str, Any] = {
         "made_by": f"eSpeak NG {espeak_version()}, scripts/make_spoken_digits.py, seed {SEED}",
         "sample_rate": SAMPLE_RATE,
-        "voices": {voice: part_of[variant_of[voice]] for voice in voices},
+        "voices": {voice: split_of[variant_of[voice]] for voice in voices},
         "start": [sum(lengths[:i]) for i in range(len(lengths))],
         "length": lengths,
         "digit": [clip.digit for clip in clips],
@@ -199,15 +199,15 @@ def main() -> None:
     rng = np.random.default_rng(SEED)
     variants = find_variants()
     check_distinct(variants)
-    part_of = split_families(variants, rng)
+    split_of = split_families(variants, rng)
     clips = choose_clips(variants, rng)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waves = list(pool.map(say, clips))
-    write(folder, clips, waves, part_of)
-    for part in PARTS:
-        of_part = [clip for clip in clips if part_of[clip.variant] == part]
+    write(folder, clips, waves, split_of)
+    for split in PARTS:
+        of_part = [clip for clip in clips if split_of[clip.variant] == split]
         print(
-            f"{part}: {len(of_part)} clips, {len({c.voice for c in of_part})} voices, "
+            f"{split}: {len(of_part)} clips, {len({c.voice for c in of_part})} voices, "
             f"{len({c.variant for c in of_part})} variants"
         )
     seconds = np.array([len(wave) for wave in waves]) / SAMPLE_RATE

@@ -143,7 +143,7 @@ def judge(readings: list[Reading], tolerance: float) -> int:
     end = readings[-1].minutes
     second = [r for r in readings if 0.25 * end <= r.minutes < 0.5 * end]
     last = [r for r in readings if r.minutes >= 0.75 * end]
-    before, after = (statistics.median(r.resident for r in part) for part in (second, last))
+    before, after = (statistics.median(r.resident for r in split) for split in (second, last))
     growth = 100 * (after / before - 1)
     files, threads = (
         max(getattr(r, what) for r in last) - max(getattr(r, what) for r in second) for what in ("files", "threads")

@@ -14,7 +14,7 @@ MakeMethod = Callable[[], Method]
 
 
 class MethodLoop:
-    """SGD with momentum over a whole part held in one batch; samples and passes are shuffled as their numbers say."""
+    """SGD with momentum over a whole split held in one batch; samples and passes are shuffled as their numbers say."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class MethodLoop:
             generator = torch.Generator().manual_seed(100 * epoch + number)
             shuffled = rows[torch.randperm(len(rows), generator=generator)]
             count = max(1, len(rows) // self.batch_size)  # no small rest, which batch normalisation could not train on
-            for part, chosen in enumerate(shuffled.tensor_split(count)):
-                yield self.take(chosen, planned.tag), planned.fresh_optimizer and part == 0
+            for split, chosen in enumerate(shuffled.tensor_split(count)):
+                yield self.take(chosen, planned.tag), planned.fresh_optimizer and split == 0
 
     def run(self, epochs: Sequence[int]) -> None:
         self.model.train()

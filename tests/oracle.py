@@ -59,7 +59,7 @@ def two_modalities(
 def many_modalities(
     rows: Rows, y: int, alpha: float, beta: float, *, keep_one_hot: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The strongest and the weakest play a and v (Sec. IV-F); those that tie share the part."""
+    """The strongest and the weakest play a and v (Sec. IV-F); those that tie share the split."""
     one_hot = np.eye(len(next(iter(rows.values()))))[y]
     labels, xi = dict.fromkeys(rows, one_hot), dict.fromkeys(rows, 0.0)
     confidence = {u: log_softmax(row)[y] for u, row in rows.items()}

@@ -41,7 +41,7 @@ def test_train_evaluate_predict(tmp_path, capsys):
     accuracy = json.loads((tmp_path / "r" / "result.json").read_text())["test"]["accuracy"]
     assert f"{accuracy:.4f}" in capsys.readouterr().out
 
-    batch = Toy(samples=30).part("test").batch([0])
+    batch = Toy(samples=30).split("test").batch([0])
     for name, x in batch.inputs.items():
         np.save(tmp_path / f"{name}.npy", x[0].numpy())
     files = [f"{name}={tmp_path / name}.npy" for name in batch.inputs]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
-from bmlr import figures
+from bmlr import figures, reproduction
 from bmlr.functional import reshape_labels
 
 
@@ -145,7 +145,7 @@ def reshaped(classes=3, samples=90):
 
 def test_simplex_places_labels_by_their_probabilities():
     labels = {"audio": np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]])}
-    ax = figures.plot_label_simplex(labels, np.array([0, 1, 2, 2, 0]), ["a", "b", "c"])["audio"]
+    ax = reproduction.plot_label_simplex(labels, np.array([0, 1, 2, 2, 0]), ["a", "b", "c"])["audio"]
     points = {c.get_label(): np.asarray(c.get_offsets()) for c in ax.collections if c.get_label() in {"a", "b", "c"}}
     height = 3**0.5 / 2
     np.testing.assert_allclose(points["a"], [[0, 0], [0.5, 0]], atol=1e-9)
@@ -161,7 +161,7 @@ def test_simplex_places_labels_by_their_probabilities():
 def test_label_rows_show_what_a_label_leaves_to_other_classes():
     labels = {"uniform": np.full((3, 4), 0.1) + 0.6 * np.eye(4)[[0, 1, 2]], "audio": np.eye(4)[[0, 1, 2]]}
     labels["audio"][1] = [0.25, 0.5, 0.25, 0]
-    panels = figures.plot_label_rows(
+    panels = reproduction.plot_label_rows(
         labels, np.array([0, 1, 2]), list("abcd"), samples=[1, 0], sample_names=["x", "y", "z"]
     )
     assert list(panels) == ["uniform", "audio"]
@@ -177,7 +177,7 @@ def test_label_rows_show_what_a_label_leaves_to_other_classes():
 def test_label_rows_of_many_classes_write_the_true_one_only():
     labels = np.full((1, 20), 0.02)
     labels[0, 7] = 0.62
-    ax = figures.plot_label_rows({"audio": labels}, np.array([7]))["audio"]
+    ax = reproduction.plot_label_rows({"audio": labels}, np.array([7]))["audio"]
     assert [text.get_text() for text in ax.texts] == [".62"]
 
 
@@ -194,19 +194,19 @@ def test_label_rows_of_many_classes_write_the_true_one_only():
 def test_label_rows_name_what_does_not_fit(change, message):
     given = {"labels": {"audio": np.eye(2)}, "targets": np.array([0, 1]), **change}
     with pytest.raises(ValueError, match=message):
-        figures.plot_label_rows(**given)
+        reproduction.plot_label_rows(**given)
 
 
 def test_simplex_of_three_among_more_classes():
     labels, targets, _ = reshaped(classes=5)
-    panels = figures.plot_label_simplex(labels, targets, list("abcde"), classes=[4, 0, 2])
+    panels = reproduction.plot_label_simplex(labels, targets, list("abcde"), classes=[4, 0, 2])
     assert list(panels) == ["audio", "image"]
     assert "of 54 labels" in panels["audio"].get_title()
     assert not texts_overlap(panels["audio"])
     with pytest.raises(ValueError, match="three different classes below 5"):
-        figures.plot_label_simplex(labels, targets)
+        reproduction.plot_label_simplex(labels, targets)
     with pytest.raises(ValueError, match="at least 5 names"):
-        figures.plot_label_simplex(labels, targets, ["a"], classes=[4, 0, 2])
+        reproduction.plot_label_simplex(labels, targets, ["a"], classes=[4, 0, 2])
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_simplex_of_three_among_more_classes():
     ],
 )
 def test_bad_labels(labels, targets, message):
-    for plot in (figures.plot_label_simplex, figures.plot_label_tsne):
+    for plot in (reproduction.plot_label_simplex, reproduction.plot_label_tsne):
         with pytest.raises(ValueError, match=message):
             plot(labels, np.array(targets))
 
@@ -231,16 +231,16 @@ def test_bad_labels(labels, targets, message):
 def test_axes_given_are_drawn_on_and_must_be_complete():
     labels, targets, _ = reshaped()
     _, (first, second) = plt.subplots(1, 2, layout="constrained")
-    panels = figures.plot_label_simplex(labels, targets, axes={"audio": first, "image": second})
+    panels = reproduction.plot_label_simplex(labels, targets, axes={"audio": first, "image": second})
     assert panels == {"audio": first, "image": second}
     with pytest.raises(ValueError, match="Missing 'image'"):
-        figures.plot_label_simplex(labels, targets, axes={"audio": first})
+        reproduction.plot_label_simplex(labels, targets, axes={"audio": first})
 
 
 def test_label_tsne_embeds_every_different_label_once():
     labels, targets, _ = reshaped()
     labels["image"] = np.eye(3)[targets]  # nothing reshaped: three places
-    panels = figures.plot_label_tsne(labels, targets, ["a", "b", "c"])
+    panels = reproduction.plot_label_tsne(labels, targets, ["a", "b", "c"])
     points = {c.get_label(): c for c in panels["image"].collections}
     assert [len(points[name].get_offsets()) for name in "abc"] == [1, 1, 1]
     one_hot = np.asarray(points["one-hot"].get_offsets())
@@ -255,20 +255,20 @@ def test_features_tsne_draws_every_sample_and_says_if_not():
     rng = np.random.default_rng(0)
     targets = np.arange(60) % 4
     features = {"audio": rng.normal(size=(60, 8)) + 4 * np.eye(4, 8)[targets], "text": rng.normal(size=(60, 3))}
-    panels = figures.plot_features_tsne(features, targets, list("abcd"))
+    panels = reproduction.plot_features_tsne(features, targets, list("abcd"))
     assert sum(len(c.get_offsets()) for c in panels["audio"].collections) == 60
     assert panels["audio"].get_title() == "audio (60 samples)"
     markers = {c.get_paths()[0].vertices.tobytes() for c in panels["audio"].collections}
     colours = {tuple(c.get_facecolor()[0]) for c in panels["audio"].collections}
     assert len(markers) == len(colours) == 4
-    fewer = figures.plot_features_tsne(features, targets, max_samples=20)
+    fewer = reproduction.plot_features_tsne(features, targets, max_samples=20)
     assert fewer["text"].get_title() == "text (20 of 60 samples)"
     with pytest.raises(ValueError, match="at least 4 names"):
-        figures.plot_features_tsne(features, targets, ["a"])
+        reproduction.plot_features_tsne(features, targets, ["a"])
     with pytest.raises(ValueError, match="at least 4 different points"):
-        figures.plot_features_tsne({"a": np.ones((2, 3))}, [0, 1])
+        reproduction.plot_features_tsne({"a": np.ones((2, 3))}, [0, 1])
     with pytest.raises(ValueError, match="`perplexity`"):
-        figures.plot_features_tsne(features, targets, perplexity=0)
+        reproduction.plot_features_tsne(features, targets, perplexity=0)
 
 
 # ---- predictions --------------------------------------------------------------------------------------------------
@@ -284,13 +284,13 @@ def test_counts_of_top_classes_are_those_of_a_loop(classes, samples, data):
     for score, target in zip(scores, targets, strict=True):
         for predicted in sorted(range(classes), key=lambda index: -score[index])[:top]:
             expected[target, predicted] += 1
-    np.testing.assert_array_equal(figures.count_top_classes({"a": scores}, targets, top=top)["a"], expected)
+    np.testing.assert_array_equal(reproduction.count_top_classes({"a": scores}, targets, top=top)["a"], expected)
 
 
 def test_top_classes_are_bars_with_the_true_class_marked():
     _, targets, logits = reshaped(classes=5)
-    counts = figures.count_top_classes(logits, targets)
-    panels = figures.plot_top_classes(counts, targets, list("abcde"), classes=[1, 3], shown=3)
+    counts = reproduction.count_top_classes(logits, targets)
+    panels = reproduction.plot_top_classes(counts, targets, list("abcde"), classes=[1, 3], shown=3)
     assert set(panels) == {("audio", "b"), ("audio", "d"), ("image", "b"), ("image", "d")}
     ax = panels["audio", "b"]
     widths = [bar.get_width() for bar in ax.patches]
@@ -307,8 +307,8 @@ def test_top_classes_are_bars_with_the_true_class_marked():
 def test_the_true_class_is_shown_though_it_is_never_predicted():
     scores = np.array([[0.0, 3, 2, 1]] * 4)
     targets = np.zeros(4, dtype=int)
-    counts = figures.count_top_classes({"a": scores}, targets)
-    ax = figures.plot_top_classes(counts, targets, classes=[0], shown=2)["a", "class 0"]
+    counts = reproduction.count_top_classes({"a": scores}, targets)
+    ax = reproduction.plot_top_classes(counts, targets, classes=[0], shown=2)["a", "class 0"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["class 1", "class 0"]
     assert [bar.get_width() for bar in ax.patches] == [100, 0]
 
@@ -316,13 +316,13 @@ def test_the_true_class_is_shown_though_it_is_never_predicted():
 def test_bad_counts():
     targets = np.array([0, 1])
     with pytest.raises(ValueError, match="do not add up"):
-        figures.plot_top_classes({"a": np.array([[3, 0], [0, 1]])}, targets)
+        reproduction.plot_top_classes({"a": np.array([[3, 0], [0, 1]])}, targets)
     with pytest.raises(ValueError, match=r"one shape \(C, C\)"):
-        figures.plot_top_classes({"a": np.ones((2, 3))}, targets)
+        reproduction.plot_top_classes({"a": np.ones((2, 3))}, targets)
     with pytest.raises(ValueError, match="classes with samples, below 3. Found 2"):
-        figures.plot_top_classes({"a": np.eye(3, dtype=int) * [1, 1, 0]}, targets, classes=[2])
+        reproduction.plot_top_classes({"a": np.eye(3, dtype=int) * [1, 1, 0]}, targets, classes=[2])
     with pytest.raises(ValueError, match="a column per class, at least 3"):
-        figures.count_top_classes({"a": np.ones((2, 2))}, targets)
+        reproduction.count_top_classes({"a": np.ones((2, 2))}, targets)
 
 
 # ---- tables -------------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ def reached(value, model):
     return {name for name, g in zip(names, gradients, strict=True) if g is not None and g.any()}
 
 
-def parameters_of(model, part):
-    return {name for name, _ in model.named_parameters() if name.startswith(part)}
+def parameters_of(model, split):
+    return {name for name, _ in model.named_parameters() if name.startswith(split)}
 
 
 @pytest.mark.parametrize("modalities", [2, 3])

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bmlr.data import ArrayPart, Modality, MultimodalData, TrainingDefaults
+from bmlr.data import ArraySplit, Modality, MultimodalData, TrainingDefaults
 
 
 class Toy(MultimodalData):
     """Gaussian classes, seen weakly in an image and well in a vector.
 
     Args:
-        samples: Samples per part.
+        samples: Samples per split.
         protocol: clean or paper.
         poison: Training sample whose input is NaN.
     """
@@ -29,7 +29,7 @@ class Toy(MultimodalData):
     def prepare(self) -> None:
         pass
 
-    def part(self, name):
+    def split(self, name):
         self.reads.append(name)
         rng = np.random.default_rng({"train": 0, "val": 1, "test": 2}[name])
         targets = rng.integers(0, 3, self.samples)
@@ -37,7 +37,7 @@ class Toy(MultimodalData):
         image = rng.normal(size=(self.samples, 1, 8, 8)) + 0.3 * targets[:, None, None, None]
         if name == "train" and self.poison is not None:
             audio[self.poison] = np.nan
-        return ArrayPart({"audio": audio, "image": image}, targets)
+        return ArraySplit({"audio": audio, "image": image}, targets)
 
     def load_files(self, files):
         for name in self.modalities:

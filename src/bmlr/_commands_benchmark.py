@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from bmlr.benchmark._compare import Compared, compare, compare_store
+from bmlr.benchmark._compare import CompareResult, compare, compare_store
 from bmlr.benchmark._engines import make_engine
 from bmlr.benchmark._study import Search
-from bmlr.benchmark._tune import Tuned, tune
+from bmlr.benchmark._tune import TuneResult, tune
 from bmlr.data import MultimodalData
 from bmlr.reproduction._reproduce import reproduce
-from bmlr.reproduction._scales import Reproduced, Settings
+from bmlr.reproduction._scales import ReproduceResult, Settings
 from bmlr.runs._records import RunRecord
 from bmlr.training import ModelOptions, OptimizerOptions, RunError, TrainerOptions
 
@@ -30,7 +30,7 @@ def compare_command(  # noqa: PLR0913  (every parameter is an option)
     out: Path | None = None,
     force: bool = False,
     **engine: Any,
-) -> Compared:
+) -> CompareResult:
     """Train methods with several seeds and compare them; without --data and --methods, compare the runs there are.
 
     Args:
@@ -57,7 +57,7 @@ def compare_command(  # noqa: PLR0913  (every parameter is an option)
     )  # fmt: skip
 
 
-def _show_compare(result: Compared) -> None:
+def _show_compare(result: CompareResult) -> None:
     print(result.table.markdown())
     for path in result.files:
         print(path)
@@ -80,8 +80,8 @@ def tune_command(  # noqa: PLR0913
     runs: Path | None = None,
     out: Path = Path("tuning"),
     **engine: Any,
-) -> Tuned:
-    """Search parameters of methods on the validation part, with as many trials for every method.
+) -> TuneResult:
+    """Search parameters of methods on the validation split, with as many trials for every method.
 
     Args:
         data: Data set, by name (see its parameters with bmlr train --data.help NAME).
@@ -109,7 +109,7 @@ def tune_command(  # noqa: PLR0913
     )  # fmt: skip
 
 
-def _show_tune(result: Tuned) -> None:
+def _show_tune(result: TuneResult) -> None:
     print(result.table.markdown())
     for path in result.files:
         print(path)
@@ -129,7 +129,7 @@ def reproduce_command(  # noqa: PLR0913
     runs: Path = Path("runs"),
     out: Path = Path("reproduction"),
     **engine: Any,
-) -> Reproduced:
+) -> ReproduceResult:
     """Make tables and figures of the BMLR paper from runs, the paper's numbers beside ours.
 
     Args:
@@ -154,7 +154,7 @@ def reproduce_command(  # noqa: PLR0913
     return reproduce(names or [], settings, runs=runs, out=out, engine=chosen)
 
 
-def _show_reproduce(result: Reproduced) -> None:
+def _show_reproduce(result: ReproduceResult) -> None:
     for table in result.tables.values():
         print(f"{table.markdown()}\n")
     for line in (*result.files, *result.notes):

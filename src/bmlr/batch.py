@@ -19,7 +19,7 @@ class Batch:
         targets: Class indices, shape (B,), int64.
         present: Which samples have which modality, a boolean mask of shape (B,) per name; None or a name left out
             means always.
-        indices: Position of each sample in its part of the data set, shape (B,), int64; None if unknown.
+        indices: Position of each sample in its split of the data set, shape (B,), int64; None if unknown.
         tag: The tag of the pass over the data this batch belongs to (see :class:`bmlr.methods.Pass`).
 
     Example:

@@ -24,7 +24,7 @@ from bmlr.data._preparers import prepare
 from bmlr.data.inspection._report import InputReport, Inspection, inspect_data
 from bmlr.data.inspection._sheet import contact_sheet
 from bmlr.data.sets._table_files import ManifestOptions
-from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import REJECTED
 from bmlr.methods import Method
 
@@ -39,7 +39,7 @@ try:
     from bmlr.config._classes import class_path
     from bmlr.config._run_config import RunConfig
     from bmlr.config._yaml import load_plain_yaml
-    from bmlr.diagnosis import Diagnosis, diagnose_run
+    from bmlr.diagnosis import Diagnosis, diagnose_run, write_diagnosis
     from bmlr.report import Report, write_report
     from bmlr.training import (
         ModelOptions,
@@ -159,26 +159,26 @@ def train_command(
 
 
 def evaluate_command(
-    run: Path, part: Literal["train", "val", "test"] = "test", weights: Literal["best", "last"] = "best"
+    run: Path, split: Literal["train", "val", "test"] = "test", weights: Literal["best", "last"] = "best"
 ) -> dict[str, Any]:
     """Score the weights of a finished or interrupted run.
 
     Args:
         run: Directory of the run.
-        part: Part of the data.
+        split: Split of the data.
         weights: Those of the epoch selected on validation, or the last.
     """
     return {
         "run": str(run),
-        "part": part,
+        "split": split,
         "weights": weights,
-        **evaluate_run(run, part=part, weights=weights).as_dict(),
+        **evaluate_run(run, split=split, weights=weights).as_dict(),
     }
 
 
 def diagnose_command(
     run: Path,
-    part: Literal["train", "val", "test"] = "val",
+    split: Literal["train", "val", "test"] = "val",
     weights: Literal["best", "last"] = "best",
     probe: bool = False,
     out: Path | None = None,
@@ -187,16 +187,16 @@ def diagnose_command(
 
     Args:
         run: Directory of the run.
-        part: Part of the data; the test part is for one final reading.
+        split: Split of the data; the test split is for one final reading.
         weights: Those of the epoch selected on validation, or the last.
         probe: Train every modality alone too, which takes about as long as the run: only this tells an undertrained
             modality from one that says little.
         out: Folder for diagnosis.json, diagnosis.md and figures; by default "diagnosis" in the run's directory.
     """
     diagnosis = diagnose_run(
-        run, part=part, weights=weights, probe=probe, progress=lambda line: print(line, file=sys.stderr)
+        run, split=split, weights=weights, probe=probe, progress=lambda line: print(line, file=sys.stderr)
     )
-    return diagnosis, diagnosis.save(run / "diagnosis" if out is None else out)
+    return diagnosis, write_diagnosis(diagnosis, run / "diagnosis" if out is None else out)
 
 
 def predict_command(
@@ -224,11 +224,11 @@ def methods_command(format: Literal["table", "markdown", "json"] = "table") -> d
     for name in bmlr.methods.available():
         method = bmlr.methods.get(name)
         info = dataclasses.asdict(method.info)
-        rows.append({"name": name, **info, "parameters": method().parameters_given})
+        rows.append({"name": name, **info, "parameters": method().hparams})
     return {"rows": rows, "format": format}
 
 
-def prepare_command(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> Prepared:
+def prepare_command(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> PrepareResult:
     """Decode a data set once, from what its publisher offers to a folder that training reads.
 
     Args:
@@ -249,7 +249,7 @@ def prepare_command(data: str, source: Path, dest: Path, outside: bool = False, 
 def inspect_command(
     data: MultimodalData,
     sheet: Path | None = None,
-    part: Literal["train", "val", "test"] = "train",
+    split: Literal["train", "val", "test"] = "train",
     per_class: int = 4,
     samples: int | None = None,
     json: bool = False,
@@ -259,13 +259,13 @@ def inspect_command(
     Args:
         data: Data set, by name, right after the command (see its parameters with --data.help NAME).
         sheet: File of the picture, PNG; None for inspect-NAME.png in the working directory.
-        part: Part whose samples are in the picture.
+        split: Split whose samples are in the picture.
         per_class: Samples of each class in the picture.
-        samples: Samples per part whose values are read; None reads all.
+        samples: Samples per split whose values are read; None reads all.
         json: Print JSON.
     """
     found = inspect_data(data, samples=samples, progress=sys.stderr.isatty())
-    figure = contact_sheet(data, part=part, per_class=per_class)
+    figure = contact_sheet(data, split=split, per_class=per_class)
     path = sheet or Path(f"inspect-{data.name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
@@ -353,7 +353,7 @@ def _show_diagnose(result: tuple[Diagnosis, list[Path]]) -> None:
 
 
 def _show_evaluate(result: dict[str, Any]) -> None:
-    _print_scores(str(result["run"]), {f"{result['part']}, {result['weights']} weights": result})
+    _print_scores(str(result["run"]), {f"{result['split']}, {result['weights']} weights": result})
 
 
 def _show_predict(result: dict[str, Any]) -> None:
@@ -398,8 +398,8 @@ def _show_report(result: Report) -> None:
     print(result.path)
 
 
-def _show_prepare(result: Prepared) -> None:
-    heads = [part or "no published part" for part in result.counts]
+def _show_prepare(result: PrepareResult) -> None:
+    heads = [split or "no published split" for split in result.counts]
     table = Table("class", *heads)
     for label in result.classes:
         table.add_row(label, *(str(counts[label]) for counts in result.counts.values()))
@@ -422,24 +422,24 @@ def _show_inspect(result: dict[str, Any]) -> None:
         return
     console = Console(width=None if Console().is_terminal else 120)
     counts = Table("class", title=f"{found.data}, {found.protocol} protocol")
-    for name in found.parts:
+    for name in found.splits:
         counts.add_column(name, justify="right")
     for label in found.classes:
-        counts.add_row(label, *(str(part.counts[label]) for part in found.parts.values()))
+        counts.add_row(label, *(str(split.counts[label]) for split in found.splits.values()))
     counts.add_section()
-    counts.add_row("all", *(str(part.samples) for part in found.parts.values()))
-    counts.add_row("majority rate", *(f"{part.majority_rate:.4f}" for part in found.parts.values()))
-    counts.add_row("groups", *("–" if part.groups is None else str(part.groups) for part in found.parts.values()))
+    counts.add_row("all", *(str(split.samples) for split in found.splits.values()))
+    counts.add_row("majority rate", *(f"{split.majority_rate:.4f}" for split in found.splits.values()))
+    counts.add_row("groups", *("–" if split.groups is None else str(split.groups) for split in found.splits.values()))
     console.print(counts)
-    inputs = Table("modality", "part", "missing", "values", "mean ± deviation", "NaN, inf", *_lengths_known(found))
+    inputs = Table("modality", "split", "missing", "values", "mean ± deviation", "NaN, inf", *_lengths_known(found))
     for modality, form in found.modalities.items():
         title = f"{modality}: {form.kind} {'×'.join(map(str, form.shape))}"
-        for name, part in found.parts.items():
-            inputs.add_row(title, name, *_input_cells(part.inputs[modality], _lengths_known(found)))
+        for name, split in found.splits.items():
+            inputs.add_row(title, name, *_input_cells(split.inputs[modality], _lengths_known(found)))
             title = ""
     console.print(inputs)
-    if any(part.looked_at < part.samples for part in found.parts.values()):
-        read = ", ".join(f"{part.looked_at} of {part.samples} ({name})" for name, part in found.parts.items())
+    if any(split.looked_at < split.samples for split in found.splits.values()):
+        read = ", ".join(f"{split.looked_at} of {split.samples} ({name})" for name, split in found.splits.items())
         print(f"Values were read of a sample only: {read}.")
     for remark in found.remarks:
         print(remark)
@@ -450,7 +450,7 @@ def _show_inspect(result: dict[str, Any]) -> None:
 
 def _lengths_known(found: Inspection) -> list[str]:
     """Which lengths there are to be shown."""
-    inputs = [about for part in found.parts.values() for about in part.inputs.values()]
+    inputs = [about for split in found.splits.values() for about in split.inputs.values()]
     return [what for what in ("steps", "seconds") if any(getattr(about, what) for about in inputs)]
 
 
@@ -465,7 +465,7 @@ def _input_cells(found: InputReport, lengths: Sequence[str]) -> list[str]:
 
 def _print_scores(title: str, scores: dict[str, dict[str, Any]]) -> None:
     first = next(iter(scores.values()))
-    heads = ["part", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
+    heads = ["split", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
     rows = [
         [
             name,
@@ -608,7 +608,7 @@ def _as_arguments(given: Namespace) -> dict[str, Any]:
 
 def _one_sentence(message: str) -> str:
     """The innermost of the parser's nested messages, on one line."""
-    line = " ".join(part.strip(" -") for part in message.split("\n"))
+    line = " ".join(piece.strip(" -") for piece in message.split("\n"))
     line = re.sub(r"\s+", " ", line).strip()
     line = re.sub(r"<class '([\w.]+)'>", r"\1", line)
     union = re.search(r'Parser key "([\w.]+)": .*?Subtypes: \[([^]]*)\].*Given value: (.*)', line)

@@ -6,9 +6,10 @@ import torch
 from inline import CPU, SMALL, InlineEngine, quiet
 
 import bmlr.methods
-from bmlr.benchmark import collect_run, make_jobs, run_grid
-from bmlr.data import ArrayPart
+from bmlr.benchmark import make_jobs, run_grid
+from bmlr.data import ArraySplit
 from bmlr.functional import reshape_labels
+from bmlr.reproduction import collect_run
 from bmlr.reproduction._collect import confused_classes, labels_of, telling_classes
 from bmlr.training import load_run, read_predictions
 from toy import Toy
@@ -36,7 +37,7 @@ def test_labels_are_those_of_the_equations(tmp_path):
     directory = one_run(tmp_path)
     collected = collect_run(directory, "train")
     _, model, _ = load_run(directory)
-    batch = Toy().part("train").batch(range(40))
+    batch = Toy().split("train").batch(range(40))
     with torch.no_grad():
         expected = reshape_labels(model(batch.inputs).unimodal_logits, batch.targets, alpha=0.5, beta=0.0).labels
     for name, labels in collected.labels.items():
@@ -70,10 +71,10 @@ def test_some_samples_are_drawn_by_lot(tmp_path):
 class Gappy(Toy):
     """The toy set, of which every fourth sample has no image."""
 
-    def part(self, name):
-        part = super().part(name)
-        present = {"image": np.arange(len(part)) % 4 > 0}
-        return ArrayPart(part.inputs, part.targets.numpy(), present=present)
+    def split(self, name):
+        split = super().split(name)
+        present = {"image": np.arange(len(split)) % 4 > 0}
+        return ArraySplit(split.inputs, split.targets.numpy(), present=present)
 
 
 def test_samples_without_a_modality_are_left_out_and_counted(tmp_path):

@@ -158,7 +158,7 @@ def test_engines_check_their_options():
 def test_a_crash_of_a_run_is_recorded(tmp_path):
     # The class ends its process as a fault in compiled code would, without a Python exception.
     (tmp_path / "crashing.py").write_text(
-        "import os\nfrom toy import Toy\n\nclass Crashing(Toy):\n    def part(self, name):\n        os.abort()\n"
+        "import os\nfrom toy import Toy\n\nclass Crashing(Toy):\n    def split(self, name):\n        os.abort()\n"
     )
     sys.path.insert(0, str(tmp_path))
     try:

@@ -7,9 +7,10 @@ import pytest
 from inline import CPU, InlineEngine, quiet
 
 import bmlr.methods
-from bmlr.benchmark import Search, Settings, make_jobs, reproduce, run_grid, tune
+from bmlr.benchmark import Search, make_jobs, run_grid, tune
 from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.benchmark._specification import parse_data, parse_method
+from bmlr.reproduction import Settings, reproduce
 from bmlr.reproduction import _reproduce as module
 from bmlr.reproduction._paper import EXPERIMENTS, FIG4_CLASSES, GRID
 from bmlr.runs._records import RunRecord
@@ -66,7 +67,7 @@ def test_the_papers_settings_are_taken():
     config = jobs[0].config
     assert (config.trainer.epochs, config.trainer.batch_size, config.optimizer.lr) == (70, 64, 5e-5)
     assert (config.optimizer.name, config.optimizer.betas) == ("adam", (0.9, 0.999))
-    assert config.method.parameters_given == bmlr.methods.create("BMLR").parameters_given
+    assert config.method.hparams == bmlr.methods.create("BMLR").hparams
     assert [job.config.seed for job in jobs] == [0, 1, 2]
     boost = next(row for row in EXPERIMENTS["table1"].rows if row.method == "ReconBoost")
     assert module._jobs(boost, data, settings)[0].config.trainer.epochs == 9  # of 8 passes each
@@ -83,18 +84,18 @@ def test_at_small_scale_methods_do_all_they_do_in_few_epochs():
     data = parse_data("digits")
     methods = {label: module._jobs(row, data, settings)[0].config.method for label, row in rows.items()}
     # A seventh of 50, 20, 5, 20 and 10 epochs.
-    assert methods["OGM-GE"].parameters_given["last_epoch"] == 7
-    assert methods["AGM"].parameters_given["last_epoch"] == 3
-    assert methods["OPM"].parameters_given["warmup"] == 1
-    assert methods["Diag&Re"].parameters_given["reinit_epoch"] == 3
-    assert methods["Remix"].parameters_given["warmup"] == 1
+    assert methods["OGM-GE"].hparams["last_epoch"] == 7
+    assert methods["AGM"].hparams["last_epoch"] == 3
+    assert methods["OPM"].hparams["warmup"] == 1
+    assert methods["Diag&Re"].hparams["reinit_epoch"] == 3
+    assert methods["Remix"].hparams["warmup"] == 1
     twenty = dataclasses.replace(settings, trainer=TrainerOptions(epochs=20))
-    assert module._jobs(rows["OGM-GE"], data, twenty)[0].config.method.parameters_given["last_epoch"] == 14
+    assert module._jobs(rows["OGM-GE"], data, twenty)[0].config.method.hparams["last_epoch"] == 14
     paper = module._jobs(rows["OGM-GE"], data, Settings(scale="paper"))[0].config.method
-    assert paper.parameters_given == bmlr.methods.create("OGMGE").parameters_given
+    assert paper.hparams == bmlr.methods.create("OGMGE").hparams
     # Every method of the table acts within the epochs it gets.
     for name, parameters in module._TIMES.items():
-        assert set(parameters) <= set(bmlr.methods.create(name).parameters_given)
+        assert set(parameters) <= set(bmlr.methods.create(name).hparams)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +142,9 @@ def test_a_table_shows_ours_and_the_papers(tmp_path):
     assert bmlr_row["ours_gain"] == pytest.approx(ours["BMLR"] - ours["UniformBaseline"])
     assert bmlr_row["ours_mean"] == pytest.approx(ours["BMLR"])
     text = result.tables["table4"].markdown()
-    for part in ("79.69 (+8.8)", "58.95 (-11.9)", "Majority rate: toy 35.0 %.", "Scale small: 1 epochs, batch 64",
+    for piece in ("79.69 (+8.8)", "58.95 (-11.9)", "Majority rate: toy 35.0 %.", "Scale small: 1 epochs, batch 64",
                  "only the sign and order", "is, by its numbers, the Uniform-Baseline"):  # fmt: skip
-        assert part in text
+        assert piece in text
     assert (tmp_path / "out" / "table4-toy.png").is_file()
     # Another table that shares the runs makes what is missing only; the same again makes nothing.
     made(tmp_path, ["table4", "table5"], engine)
@@ -224,13 +225,13 @@ def test_parameters_that_were_searched_are_taken(tmp_path):
     settings = Settings(**TINY, tuned=[tmp_path / "tuned"])
     data = parse_data("toy.Toy")
     rows = {row.label: row for row in (*EXPERIMENTS["table1"].rows, *EXPERIMENTS["table5"].rows)}
-    given = {label: module._jobs(rows[label], data, settings)[0].config.method.parameters_given for label in rows}
+    given = {label: module._jobs(rows[label], data, settings)[0].config.method.hparams for label in rows}
     assert given["BMLR"] == given["Vanilla-Reshape"] == given["Only-Reshape"] == {"alpha": 0.25, "beta": 0.5}
     assert given["AGM"]["alpha"] == 0.75
-    assert given["LFM"] == bmlr.methods.create("LFM").parameters_given
+    assert given["LFM"] == bmlr.methods.create("LFM").hparams
     assert given["Only-TPO"] == {}
     digits = module._jobs(rows["BMLR"], parse_data("digits"), settings)[0].config.method
-    assert digits.parameters_given == bmlr.methods.create("BMLR").parameters_given  # searched on other data
+    assert digits.hparams == bmlr.methods.create("BMLR").hparams  # searched on other data
     shutil.rmtree(tmp_path / "tuned")
     (tmp_path / "tuned").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no best-….yaml in .*tuned"):

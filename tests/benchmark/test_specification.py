@@ -24,22 +24,20 @@ def test_specifications_are_read(text, title, parameters, epochs):
 
 @pytest.mark.parametrize("name", bmlr.methods.available())
 def test_every_method_is_made_with_its_defaults(name):
-    assert parse_method(name).make().parameters_given == bmlr.methods.create(name).parameters_given
+    assert parse_method(name).make().hparams == bmlr.methods.create(name).hparams
 
 
 @given(st.integers(1, 1000), st.floats(0.01, 100), st.floats(0, 1))
 @settings(deadline=None, max_examples=20)
 def test_values_come_back_as_they_were_written(epochs, alpha, beta):
     specification = parse_method(f"BMLR:alpha={alpha!r},beta={beta!r}@{epochs}")
-    assert specification.make().parameters_given == {"alpha": alpha, "beta": beta}
+    assert specification.make().hparams == {"alpha": alpha, "beta": beta}
     assert specification.epochs == epochs
 
 
 def test_whole_numbers_become_what_the_parameter_is():
     # 1 and 1.0 are one configuration, so they must not be two runs.
-    assert (
-        parse_method("BMLR:alpha=1").make().parameters_given == parse_method("BMLR:alpha=1.0").make().parameters_given
-    )
+    assert parse_method("BMLR:alpha=1").make().hparams == parse_method("BMLR:alpha=1.0").make().hparams
 
 
 @pytest.mark.parametrize(

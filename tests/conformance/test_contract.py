@@ -153,7 +153,7 @@ def test_renamed_modalities_give_the_same_training(subject, fusion, modalities):
     renamed.run(range(modalities))
 
     def rename(key):
-        return ".".join(names.get(part, part) for part in key.split("."))
+        return ".".join(names.get(split, split) for split in key.split("."))
 
     for key, value in loop.model.state_dict().items():
         assert torch.equal(renamed.model.state_dict()[rename(key)], value), key
@@ -485,4 +485,4 @@ def test_every_method_is_a_class_of_its_own_with_parameters_read_back():
         method = make_method(subject)
         assert isinstance(method, Method)
         assert repr(method).startswith(base(subject) + "(")
-        assert type(method)(**method.parameters_given).parameters_given == method.parameters_given
+        assert type(method)(**method.hparams).hparams == method.hparams

@@ -127,8 +127,8 @@ def write_crema_d(folder, actors=10, seconds=1.0, fps=5):
             write_wav(folder / "AudioWAV" / f"{name}.wav", seconds, frequency=200 + 150 * number)
             write_flv(folder / "VideoFlash" / f"{name}.flv", seconds, fps=fps, sound=False)
             lines["test" if (actor + number) % 5 == 0 else "train"].append(f"{name},{emotion}")
-    for part, members in lines.items():
-        (folder / f"{part}.csv").write_text("\n".join(members) + "\n")
+    for split, members in lines.items():
+        (folder / f"{split}.csv").write_text("\n".join(members) + "\n")
     return folder
 
 
@@ -150,19 +150,19 @@ def write_ave(folder, classes=("Bell", "Horn"), videos=12, seconds=1.5):
         if number % 5 == 0:
             lines.append(f"{classes[(number + 1) % len(classes)]}&{name}&good&1&2")
     (folder / "Annotations.txt").write_text("\n".join(["Category&VideoID&Quality&StartTime&EndTime", *lines]))
-    for number, part in enumerate(("train", "val", "test")):
+    for number, split in enumerate(("train", "val", "test")):
         members = [line for i, line in enumerate(lines) if (0, 0, 0, 1, 2)[i % 5] == number]
-        (folder / f"{part}Set.txt").write_text("\n".join(members) + "\n")
+        (folder / f"{split}Set.txt").write_text("\n".join(members) + "\n")
     return folder
 
 
 def write_kinetics_sounds(folder, classes=("laughing", "playing piano", "singing"), videos=6, seconds=1.5):
-    """Kinetics-Sounds in folders of parts and classes; every video is cut into two clips."""
+    """Kinetics-Sounds in folders of splits and classes; every video is cut into two clips."""
     for c, label in enumerate(classes):
         for number in range(videos):
             for start in (0, 10):
-                part = ("train", "train", "train", "train", "val", "test")[number % 6]
-                path = folder / part / label / f"{label[:2]}{number:09d}_{start:06d}_{start + 10:06d}.mp4"
+                split = ("train", "train", "train", "train", "val", "test")[number % 6]
+                path = folder / split / label / f"{label[:2]}{number:09d}_{start:06d}_{start + 10:06d}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_mp4(path, seconds, fps=10, channels=1, frequency=300 * (1 + c))
     return folder

@@ -49,15 +49,15 @@ def kinetics_sounds(tmp_path_factory):
     return source, prepare("kinetics-sounds", source, folder / "dest", PrepareOptions(**QUICK, seconds=2.0))
 
 
-def all_parts(data):
-    return {name: data.part(name) for name in PARTS}
+def all_splits(data):
+    return {name: data.split(name) for name in PARTS}
 
 
 class TestCremaD:
     def test_prepared(self, crema_d):
         _, prepared = crema_d
         assert prepared.classes == ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
-        assert {part: sum(c.values()) for part, c in prepared.counts.items()} == {"train": 48, "test": 12}
+        assert {split: sum(c.values()) for split, c in prepared.counts.items()} == {"train": 48, "test": 12}
         assert prepared.rejected == ()
         store = open_store(prepared.folder, verify=True)
         assert store.arrays["audio"].shape == (60, 1, 257, 188)
@@ -65,48 +65,48 @@ class TestCremaD:
         assert store.arrays["video"].shape[1:] == (16, 16, 3)
 
     def test_clean_parts_share_no_actor(self, crema_d):
-        parts = all_parts(bmlr.data.create("crema-d", root=crema_d[1].folder))
-        actors = {name: set(part.groups) for name, part in parts.items()}
+        splits = all_splits(bmlr.data.create("crema-d", root=crema_d[1].folder))
+        actors = {name: set(split.groups) for name, split in splits.items()}
         assert sum(map(len, actors.values())) == len(set().union(*actors.values())) == 10
-        assert [len(parts[name]) for name in PARTS] == [48, 6, 6]
-        assert all(len(part.targets.unique()) == 6 for part in parts.values())
+        assert [len(splits[name]) for name in PARTS] == [48, 6, 6]
+        assert all(len(split.targets.unique()) == 6 for split in splits.values())
 
     def test_paper_parts_are_the_lists(self, crema_d):
         source, prepared = crema_d
-        parts = all_parts(bmlr.data.create("crema-d", root=prepared.folder, protocol="paper", val_share=0.25))
+        splits = all_splits(bmlr.data.create("crema-d", root=prepared.folder, protocol="paper", val_share=0.25))
         listed = {p: {line.split(",")[0] for line in (source / f"{p}.csv").read_text().split()} for p in PARTS[::2]}
-        assert set(parts["test"].ids) == listed["test"]
-        assert set(parts["train"].ids) | set(parts["val"].ids) == listed["train"]
-        assert not set(parts["train"].ids) & set(parts["val"].ids)
-        assert torch.bincount(parts["val"].targets).tolist() == [2] * 6
+        assert set(splits["test"].ids) == listed["test"]
+        assert set(splits["train"].ids) | set(splits["val"].ids) == listed["train"]
+        assert not set(splits["train"].ids) & set(splits["val"].ids)
+        assert torch.bincount(splits["val"].targets).tolist() == [2] * 6
 
     def test_split_depends_on_its_seed_only(self, crema_d):
         root = crema_d[1].folder
         first, again, other = (
-            bmlr.data.create("crema-d", root=root, split_seed=seed).part("test").ids for seed in (1, 1, 2)
+            bmlr.data.create("crema-d", root=root, split_seed=seed).split("test").ids for seed in (1, 1, 2)
         )
         assert first == again != other
 
     def test_batch(self, crema_d):
         data = bmlr.data.create("crema-d", root=crema_d[1].folder)
-        part = data.part("train")
-        batch = part.batch([3, 0, 7])
+        split = data.split("train")
+        batch = split.batch([3, 0, 7])
         assert batch.inputs["audio"].shape == (3, *data.modalities["audio"].shape) == (3, 1, 257, 188)
         assert batch.inputs["video"].shape == (3, *data.modalities["video"].shape) == (3, 1, 3, 16, 16)
         assert {x.dtype for x in batch.inputs.values()} == {torch.float32}
-        assert batch.targets.tolist() == part.targets[[3, 0, 7]].tolist()
+        assert batch.targets.tolist() == split.targets[[3, 0, 7]].tolist()
         assert batch.indices.tolist() == [3, 0, 7]
-        for name, x in part.batch([0]).inputs.items():
+        for name, x in split.batch([0]).inputs.items():
             torch.testing.assert_close(x[0], batch.inputs[name][1], rtol=0, atol=0)
 
     def test_new_files_are_read_as_the_prepared_ones(self, crema_d):
         source, prepared = crema_d
         data = bmlr.data.create("crema-d", root=prepared.folder, frames=2)
-        part = data.part("test")
+        split = data.split("test")
         for position in (0, 4):
-            name = part.ids[position]
+            name = split.ids[position]
             files = {"audio": source / f"AudioWAV/{name}.wav", "video": source / f"VideoFlash/{name}.flv"}
-            loaded, stored = data.load_files(files), part.batch([position]).inputs
+            loaded, stored = data.load_files(files), split.batch([position]).inputs
             for modality, x in stored.items():
                 torch.testing.assert_close(loaded[modality], x, rtol=0, atol=0)
 
@@ -127,21 +127,21 @@ class TestAve:
         prepared = ave[1]
         assert sum(sum(c.values()) for c in prepared.counts.values()) == 15
         assert set(prepared.counts) == set(PARTS)
-        parts = all_parts(bmlr.data.create("ave", root=prepared.folder, val_share=0.2, test_share=0.2))
-        groups = [set(part.groups) for part in parts.values()]
+        splits = all_splits(bmlr.data.create("ave", root=prepared.folder, val_share=0.2, test_share=0.2))
+        groups = [set(split.groups) for split in splits.values()]
         assert sum(map(len, groups)) == len(set().union(*groups)) == 12
-        assert sum(map(len, parts.values())) == 15
+        assert sum(map(len, splits.values())) == 15
 
     def test_paper_parts_are_the_lists(self, ave):
         source, prepared = ave
-        parts = all_parts(bmlr.data.create("ave", root=prepared.folder, protocol="paper"))
-        for name, part in parts.items():
+        splits = all_splits(bmlr.data.create("ave", root=prepared.folder, protocol="paper"))
+        for name, split in splits.items():
             lines = (source / f"{name}Set.txt").read_text().split("\n")[:-1]
-            assert sorted(part.groups) == sorted(line.split("&")[1] for line in lines)
+            assert sorted(split.groups) == sorted(line.split("&")[1] for line in lines)
 
     def test_frames(self, ave):
         data = bmlr.data.create("ave", root=ave[1].folder, frames=4)
-        batch = data.part("train").batch([0, 1])
+        batch = data.split("train").batch([0, 1])
         assert batch.inputs["video"].shape == (2, 4, 3, 16, 16)
         means = batch.inputs["video"].mean((2, 3, 4))
         assert (means.diff(dim=1) > 0).all()  # the fixtures brighten with time
@@ -156,16 +156,16 @@ class TestKineticsSounds:
     def test_clips_of_a_video_share_its_part_under_clean(self, kinetics_sounds):
         data = bmlr.data.create("kinetics-sounds", root=kinetics_sounds[1].folder.parent)
         assert data.classes == ()
-        parts = all_parts(data)
+        splits = all_splits(data)
         assert data.classes == ("laughing", "playing piano", "singing")
-        groups = [set(part.groups) for part in parts.values()]
+        groups = [set(split.groups) for split in splits.values()]
         assert sum(map(len, groups)) == len(set().union(*groups)) == 18
-        assert sum(map(len, parts.values())) == 36
+        assert sum(map(len, splits.values())) == 36
         assert data.modalities["video"].shape == (3, 3, 16, 16)
 
     def test_paper_parts_are_the_folders(self, kinetics_sounds):
         data = bmlr.data.create("kinetics-sounds", root=kinetics_sounds[1].folder, protocol="paper")
-        assert {name: len(part) for name, part in all_parts(data).items()} == {"train": 24, "val": 6, "test": 6}
+        assert {name: len(split) for name, split in all_splits(data).items()} == {"train": 24, "val": 6, "test": 6}
 
 
 class TestFrames:
@@ -189,35 +189,35 @@ class TestFrames:
             assert counts[counts > 0].std() < 60  # about 27 expected of 1,000
 
     def test_transforms_depend_on_seed_and_sample_not_on_the_batch(self, ave):
-        part = bmlr.data.create("ave", root=ave[1].folder).part("train")
-        everything = part.batch(range(len(part)), augment=True, seed=5).inputs["video"]
-        alone = part.batch([6], augment=True, seed=5).inputs["video"]
+        split = bmlr.data.create("ave", root=ave[1].folder).split("train")
+        everything = split.batch(range(len(split)), augment=True, seed=5).inputs["video"]
+        alone = split.batch([6], augment=True, seed=5).inputs["video"]
         torch.testing.assert_close(alone[0], everything[6], rtol=0, atol=0)
-        others = [part.batch(range(len(part)), augment=True, seed=seed).inputs["video"] for seed in range(3)]
+        others = [split.batch(range(len(split)), augment=True, seed=seed).inputs["video"] for seed in range(3)]
         assert not torch.equal(others[0], others[1])
         assert not torch.equal(others[1], others[2])
 
     def test_evaluation_is_the_same_every_time(self, ave):
-        part = bmlr.data.create("ave", root=ave[1].folder).part("train")
-        first, second = (part.batch([2, 3], seed=seed).inputs["video"] for seed in (0, 1))
+        split = bmlr.data.create("ave", root=ave[1].folder).split("train")
+        first, second = (split.batch([2, 3], seed=seed).inputs["video"] for seed in (0, 1))
         torch.testing.assert_close(first, second, rtol=0, atol=0)
 
     def test_evaluation_frames_are_the_stored_ones_normalised(self, ave):
         data = bmlr.data.create("ave", root=ave[1].folder, frames=1)
-        part = data.part("test")
-        store, row = data.store, part.rows[1]
+        split = data.split("test")
+        store, row = data.store, split.rows[1]
         stored = store.values("video", row)
         expected = stored[len(stored) // 2] / 255
         expected = (expected - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-        found = part.batch([1]).inputs["video"][0, 0]
+        found = split.batch([1]).inputs["video"][0, 0]
         np.testing.assert_allclose(found.permute(1, 2, 0), expected, atol=1e-5)
 
     def test_training_frames_are_cropped_and_mirrored(self, ave):
-        part = bmlr.data.create("ave", root=ave[1].folder, frames=1).part("train")
-        picture = np.zeros_like(part.store.arrays["video"])
+        split = bmlr.data.create("ave", root=ave[1].folder, frames=1).split("train")
+        picture = np.zeros_like(split.store.arrays["video"])
         picture[:, :, :8] = 255
-        part.store = dataclasses.replace(part.store, arrays={**part.store.arrays, "video": picture})
-        drawn = torch.cat([part.batch(range(8), augment=True, seed=seed).inputs["video"][:, 0] for seed in range(8)])
+        split.store = dataclasses.replace(split.store, arrays={**split.store.arrays, "video": picture})
+        drawn = torch.cat([split.batch(range(8), augment=True, seed=seed).inputs["video"][:, 0] for seed in range(8)])
         assert drawn.shape == (64, 3, 16, 16)
         left, right = drawn[..., 0].mean((1, 2)), drawn[..., -1].mean((1, 2))
         assert (left > right).any()
@@ -233,21 +233,21 @@ class TestSplit:
     def test_every_sample_is_in_one_part_and_no_group_in_two(self, sizes, classes, seed):
         groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
         targets = np.random.default_rng(seed).integers(0, classes, len(groups))
-        parts = split_by_group(groups, targets, val_share=0.1, test_share=0.2, seed=seed)
-        assert sorted(np.concatenate(list(parts.values()))) == list(range(len(groups)))
-        seen = [{groups[row] for row in rows} for rows in parts.values()]
+        splits = split_by_group(groups, targets, val_share=0.1, test_share=0.2, seed=seed)
+        assert sorted(np.concatenate(list(splits.values()))) == list(range(len(groups)))
+        seen = [{groups[row] for row in rows} for rows in splits.values()]
         assert sum(map(len, seen)) == len(sizes)
-        assert all(len(rows) for rows in parts.values())
+        assert all(len(rows) for rows in splits.values())
 
     def test_shares_and_classes_are_kept_where_groups_allow(self):
         rng = np.random.default_rng(0)
         groups = [str(actor) for actor in range(91) for _ in range(82)]
         targets = rng.integers(0, 6, len(groups))
-        parts = split_by_group(groups, targets, val_share=0.1, test_share=0.1, seed=3)
+        splits = split_by_group(groups, targets, val_share=0.1, test_share=0.1, seed=3)
         for name, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
-            assert len(parts[name]) / len(groups) == pytest.approx(share, abs=0.015)
+            assert len(splits[name]) / len(groups) == pytest.approx(share, abs=0.015)
             expected = np.bincount(targets) / len(groups)
-            np.testing.assert_allclose(np.bincount(targets[parts[name]]) / len(parts[name]), expected, atol=0.03)
+            np.testing.assert_allclose(np.bincount(targets[splits[name]]) / len(splits[name]), expected, atol=0.03)
 
     def test_what_cannot_be(self):
         for shares in ({"val_share": -0.1, "test_share": 0.1}, {"val_share": 0.5, "test_share": 0.5}):
@@ -279,7 +279,7 @@ class TestErrors:
     def test_no_published_split(self, crema_d, tmp_path):
         prepared = prepare("crema-d", crema_d[0], tmp_path, PrepareOptions(**QUICK))
         bmlr.data.create("crema-d", root=tmp_path).prepare()
-        with pytest.raises(ValueError, match="was prepared without a published train part"):
+        with pytest.raises(ValueError, match="was prepared without a published train split"):
             bmlr.data.create("crema-d", root=prepared.folder, protocol="paper").prepare()
 
     def test_clips_outside_the_published_split_are_told(self, kinetics_sounds, tmp_path):
@@ -291,7 +291,7 @@ class TestErrors:
         assert [(r.id, r.reason) for r in result.rejected] == [
             ("stray", "it is in no folder of a class and on no list")
         ]
-        with pytest.warns(UserWarning, match="1 clips of .* are in no published part"):
+        with pytest.warns(UserWarning, match="1 clips of .* are in no published split"):
             bmlr.data.create("kinetics-sounds", root=result.folder, protocol="paper").prepare()
 
     def test_a_source_without_a_good_clip(self, tmp_path):
@@ -315,7 +315,7 @@ def test_bad_media_of_every_kind_are_rejected_with_reasons(ave, tmp_path):
     reasons = {r.id: r.reason for r in result.rejected}
     expected = ["cannot be read", "cannot be read", "it has no audio stream", "there is no", "not in Annotations.txt"]
     assert list(reasons) == [*(film.stem for film in films[1:5]), "unlisted"]
-    assert all(part in reason for part, reason in zip(expected, reasons.values(), strict=True))
+    assert all(split in reason for split, reason in zip(expected, reasons.values(), strict=True))
     assert result.counts["train"]["Bell"] > 0
 
 
@@ -324,9 +324,9 @@ def test_from_raw_media_to_prediction(crema_d, tmp_path, protocol):
     source, prepared = crema_d
     data = bmlr.data.create("crema-d", root=prepared.folder, protocol=protocol)
     result = train(data, bmlr.BMLR(), MODEL, trainer=TRAINER, run=tmp_path / "run")
-    assert result.content["samples"] == {name: len(data.part(name)) for name in PARTS}
+    assert result.content["samples"] == {name: len(data.split(name)) for name in PARTS}
     assert evaluate_run(tmp_path / "run").accuracy == pytest.approx(result.content["test"]["accuracy"])
-    name = data.part("test").ids[0]
+    name = data.split("test").ids[0]
     files = {"audio": source / f"AudioWAV/{name}.wav", "video": source / f"VideoFlash/{name}.flv"}
     probabilities = predict_run(tmp_path / "run", files)
     assert set(probabilities) == {"fused", "audio", "video"}
@@ -371,7 +371,7 @@ class TestCommandLine:
         printed = " ".join(capsys.readouterr().out.split())
         assert "6 classes, 59 clips, 1 rejected, listed with reasons in" in printed
         assert "train" in printed
-        assert "no published part" not in printed
+        assert "no published split" not in printed
         assert main([*command, "--max-rejected", "0"]) == 0  # prepared before, with the same parameters
 
     @pytest.mark.parametrize(

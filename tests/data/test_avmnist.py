@@ -89,19 +89,19 @@ def make(source, shared_cache):
     return made
 
 
-def whole(part):
-    return part.batch(range(len(part)))
+def whole(split):
+    return split.batch(range(len(split)))
 
 
 class TestParts:
     def test_sizes_and_forms(self, make):
         data = make()
-        assert {name: len(data.part(name)) for name in ("train", "val", "test")} == {
+        assert {name: len(data.split(name)) for name in ("train", "val", "test")} == {
             "train": 140,
             "val": 20,
             "test": 40,
         }
-        batch = data.part("train").batch([3, 1])
+        batch = data.split("train").batch([3, 1])
         for name, modality in data.modalities.items():
             assert batch.inputs[name].shape == (2, *modality.shape)
             assert batch.inputs[name].dtype == torch.float32
@@ -115,11 +115,11 @@ class TestParts:
         data = make(protocol=protocol)
         for name in ("train", "val", "test"):
             recordings = data.recordings(name)
-            assert [int(r[0]) for r in recordings] == data.part(name).targets.tolist()
-            assert list(data.part(name).groups) == [r.split("_")[1] for r in recordings]
+            assert [int(r[0]) for r in recordings] == data.split(name).targets.tolist()
+            assert list(data.split(name).groups) == [r.split("_")[1] for r in recordings]
 
     def test_clean_keeps_speakers_apart(self, make):
-        heard = {name: set(make(protocol="clean").part(name).groups) for name in ("train", "val", "test")}
+        heard = {name: set(make(protocol="clean").split(name).groups) for name in ("train", "val", "test")}
         assert heard == {"test": {"george", "lucas"}, "val": {"theo"}, "train": {"jackson", "nicolas", "yweweler"}}
 
     def test_paper_is_the_split_by_index(self, make):
@@ -129,27 +129,27 @@ class TestParts:
             for name in ("train", "val", "test")
         }
         assert indices == {"test": {0, 4}, "val": {5, 9}, "train": {10, 11}}
-        assert set(data.part("train").groups) == set(SPEAKERS)
+        assert set(data.split("train").groups) == set(SPEAKERS)
 
     def test_images_are_in_the_order_of_the_files(self, make):
         data = make()
-        images = np.concatenate([whole(data.part(name)).inputs["image"].numpy() for name in ("train", "val", "test")])
+        images = np.concatenate([whole(data.split(name)).inputs["image"].numpy() for name in ("train", "val", "test")])
         original = digit_images(200)[0].astype(np.float64) / 255
         expected = (original - original[:140].mean()) / original[:140].std()
         np.testing.assert_allclose(images[:, 0], expected, atol=1e-5)
 
     def test_audio_is_the_spectrogram_of_the_recording(self, make, source):
         data = make(audio_snr_db=None)
-        audio = whole(data.part("train")).inputs["audio"].numpy()
+        audio = whole(data.split("train")).inputs["audio"].numpy()
         waves = [read_wave(source / "fsdd" / "recordings" / r, 8000) for r in data.recordings("train")]
         expected = np.stack([Spectrogram()(wave) for wave in waves])
         np.testing.assert_allclose(audio, (expected - expected.mean()) / expected.std(), atol=1e-4)
 
     def test_train_statistics_standardise(self, make):
-        for name, values in whole(make().part("train")).inputs.items():
+        for name, values in whole(make().split("train")).inputs.items():
             assert float(values.mean()) == pytest.approx(0, abs=1e-4), name
             assert float(values.std()) == pytest.approx(1, abs=1e-3), name
-        assert float(whole(make().part("val")).inputs["audio"].mean()) != pytest.approx(0, abs=1e-4)
+        assert float(whole(make().split("val")).inputs["audio"].mean()) != pytest.approx(0, abs=1e-4)
 
     def test_recording_used_twice_gets_other_noise(self, make):
         for snr_db, same in ((10.0, False), (None, True)):
@@ -157,7 +157,7 @@ class TestParts:
             recordings = data.recordings("train")
             twice = next(r for r in recordings if recordings.count(r) > 1)
             first, second = [i for i, r in enumerate(recordings) if r == twice][:2]
-            audio = data.part("train").batch([first, second]).inputs["audio"]
+            audio = data.split("train").batch([first, second]).inputs["audio"]
             assert torch.equal(audio[0], audio[1]) is same
 
     def test_noise_has_the_stated_ratio(self, make, source, monkeypatch, tmp_path):
@@ -181,8 +181,8 @@ class TestDeterminism:
         first, second = make(**parameters), make(**parameters, cache=tmp_path)
         for name in ("train", "val", "test"):
             assert first.recordings(name) == second.recordings(name)
-            for modality, values in whole(first.part(name)).inputs.items():
-                assert torch.equal(values, whole(second.part(name)).inputs[modality])
+            for modality, values in whole(first.split(name)).inputs.items():
+                assert torch.equal(values, whole(second.split(name)).inputs[modality])
 
     def test_other_seed_other_pairs(self, make):
         assert make().recordings("train") != make(pairing_seed=1).recordings("train")
@@ -198,21 +198,21 @@ class TestDeterminism:
         "parameters", [{"image_rotation": 30.0}, {"image_shift": 3.0}, {"image_clutter": 2}, {"image_energy": 0.5}]
     )
     def test_every_image_parameter_changes_images_only(self, make, parameters):
-        plain, changed = whole(make().part("test")), whole(make(**parameters).part("test"))
+        plain, changed = whole(make().split("test")), whole(make(**parameters).split("test"))
         assert torch.equal(plain.inputs["audio"], changed.inputs["audio"])
         assert not torch.allclose(plain.inputs["image"], changed.inputs["image"], atol=1e-2)
 
 
 class TestCache:
     def test_second_object_opens_no_recording(self, make, tmp_path, monkeypatch):
-        expected = whole(make(cache=tmp_path).part("test"))
+        expected = whole(make(cache=tmp_path).split("test"))
 
         def refuse(path, sample_rate):
             raise AssertionError(f"{path} was opened.")
 
         monkeypatch.setattr(_avmnist, "read_wave", refuse)
         again = make(cache=tmp_path)
-        assert torch.equal(whole(again.part("test")).inputs["audio"], expected.inputs["audio"])
+        assert torch.equal(whole(again.split("test")).inputs["audio"], expected.inputs["audio"])
         with pytest.raises(AssertionError, match="was opened"):
             make(cache=tmp_path, audio_snr_db=1.0).prepare()
 
@@ -249,7 +249,7 @@ class TestLayouts:
         (root / recordings).symlink_to(source / "fsdd" / "recordings")
         data = make(root=root, cache=tmp_path / "cache", audio_snr_db=None)
         assert torch.equal(
-            whole(data.part("test")).inputs["image"], whole(make(audio_snr_db=None).part("test")).inputs["image"]
+            whole(data.split("test")).inputs["image"], whole(make(audio_snr_db=None).split("test")).inputs["image"]
         )
 
     @pytest.mark.parametrize("protocol", ["clean", "paper"])
@@ -257,8 +257,8 @@ class TestLayouts:
         images, labels = digit_images(240, seed=5)
         write_idx(copy / "mnist", "train", images, labels)
         data = make(root=copy, cache=tmp_path, protocol=protocol)
-        assert {n: len(data.part(n)) for n in ("train", "val", "test")} == {"train": 220, "val": 20, "test": 200}
-        found = np.concatenate([whole(data.part(name)).inputs["image"].numpy() for name in ("train", "val", "test")])
+        assert {n: len(data.split(n)) for n in ("train", "val", "test")} == {"train": 220, "val": 20, "test": 200}
+        found = np.concatenate([whole(data.split(name)).inputs["image"].numpy() for name in ("train", "val", "test")])
         original = np.concatenate([images, digit_images(200)[0]]).astype(np.float64) / 255
         expected = (original - original[:220].mean()) / original[:220].std()
         np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
@@ -361,11 +361,11 @@ class TestErrors:
         for path in (copy / "fsdd" / "recordings").glob("4_theo_*.wav"):
             path.unlink()
         make(root=copy, protocol="paper").prepare()
-        with pytest.raises(ValueError, match=r"recordings of part 'val' lack \[4\]"):
+        with pytest.raises(ValueError, match=r"recordings of split 'val' lack \[4\]"):
             make(root=copy, protocol="clean").prepare()
         images, labels = digit_images(200)
         write_idx(copy / "mnist", "t10k", images, np.where(labels == 7, 1, labels).astype(np.uint8))
-        with pytest.raises(ValueError, match=r"images of part 'train' lack \[7\]"):
+        with pytest.raises(ValueError, match=r"images of split 'train' lack \[7\]"):
             make(root=copy, protocol="paper").prepare()
 
     def test_root_from_the_environment(self, source, shared_cache, monkeypatch):
@@ -373,7 +373,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"`root` .* `BMLR_DATA`"):
             AVMNIST()
         monkeypatch.setenv("BMLR_DATA", str(source))
-        assert len(bmlr.data.create("avmnist", cache=shared_cache).part("val")) == 20
+        assert len(bmlr.data.create("avmnist", cache=shared_cache).split("val")) == 20
 
     @pytest.mark.parametrize(
         "wrong",
@@ -395,7 +395,7 @@ class TestErrors:
 
     def test_unknown_part(self, make):
         with pytest.raises(ValueError, match="Did you mean 'train'"):
-            make().part("trian")
+            make().split("trian")
 
 
 class TestLoadFiles:
@@ -409,8 +409,8 @@ class TestLoadFiles:
         data = make(audio_snr_db=None, image_energy=0.5)
         found = data.load_files(files)
         position = data.recordings("val").index("0_theo_0.wav")
-        torch.testing.assert_close(found["audio"], data.part("val").batch([position]).inputs["audio"])
-        torch.testing.assert_close(found["image"], data.part("train").batch([0]).inputs["image"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(found["audio"], data.split("val").batch([position]).inputs["audio"])
+        torch.testing.assert_close(found["image"], data.split("train").batch([0]).inputs["image"], rtol=0, atol=1e-5)
 
     def test_new_files_get_no_noise(self, make, files):
         clean, noisy = make(audio_snr_db=None), make(audio_snr_db=-10.0)
@@ -524,7 +524,7 @@ class TestRealData:
         data = AVMNIST(REAL, protocol=protocol, cache=cache)
         data.prepare()
         assert time.process_time() - start < 90
-        assert {n: len(data.part(n)) for n in ("train", "val", "test")} == {"train": 7000, "val": 1000, "test": 2000}
+        assert {n: len(data.split(n)) for n in ("train", "val", "test")} == {"train": 7000, "val": 1000, "test": 2000}
         heard = {name: set(data.recordings(name)) for name in ("train", "val", "test")}
         assert (
             {"train": 1500, "val": 500, "test": 1000}
@@ -537,14 +537,14 @@ class TestRealData:
         )
         assert not heard["train"] & heard["test"]
         for name in ("train", "val", "test"):
-            assert [int(r[0]) for r in data.recordings(name)] == data.part(name).targets.tolist()
+            assert [int(r[0]) for r in data.recordings(name)] == data.split(name).targets.tolist()
         start = time.process_time()
         AVMNIST(REAL, protocol=protocol, cache=cache).prepare()
         assert time.process_time() - start < 2
 
     def test_nearest_class_mean_tells_digits(self, cache):
         data = AVMNIST(REAL, protocol="paper", cache=cache)
-        train, test = whole(data.part("train")), whole(data.part("test"))
+        train, test = whole(data.split("train")), whole(data.split("test"))
         for name in data.modalities:
             flat = train.inputs[name].flatten(1)
             means = torch.stack([flat[train.targets == digit].mean(0) for digit in range(10)])

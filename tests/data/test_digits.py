@@ -1,4 +1,4 @@
-"""The embedded digits: parts that share nothing, the same samples every time, and a package that is whole."""
+"""The embedded digits: splits that share nothing, the same samples every time, and a package that is whole."""
 
 import ast
 import inspect
@@ -48,8 +48,8 @@ def spoken():
     return load_spoken_digits()
 
 
-def whole(part):
-    return part.batch(range(len(part)))
+def whole(split):
+    return split.batch(range(len(split)))
 
 
 def variant(voice):
@@ -59,17 +59,17 @@ def variant(voice):
 
 class TestSpokenDigits:
     def test_every_part_says_every_digit_as_often(self, spoken):
-        counts = Counter(zip(spoken.parts, spoken.digits.tolist(), strict=True))
+        counts = Counter(zip(spoken.splits, spoken.digits.tolist(), strict=True))
         assert counts == {(p, d): n for p, n in {"train": 118, "val": 40, "test": 40}.items() for d in range(10)}
-        for part, digit in counts:
-            positions = spoken.positions(part, digit)
-            assert len(positions) == counts[part, digit]
-            assert all(spoken.parts[p] == part and spoken.digits[p] == digit for p in positions)
+        for split, digit in counts:
+            positions = spoken.positions(split, digit)
+            assert len(positions) == counts[split, digit]
+            assert all(spoken.splits[p] == split and spoken.digits[p] == digit for p in positions)
 
     def test_no_variant_is_in_two_parts(self, spoken):
-        heard = {part: {variant(v) for v, p in zip(spoken.voices, spoken.parts, strict=True) if p == part}
-                 for part in PARTS}  # fmt: skip
-        assert {part: len(variants) for part, variants in heard.items()} == {"train": 59, "val": 20, "test": 20}
+        heard = {split: {variant(v) for v, p in zip(spoken.voices, spoken.splits, strict=True) if p == split}
+                 for split in PARTS}  # fmt: skip
+        assert {split: len(variants) for split, variants in heard.items()} == {"train": 59, "val": 20, "test": 20}
         assert len(set.union(*heard.values())) == 99
 
     def test_no_family_of_variants_is_in_two_parts(self, spoken):
@@ -84,10 +84,10 @@ class TestSpokenDigits:
             and node.targets[0].id == "FAMILIES"
         )
         families = eval(compile(ast.Expression(source), str(script), "eval"), {"PLAIN": "plain"})  # noqa: S307
-        part_of = {variant(v): p for v, p in zip(spoken.voices, spoken.parts, strict=True)}
+        split_of = {variant(v): p for v, p in zip(spoken.voices, spoken.splits, strict=True)}
         assert len(families) > 10
         for family in families:
-            assert len({part_of[name] for name in family if name in part_of}) == 1, family
+            assert len({split_of[name] for name in family if name in split_of}) == 1, family
 
     def test_clips(self, spoken):
         assert len(spoken) == 1980
@@ -104,8 +104,8 @@ class TestSpokenDigits:
         assert index["start"] == [0, *ends[:-1].tolist()]
 
     def test_no_clip_is_in_two_parts(self, spoken):
-        heard = {part: {w.tobytes() for w, p in zip(spoken.waves, spoken.parts, strict=True) if p == part}
-                 for part in PARTS}  # fmt: skip
+        heard = {split: {w.tobytes() for w, p in zip(spoken.waves, spoken.splits, strict=True) if p == split}
+                 for split in PARTS}  # fmt: skip
         assert not heard["train"] & heard["val"]
         assert not heard["train"] & heard["test"]
         assert not heard["val"] & heard["test"]
@@ -113,11 +113,11 @@ class TestSpokenDigits:
 
 class TestWrittenDigits:
     def test_sheets_begin_where_the_parts_do(self):
-        """The sheets are those between which the sequence of digits begins anew; parts are whole sheets."""
+        """The sheets are those between which the sequence of digits begins anew; splits are whole sheets."""
         _, labels = load_written_digits()
         for start in STARTS:  # every sheet begins with all ten digits in order
             assert labels[start : start + 10].tolist() == list(range(10))
-        bounds = [bound for part in PARTS for bound in _digits._SHEETS[part]]
+        bounds = [bound for split in PARTS for bound in _digits._SHEETS[split]]
         assert bounds == [0, 1029, 1029, 1415, 1415, 1797]
         assert set(bounds[:-1]) <= set(STARTS)
 
@@ -148,8 +148,8 @@ class TestWrittenDigits:
 class TestParts:
     def test_sizes_and_forms(self):
         data = bmlr.data.create("digits")
-        assert {name: len(data.part(name)) for name in PARTS} == SIZES
-        batch = data.part("train").batch([3, 1])
+        assert {name: len(data.split(name)) for name in PARTS} == SIZES
+        batch = data.split("train").batch([3, 1])
         for name, modality in data.modalities.items():
             assert batch.inputs[name].shape == (2, *modality.shape)
             assert batch.inputs[name].dtype == torch.float32
@@ -161,40 +161,40 @@ class TestParts:
     def test_pairs_agree_in_class_and_part_and_groups_are_voices(self, spoken):
         data = Digits()
         for name in PARTS:
-            part, clips = data.part(name), data.clips(name)
-            assert spoken.digits[clips].tolist() == part.targets.tolist()
-            assert {spoken.parts[clip] for clip in clips} == {name}
-            assert list(part.groups) == [spoken.voices[clip] for clip in clips]
+            split, clips = data.split(name), data.clips(name)
+            assert spoken.digits[clips].tolist() == split.targets.tolist()
+            assert {spoken.splits[clip] for clip in clips} == {name}
+            assert list(split.groups) == [spoken.voices[clip] for clip in clips]
 
     def test_targets_are_scikit_learns_in_order(self):
         data = Digits()
-        targets = np.concatenate([data.part(name).targets.numpy() for name in PARTS])
+        targets = np.concatenate([data.split(name).targets.numpy() for name in PARTS])
         np.testing.assert_array_equal(targets, load_written_digits()[1])
 
     def test_parts_share_no_variant(self):
         data = Digits()
-        heard = {name: {variant(voice) for voice in data.part(name).groups} for name in PARTS}
+        heard = {name: {variant(voice) for voice in data.split(name).groups} for name in PARTS}
         assert sum(len(variants) for variants in heard.values()) == len(set.union(*heard.values()))
         assert min(len(variants) for variants in heard.values()) >= 20
 
     def test_train_statistics_standardise(self):
-        for name, values in whole(Digits().part("train")).inputs.items():
+        for name, values in whole(Digits().split("train")).inputs.items():
             assert float(values.mean()) == pytest.approx(0, abs=1e-4), name
             assert float(values.std()) == pytest.approx(1, abs=1e-3), name
 
     def test_without_degradation_inputs_are_those_of_the_files(self, spoken):
         data = Digits(audio_snr_db=None, image_noise=0, image_clutter=0)
-        part = whole(data.part("val"))
+        split = whole(data.split("val"))
         images = enlarge(load_written_digits()[0])
         expected = (images[1029:1415] - images[:1029].mean()) / images[:1029].std()
-        np.testing.assert_allclose(part.inputs["image"][:, 0], expected, atol=1e-4)
+        np.testing.assert_allclose(split.inputs["image"][:, 0], expected, atol=1e-4)
         spectrogram = Spectrogram(sample_rate=8000, n_fft=256, hop_length=200, n_mels=24, seconds=0.6)
         train = np.stack([spectrogram(spoken.waves[clip]) for clip in data.clips("train")])
         found = spectrogram(spoken.waves[data.clips("val")[7]])
-        np.testing.assert_allclose(part.inputs["audio"][7], (found - train.mean()) / train.std(), atol=1e-3)
+        np.testing.assert_allclose(split.inputs["audio"][7], (found - train.mean()) / train.std(), atol=1e-3)
 
     def test_noise_on_the_images_has_the_stated_deviation(self):
-        """Read off the ratio of two standardised parts: the noise has half as large a deviation where enlarged."""
+        """Read off the ratio of two standardised splits: the noise has half as large a deviation where enlarged."""
         clean, noisy = (Digits(image_noise=noise, image_clutter=0)._build() for noise in (0.0, 0.5))
         scale = noisy["image_statistics"][1]
         raw = [
@@ -213,12 +213,12 @@ class TestParts:
             clips = data.clips("train")
             twice = next(clip for clip in clips if clips.count(clip) > 1)
             first, second = [i for i, clip in enumerate(clips) if clip == twice][:2]
-            audio = data.part("train").batch([first, second]).inputs["audio"]
+            audio = data.split("train").batch([first, second]).inputs["audio"]
             assert torch.equal(audio[0], audio[1]) is same
 
     def test_nearest_class_mean_tells_digits(self):
         data = Digits()
-        train, val = whole(data.part("train")), whole(data.part("val"))
+        train, val = whole(data.split("train")), whole(data.split("val"))
         for name in data.modalities:
             flat = train.inputs[name].flatten(1)
             means = torch.stack([flat[train.targets == digit].mean(0) for digit in range(10)])
@@ -228,28 +228,28 @@ class TestParts:
 
 class TestDeterminism:
     def test_same_seed_same_arrays(self, tmp_path, monkeypatch):
-        first = {name: whole(Digits().part(name)) for name in PARTS}
+        first = {name: whole(Digits().split(name)) for name in PARTS}
         monkeypatch.setenv("BMLR_CACHE", str(tmp_path))
         again = Digits()
         for name in PARTS:
-            for modality, values in whole(again.part(name)).inputs.items():
+            for modality, values in whole(again.split(name)).inputs.items():
                 assert torch.equal(values, first[name].inputs[modality])
 
     def test_other_seed_other_pairs_and_noise(self):
         first, other = Digits(), Digits(pairing_seed=1)
         for name in PARTS:
             assert first.clips(name) != other.clips(name)
-            assert torch.equal(first.part(name).targets, other.part(name).targets)
-            assert not torch.equal(whole(first.part(name)).inputs["image"], whole(other.part(name)).inputs["image"])
+            assert torch.equal(first.split(name).targets, other.split(name).targets)
+            assert not torch.equal(whole(first.split(name)).inputs["image"], whole(other.split(name)).inputs["image"])
 
     @pytest.mark.parametrize("parameters", [{"image_noise": 0.4}, {"image_clutter": 2}])
     def test_image_parameters_change_images_only(self, parameters):
-        plain, changed = whole(Digits().part("test")), whole(Digits(**parameters).part("test"))
+        plain, changed = whole(Digits().split("test")), whole(Digits(**parameters).split("test"))
         assert torch.equal(plain.inputs["audio"], changed.inputs["audio"])
         assert not torch.allclose(plain.inputs["image"], changed.inputs["image"], atol=1e-2)
 
     def test_audio_parameter_changes_audio_only(self):
-        plain, changed = whole(Digits().part("test")), whole(Digits(audio_snr_db=0.0).part("test"))
+        plain, changed = whole(Digits().split("test")), whole(Digits(audio_snr_db=0.0).split("test"))
         assert torch.equal(plain.inputs["image"], changed.inputs["image"])
         assert not torch.allclose(plain.inputs["audio"], changed.inputs["audio"], atol=1e-2)
 
@@ -281,13 +281,13 @@ class TestCache:
         assert len(entries()) == 3
 
     def test_second_object_reads_no_file(self, monkeypatch):
-        expected = whole(Digits().part("test"))
+        expected = whole(Digits().split("test"))
 
         def refuse():
             raise AssertionError("The clips were read.")
 
         monkeypatch.setattr(_digits, "load_spoken_digits", refuse)
-        assert torch.equal(whole(Digits().part("test")).inputs["audio"], expected.inputs["audio"])
+        assert torch.equal(whole(Digits().split("test")).inputs["audio"], expected.inputs["audio"])
         with pytest.raises(AssertionError, match="were read"):
             Digits(pairing_seed=99).prepare()
 
@@ -310,7 +310,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Digits(**wrong)
 
-    @pytest.mark.parametrize("ask", [Digits.part, Digits.clips])
+    @pytest.mark.parametrize("ask", [Digits.split, Digits.clips])
     def test_unknown_part(self, ask):
         with pytest.raises(ValueError, match="Did you mean 'train'"):
             ask(Digits(), "trian")
@@ -412,7 +412,7 @@ from bmlr.data.sets import _spoken
 assert bmlr.data.__file__.startswith({str(site)!r}), bmlr.data.__file__
 assert str(_spoken._RECORDING).startswith({str(site)!r})
 data = bmlr.data.create("digits")
-print(len(data.part("test")), data.clips("test")[:3])
+print(len(data.split("test")), data.clips("test")[:3])
 """
         environment = {**os.environ, "BMLR_CACHE": str(tmp_path / "cache")}
         done = subprocess.run(  # noqa: S603
@@ -427,7 +427,7 @@ class TestLoadFiles:
 
     @pytest.fixture
     def sample(self, spoken, tmp_path):
-        """A sample of the validation part as new files: its shipped clip and scikit-learn's image."""
+        """A sample of the validation split as new files: its shipped clip and scikit-learn's image."""
         position = 11
         image = np.round(255 * load_written_digits()[0][1029 + position]).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / "digit.png")
@@ -437,7 +437,7 @@ class TestLoadFiles:
     def test_as_in_training_without_noise(self, sample):
         position, paths = sample
         data = Digits(**self.CLEAN)
-        found, batch = data.load_files(paths), data.part("val").batch([position])
+        found, batch = data.load_files(paths), data.split("val").batch([position])
         torch.testing.assert_close(found["audio"], batch.inputs["audio"], rtol=0, atol=1e-4)
         torch.testing.assert_close(found["image"], batch.inputs["image"], rtol=0, atol=0.01)  # 8 bits of grey
 

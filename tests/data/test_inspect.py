@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import bmlr.data
 from bmlr.batch import Batch
 from bmlr.cli import main
-from bmlr.data import ArrayPart, Modality, MultimodalData
+from bmlr.data import ArraySplit, Modality, MultimodalData
 from bmlr.data.inspection._report import inspect_data
 from bmlr.data.inspection._sheet import contact_sheet
 from bmlr.data.sets._table_files import ManifestOptions, prepare_manifest
@@ -39,10 +39,10 @@ class Known(MultimodalData):
         self.modalities = {"code": Modality("vector", (3,)), "photo": Modality("image", (1, 4, 5))}
         rng = np.random.default_rng(0)
         self.inputs = {
-            part: {"code": rng.normal(size=(n, 3)), "photo": rng.normal(size=(n, 1, 4, 5))} for part, n in SIZES.items()
+            name: {"code": rng.normal(size=(n, 3)), "photo": rng.normal(size=(n, 1, 4, 5))} for name, n in SIZES.items()
         }
-        self.targets = {part: np.arange(n) % 2 for part, n in SIZES.items()}
-        self.groups = {part: [f"{part}{i // 2}" for i in range(n)] for part, n in SIZES.items()}
+        self.targets = {split: np.arange(n) % 2 for split, n in SIZES.items()}
+        self.groups = {split: [f"{split}{i // 2}" for i in range(n)] for split, n in SIZES.items()}
         self.present = dict.fromkeys(SIZES)
         for name, values in changes.items():
             setattr(self, name, values)
@@ -50,8 +50,8 @@ class Known(MultimodalData):
     def prepare(self):
         pass
 
-    def part(self, name):
-        return ArrayPart(self.inputs[name], self.targets[name], present=self.present[name], groups=self.groups[name])
+    def split(self, name):
+        return ArraySplit(self.inputs[name], self.targets[name], present=self.present[name], groups=self.groups[name])
 
     def load_files(self, files):
         raise ValueError("no files")
@@ -60,21 +60,21 @@ class Known(MultimodalData):
 class Broken(Known):
     """A data set whose batches are changed on their way."""
 
-    def part(self, name):
-        part = super().part(name)
-        whole = part.batch
-        part.batch = lambda indices, **_: self.change(whole(indices))
-        return part
+    def split(self, name):
+        split = super().split(name)
+        whole = split.batch
+        split.batch = lambda indices, **_: self.change(whole(indices))
+        return split
 
 
 def test_counts_groups_and_rates_are_those_of_the_parts():
     data = Known()
     data.targets["test"] = np.array([0, 0, 0, 1])
     found = inspect_data(data)
-    assert {name: part.samples for name, part in found.parts.items()} == SIZES
-    assert found.parts["test"].counts == {"left": 3, "right": 1}
-    assert found.parts["test"].majority_rate == 0.75 == data.majority_rate("test")
-    assert {name: part.groups for name, part in found.parts.items()} == {"train": 4, "val": 2, "test": 2}
+    assert {name: split.samples for name, split in found.splits.items()} == SIZES
+    assert found.splits["test"].counts == {"left": 3, "right": 1}
+    assert found.splits["test"].majority_rate == 0.75 == data.majority_rate("test")
+    assert {name: split.groups for name, split in found.splits.items()} == {"train": 4, "val": 2, "test": 2}
     assert (found.leaks, found.duplicates, found.alarms, found.remarks) == ((), (), (), ())
     assert found.rejected is None
 
@@ -87,14 +87,14 @@ def test_values_are_described_without_what_is_missing_or_no_number():
     data.inputs["train"]["code"][0, 0] = np.nan
     data.inputs["train"]["code"][2, 1:] = np.inf, -np.inf
     found = inspect_data(data)
-    report = found.parts["train"].inputs["code"]
+    report = found.splits["train"].inputs["code"]
     kept = data.inputs["train"]["code"][there].astype(np.float32)
     kept = kept[np.isfinite(kept)]
     assert (report.missing, report.nan, report.infinite) == (0.5, 1, 2)
     assert (report.least, report.most) == (kept.min(), kept.max())
     assert report.mean == pytest.approx(kept.mean(), abs=1e-6)
     assert report.deviation == pytest.approx(kept.std(), rel=1e-6)
-    assert any("'code' of part 'train' holds 1 NaN and 2 infinite values" in alarm for alarm in found.alarms)
+    assert any("'code' of split 'train' holds 1 NaN and 2 infinite values" in alarm for alarm in found.alarms)
 
 
 @settings(deadline=None, max_examples=20)
@@ -104,7 +104,7 @@ def test_mean_and_deviation_do_not_depend_on_how_the_batches_fall(count, shift):
     values = np.random.default_rng(count).normal(shift, 1, (count, 3))
     data.inputs["train"] = {"code": values, "photo": np.zeros((count, 1, 4, 5))}
     data.targets["train"], data.groups["train"] = np.arange(count) % 2, None
-    report = inspect_data(data).parts["train"].inputs["code"]
+    report = inspect_data(data).splits["train"].inputs["code"]
     assert report.mean == pytest.approx(values.astype(np.float32).astype(float).mean(), rel=1e-9, abs=1e-9)
     assert report.deviation == pytest.approx(values.astype(np.float32).astype(float).std(), rel=1e-9)
 
@@ -115,28 +115,28 @@ def test_shared_groups_are_named_and_their_samples_counted(protocol):
     data.groups["test"] = ["train0", "train0", "train3", "other"]
     found = inspect_data(data)
     (leak,) = found.leaks
-    assert leak.parts == ("train", "test")
+    assert leak.splits == ("train", "test")
     assert leak.groups == ("train0", "train3")
     assert leak.samples == {"train": 4, "test": 3}
     sentence = "LEAKAGE: train and test share 2 groups (train0, train3), with 4 samples of train and 3 samples of test"
     said = found.alarms if protocol == "clean" else found.remarks
     assert len(said) == 1
     assert said[0].startswith(sentence)
-    assert ("protocol 'clean' says that parts share none" in said[0]) == (protocol == "clean")
+    assert ("protocol 'clean' says that splits share none" in said[0]) == (protocol == "clean")
 
 
 def test_inputs_that_are_the_same_in_two_parts_are_found_but_not_silence():
     data = Known()
     data.inputs["val"]["photo"][1] = data.inputs["train"]["photo"][3]
     data.inputs["val"]["photo"][2] = data.inputs["train"]["photo"][3]
-    for part in SIZES:
-        data.inputs[part]["code"][0] = 0
+    for split in SIZES:
+        data.inputs[split]["code"][0] = 0
     found = inspect_data(data)
     (same,) = found.duplicates
-    assert (same.modality, same.parts, same.samples) == ("photo", ("train", "val"), {"train": 1, "val": 2})
+    assert (same.modality, same.splits, same.samples) == ("photo", ("train", "val"), {"train": 1, "val": 2})
     assert len(found.alarms) == 1
-    assert found.parts["val"].inputs["code"].constant == 1
-    assert "1 sample of part 'val' with a constant 'code'." in found.remarks
+    assert found.splits["val"].inputs["code"].constant == 1
+    assert "1 sample of split 'val' with a constant 'code'." in found.remarks
 
 
 def test_a_class_without_samples_is_an_alarm_in_training_and_a_remark_elsewhere():
@@ -144,31 +144,31 @@ def test_a_class_without_samples_is_an_alarm_in_training_and_a_remark_elsewhere(
     data.targets["train"][:] = 0
     data.targets["val"][:] = 1
     found = inspect_data(data)
-    assert found.alarms == ("Part 'train' has no sample of 1 of 2 classes: right.",)
-    assert found.remarks == ("Part 'val' has no sample of 1 of 2 classes: left.",)
+    assert found.alarms == ("Split 'train' has no sample of 1 of 2 classes: right.",)
+    assert found.remarks == ("Split 'val' has no sample of 1 of 2 classes: left.",)
 
 
 def test_without_groups_that_is_said():
     found = inspect_data(Known(groups=dict.fromkeys(SIZES)))
-    assert found.parts["train"].groups is None
+    assert found.splits["train"].groups is None
     assert "No groups are known" in found.remarks[0]
 
 
 def test_a_sample_of_the_values_is_read_and_all_is_counted():
     found = inspect_data(Known(), samples=4)
-    assert found.parts["train"].looked_at == 4
-    assert sum(found.parts["train"].counts.values()) == 8
+    assert found.splits["train"].looked_at == 4
+    assert sum(found.splits["train"].counts.values()) == 8
 
 
 def test_steps_of_sequences_are_counted_without_padding():
     data = Known()
     data.modalities = {"words": Modality("sequence", (5, 2))}
     data.inputs = {}
-    for part, n in SIZES.items():
+    for split, n in SIZES.items():
         values = np.ones((n, 5, 2)) * np.arange(1, 6)[:, None]
         values[0, 2:] = 0
-        data.inputs[part] = {"words": values}
-    report = inspect_data(data).parts["train"].inputs["words"]
+        data.inputs[split] = {"words": values}
+    report = inspect_data(data).splits["train"].inputs["words"]
     assert (report.steps.least, report.steps.median, report.steps.most) == (2, 5, 5)
     assert report.least == 1
 
@@ -193,9 +193,9 @@ def test_arguments_and_targets_are_checked():
     with pytest.raises(ValueError, match="`per_class`"):
         contact_sheet(Known(), per_class=0)
     with pytest.raises(ValueError, match="Did you mean 'train'"):
-        contact_sheet(Known(), part="trian")
+        contact_sheet(Known(), split="trian")
     with pytest.raises(ValueError, match=r"`targets` should lie in \[0, 1\]"):
-        inspect_data(Known(targets={part: np.full(n, 2) for part, n in SIZES.items()}))
+        inspect_data(Known(targets={split: np.full(n, 2) for split, n in SIZES.items()}))
 
 
 def test_the_sheet_has_a_cell_per_sample_and_names_the_classes():
@@ -216,9 +216,9 @@ def test_colours_are_shown_as_they_were():
     data = Known()
     data.modalities = {"photo": Modality("image", (3, 4, 4))}
     mean, std = (np.array(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    original = {part: np.random.default_rng(n).random((n, 3, 4, 4)) for part, n in SIZES.items()}
-    for inputs in (original, {part: (x - mean) / std for part, x in original.items()}):
-        data.inputs = {part: {"photo": x} for part, x in inputs.items()}
+    original = {split: np.random.default_rng(n).random((n, 3, 4, 4)) for split, n in SIZES.items()}
+    for inputs in (original, {split: (x - mean) / std for split, x in original.items()}):
+        data.inputs = {split: {"photo": x} for split, x in inputs.items()}
         shown = contact_sheet(data, per_class=4).axes[0].images[0].get_array()
         np.testing.assert_allclose(shown, original["train"][0].transpose(1, 2, 0), atol=1e-5)
 
@@ -235,7 +235,7 @@ def test_time_steps_may_differ_from_batch_to_batch():
         return batch
 
     data.change = shorten
-    assert inspect_data(data).parts["train"].inputs["words"].steps.least == 3
+    assert inspect_data(data).splits["train"].inputs["words"].steps.least == 3
     assert len(contact_sheet(data, per_class=40).axes) == 2 * 70
 
 
@@ -258,7 +258,7 @@ def test_every_embedded_data_set_is_inspected_without_alarm(tmp_path, capsys, mo
     assert main(arguments) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["alarms"] == []
-    assert 0.25 < content["parts"]["train"]["inputs"]["video"]["missing"] < 0.35
+    assert 0.25 < content["splits"]["train"]["inputs"]["video"]["missing"] < 0.35
     assert content["modalities"]["audio"] == {"kind": "vector", "shape": [16]}
     assert (tmp_path / "new" / "s.png").is_file()
 
@@ -278,15 +278,15 @@ def test_a_store_tells_durations_and_rejections_and_leakage_is_loud(tmp_path, ca
     assert "LEAKAGE: train and val share 4 groups (g0, g1, g2, g3)" in printed
     found = inspect_data(bmlr.data.create("manifest", root=str(tmp_path / "out"), protocol="paper"))
     assert found.rejected == 1
-    assert found.parts["train"].inputs["voice"].seconds.most == pytest.approx(1.2)
-    assert found.parts["train"].inputs["photo"].seconds is None
+    assert found.splits["train"].inputs["voice"].seconds.most == pytest.approx(1.2)
+    assert found.splits["train"].inputs["photo"].seconds is None
 
 
 def test_alarms_stand_out_and_do_not_change_the_exit_status(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = Known()
     data.groups["val"] = data.groups["train"][:4]
-    monkeypatch.setattr("bmlr.data.sets._synthetic.Synthetic.part", lambda self, name: data.part(name))
+    monkeypatch.setattr("bmlr.data.sets._synthetic.Synthetic.split", lambda self, name: data.split(name))
     monkeypatch.setattr("bmlr.data.sets._synthetic.Synthetic.prepare", lambda self: vars(self).update(vars(data)))
     assert main(["inspect", "synthetic"]) == 0
     printed = capsys.readouterr().out

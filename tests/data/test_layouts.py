@@ -64,13 +64,13 @@ class TestCremaD:
     def test_lists(self, source, tmp_path, line, end):
         names = {"train": ["1041_TIE_NEU_XX", "1001_DFA_ANG_HI"], "test": ["1091_WSI_SAD_LO", "1040_ITH_SAD_X"]}
         lists = {}
-        for part, members in names.items():
-            lists[part] = tmp_path / f"{part}.csv"
+        for split, members in names.items():
+            lists[split] = tmp_path / f"{split}.csv"
             content = end.join(line.format(name, name.split("_")[2]) for name in members)
-            lists[part].write_bytes(("\ufeff" + content + end).encode())
+            lists[split].write_bytes(("\ufeff" + content + end).encode())
         items = crema_d_items(source, lists)
         assert not problems(items)
-        assert {item.id: item.split for item in items} == {n: part for part, ns in names.items() for n in ns}
+        assert {item.id: item.split for item in items} == {n: split for split, ns in names.items() for n in ns}
 
     def test_a_header_is_no_clip(self, source, tmp_path):
         (tmp_path / "a.csv").write_text("label,name\nNEU,1041_TIE_NEU_XX\n")

@@ -296,12 +296,12 @@ def test_further_columns_are_kept_unread(tmp_path):
 
 
 def ids_of(data):
-    return {part: set(data.part(part).ids) for part in ("train", "val", "test")}
+    return {split: set(data.split(split).ids) for split in ("train", "val", "test")}
 
 
 def test_parts_are_drawn_by_group_where_there_is_no_split(tmp_path):
     data = prepared(tmp_path, vector_rows(60, groups=3), val_share=0.2, test_share=0.2)
-    groups = {name: set(data.part(name).groups) for name in ("train", "val", "test")}
+    groups = {name: set(data.split(name).groups) for name in ("train", "val", "test")}
     assert not groups["train"] & groups["val"]
     assert not (groups["train"] | groups["val"]) & groups["test"]
     assert {name: len(ids) for name, ids in ids_of(data).items()} == {"train": 36, "val": 12, "test": 12}
@@ -313,25 +313,25 @@ def test_parts_are_drawn_by_group_where_there_is_no_split(tmp_path):
 
 def test_the_table_s_split_is_kept_and_validation_drawn_if_it_has_none(tmp_path):
     rows = vector_rows(30, split=("train", "train", "train", "val", "test"), groups=1)
-    parts = ids_of(prepared(tmp_path, rows))
-    assert parts == {part: {row[0] for row in rows if row[2] == part} for part in parts}
+    splits = ids_of(prepared(tmp_path, rows))
+    assert splits == {split: {row[0] for row in rows if row[2] == split} for split in splits}
     (tmp_path / "two").mkdir()
     rows = vector_rows(30, split=("train", "train", "Training", "testing"), groups=1)
-    parts = ids_of(prepared(tmp_path / "two", rows, val_share=0.25))
-    assert parts["test"] == {row[0] for row in rows if row[2] == "testing"}
-    assert parts["train"] | parts["val"] == {row[0] for row in rows if row[2] != "testing"}
-    assert len(parts["val"]) == pytest.approx(0.25 * 23, abs=1)
+    splits = ids_of(prepared(tmp_path / "two", rows, val_share=0.25))
+    assert splits["test"] == {row[0] for row in rows if row[2] == "testing"}
+    assert splits["train"] | splits["val"] == {row[0] for row in rows if row[2] != "testing"}
+    assert len(splits["val"]) == pytest.approx(0.25 * 23, abs=1)
 
 
 def test_a_split_that_shares_groups_is_refused_taken_or_drawn_anew(tmp_path):
     rows = vector_rows(24, split=("train", "val", "test"), groups=4)
     data = prepared(tmp_path, rows)
-    with pytest.raises(ValueError, match=r"puts 6 of 6 groups in several parts \('g0', 'g1', 'g2', …\).*resplit"):
+    with pytest.raises(ValueError, match=r"puts 6 of 6 groups in several splits \('g0', 'g1', 'g2', …\).*resplit"):
         data.prepare()
     taken = bmlr.data.create("manifest", root=tmp_path / "out", protocol="paper")
     assert ids_of(taken)["val"] == {row[0] for row in rows if row[2] == "val"}
     drawn = bmlr.data.create("manifest", root=tmp_path / "out", resplit=True, val_share=0.2, test_share=0.2)
-    assert not set(drawn.part("train").groups) & set(drawn.part("test").groups)
+    assert not set(drawn.split("train").groups) & set(drawn.split("test").groups)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_modality_no_training_sample_has_is_an_error(tmp_path):
     rows = vector_rows(12, split=("train", "val", "test"), groups=1)
     for row in rows:
         row[5] = row[5] if row[2] == "test" else ""
-    with pytest.raises(ValueError, match="training part should have 'b'"):
+    with pytest.raises(ValueError, match="training split should have 'b'"):
         prepared(tmp_path, rows).prepare()
 
 
@@ -407,71 +407,71 @@ def test_every_kind_has_its_form(everything):
         "words": ("sequence", (4, 6)),
     }
     assert data.classes == tuple(sorted(LABELS))
-    assert data.parameters_given["root"] == str(everything / "out")
-    part = data.part("train")
-    batch = part.batch([3, 0])
+    assert data.hparams["root"] == str(everything / "out")
+    split = data.split("train")
+    batch = split.batch([3, 0])
     assert {name: tuple(x.shape[1:]) for name, x in batch.inputs.items()} == {
         name: form.shape for name, form in data.modalities.items()
     }
     assert all(x.dtype == torch.float32 and x.isfinite().all() for x in batch.inputs.values())
     assert batch.indices.tolist() == [3, 0]
-    assert torch.equal(batch.targets, part.targets[[3, 0]])
+    assert torch.equal(batch.targets, split.targets[[3, 0]])
 
 
 def test_missing_modalities_are_zero_and_marked(everything):
-    part = open_everything(everything).part("train")
-    assert set(part.present) == {"photo"}
-    batch = part.batch(range(len(part)))
+    split = open_everything(everything).split("train")
+    assert set(split.present) == {"photo"}
+    batch = split.batch(range(len(split)))
     there = batch.present["photo"]
     assert there.any()
     assert not there.all()
-    assert [int(name[1:]) % 5 != 4 for name in part.ids] == there.tolist()
+    assert [int(name[1:]) % 5 != 4 for name in split.ids] == there.tolist()
     assert not batch.inputs["photo"][~there].any()
     assert batch.inputs["photo"][there].flatten(1).any(1).all()
-    alone = part.batch([int((~there).nonzero()[0])])
+    alone = split.batch([int((~there).nonzero()[0])])
     assert not alone.inputs["photo"].any()
 
 
 def test_arrays_are_standardised_on_the_training_part(everything):
     data, raw = open_everything(everything), open_everything(everything, standardise=False)
-    whole = data.part("train").batch(range(len(data.part("train")))).inputs
+    whole = data.split("train").batch(range(len(data.split("train")))).inputs
     torch.testing.assert_close(whole["age"].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(whole["age"].std(0, correction=0), torch.ones(2), atol=1e-5, rtol=0)
     steps = whole["pose"][whole["pose"].any(2)]
     torch.testing.assert_close(steps.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
-    same = raw.part("train").batch(range(len(raw.part("train")))).inputs
+    same = raw.split("train").batch(range(len(raw.split("train")))).inputs
     assert torch.equal(same["pose"].any(2), whole["pose"].any(2))
-    sample = raw.part("train").ids[0]
+    sample = raw.split("train").ids[0]
     number = int(sample[1:])
     stored = np.load(everything / f"{LABELS[number % 3]} {number} age.npy").astype(np.float32)
     np.testing.assert_array_equal(same["age"][0].numpy(), stored)
 
 
 def test_random_transforms_depend_on_seed_and_sample_alone(everything):
-    part = open_everything(everything).part("train")
-    first, again = (part.batch([0, 1], augment=True, seed=5).inputs for _ in range(2))
-    alone = part.batch([1], augment=True, seed=5).inputs
-    other = part.batch([1], augment=True, seed=6).inputs
-    plain = part.batch([0, 1]).inputs
+    split = open_everything(everything).split("train")
+    first, again = (split.batch([0, 1], augment=True, seed=5).inputs for _ in range(2))
+    alone = split.batch([1], augment=True, seed=5).inputs
+    other = split.batch([1], augment=True, seed=6).inputs
+    plain = split.batch([0, 1]).inputs
     for name in first:
         assert torch.equal(first[name], again[name])
         assert torch.equal(first[name][1], alone[name][0])
     assert not torch.equal(alone["photo"], other["photo"])
     assert not torch.equal(first["photo"], plain["photo"])
-    still = open_everything(everything, augment=False).part("train").batch([0, 1], augment=True, seed=5).inputs
+    still = open_everything(everything, augment=False).split("train").batch([0, 1], augment=True, seed=5).inputs
     assert all(torch.equal(still[name], plain[name]) for name in plain)
 
 
 def test_new_files_are_read_as_those_of_the_table(everything):
     data = open_everything(everything)
-    part = data.part("test")
-    number = int(part.ids[0][1:])
+    split = data.split("test")
+    number = int(split.ids[0][1:])
     label = LABELS[number % 3]
     suffixes = {"voice": ".wav", "photo": ".png", "clip": ".mp4", "pose": " pose.npy", "age": " age.npy",
                 "words": " words.npy"}  # fmt: skip
     files = {name: everything / f"{label} {number}{suffix}" for name, suffix in suffixes.items()}
     inputs = data.load_files(files)
-    batch = part.batch([0]).inputs
+    batch = split.batch([0]).inputs
     for name in set(files) - {"photo"}:
         torch.testing.assert_close(inputs[name], batch[name], atol=2e-2 if name == "voice" else 1e-6, rtol=0)
     del files["photo"]
@@ -536,7 +536,7 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     given_data = ["--data.root", "out", "--data.val_share", "0.2", "--data.test_share", "0.2"]
     assert main(["inspect", "manifest", *given_data, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert sum(part["samples"] for part in found["parts"].values()) == 28
+    assert sum(split["samples"] for split in found["splits"].values()) == 28
     assert found["rejected"] == 2
     assert found["leaks"] == []
 

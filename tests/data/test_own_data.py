@@ -18,7 +18,7 @@ BMLR = Path(sys.executable).with_name("bmlr")
 MODULE = '''
 import numpy as np
 import torch
-from bmlr.data import ArrayPart, Modality, MultimodalData, TrainingDefaults
+from bmlr.data import ArraySplit, Modality, MultimodalData, TrainingDefaults
 
 print("the module runs")
 
@@ -27,7 +27,7 @@ class Mine(MultimodalData):
     """Noise.
 
     Args:
-        samples: Samples per part.
+        samples: Samples per split.
     """
 
     name = "mine"
@@ -42,10 +42,10 @@ class Mine(MultimodalData):
     def prepare(self) -> None:
         pass
 
-    def part(self, name):
+    def split(self, name):
         rng = np.random.default_rng(len(name))
         inputs = {u: rng.normal(size=(self.samples, *form.shape)) for u, form in self.modalities.items()}
-        return ArrayPart(inputs, np.arange(self.samples) % 2)
+        return ArraySplit(inputs, np.arange(self.samples) % 2)
 
     def load_files(self, files):
         return {u: torch.from_numpy(np.load(path)).float()[None] for u, path in files.items()}

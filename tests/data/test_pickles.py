@@ -465,15 +465,15 @@ OPCODES = [operation.code.encode("latin1") for operation in pickletools.opcodes]
 
 @settings(deadline=None, max_examples=300)
 @given(
-    parts=st.lists(
+    splits=st.lists(
         st.sampled_from(OPCODES)
         | st.sampled_from([NUMPY, NDARRAY, DTYPE, ARRAY, FLOAT64, OBJECT, b"K\x01", b"X\x01\x00\x00\x00a", b"C\x01a"]),
         max_size=40,
     )
 )
-def test_random_programs_give_a_value_error_or_plain_values(path, parts):
+def test_random_programs_give_a_value_error_or_plain_values(path, splits):
     try:
-        found = read(path, b"\x80\x04}" + b"".join(parts) + b".")
+        found = read(path, b"\x80\x04}" + b"".join(splits) + b".")
     except ValueError as error:
         assert "file.pkl" in str(error)  # noqa: PT017
     else:

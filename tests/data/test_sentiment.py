@@ -27,8 +27,8 @@ def made_content(name="mosi", text=768, seed=0, sizes=SIZES):
     """What all layouts say: sequences without padding, scores, videos and clips. Classes can be learnt."""
     rng = np.random.default_rng(seed)
     widths = {"text": text, **WIDTHS[name]}
-    parts, video = {}, 0
-    for part, size in sizes.items():
+    splits, video = {}, 0
+    for split, size in sizes.items():
         scores = rng.integers(-9, 10, size).astype(np.float32) / 3
         directions = {u: rng.normal(size=d) for u, d in widths.items()}
         samples = []
@@ -39,8 +39,8 @@ def made_content(name="mosi", text=768, seed=0, sizes=SIZES):
                 for u, d in widths.items()
             }
             samples.append({**steps, "score": scores[i], "video": f"v_{video}-{name}", "clip": i % 3})
-        parts[part] = samples
-    return parts
+        splits[split] = samples
+    return splits
 
 
 def padded(samples, name, steps, *, front=False, dtype=np.float32):
@@ -51,16 +51,16 @@ def padded(samples, name, steps, *, front=False, dtype=np.float32):
     return array
 
 
-def mmsa(parts, name="mosi", *, aligned=True):
+def mmsa(splits, name="mosi", *, aligned=True):
     """The layout of MMSA: tail padding, BERT, lengths in the unaligned file."""
     content = {}
-    for part, samples in parts.items():
+    for split, samples in splits.items():
         steps = dict.fromkeys(MODALITIES, 50) if aligned else UNALIGNED[name]
         tokens = np.zeros((len(samples), 3, 50), np.int64)
         for row, sample in zip(tokens, samples, strict=True):
             row[0, : len(sample["text"])], row[1, : len(sample["text"])] = 101, 1
         scores = np.array([sample["score"] for sample in samples], np.float32)
-        content[part] = {
+        content[split] = {
             "raw_text": [f"sentence {i}" for i in range(len(samples))],
             "audio": padded(samples, "audio", steps["audio"], dtype=np.float64),
             "vision": padded(samples, "vision", steps["vision"], dtype=np.float64),
@@ -73,19 +73,19 @@ def mmsa(parts, name="mosi", *, aligned=True):
         }
         if not aligned:
             for u in ("audio", "vision"):
-                content[part][f"{u}_lengths"] = [len(sample[u]) for sample in samples]
+                content[split][f"{u}_lengths"] = [len(sample[u]) for sample in samples]
     return content
 
 
-def mult(parts, name="mosi", *, aligned=True):
+def mult(splits, name="mosi", *, aligned=True):
     """The layout of MulT: front padding, GloVe, identifiers of three fields, in bytes for MOSI."""
     content = {}
-    for part, samples in parts.items():
+    for split, samples in splits.items():
         steps = dict.fromkeys(MODALITIES, 50) if aligned else UNALIGNED[name]
         fields = [(sample["video"], str(float(sample["clip"])), "9.5") for sample in samples]
         if name == "mosi":
             fields = [tuple(text.encode() for text in row) for row in fields]
-        content[part] = {
+        content[split] = {
             **{u: padded(samples, u, steps[u], front=True, dtype=np.float64) for u in MODALITIES},
             "labels": np.array([sample["score"] for sample in samples], np.float32)[:, None, None],
             "id": np.array(fields, dtype=object),
@@ -105,11 +105,11 @@ def write(path, content, protocol=3):
 
 LAYOUTS = {
     "aligned_50.pkl": ("mosi", 768, mmsa),
-    "unaligned_50.pkl": ("mosi", 768, lambda parts: mmsa(parts, aligned=False)),
+    "unaligned_50.pkl": ("mosi", 768, lambda splits: mmsa(splits, aligned=False)),
     "mosi_data.pkl": ("mosi", 300, mult),
-    "mosi_data_noalign.pkl": ("mosi", 300, lambda parts: mult(parts, aligned=False)),
-    "mosei/aligned_50.pkl": ("mosei", 768, lambda parts: mmsa(parts, "mosei")),
-    "mosei_senti_data_noalign.pkl": ("mosei", 300, lambda parts: mult(parts, "mosei", aligned=False)),
+    "mosi_data_noalign.pkl": ("mosi", 300, lambda splits: mult(splits, aligned=False)),
+    "mosei/aligned_50.pkl": ("mosei", 768, lambda splits: mmsa(splits, "mosei")),
+    "mosei_senti_data_noalign.pkl": ("mosei", 300, lambda splits: mult(splits, "mosei", aligned=False)),
 }
 
 
@@ -125,8 +125,8 @@ def rows(batch, name, i):
     return batch.inputs[name][i][real]
 
 
-def whole(part):
-    return part.batch(range(len(part)))
+def whole(split):
+    return split.batch(range(len(split)))
 
 
 # Layouts
@@ -135,17 +135,17 @@ def whole(part):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_sequences(tmp_path, layout):
     name, text, make = LAYOUTS[layout]
-    parts = made_content(name, text)
-    path = write(tmp_path / layout, make(parts), protocol=4 if "mosei" in layout else 3)
+    splits = made_content(name, text)
+    path = write(tmp_path / layout, make(splits), protocol=4 if "mosei" in layout else 3)
     data = bmlr.data.create(name, root=path, standardise=False)
     data.prepare()
-    longest = {u: max(len(s[u]) for samples in parts.values() for s in samples) for u in MODALITIES}
+    longest = {u: max(len(s[u]) for samples in splits.values() for s in samples) for u in MODALITIES}
     widths = {"text": text, **WIDTHS[name]}
     assert {u: m.shape for u, m in data.modalities.items()} == {u: (longest[u], widths[u]) for u in MODALITIES}
     assert list(data.modalities) == list(MODALITIES)
     assert {m.kind for m in data.modalities.values()} == {"sequence"}
-    for part, published in PARTS.items():
-        found, samples = data.part(part), parts[published]
+    for split, published in PARTS.items():
+        found, samples = data.split(split), splits[published]
         batch = whole(found)
         assert batch.present is None
         assert found.groups == [s["video"] for s in samples]
@@ -163,23 +163,23 @@ def test_every_layout_gives_the_same_sequences(tmp_path, layout):
 def test_batches_in_any_order(tmp_path):
     data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(made_content())))
     data.prepare()
-    part = data.part("train")
-    everything, some = whole(part), part.batch([5, 0, 5])
+    split = data.split("train")
+    everything, some = whole(split), split.batch([5, 0, 5])
     for u in MODALITIES:
         assert torch.equal(some.inputs[u], everything.inputs[u][[5, 0, 5]])
     assert torch.equal(some.targets, everything.targets[[5, 0, 5]])
     assert some.indices.tolist() == [5, 0, 5]
     with pytest.raises(ValueError, match="Did you mean 'val'"):
-        data.part("vall")
+        data.split("vall")
 
 
 def test_values_that_are_not_finite_become_zero_and_are_counted(tmp_path):
-    parts = made_content()
-    parts["train"][0]["audio"][0, 1] = -np.inf
-    parts["train"][1]["audio"][0, :] = -np.inf  # a step of nothing else is padding
-    parts["valid"][0]["audio"][-1, 0] = np.nan
-    parts["test"][2]["vision"][0, 3:5] = np.inf
-    content = mmsa(parts)
+    splits = made_content()
+    splits["train"][0]["audio"][0, 1] = -np.inf
+    splits["train"][1]["audio"][0, :] = -np.inf  # a step of nothing else is padding
+    splits["valid"][0]["audio"][-1, 0] = np.nan
+    splits["test"][2]["vision"][0, 3:5] = np.inf
+    content = mmsa(splits)
     content["test"]["vision"][3, 0, 0] = 1e300  # infinite in float32
     result = prepare_sentiment("mosi", write(tmp_path / "aligned_50.pkl", content), tmp_path / "out")
     text, vision, audio, *_ = result.notes
@@ -187,40 +187,40 @@ def test_values_that_are_not_finite_become_zero_and_are_counted(tmp_path):
     assert "0 NaN, 0 −∞, 3 +∞" in vision
     assert "1 NaN, 6 −∞, 0 +∞" in audio
     data = MOSI(tmp_path / "out", standardise=False)
-    assert whole(data.part("train")).inputs["audio"][0, 0, 1] == 0
-    assert len(rows(whole(data.part("train")), "audio", 1)) == len(parts["train"][1]["audio"]) - 1
-    for part in PARTS:
-        assert all(bool(torch.isfinite(x).all()) for x in whole(data.part(part)).inputs.values())
+    assert whole(data.split("train")).inputs["audio"][0, 0, 1] == 0
+    assert len(rows(whole(data.split("train")), "audio", 1)) == len(splits["train"][1]["audio"]) - 1
+    for split in PARTS:
+        assert all(bool(torch.isfinite(x).all()) for x in whole(data.split(split)).inputs.values())
 
 
 def test_what_is_beyond_a_stated_length_is_left_out_and_counted(tmp_path):
-    parts = made_content()
-    content = mmsa(parts, aligned=False)
-    content["train"]["audio"][0, len(parts["train"][0]["audio"]) + 1] = 7
+    splits = made_content()
+    content = mmsa(splits, aligned=False)
+    content["train"]["audio"][0, len(splits["train"][0]["audio"]) + 1] = 7
     content["train"]["vision_lengths"][1] = 999  # more than there is room for
-    length = len(parts["train"][2]["text"])
+    length = len(splits["train"][2]["text"])
     content["train"]["text"][2, length:] = 3  # what BERT says of padding
     result = prepare_sentiment("mosi", write(tmp_path / "unaligned_50.pkl", content), tmp_path / "out")
     text, vision, audio = result.notes
     assert f"{50 - length} steps beyond the stated length" in text
     assert "0 steps beyond the stated length" in vision
     assert "1 steps beyond the stated length" in audio
-    batch = whole(MOSI(tmp_path / "out", standardise=False).part("train"))
+    batch = whole(MOSI(tmp_path / "out", standardise=False).split("train"))
     for i, u in enumerate(("audio", "vision", "text")):
-        assert np.array_equal(rows(batch, u, i).numpy(), parts["train"][i][u])
+        assert np.array_equal(rows(batch, u, i).numpy(), splits["train"][i][u])
 
 
 def test_stated_lengths_count_from_the_end_where_padding_is_in_front(tmp_path):
-    parts = made_content(text=300)
-    content = mult(parts)
-    for samples, values in zip(parts.values(), content.values(), strict=True):
+    splits = made_content(text=300)
+    content = mult(splits)
+    for samples, values in zip(splits.values(), content.values(), strict=True):
         values["audio_lengths"] = [len(sample["audio"]) for sample in samples]
     content["train"]["audio"][0, 0] = 7
     result = prepare_sentiment("mosi", write(tmp_path / "mosi_data.pkl", content), tmp_path / "out")
     assert "padding in front" in result.notes[2]
     assert "1 steps beyond" in result.notes[2]
-    batch = whole(MOSI(tmp_path / "out", standardise=False).part("train"))
-    assert np.array_equal(rows(batch, "audio", 0).numpy(), parts["train"][0]["audio"])
+    batch = whole(MOSI(tmp_path / "out", standardise=False).split("train"))
+    assert np.array_equal(rows(batch, "audio", 0).numpy(), splits["train"][0]["audio"])
 
 
 @pytest.mark.parametrize(("make", "words"), [(mmsa, "at the tail"), (mult, "in front")])
@@ -230,25 +230,25 @@ def test_the_side_of_the_padding_is_found(tmp_path, make, words):
 
 
 def test_steps_of_zeros_within_a_sequence_stay(tmp_path):
-    parts = made_content()
-    parts["train"][0]["vision"] = np.ones((5, 20), np.float32)
-    parts["train"][0]["vision"][2] = 0
-    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts)))
-    x = whole(data.part("train")).inputs["vision"][0]
+    splits = made_content()
+    splits["train"][0]["vision"] = np.ones((5, 20), np.float32)
+    splits["train"][0]["vision"][2] = 0
+    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)))
+    x = whole(data.split("train")).inputs["vision"][0]
     assert x.any(1)[:6].tolist() == [True, True, False, True, True, False]
 
 
 # Missing modalities
 
 
-def without_some(parts):
-    """Sample i of every part lacks modality i, the fourth lacks all but text."""
-    for samples in parts.values():
+def without_some(splits):
+    """Sample i of every split lacks modality i, the fourth lacks all but text."""
+    for samples in splits.values():
         for i, u in enumerate(MODALITIES):
             samples[i][u] = samples[i][u] * 0
         for u in ("vision", "audio"):
             samples[3][u] = samples[3][u] * 0
-    return parts
+    return splits
 
 
 @pytest.mark.parametrize("make", [mmsa, mult])
@@ -259,7 +259,7 @@ def test_missing_modalities_are_marked(tmp_path, make):
         "3 samples without it", "6 samples without it", "6 samples without it",
     ]  # fmt: skip
     data = MOSI(tmp_path / "out")
-    batch = data.part("val").batch([3, 1, 0, 5])
+    batch = data.split("val").batch([3, 1, 0, 5])
     assert {u: mask.tolist() for u, mask in batch.present.items()} == {
         "text": [True, True, False, True],
         "vision": [False, False, True, True],
@@ -267,18 +267,18 @@ def test_missing_modalities_are_marked(tmp_path, make):
     }
     for u, mask in batch.present.items():
         assert torch.equal(batch.inputs[u].flatten(1).any(1), mask)
-    zeros = MOSI(tmp_path / "out", incomplete="zeros").part("val").batch([3, 1, 0, 5])
+    zeros = MOSI(tmp_path / "out", incomplete="zeros").split("val").batch([3, 1, 0, 5])
     assert zeros.present is None
     assert all(torch.equal(zeros.inputs[u], batch.inputs[u]) for u in MODALITIES)
 
 
 def test_a_part_without_gaps_has_no_masks(tmp_path):
-    parts = made_content()
-    parts["test"][0]["audio"] = parts["test"][0]["audio"] * 0
-    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts)))
+    splits = made_content()
+    splits["test"][0]["audio"] = splits["test"][0]["audio"] * 0
+    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)))
     data.prepare()
-    assert data.part("train").present is None
-    assert set(data.part("test").present) == {"audio"}
+    assert data.split("train").present is None
+    assert set(data.split("test").present) == {"audio"}
 
 
 # Targets
@@ -317,56 +317,56 @@ def test_targets_are_those_of_the_definition(scores, setting):
 
 @pytest.mark.parametrize(("num_classes", "conversion"), [(7, "round"), (7, "bins"), (3, "round"), (2, "round")])
 def test_targets_of_a_data_set(tmp_path, num_classes, conversion):
-    parts = made_content()
-    path = write(tmp_path / "aligned_50.pkl", mmsa(parts))
+    splits = made_content()
+    path = write(tmp_path / "aligned_50.pkl", mmsa(splits))
     data = MOSI(path, num_classes=num_classes, conversion=conversion)
     assert len(data.classes) == len(set(data.classes)) == num_classes
-    expected = [literal_class(float(s["score"]), num_classes, conversion) for s in parts["test"]]
-    assert data.part("test").targets.tolist() == expected
+    expected = [literal_class(float(s["score"]), num_classes, conversion) for s in splits["test"]]
+    assert data.split("test").targets.tolist() == expected
     majority = max(expected.count(c) for c in expected) / len(expected)
     assert data.majority_rate() == pytest.approx(majority, abs=1e-6)
 
 
 def test_zeros_can_be_left_out(tmp_path):
-    parts = made_content()
-    for samples in parts.values():
+    splits = made_content()
+    for samples in splits.values():
         samples[4]["score"] = np.float32(0)
-    path = write(tmp_path / "aligned_50.pkl", mmsa(parts))
+    path = write(tmp_path / "aligned_50.pkl", mmsa(splits))
     data = MOSI(path, num_classes=2, drop_zeros=True)
     assert data.classes == ("negative", "positive")
-    for part, published in PARTS.items():
-        kept = [s for s in parts[published] if s["score"] != 0]
-        assert len(kept) < len(parts[published])
-        assert data.part(part).targets.tolist() == [int(s["score"] > 0) for s in kept]
-        assert 0 not in data.part(part).scores
+    for split, published in PARTS.items():
+        kept = [s for s in splits[published] if s["score"] != 0]
+        assert len(kept) < len(splits[published])
+        assert data.split(split).targets.tolist() == [int(s["score"] > 0) for s in kept]
+        assert 0 not in data.split(split).scores
     everything = MOSI(path, num_classes=2)
-    assert len(everything.part("test")) == SIZES["test"]
+    assert len(everything.split("test")) == SIZES["test"]
 
 
 # Protocols
 
 
 def test_clean_shares_no_video_and_keeps_the_published_test_part(tmp_path):
-    parts = made_content()
-    parts["train"][0]["video"] = parts["test"][0]["video"]
-    parts["train"][5]["video"] = parts["valid"][1]["video"]
-    parts["valid"][8]["video"] = parts["test"][4]["video"]
-    parts["train"][9]["video"] = parts["valid"][8]["video"]
-    result = prepare_sentiment("mosi", write(tmp_path / "aligned_50.pkl", mmsa(parts)), tmp_path / "out")
+    splits = made_content()
+    splits["train"][0]["video"] = splits["test"][0]["video"]
+    splits["train"][5]["video"] = splits["valid"][1]["video"]
+    splits["valid"][8]["video"] = splits["test"][4]["video"]
+    splits["train"][9]["video"] = splits["valid"][8]["video"]
+    result = prepare_sentiment("mosi", write(tmp_path / "aligned_50.pkl", mmsa(splits)), tmp_path / "out")
     clean, paper = MOSI(tmp_path / "out"), MOSI(tmp_path / "out", protocol="paper")
     clean.prepare()
-    videos = {part: set(clean.part(part).groups) for part in PARTS}
+    videos = {split: set(clean.split(split).groups) for split in PARTS}
     assert not videos["train"] & videos["val"]
     assert not videos["train"] & videos["test"]
     assert not videos["val"] & videos["test"]
-    assert clean.part("test").ids == paper.part("test").ids
-    assert {part: len(paper.part(part)) for part in PARTS} == {p: SIZES[q] for p, q in PARTS.items()}
-    taken = {s["video"] for s in parts["test"]}
-    left = [s for s in parts["valid"] if s["video"] in taken]
-    taken |= {s["video"] for s in parts["valid"] if s["video"] not in taken}
-    left = [s for s in parts["train"] if s["video"] in taken] + left
+    assert clean.split("test").ids == paper.split("test").ids
+    assert {split: len(paper.split(split)) for split in PARTS} == {p: SIZES[q] for p, q in PARTS.items()}
+    taken = {s["video"] for s in splits["test"]}
+    left = [s for s in splits["valid"] if s["video"] in taken]
+    taken |= {s["video"] for s in splits["valid"] if s["video"] not in taken}
+    left = [s for s in splits["train"] if s["video"] in taken] + left
     assert clean.left_out == [f"{s['video']}$_${s['clip']}" for s in left]
-    assert len(clean.left_out) == sum(SIZES.values()) - sum(len(clean.part(part)) for part in PARTS)
+    assert len(clean.left_out) == sum(SIZES.values()) - sum(len(clean.split(split)) for split in PARTS)
     assert paper.left_out == []
     assert f"leaves out {len(left)} samples" in result.notes[3]
     assert clean.left_out[0] in result.notes[3]
@@ -377,8 +377,8 @@ def test_a_split_by_video_is_clean_already(tmp_path):
     clean, paper = MOSI(path), MOSI(path, protocol="paper")
     clean.prepare()
     assert clean.left_out == []
-    for part in PARTS:
-        assert clean.part(part).ids == paper.part(part).ids
+    for split in PARTS:
+        assert clean.split(split).ids == paper.split(split).ids
     assert len(prepare_sentiment("mosi", path, tmp_path / "out").notes) == 3
 
 
@@ -390,7 +390,7 @@ def test_the_video_is_read_from_the_identifier(tmp_path, identity, video):
     content = mmsa(made_content())
     content["test"]["id"] = [identity] * SIZES["test"]
     data = MOSI(write(tmp_path / "aligned_50.pkl", content))
-    assert set(data.part("test").groups) == {video}
+    assert set(data.split("test").groups) == {video}
 
 
 def test_identifiers_without_a_video_make_no_clean_split(tmp_path):
@@ -399,16 +399,16 @@ def test_identifiers_without_a_video_make_no_clean_split(tmp_path):
     path = write(tmp_path / "aligned_50.pkl", content)
     with pytest.raises(ValueError, match=r"tell the source video.* Found .*'clip0'"):
         MOSI(path).prepare()
-    assert len(MOSI(path, protocol="paper").part("val")) == SIZES["valid"]
+    assert len(MOSI(path, protocol="paper").split("val")) == SIZES["valid"]
     assert len(prepare_sentiment("mosi", path, tmp_path / "out").notes) == 3
 
 
 def test_a_part_that_would_be_empty(tmp_path):
-    parts = made_content()
-    for sample in parts["valid"]:
-        sample["video"] = parts["test"][0]["video"]
-    with pytest.raises(ValueError, match="Part 'val' of .* would be empty"):
-        MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts))).prepare()
+    splits = made_content()
+    for sample in splits["valid"]:
+        sample["video"] = splits["test"][0]["video"]
+    with pytest.raises(ValueError, match="Split 'val' of .* would be empty"):
+        MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits))).prepare()
 
 
 # Standardisation
@@ -416,49 +416,49 @@ def test_a_part_that_would_be_empty(tmp_path):
 
 @pytest.mark.parametrize("make", [mmsa, mult])
 def test_vision_and_audio_are_standardised_on_the_training_steps(tmp_path, make):
-    parts = made_content()
-    for samples in parts.values():
+    splits = made_content()
+    for samples in splits.values():
         for sample in samples:
             sample["audio"] = sample["audio"] * 50 + 3
             sample["audio"][:, 2] = 4  # a dimension that says nothing
-    data = MOSI(write(tmp_path / "mosi_data.pkl", make(parts)))
-    batch = whole(data.part("train"))
+    data = MOSI(write(tmp_path / "mosi_data.pkl", make(splits)))
+    batch = whole(data.split("train"))
     for u in ("vision", "audio"):
         steps = np.concatenate([rows(batch, u, i).numpy() for i in range(len(batch))])
-        original = np.concatenate([sample[u] for sample in parts["train"]]).astype(np.float64)
+        original = np.concatenate([sample[u] for sample in splits["train"]]).astype(np.float64)
         deviation = original.std(0)
         deviation[deviation < 1e-6] = 1
         np.testing.assert_allclose(steps, (original - original.mean(0)) / deviation, atol=1e-5)
         np.testing.assert_allclose(steps.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(steps.std(0), 1 - (np.arange(5) == 2) if u == "audio" else 1, atol=1e-5)
-        test = whole(data.part("test"))
-        first = (parts["test"][0][u] - original.mean(0)) / deviation
+        test = whole(data.split("test"))
+        first = (splits["test"][0][u] - original.mean(0)) / deviation
         np.testing.assert_allclose(rows(test, u, 0).numpy(), first, atol=1e-5)
-    assert np.array_equal(rows(batch, "text", 0).numpy(), parts["train"][0]["text"])
+    assert np.array_equal(rows(batch, "text", 0).numpy(), splits["train"][0]["text"])
 
 
 def test_statistics_are_those_of_the_training_samples_used(tmp_path):
-    parts = made_content()
-    parts["train"][0]["video"] = parts["test"][0]["video"]
-    parts["train"][0]["audio"] += 1000
-    path = write(tmp_path / "aligned_50.pkl", mmsa(parts))
+    splits = made_content()
+    splits["train"][0]["video"] = splits["test"][0]["video"]
+    splits["train"][0]["audio"] += 1000
+    path = write(tmp_path / "aligned_50.pkl", mmsa(splits))
     clean, paper = MOSI(path), MOSI(path, protocol="paper")
-    spread = [float(whole(data.part("test")).inputs["audio"].std()) for data in (clean, paper)]
+    spread = [float(whole(data.split("test")).inputs["audio"].std()) for data in (clean, paper)]
     assert spread[0] > 3 * spread[1]
 
 
 def test_what_cannot_be_standardised(tmp_path):
-    parts = made_content()
-    for sample in parts["train"]:
+    splits = made_content()
+    for sample in splits["train"]:
         sample["audio"][:] = 2
-    path = write(tmp_path / "aligned_50.pkl", mmsa(parts))
+    path = write(tmp_path / "aligned_50.pkl", mmsa(splits))
     with pytest.raises(ValueError, match="'audio' should not be the same at every time step"):
         MOSI(path).prepare()
     MOSI(path, standardise=False).prepare()
-    for sample in parts["train"]:
+    for sample in splits["train"]:
         sample["audio"][:] = 0
     with pytest.raises(ValueError, match="should have 'audio'. Every sample lacks it"):
-        MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts))).prepare()
+        MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits))).prepare()
 
 
 # Preparing
@@ -470,8 +470,8 @@ def test_prepared_once_and_used_without_the_source(tmp_path):
     first = prepare_sentiment("mosi", tmp_path / "MOSI", tmp_path / "out")
     assert first.decoded == sum(SIZES.values())
     assert first.folder.parent == tmp_path / "out"
-    assert {part: sum(classes.values()) for part, classes in first.counts.items()} == {
-        part: SIZES[published] for part, published in PARTS.items()
+    assert {split: sum(classes.values()) for split, classes in first.counts.items()} == {
+        split: SIZES[published] for split, published in PARTS.items()
     }
     assert first.rejected == ()
     stamp = (first.folder / "manifest.json").stat().st_mtime_ns
@@ -482,10 +482,10 @@ def test_prepared_once_and_used_without_the_source(tmp_path):
     key = json.loads((first.folder / "manifest.json").read_text())["key"]
     assert key["file"] == "aligned_50.pkl"
     assert len(key["sha256"]) == 64
-    from_source = whole(MOSI(source / "aligned_50.pkl").part("train"))
+    from_source = whole(MOSI(source / "aligned_50.pkl").split("train"))
     shutil.rmtree(tmp_path / "MOSI")
     for root in (tmp_path / "out", first.folder):
-        batch = whole(MOSI(root).part("train"))
+        batch = whole(MOSI(root).split("train"))
         assert all(torch.equal(batch.inputs[u], from_source.inputs[u]) for u in MODALITIES)
 
 
@@ -493,17 +493,17 @@ def test_a_changed_file_is_converted_anew(tmp_path):
     path = write(tmp_path / "aligned_50.pkl", mmsa(made_content()))
     first = MOSI(path)
     first.prepare()
-    before = whole(first.part("test")).inputs["audio"].clone()
+    before = whole(first.split("test")).inputs["audio"].clone()
     write(path, mmsa(made_content(seed=1)))
     second = MOSI(path)
-    assert not torch.equal(whole(second.part("test")).inputs["audio"][0, 0], before[0, 0])
+    assert not torch.equal(whole(second.split("test")).inputs["audio"][0, 0], before[0, 0])
 
 
 def test_the_default_root_and_cache(tmp_path, monkeypatch):
     write(tmp_path / "MOSI" / "Processed" / "aligned_50.pkl", mmsa(made_content()))
     monkeypatch.setenv("BMLR_DATA", str(tmp_path))
     data = MOSI()
-    assert len(data.part("test")) == SIZES["test"]
+    assert len(data.split("test")) == SIZES["test"]
     assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["mosi"]
     own = MOSI(cache=tmp_path / "own")
     own.prepare()
@@ -514,17 +514,17 @@ def test_the_default_root_and_cache(tmp_path, monkeypatch):
 
 
 def test_one_of_several_files_has_to_be_named(tmp_path):
-    parts = made_content()
-    write(tmp_path / "aligned_50.pkl", mmsa(parts))
-    write(tmp_path / "unaligned_50.pkl", mmsa(parts, aligned=False))
+    splits = made_content()
+    write(tmp_path / "aligned_50.pkl", mmsa(splits))
+    write(tmp_path / "unaligned_50.pkl", mmsa(splits, aligned=False))
     with pytest.raises(ValueError, match=r"`file` should name one .*aligned_50\.pkl.*unaligned_50\.pkl"):
         MOSI(tmp_path).prepare()
-    assert len(MOSI(tmp_path, file="unaligned_50.pkl").part("val")) == SIZES["valid"]
+    assert len(MOSI(tmp_path, file="unaligned_50.pkl").split("val")) == SIZES["valid"]
     for file in ("aligned_50.pkl", "unaligned_50.pkl"):
         prepare_sentiment("mosi", tmp_path, tmp_path / "out", file=file)
     with pytest.raises(ValueError, match=r"`root` should hold one prepared 'mosi', or `file` decide.*of aligned_50"):
         MOSI(tmp_path / "out").prepare()
-    assert len(MOSI(tmp_path / "out", file="aligned_50.pkl").part("val")) == SIZES["valid"]
+    assert len(MOSI(tmp_path / "out", file="aligned_50.pkl").split("val")) == SIZES["valid"]
     with pytest.raises(FileNotFoundError, match=r"There is no other\.pkl of 'mosi', and nothing prepared"):
         MOSI(tmp_path / "out", file="other.pkl").prepare()
 
@@ -567,7 +567,7 @@ def changed(**entries):
 
 
 BAD = {
-    "a part missing": (lambda c: {"train": c["train"], "test": c["test"]}, r"a dictionary 'valid'. Found \['test'"),
+    "a split missing": (lambda c: {"train": c["train"], "test": c["test"]}, r"a dictionary 'valid'. Found \['test'"),
     "code": (hostile, r"system`, which is neither an array nor a plain value. It was refused"),
     "no labels": (changed(regression_labels=None), r"'valid' should have 'regression_labels' \(MMSA\) or 'labels'"),
     "text for labels": (changed(regression_labels=["a"] * 9), "numbers for 'regression_labels'"),
@@ -636,13 +636,13 @@ def save(folder, **arrays):
 
 
 def test_new_files_are_treated_as_in_training(tmp_path):
-    parts = made_content()
-    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts)))
-    inputs = data.load_files(save(tmp_path, **{u: parts["test"][0][u] for u in MODALITIES}))
-    batch = whole(data.part("test"))
+    splits = made_content()
+    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)))
+    inputs = data.load_files(save(tmp_path, **{u: splits["test"][0][u] for u in MODALITIES}))
+    batch = whole(data.split("test"))
     for u in MODALITIES:
         assert torch.equal(inputs[u][0], rows(batch, u, 0))
-    noisy = parts["test"][0]["audio"].copy()
+    noisy = splits["test"][0]["audio"].copy()
     noisy[0, 0] = -np.inf
     files = save(tmp_path, audio=noisy)
     with pytest.warns(UserWarning, match=r"audio\.npy: 1 values that are not finite were set to 0"):
@@ -707,19 +707,19 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     from bmlr.training import build_model, evaluate_run, predict_run, train
 
     _, text, make = LAYOUTS[layout]
-    parts = without_some(made_content(text=text))
-    prepare_sentiment("mosi", write(tmp_path / layout, make(parts)), tmp_path / "out")
+    splits = without_some(made_content(text=text))
+    prepare_sentiment("mosi", write(tmp_path / layout, make(splits)), tmp_path / "out")
     (tmp_path / layout).unlink()
     data = MOSI(tmp_path / "out", incomplete="zeros" if method == "AGM" else "mask")
     given = {"mode": "bb"} if method == "ReconBoost" else {}  # all modalities in one epoch
     result = train(data, bmlr.methods.create(method, **given), **options, runs=tmp_path / "runs")
     assert set(result.content["test"]["unimodal_accuracy"]) == set(MODALITIES)
-    assert result.content["samples"] == {part: SIZES[published] for part, published in PARTS.items()}
+    assert result.content["samples"] == {split: SIZES[published] for split, published in PARTS.items()}
     assert result.content["majority_rate"] == data.majority_rate()
     assert type(build_model(data, options["model"]).encoders["text"]).__name__ == "TransformerEncoder"
     score = evaluate_run(result.directory)
     assert score.as_dict() == result.content["test"]
-    steps = {u: parts["test"][8][u] for u in MODALITIES}
+    steps = {u: splits["test"][8][u] for u in MODALITIES}
     predicted = predict_run(result.directory, save(tmp_path, **steps))
     assert set(predicted) == {"fused", *MODALITIES}
     for probabilities in predicted.values():
@@ -732,19 +732,19 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
 
 
 def test_a_prediction_is_that_of_the_test_part(tmp_path):
-    """A sample of the test part, with a modality missing and without, gets from files what it got in its batch."""
+    """A sample of the test split, with a modality missing and without, gets from files what it got in its batch."""
     options = runnable()
     from bmlr.training import load_run, predict_run, train
 
-    parts = without_some(made_content())
-    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts)), num_classes=2)
+    splits = without_some(made_content())
+    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)), num_classes=2)
     directory = train(data, bmlr.methods.BMLR(), **options, runs=tmp_path / "runs").directory
     config, model, method = load_run(directory)
-    batch = whole(config.data.part("test"))
+    batch = whole(config.data.split("test"))
     with torch.no_grad():
         logits = method.predict(model(batch.inputs, batch.present)).logits.softmax(1)
     for i in (0, 1, 2, 3, 7):
-        files = save(tmp_path, **{u: parts["test"][i][u] for u in MODALITIES if parts["test"][i][u].any()})
+        files = save(tmp_path, **{u: splits["test"][i][u] for u in MODALITIES if splits["test"][i][u].any()})
         found = predict_run(directory, files)["fused"]
         assert list(found.values()) == pytest.approx(logits[i].tolist(), abs=1e-5)
 
@@ -753,11 +753,11 @@ def test_a_sample_without_any_modality_harms_nothing(tmp_path):
     options = runnable()
     from bmlr.training import train
 
-    parts = made_content()
-    for samples in parts.values():
+    splits = made_content()
+    for samples in splits.values():
         for u in MODALITIES:
             samples[0][u] = samples[0][u] * 0
-    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(parts)))
+    data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = train(data, bmlr.methods.BMLR(), **options, runs=tmp_path / "runs")
@@ -787,8 +787,8 @@ def test_from_the_command_line(tmp_path, capsys):
     """prepare, train, evaluate, predict: one command each."""
     from bmlr.cli import main
 
-    parts = made_content()
-    source = write(tmp_path / "aligned_50.pkl", mmsa(parts))
+    splits = made_content()
+    source = write(tmp_path / "aligned_50.pkl", mmsa(splits))
     assert main(["prepare", "mosi", str(source), str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "set to 0: " in printed
@@ -797,7 +797,7 @@ def test_from_the_command_line(tmp_path, capsys):
     small = ["--model.width", "2", "--model.depth", "1", "--model.heads", "2", "--trainer.epochs", "1"]
     assert main(["train", "--data", "mosi", "--data.root", folder, "--method", "BMLR", *small, *run]) == 0
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    steps = {u: parts["test"][0][u] for u in MODALITIES}
+    steps = {u: splits["test"][0][u] for u in MODALITIES}
     files = [f"{name}={path}" for name, path in save(tmp_path, **steps).items()]
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "run"), *files, "--json"]) == 0

@@ -18,8 +18,8 @@ from bmlr.training import ModelOptions, build_model, planned_requests
 PARTS = ("train", "val", "test")
 
 
-def whole(part):
-    return part.batch(range(len(part)))
+def whole(split):
+    return split.batch(range(len(split)))
 
 
 def accuracy(scores, targets):
@@ -112,7 +112,7 @@ class TestPosterior:
     @pytest.mark.parametrize("parameters", CASES)
     def test_reaches_the_bayes_accuracy(self, parameters):
         data = Synthetic(**parameters, samples={"test": 20_000})
-        batch = whole(data.part("test"))
+        batch = whole(data.split("test"))
         posterior = data.posterior(batch.inputs, batch.present)
         for name, bayes in data.bayes_accuracy.items():
             there = (batch.present or {}).get(name, torch.ones(len(batch), dtype=torch.bool))
@@ -123,7 +123,7 @@ class TestPosterior:
     def test_is_calibrated(self, parameters):
         """The mean probability of the best class is the accuracy, and every class is probable as often as it is."""
         data = Synthetic(**parameters, samples={"val": 10_000})
-        batch = whole(data.part("val"))
+        batch = whole(data.split("val"))
         fused = data.posterior(batch.inputs, batch.present)["fused"]
         assert fused.dtype == torch.float64
         torch.testing.assert_close(fused.sum(1), torch.ones(len(fused), dtype=torch.float64))
@@ -135,20 +135,20 @@ class TestPosterior:
     def test_is_that_of_bayes_rule_on_the_latents(self):
         """A literal Bayes rule with densities of the latents drawn anew from the same streams, before the map."""
         data = Synthetic(accuracy={"a": 0.7, "b": 0.5}, num_classes=4, difficulty={"a": 4, "b": 0}, dimensions=6)
-        part = data.part("test")
-        likelihood = np.ones((len(part), 4))
+        split = data.split("test")
+        likelihood = np.ones((len(split), 4))
         for name in ("a", "b"):
-            latents = data._rng("latents", name, part="test").standard_normal((len(part), 6))
+            latents = data._rng("latents", name, split="test").standard_normal((len(split), 6))
             means = np.zeros((4, 6))
             means[:, :3] = data.separation[name] * simplex(4)
-            latents += means[part.targets.numpy()]
+            latents += means[split.targets.numpy()]
             likelihood *= np.exp(-((latents[:, None] - means) ** 2).sum(-1) / 2)
         expected = likelihood / likelihood.sum(1, keepdims=True)
-        np.testing.assert_allclose(data.posterior(whole(part).inputs)["fused"], expected, atol=1e-4)
+        np.testing.assert_allclose(data.posterior(whole(split).inputs)["fused"], expected, atol=1e-4)
 
     def test_without_layers_a_linear_classifier_is_the_best(self):
         data = Synthetic(accuracy={"a": 0.7, "b": 0.5}, num_classes=3, difficulty={"a": 0, "b": 6}, dimensions=5)
-        train, test = whole(data.part("train")), whole(data.part("test"))
+        train, test = whole(data.split("train")), whole(data.split("test"))
         for name, reaches in (("a", True), ("b", False)):
             means = torch.stack([train.inputs[name][train.targets == label].mean(0) for label in range(3)])
             found = accuracy(-torch.cdist(test.inputs[name], means), test.targets)
@@ -156,14 +156,14 @@ class TestPosterior:
 
     def test_some_modalities_only(self):
         data = Synthetic()
-        inputs = whole(data.part("val")).inputs
+        inputs = whole(data.split("val")).inputs
         posterior = data.posterior({"video": inputs["video"]})
         assert set(posterior) == {"video", "fused"}
         torch.testing.assert_close(posterior["video"], posterior["fused"])
 
     def test_absent_gives_the_prior(self):
         data = Synthetic(accuracy={"a": 0.7, "b": 0.5}, num_classes=4, missing={"b": 0.5})
-        batch = whole(data.part("val"))
+        batch = whole(data.split("val"))
         posterior = data.posterior(batch.inputs, batch.present)
         absent = ~batch.present["b"]
         assert absent.any()
@@ -218,7 +218,7 @@ class TestMap:
         assert all(first < second for first, second in itertools.pairwise(unexplained))
 
     def test_inputs_stay_near_unit_variance(self):
-        inputs = whole(Synthetic().part("train")).inputs
+        inputs = whole(Synthetic().split("train")).inputs
         assert all(0.2 < float(x.var(0).min()) < float(x.var(0).max()) < 2 for x in inputs.values())
 
 
@@ -226,34 +226,34 @@ class TestParts:
     def test_forms(self):
         data = bmlr.data.create("synthetic", samples={"train": 30, "val": 20})
         assert isinstance(data, bmlr.data.Synthetic)
-        assert {name: len(data.part(name)) for name in PARTS} == {"train": 30, "val": 20, "test": 2000}
-        batch = data.part("train").batch([3, 1])
+        assert {name: len(data.split(name)) for name in PARTS} == {"train": 30, "val": 20, "test": 2000}
+        batch = data.split("train").batch([3, 1])
         for name, modality in data.modalities.items():
             assert modality.kind == "vector"
             assert batch.inputs[name].shape == (2, *modality.shape)
             assert batch.inputs[name].dtype == torch.float32
         assert batch.present is None
-        assert data.part("train").groups is None
+        assert data.split("train").groups is None
         assert data.protocol == "clean"
         assert len(data.classes) == 10
 
     def test_every_class_is_as_frequent(self):
-        targets = Synthetic(samples={"train": 20_000}).part("train").targets
+        targets = Synthetic(samples={"train": 20_000}).split("train").targets
         frequency = torch.bincount(targets, minlength=10) / 20_000
         assert float((frequency - 0.1).abs().max()) < three_errors(0.1, 20_000)
 
     def test_same_parameters_same_samples_another_seed_others(self):
         first, same, other = Synthetic(), Synthetic(), Synthetic(seed=1)
         for name in PARTS:
-            assert torch.equal(first.part(name).targets, same.part(name).targets)
-            assert not torch.equal(first.part(name).targets, other.part(name).targets)
-            for modality, values in whole(first.part(name)).inputs.items():
-                assert torch.equal(values, whole(same.part(name)).inputs[modality])
-                assert not torch.equal(values, whole(other.part(name)).inputs[modality])
+            assert torch.equal(first.split(name).targets, same.split(name).targets)
+            assert not torch.equal(first.split(name).targets, other.split(name).targets)
+            for modality, values in whole(first.split(name)).inputs.items():
+                assert torch.equal(values, whole(same.split(name)).inputs[modality])
+                assert not torch.equal(values, whole(other.split(name)).inputs[modality])
 
     def test_parts_and_modalities_are_independent(self):
         data = Synthetic(accuracy={"a": 0.1, "b": 0.1}, difficulty={}, samples=dict.fromkeys(PARTS, 2000))
-        drawn = [whole(data.part(name)).inputs[u].flatten().numpy() for name in PARTS for u in ("a", "b")]
+        drawn = [whole(data.split(name)).inputs[u].flatten().numpy() for name in PARTS for u in ("a", "b")]
         correlations = np.corrcoef(np.stack(drawn)) - np.eye(6)
         assert np.abs(correlations).max() < 4 / math.sqrt(32_000)
 
@@ -262,7 +262,7 @@ class TestParts:
         first = Synthetic(accuracy={"a": 0.6, "b": 0.4}, **parameters)
         second = Synthetic(accuracy={"b": 0.4, "a": 0.6}, **parameters)
         assert first.bayes_accuracy == pytest.approx(second.bayes_accuracy, abs=1e-12)
-        one, two = whole(first.part("train")), whole(second.part("train"))
+        one, two = whole(first.split("train")), whole(second.split("train"))
         assert torch.equal(one.targets, two.targets)
         for name in ("a", "b"):
             assert torch.equal(one.inputs[name], two.inputs[name])
@@ -271,20 +271,20 @@ class TestParts:
     def test_a_modality_does_not_depend_on_the_others(self):
         alone = Synthetic(accuracy={"a": 0.6, "b": 0.4}, difficulty={"a": 3})
         beside = Synthetic(accuracy={"c": 0.9, "a": 0.6, "b": 0.7}, difficulty={"a": 3, "b": 5})
-        assert torch.equal(whole(alone.part("val")).inputs["a"], whole(beside.part("val")).inputs["a"])
+        assert torch.equal(whole(alone.split("val")).inputs["a"], whole(beside.split("val")).inputs["a"])
 
     def test_fewer_samples_are_the_first(self):
-        few = Synthetic(samples={"train": 50}, missing={"video": 0.5}).part("train")
-        many = Synthetic(samples={"train": 500}, missing={"video": 0.5}).part("train").batch(range(50))
+        few = Synthetic(samples={"train": 50}, missing={"video": 0.5}).split("train")
+        many = Synthetic(samples={"train": 500}, missing={"video": 0.5}).split("train").batch(range(50))
         assert torch.equal(whole(few).targets, many.targets)
         assert torch.equal(whole(few).present["video"], many.present["video"])
         torch.testing.assert_close(whole(few).inputs["video"], many.inputs["video"], rtol=0, atol=1e-5)
 
     def test_missing_has_the_stated_share_and_never_all(self):
-        batch = whole(Synthetic(missing={"video": 0.3}, samples={"train": 10_000}).part("train"))
+        batch = whole(Synthetic(missing={"video": 0.3}, samples={"train": 10_000}).split("train"))
         assert set(batch.present) == {"video"}
         assert float((~batch.present["video"]).double().mean()) == pytest.approx(0.3, abs=three_errors(0.3, 10_000))
-        both = whole(Synthetic(missing={"audio": 0.5, "video": 0.8}, samples={"train": 10_000}).part("train"))
+        both = whole(Synthetic(missing={"audio": 0.5, "video": 0.8}, samples={"train": 10_000}).split("train"))
         assert (both.present["audio"] | both.present["video"]).all()
         expected = 0.5 * 0.2 / (1 - 0.5 * 0.8)  # audio lacks, given that not both do
         assert float((~both.present["audio"]).double().mean()) == pytest.approx(
@@ -298,9 +298,9 @@ class TestParts:
 
     def test_parameters_given_make_it_again(self):
         data = Synthetic(accuracy={"a": 0.6, "b": 0.4}, missing={"b": 0.2}, samples={"val": 7}, seed=3)
-        again = Synthetic(**data.parameters_given)
-        assert again.parameters_given == data.parameters_given
-        assert torch.equal(whole(again.part("val")).inputs["b"], whole(data.part("val")).inputs["b"])
+        again = Synthetic(**data.hparams)
+        assert again.hparams == data.hparams
+        assert torch.equal(whole(again.split("val")).inputs["b"], whole(data.split("val")).inputs["b"])
         assert Synthetic().samples == {"train": 4000, "val": 1000, "test": 2000}  # the default was not written to
 
 
@@ -313,13 +313,13 @@ class TestTraining:
         )
         model, method = build_model(data, ModelOptions(width=8)), Joint()
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-        part = data.part("train")
+        split = data.split("train")
         for epoch in range(4):
-            for request in planned_requests(EpochPlan(), len(part), 64, seed=0, epoch=epoch):
+            for request in planned_requests(EpochPlan(), len(split), 64, seed=0, epoch=epoch):
                 optimizer.zero_grad()
-                method.compute_losses(model, part.batch(request.indices)).total.backward()
+                method.compute_losses(model, split.batch(request.indices)).total.backward()
                 optimizer.step()
-        batch = whole(data.part("test"))
+        batch = whole(data.split("test"))
         with torch.no_grad():
             output = model.eval()(batch.inputs, batch.present)
         for name, logits in {"fused": output.logits, **output.unimodal_logits}.items():
@@ -361,7 +361,7 @@ class TestErrors:
 
     def test_unknown_names(self):
         with pytest.raises(ValueError, match="Did you mean 'train'"):
-            Synthetic().part("trian")
+            Synthetic().split("trian")
         with pytest.raises(ValueError, match="Did you mean 'audio'"):
             Synthetic().bayes_of(["adio"])
 
@@ -369,13 +369,13 @@ class TestErrors:
 class TestLoadFiles:
     @pytest.fixture
     def files(self, tmp_path):
-        batch = Synthetic().part("test").batch([4])
+        batch = Synthetic().split("test").batch([4])
         for name, values in batch.inputs.items():
             np.save(tmp_path / f"{name}.npy", values[0].numpy())
         return {name: tmp_path / f"{name}.npy" for name in batch.inputs}
 
     def test_as_the_parts(self, files):
-        found, batch = Synthetic().load_files(files), Synthetic().part("test").batch([4])
+        found, batch = Synthetic().load_files(files), Synthetic().split("test").batch([4])
         for name, values in batch.inputs.items():
             assert torch.equal(found[name], values)
             assert found[name].dtype == torch.float32

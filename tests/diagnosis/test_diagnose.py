@@ -16,6 +16,7 @@ from bmlr.diagnosis import (
     confidence_gap,
     diagnose,
     probe_gap,
+    write_diagnosis,
 )
 from bmlr.diagnosis._readings import collect
 from bmlr.diagnosis._removal import make_reader
@@ -83,7 +84,7 @@ def test_they_are_the_pure_functions_of_the_readings(lacking):
         "synthetic", samples={"val": 300}, num_classes=4, missing={"video": 0.4 * lacking, "audio": 0.2 * lacking}
     )
     model = build_model(data, ModelOptions(width=4))
-    batches = [data.part("val").batch(range(300))]
+    batches = [data.split("val").batch(range(300))]
     readings = collect(make_reader(model, batches), batches)
     found = diagnose(model, batches)
     everything, targets = readings.everything, readings.targets
@@ -150,7 +151,7 @@ def test_results_are_plain_data_tables_and_files(tmp_path):
     monitor = GradientMonitor()
     monitor._pending = [{"step": 0, "epoch": 0, "norm_audio": 2.0, "norm_video": 1.0, "conflict_video": -0.5}]
     found = diagnose(predict, guesses(), reference={"audio": 0.8, "video": 0.9}, gradients=monitor, subject="a model")
-    written = found.save(tmp_path / "new" / "folder")
+    written = write_diagnosis(found, tmp_path / "new" / "folder")
     assert {path.name for path in written} == {
         "diagnosis.json", "diagnosis.md", "accuracies.png", "shapley.png", "confidence.png", "gradients.png",
         "conflict.png",
@@ -174,7 +175,7 @@ def test_results_are_plain_data_tables_and_files(tmp_path):
     printed = console.export_text()
     assert "undertrained" in printed
     assert "accuracy ratio" in printed
-    assert len(found.save(tmp_path, figures=False)) == 2
+    assert len(write_diagnosis(found, tmp_path, figures=False)) == 2
 
 
 def joint_training(scenario, seed, epochs=10):
@@ -183,15 +184,15 @@ def joint_training(scenario, seed, epochs=10):
     trainer = TrainerOptions(epochs=epochs, accelerator="cpu")
     config = RunConfig(data, Joint(), *fill_defaults(data, ModelOptions(), OptimizerOptions(), trainer), seed=seed)
     torch.manual_seed(seed)
-    model, part = build_model(data, config.model), data.part("train")
+    model, split = build_model(data, config.model), data.split("train")
     optimizer = config.optimizer.optimizer(model.parameters())
     for epoch in range(epochs):
         model.train()
-        for request in planned_requests(EpochPlan(), len(part), 64, seed=seed, epoch=epoch):
+        for request in planned_requests(EpochPlan(), len(split), 64, seed=seed, epoch=epoch):
             optimizer.zero_grad()
-            config.method.compute_losses(model, part.batch(request.indices)).total.backward()
+            config.method.compute_losses(model, split.batch(request.indices)).total.backward()
             optimizer.step()
-    val = data.part("val")
+    val = data.split("val")
     return model, [val.batch(range(start, start + 250)) for start in range(0, 1000, 250)], probe_gap(config, model)
 
 

@@ -26,50 +26,50 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def parts(monkeypatch):
-    """The parts that are read."""
-    asked, original = [], Toy.part
+def splits(monkeypatch):
+    """The splits that are read."""
+    asked, original = [], Toy.split
 
-    def part(self, name):
+    def split(self, name):
         asked.append(name)
         return original(self, name)
 
-    monkeypatch.setattr(Toy, "part", part)
+    monkeypatch.setattr(Toy, "split", split)
     return asked
 
 
-def test_a_run_is_read_by_its_methods_predictions_on_validation_only(run, parts):
+def test_a_run_is_read_by_its_methods_predictions_on_validation_only(run, splits):
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
     found = diagnose_run(run)
     assert torch.equal(torch.rand(3), expected)
-    assert set(parts) == {"val"}
-    score = evaluate_run(run, part="val")
+    assert set(splits) == {"val"}
+    score = evaluate_run(run, split="val")
     assert found.accuracy.value == pytest.approx(score.accuracy)
     assert {u: m.alone.value for u, m in found.modalities.items()} == pytest.approx(score.unimodal_accuracy)
-    assert "UniformBaseline on toy, validation part, best weights" in found.caption
+    assert "UniformBaseline on toy, validation split, best weights" in found.caption
     assert "UniformBaseline" not in found.verdict.methods
-    last = diagnose_run(run, part="test", weights="last")
-    assert last.accuracy.value == pytest.approx(evaluate_run(run, part="test", weights="last").accuracy)
+    last = diagnose_run(run, split="test", weights="last")
+    assert last.accuracy.value == pytest.approx(evaluate_run(run, split="test", weights="last").accuracy)
 
 
-def test_the_command_prints_and_writes(run, parts, capsys, tmp_path):
+def test_the_command_prints_and_writes(run, splits, capsys, tmp_path):
     assert main(["diagnose", str(run)]) == 0
     printed = capsys.readouterr().out
     assert "accuracy alone" in printed
     assert "verdict" in printed
     content = json.loads((run / "diagnosis" / "diagnosis.json").read_text())
     assert " ".join(content["verdict"]["paragraph"].split())[:30] in " ".join(printed.split())
-    assert "test" not in parts
+    assert "test" not in splits
     assert {path.name for path in (run / "diagnosis").iterdir()} == {
         "diagnosis.json", "diagnosis.md", "accuracies.png", "shapley.png", "confidence.png",
     }  # fmt: skip
-    assert main(["diagnose", str(run), "--part", "test", "--out", str(tmp_path / "d")]) == 0
-    assert "test part" in json.loads((tmp_path / "d" / "diagnosis.json").read_text())["subject"]
+    assert main(["diagnose", str(run), "--split", "test", "--out", str(tmp_path / "d")]) == 0
+    assert "test split" in json.loads((tmp_path / "d" / "diagnosis.json").read_text())["subject"]
 
 
-def test_the_command_with_probes_and_recorded_gradients(run, parts, capsys, tmp_path):
+def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp_path):
     monitor = GradientMonitor(run)
     monitor._pending = [{"step": 0, "epoch": 0, "norm_audio": 2.0, "norm_image": 1.0}]
     monitor.write()
@@ -81,7 +81,7 @@ def test_the_command_with_probes_and_recorded_gradients(run, parts, capsys, tmp_
     assert "training image alone for 2 epochs" in captured.err
     assert "linear probe, joint encoder" in captured.out
     assert "gradient norm in training" in captured.out
-    assert "test" not in parts
+    assert "test" not in splits
     assert (tmp_path / "probes.png").is_file()
     assert (tmp_path / "gradients.png").is_file()
     again = json.loads((tmp_path / "diagnosis.json").read_text())
@@ -92,8 +92,8 @@ def test_the_command_with_probes_and_recorded_gradients(run, parts, capsys, tmp_
     ("arguments", "message"),
     [
         (["nowhere"], "There is no run in nowhere"),
-        (["RUN", "--part", "train", "--probe"], "`probe` fits to the training part"),
-        (["RUN", "--part", "validation"], "part"),
+        (["RUN", "--split", "train", "--probe"], "`probe` fits to the training split"),
+        (["RUN", "--split", "validation"], "split"),
         (["RUN", "--weights", "first"], "weights"),
     ],
 )

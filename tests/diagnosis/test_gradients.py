@@ -14,7 +14,7 @@ from bmlr.diagnosis import (
     read_gradients,
     summarise_gradients,
 )
-from bmlr.training import BalancedModule, OptimizerOptions
+from bmlr.training import BalancedModule, MonitorCallback, OptimizerOptions
 
 
 def model_and_batch(**options):
@@ -155,16 +155,16 @@ def fit(epochs, callbacks, *, clip=None, accumulate=1):
 def test_the_callback_records_what_the_optimiser_sees_and_changes_nothing(tmp_path):
     plain = fit(2, [])
     monitor = GradientMonitor(tmp_path, conflict_every=3)
-    monitored = fit(2, [monitor.callback()])
+    monitored = fit(2, [MonitorCallback(monitor)])
     assert all(torch.equal(value, monitored[name]) for name, value in plain.items())
     rows = read_gradients(tmp_path)
     assert [row["step"] for row in rows] == list(range(8))
     assert [row["epoch"] for row in rows] == [0] * 4 + [1] * 4
     assert [row["step"] for row in rows if "conflict_video" in row] == [0, 3, 6]
     clipped, accumulated = GradientMonitor(), GradientMonitor()
-    fit(1, [clipped.callback()], clip=1e-3)
+    fit(1, [MonitorCallback(clipped)], clip=1e-3)
     assert all(row["norm_audio"] <= 1.001e-3 for row in clipped.rows)
-    fit(1, [accumulated.callback()], accumulate=2)
+    fit(1, [MonitorCallback(accumulated)], accumulate=2)
     assert len(accumulated.rows) == 2
 
 
@@ -183,7 +183,7 @@ def test_the_callback_needs_a_model_of_the_library():
 
     trainer = lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[GradientMonitor().callback()],
+        enable_model_summary=False, callbacks=[MonitorCallback(GradientMonitor())],
     )  # fmt: skip
     with pytest.raises(ValueError, match="whose `model` is a bmlr.MultimodalClassifier. Found Linear"):
         trainer.fit(Plain(), torch.utils.data.DataLoader(torch.zeros(4, 2)))

@@ -187,13 +187,13 @@ def test_the_gap_of_a_run_and_of_its_configuration(tmp_path):
     assert told == ["training audio alone for 2 epochs", "training image alone for 2 epochs"]
     for gap in gaps.values():
         assert len(gap.targets) == 40
-        assert gap.targets.tolist() == data.part("val").targets.tolist()
+        assert gap.targets.tolist() == data.split("val").targets.tolist()
     again = probe_gap(result.directory)
     assert {u: gap.as_dict() for u, gap in gaps.items()} == {u: gap.as_dict() for u, gap in again.items()}
     with pytest.raises(ValueError, match="`model` should be left out"):
         probe_gap(result.directory, build_model(data, ModelOptions()))
-    with pytest.raises(ValueError, match="`part` should be one of val, test"):
-        probe_gap(result.directory, part="train")
+    with pytest.raises(ValueError, match="`split` should be one of val, test"):
+        probe_gap(result.directory, split="train")
     with pytest.raises(FileNotFoundError, match="There is no run"):
         probe_gap(tmp_path / "nowhere")
 
@@ -208,7 +208,7 @@ def test_a_configuration_needs_its_model_and_training_alone_is_as_its_run():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gaps = probe_gap(config, model, weights="last")
     assert len(gaps["audio"].targets) == 100
-    assert len(gaps["video"].targets) == int(data.part("val").present["video"].sum())
+    assert len(gaps["video"].targets) == int(data.split("val").present["video"].sum())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

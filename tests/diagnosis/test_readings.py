@@ -155,7 +155,7 @@ def test_it_leaves_no_trace(function, remove):
     loader = torch.utils.data.DataLoader(pairs, batch_size=8, shuffle=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = [p.grad.clone() for p in model.parameters()]
-    modes = [part.training for part in model.modules()]
+    modes = [split.training for split in model.modules()]
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(3)
     expected = random_streams()
@@ -163,7 +163,7 @@ def test_it_leaves_no_trace(function, remove):
         seed(3)
     diagnose(own(model) if function else model, loader, remove=remove)
     assert random_streams() == expected
-    assert [part.training for part in model.modules()] == modes
+    assert [split.training for split in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
 

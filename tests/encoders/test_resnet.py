@@ -7,7 +7,7 @@ from bmlr.encoders import ResNet, resnet18
 
 
 def batch_norm(name):
-    return {f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    return {f"{name}.{split}" for split in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
 
 
 def torchvision_names():

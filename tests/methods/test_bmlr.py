@@ -33,8 +33,8 @@ def reached(value, model):
     return {name for name, g in zip(names, gradients, strict=True) if g is not None and g.any()}
 
 
-def parameters_of(model, part):
-    return {name for name, _ in model.named_parameters() if name.startswith(part)}
+def parameters_of(model, split):
+    return {name for name, _ in model.named_parameters() if name.startswith(split)}
 
 
 def unimodal_logits(fusion, z):
@@ -406,7 +406,7 @@ class TestObject:
         namespace = {"BMLR": BMLR, **vars(bmlr.methods)}
         again = eval(repr(method), namespace)  # noqa: S307  (our own repr)
         assert type(again) is type(method)
-        assert again.parameters_given == method.parameters_given
+        assert again.hparams == method.hparams
         model, batch = make_model(), make_batch()
         total = method(model(batch.inputs), batch.targets).total
         for other in (twin, again):

@@ -323,7 +323,7 @@ def test_no_validation_part():
     context = loop.context(0)
     context.val_batches = lambda: iter(())
     with pytest.raises(
-        ValueError, match=r"^LFM in mode 'bb' with a learnable α needs a validation part\. Found none\.$"
+        ValueError, match=r"^LFM in mode 'bb' with a learnable α needs a validation split\. Found none\.$"
     ):
         loop.method.start_epoch(context)
 
@@ -352,7 +352,7 @@ def test_training_parts_that_do_not_hold_the_samples():
     loop = MethodLoop(make_model(), LFM(alpha="learnable"), make_batch(batch_size=24))
     context = loop.context(0)
     context.num_train = 500
-    with pytest.raises(ValueError, match="The part should hold the samples"):
+    with pytest.raises(ValueError, match="The split should hold the samples"):
         loop.method.start_epoch(context)
 
 

@@ -162,11 +162,11 @@ def test_active_settings_are_not_joint_training():
 def test_accumulated_batches_count_as_one():
     batch = make_batch(2, 12, dtype=torch.float64)
     results = []
-    for parts in (1, 3):
+    for splits in (1, 3):
         model, method = make_model(2, dtype=torch.float64), OGMGE(alpha=0.6)
-        for rows in torch.arange(12).chunk(parts):
+        for rows in torch.arange(12).chunk(splits):
             losses = method(model({u: x[rows] for u, x in batch.inputs.items()}), batch.targets[rows])
-            method.backward(losses, model, scale=1 / parts)
+            method.backward(losses, model, scale=1 / splits)
         method.adjust_gradients(model)
         results.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in results[0].items():

@@ -61,7 +61,7 @@ def test_unknown_name(wrong, meant):
 def test_create():
     method = methods.create("bmlr", alpha=0.5, beta=0)
     assert isinstance(method, bmlr.BMLR)
-    assert method.parameters_given == {"alpha": 0.5, "beta": 0.0}
+    assert method.hparams == {"alpha": 0.5, "beta": 0.0}
     with pytest.raises(ValueError, match="`beta` should lie in"):
         methods.create("BMLR", beta=2)
 
@@ -141,7 +141,7 @@ LEAST = {
 
 @pytest.mark.parametrize("name", LEAST)
 def test_the_lower_end_of_a_range_is_in_it(name):
-    assert methods.create(name, **LEAST[name]).parameters_given.items() >= LEAST[name].items()
+    assert methods.create(name, **LEAST[name]).hparams.items() >= LEAST[name].items()
 
 
 @pytest.mark.parametrize("name", methods.available())

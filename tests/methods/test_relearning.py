@@ -126,14 +126,14 @@ def test_absent_modalities_are_left_out():
 def test_a_part_too_small_to_cluster_is_named():
     model, method = make_model(2), often()
     method.setup(model)
-    with pytest.raises(ValueError, match=r"The validation part should hold at least .* classes, 3, .* Found 2"):
+    with pytest.raises(ValueError, match=r"The validation split should hold at least .* classes, 3, .* Found 2"):
         method.end_epoch(context(model, 1, make_batch(2, 20), make_batch(2, 2)))
 
 
 def test_a_training_part_too_small_to_cluster_is_named():
     model, method = make_model(2), often()
     method.setup(model)
-    with pytest.raises(ValueError, match=r"^The training part should hold at least .* Found 2\.$"):
+    with pytest.raises(ValueError, match=r"^The training split should hold at least .* Found 2\.$"):
         method.end_epoch(context(model, 1, make_batch(2, 2), make_batch(2, 20)))
 
 

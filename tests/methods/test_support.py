@@ -160,27 +160,27 @@ def test_select(present):
 @pytest.mark.parametrize("present", [None, {"video": torch.arange(10) % 3 > 0}])
 @pytest.mark.parametrize("indices", [[0], [1, 2], [9, 4, 0]])
 def test_samples_are_found_in_the_order_of_the_part(indices, present):
-    part = make_batch(2, 10, present=present)
-    parts = [take(part, rows) for rows in torch.arange(10).split(3)]
-    assert_same_batch(samples_at(iter(parts), indices), take(part, torch.tensor(sorted(indices))))
+    split = make_batch(2, 10, present=present)
+    splits = [take(split, rows) for rows in torch.arange(10).split(3)]
+    assert_same_batch(samples_at(iter(splits), indices), take(split, torch.tensor(sorted(indices))))
 
 
 def test_no_more_is_read_than_is_looked_for():
-    part = make_batch(2, 10)
+    split = make_batch(2, 10)
 
     def batches():
-        yield take(part, torch.arange(3))
+        yield take(split, torch.arange(3))
         raise AssertionError
 
-    assert samples_at(batches(), [2, 1]).targets.tolist() == part.targets[1:3].tolist()
+    assert samples_at(batches(), [2, 1]).targets.tolist() == split.targets[1:3].tolist()
 
 
 def test_samples_that_are_not_there():
-    part = make_batch(2, 4)
-    with pytest.raises(ValueError, match=r"^The part should hold the samples \[1, 7, 9\]\. Found 1\.$"):
-        samples_at([part], [1, 7, 9])
-    part.indices = None
+    split = make_batch(2, 4)
+    with pytest.raises(ValueError, match=r"^The split should hold the samples \[1, 7, 9\]\. Found 1\.$"):
+        samples_at([split], [1, 7, 9])
+    split.indices = None
     with pytest.raises(
         ValueError, match=r"^Batches should have `indices` where a method looks for samples\. Found None"
     ):
-        samples_at([part], [1])
+        samples_at([split], [1])

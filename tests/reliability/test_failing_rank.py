@@ -59,8 +59,8 @@ def test_parts_that_do_not_divide_are_scored_as_by_one_process(whole):
     """41 samples in batches of 8 over two processes: the last batches are uneven, and one is empty."""
     content = json.loads((whole / "result.json").read_text())
     assert content["data"] == Toy.name
-    for part, weights, entry in (("test", "best", "test"), ("val", "best", "validation")):
-        assert evaluate_run(whole, part=part, weights=weights).as_dict() == content[entry]
+    for split, weights, entry in (("test", "best", "test"), ("val", "best", "validation")):
+        assert evaluate_run(whole, split=split, weights=weights).as_dict() == content[entry]
         assert content[entry]["samples"] == 41
     table = pd.read_csv(whole / "metrics.csv")
     assert table["samples"].tolist() == [42, 42]  # filled up from the beginning, so that all take part in every step

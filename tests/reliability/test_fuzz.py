@@ -208,7 +208,7 @@ def test_manifests_of_the_cache(tmp_path, cases):
         _cache.read_entry(folder, _cache.plain_key(key))  # values may be others without their sums, but nothing fails
         entry = _cache.read_entry(folder, _cache.plain_key(key), verify=True)
         if entry is None and number % 20:
-            continue  # making it anew is the slow part
+            continue  # making it anew is the slow split
         found = _cache.cached_arrays("squares", key, lambda: arrays, tmp_path, verify=True)
         assert found.keys() == arrays.keys()
         for each, array in arrays.items():
@@ -398,11 +398,11 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("part", ["data", "method"])
+@pytest.mark.parametrize("split", ["data", "method"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_configuration_names_registered_and_imported_classes_only(tmp_path, name, part):
+def test_a_configuration_names_registered_and_imported_classes_only(tmp_path, name, split):
     content = configuration().as_dict()
-    content[part] = {"class_path": name, "init_args": {}}
+    content[split] = {"class_path": name, "init_args": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"neither a registered nor an imported|abstract class|no module"):
         read_config(tmp_path / "config.yaml")
@@ -410,13 +410,13 @@ def test_a_configuration_names_registered_and_imported_classes_only(tmp_path, na
 
 
 @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-@pytest.mark.parametrize("part", ["data", "method", "model", "optimizer", "trainer", "seed", "run"])
+@pytest.mark.parametrize("split", ["data", "method", "model", "optimizer", "trainer", "seed", "run"])
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name[0] not in "._" and name[-1] != "."])
-def test_the_command_line_takes_subclasses_only(tmp_path, capsys, monkeypatch, name, part):
+def test_the_command_line_takes_subclasses_only(tmp_path, capsys, monkeypatch, name, split):
     """Also nothing of what is named is called or made."""
     monkeypatch.chdir(tmp_path)
     content = configuration().as_dict()
-    content[part] = {"class_path": name, "init_args": {"command": f"touch {tmp_path}/ran", "args": ["touch", "ran"]}}
+    content[split] = {"class_path": name, "init_args": {"command": f"touch {tmp_path}/ran", "args": ["touch", "ran"]}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
     assert main(["train", "--config", "c.yaml"]) == 2
     error = capsys.readouterr().err

@@ -38,7 +38,7 @@ def source(tmp_path_factory):
 def arguments(source, dest, workers=0):
     return [
         "prepare", "crema-d", str(source), str(dest), "--size", "64", "--fps", "5", "--progress", "false",
-        "--workers", str(workers), *(f"--{part}_list={source / part}.csv" for part in ("train", "test")),
+        "--workers", str(workers), *(f"--{split}_list={source / split}.csv" for split in ("train", "test")),
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from interruptions import CPU, Stop, assert_same_run, stopping
 from subjects import METHODS, SUBJECTS, make_method
 
-from bmlr.data import ArrayPart
+from bmlr.data import ArraySplit
 from bmlr.methods import BMLR, EpochPlan, Joint, Pass
 from bmlr.runs._storage import read_checkpoint
 from bmlr.training import ModelOptions, OptimizerOptions, RunInterruptedError, train
@@ -158,10 +158,10 @@ class Sequences(Toy):
         kind = type(self.modalities["audio"])
         self.modalities = {"audio": kind("sequence", (4, 3)), "image": self.modalities["image"]}
 
-    def part(self, name):
-        whole = super().part(name)
+    def split(self, name):
+        whole = super().split(name)
         audio = whole.inputs["audio"][:, :, None] * [[[1.0, 0.5, -1.0]]]
-        return ArrayPart({"audio": audio, "image": whole.inputs["image"]}, whole.targets.numpy())
+        return ArraySplit({"audio": audio, "image": whole.inputs["image"]}, whole.targets.numpy())
 
 
 def test_dropout_goes_on_where_it_was(tmp_path):
@@ -220,7 +220,7 @@ def test_a_signal_while_the_result_is_formed_ends_a_run(tmp_path):
 
     def stop(output):
         seen.append(output)
-        if len(seen) == 8:  # three batches in each of two validations, and the second of the test part
+        if len(seen) == 8:  # three batches in each of two validations, and the second of the test split
             os.kill(os.getpid(), signal.SIGTERM)
         return predict(output)
 

@@ -488,7 +488,7 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert page.text.count("bmlr train --config") == 2
     assert "fusion: concat" in page.text
     assert "Nothing: every run that was given is in the numbers." in page.text
-    assert "25.0 % of the test part" in page.text
+    assert "25.0 % of the test split" in page.text
 
 
 def test_the_same_runs_give_the_same_page(tmp_path):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.data import ArrayPart
+from bmlr.data import ArraySplit
 from bmlr.methods import EpochPlan, Pass
 from bmlr.training import RequestLoader, ordered_requests, planned_requests
 
@@ -76,9 +76,9 @@ def test_ordered_requests_read_a_part_once(count, size, world):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_gives_the_requested_batches_and_leaves_the_global_stream_alone(workers):
-    part = ArrayPart({"a": np.arange(20.0)[:, None]}, np.arange(20) % 3)
+    split = ArraySplit({"a": np.arange(20.0)[:, None]}, np.arange(20) % 3)
     requests = planned_requests(EpochPlan((Pass("t"),)), 20, 6, seed=0, epoch=0)
-    loader = RequestLoader(part, requests, num_workers=workers)
+    loader = RequestLoader(split, requests, num_workers=workers)
     before = torch.get_rng_state()
     batches = list(loader)
     assert torch.equal(torch.get_rng_state(), before)

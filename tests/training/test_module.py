@@ -25,8 +25,8 @@ def make_module(method=None):
     return BalancedModule(model, method or bmlr.BMLR(), OptimizerOptions(lr=0.05))
 
 
-def pairs(part):
-    whole = Toy().part(part).batch(range(40))
+def pairs(split):
+    whole = Toy().split(split).batch(range(40))
     return [({name: x[i] for name, x in whole.inputs.items()}, whole.targets[i]) for i in range(40)]
 
 
@@ -74,8 +74,8 @@ def test_evaluation_leaves_no_trace():
     before = {name: value.clone() for name, value in module.model.state_dict().items()}
     modes = [m.training for m in module.model.modules()]
     state = torch.get_rng_state()
-    first = evaluate(module.model, module.method, [Toy().part("val").batch(range(40))])
-    second = evaluate(module.model, module.method, [Toy().part("val").batch([i]) for i in range(40)])
+    first = evaluate(module.model, module.method, [Toy().split("val").batch(range(40))])
+    second = evaluate(module.model, module.method, [Toy().split("val").batch([i]) for i in range(40)])
     assert first == second
     assert modes == [m.training for m in module.model.modules()]
     assert all(torch.equal(value, before[name]) for name, value in module.model.state_dict().items())

@@ -76,7 +76,7 @@ def test_predictions_are_those_the_result_counts(tmp_path):
     predictions = read_predictions(result.directory)
     assert set(predictions) == {"targets", "fused", "audio", "image"}
     assert {array.dtype for array in predictions.values()} == {np.dtype(np.int16)}
-    assert predictions["targets"].tolist() == Toy().part("test").targets.tolist()
+    assert predictions["targets"].tolist() == Toy().split("test").targets.tolist()
     test = result.content["test"]
     assert (predictions["fused"] == predictions["targets"]).mean() == pytest.approx(test["accuracy"])
     for name, accuracy in test["unimodal_accuracy"].items():
@@ -259,9 +259,9 @@ def test_the_clean_protocol_reads_the_test_part_once(tmp_path, monkeypatch):
     scored = []
     original = _run._batches
 
-    def watched(config, part, **share):
-        scored.append(part)
-        return original(config, part, **share)
+    def watched(config, split, **share):
+        scored.append(split)
+        return original(config, split, **share)
 
     monkeypatch.setattr(_run, "_batches", watched)
     result = trained(tmp_path)
@@ -284,7 +284,7 @@ def test_the_paper_protocol_shows_last_and_best_epoch_on_test(tmp_path):
 def test_every_method_trains_and_is_read_back(tmp_path, method):
     result = trained(tmp_path, bmlr.methods.create(method), trainer=dataclasses.replace(CPU, epochs=2))
     assert evaluate_run(result.directory).as_dict() == result.content["test"]
-    assert evaluate_run(result.directory, part="val").as_dict() == result.content["validation"]
+    assert evaluate_run(result.directory, split="val").as_dict() == result.content["validation"]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 def test_prediction_of_new_files_is_the_models(tmp_path):
     result = trained(tmp_path)
-    batch = Toy().part("test").batch([5])
+    batch = Toy().split("test").batch([5])
     files = {}
     for name, x in batch.inputs.items():
         files[name] = tmp_path / f"{name}.npy"
@@ -409,6 +409,6 @@ def test_bad_options_are_named(make, message):
 def test_every_parameter_of_every_method_is_readable_for_the_configuration():
     for name in bmlr.methods.available():
         method = bmlr.methods.create(name)
-        again = type(method)(**method.parameters_given)
+        again = type(method)(**method.hparams)
         assert isinstance(again, Method)
-        assert again.parameters_given == method.parameters_given
+        assert again.hparams == method.hparams

@@ -1,9 +1,9 @@
-"""Comparison of methods: grids of runs, statistics, tables, the search of parameters, the paper's experiments.
+"""Comparison of methods: grids of runs, statistics, tables, the search of parameters.
 
 Needs the ``train`` extra; the search of parameters and runs on a Ray cluster the ``sweep`` extra too.
 """
 
-from bmlr.benchmark._compare import Compared, compare, compare_store
+from bmlr.benchmark._compare import CompareResult, compare, compare_store
 from bmlr.benchmark._comparison import Comparison, IncomparableError, MethodSummary, compare_runs, run_frame
 from bmlr.benchmark._engines import Engine, LocalEngine, RayEngine, Task, make_engine
 from bmlr.benchmark._grid import make_jobs, run_grid
@@ -12,17 +12,13 @@ from bmlr.benchmark._specification import MethodSpecification, parse_data, parse
 from bmlr.benchmark._statistics import Difference, Estimate, bootstrap_difference, mean_ranks
 from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import Cell, Table, comparison_frame, comparison_table, write_table
-from bmlr.benchmark._tune import Tuned, tune
-from bmlr.reproduction._collect import Collected, collect_run
-from bmlr.reproduction._reproduce import reproduce
-from bmlr.reproduction._scales import Reproduced, Settings
+from bmlr.benchmark._tune import TuneResult, tune
 from bmlr.runs._lock import DirectoryLock
 from bmlr.runs._records import RunRecord, read_record, read_store
 
 __all__ = [
     "Cell",
-    "Collected",
-    "Compared",
+    "CompareResult",
     "Comparison",
     "Difference",
     "DirectoryLock",
@@ -34,15 +30,12 @@ __all__ = [
     "MethodSpecification",
     "MethodSummary",
     "RayEngine",
-    "Reproduced",
     "RunRecord",
     "Search",
-    "Settings",
     "Table",
     "Task",
-    "Tuned",
+    "TuneResult",
     "bootstrap_difference",
-    "collect_run",
     "compare",
     "compare_runs",
     "compare_store",
@@ -55,7 +48,6 @@ __all__ = [
     "parse_method",
     "read_record",
     "read_store",
-    "reproduce",
     "run_frame",
     "run_grid",
     "tune",

@@ -22,7 +22,7 @@ from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared:
+class CompareResult:
     """A comparison with the runs it was made from.
 
     Attributes:
@@ -51,7 +51,7 @@ def compare(  # noqa: PLR0913
     baseline: str | None = None,
     out: Path | None = None,
     force: bool = False,
-) -> Compared:
+) -> CompareResult:
     """Train every method with every seed, where that is not done yet, and compare them.
 
     Args:
@@ -84,7 +84,7 @@ def compare(  # noqa: PLR0913
 
 def compare_store(
     runs: Iterable[Path], *, baseline: str | None = None, out: Path | None = None, force: bool = False
-) -> Compared:
+) -> CompareResult:
     """Compare the runs there are in folders of runs, grouped by their settings.
 
     Raises:
@@ -99,7 +99,7 @@ def compare_store(
     return _conclude([record for _, members in groups for record in members], baseline, out, force)
 
 
-def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool) -> Compared:
+def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool) -> CompareResult:
     comparison = compare_runs(records, baseline=baseline, force=force)
     table = comparison_table(comparison)
     files: list[Path] = []
@@ -107,7 +107,7 @@ def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | No
         files = write_table(table, comparison_frame(comparison), out, "table")
         atomic_write_text(out / "runs.csv", run_frame(records).to_csv(index=False))
         files += [out / "runs.csv", *draw_comparison(records, out)]
-    return Compared(comparison, table, records, files)
+    return CompareResult(comparison, table, records, files)
 
 
 def _check_baseline(baseline: str, labels: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ class MethodSummary:
         best_on_test: Largest fused test accuracy of all epochs, under the paper protocol.
         difference: To the baseline; None for the baseline itself or without one.
         epochs: Epochs.
-        data_passes: Samples seen in training over the size of the training part.
+        data_passes: Samples seen in training over the size of the training split.
         minutes: Wall-clock time of a run.
     """
 
@@ -63,7 +63,7 @@ class Comparison:
     Attributes:
         data: Name of the data set.
         protocol: Protocol.
-        samples: Samples of the test part.
+        samples: Samples of the test split.
         majority_rate: Share of its most frequent class.
         modalities: Names of the modalities.
         pairs: Names of the ratios.
@@ -145,7 +145,7 @@ def compare_runs(
 
 
 def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """A row per run: method, seed, state, accuracies and ratios on the test part, epoch, passes, seconds, directory."""
+    """A row per run: method, seed, state, test accuracies and ratios, epoch, passes, seconds, directory."""
     rows = []
     for record in records:
         row: dict[str, Any] = {"method": record.label, "seed": record.config.get("seed"), "state": record.state}

@@ -119,7 +119,7 @@ def parse_spaces(texts: Sequence[str], methods: Sequence[MethodSpecification]) -
     spaces = {}
     used: set[int] = set()
     for one in methods:
-        known = [*one.make().parameters_given]
+        known = [*one.make().hparams]
         fitting = [number for number, space in enumerate(common) if _takes(known, space)]
         if one.text not in own and not fitting:
             raise ValueError(

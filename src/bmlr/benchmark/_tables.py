@@ -247,7 +247,7 @@ def _notes(comparison: Comparison) -> list[str]:
     if over:
         notes.append(f"Interval of the difference: paired bootstrap over {' or '.join(over)}, percentile method.")
     if any(method.best_on_test.runs for method in comparison.methods):
-        notes.append("Best on test is selected on the test part, hence optimistic.")
+        notes.append("Best on test is selected on the test split, hence optimistic.")
     return [*notes, *comparison.notes]
 
 

@@ -1,4 +1,4 @@
-"""The search of parameters on the validation part, with as many trials for every method."""
+"""The search of parameters on the validation split, with as many trials for every method."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bmlr.benchmark._study import TRIALS, Search, corners, counted_trials, next_
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """A finished search.
 
     Attributes:
@@ -63,11 +63,11 @@ def tune(  # noqa: PLR0913
     out: Path | str = "tuning",
     engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
-) -> Tuned:
-    """Search parameters of methods by the accuracy on the validation part; every method gets as many trials.
+) -> TuneResult:
+    """Search parameters of methods by the accuracy on the validation split; every method gets as many trials.
 
     A trial is an ordinary run (one per seed) in the store of runs; its value is the validation accuracy of the
-    selected epoch, the mean over seeds. The test part decides nothing here. The search goes on where it was stopped:
+    selected epoch, the mean over seeds. The test split decides nothing here. The search goes on where it was stopped:
     trials are kept in a journal of Optuna's in ``out``, the sampler of each is seeded by its number, and a trial that
     was under way is finished first, so that a search that was interrupted ends like one that was not.
 
@@ -200,7 +200,7 @@ def _conclude(
     jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
     runs: Path,
     folder: Path,
-) -> Tuned:
+) -> TuneResult:
     """Write all trials, the best configuration of each method and the surfaces."""
     rows: list[dict[str, Any]] = []
     best: dict[str, dict[str, Any]] = {}
@@ -229,7 +229,7 @@ def _conclude(
         if file.suffix == ".png"
     ]
     files.append(write_contents(Contents("Search of parameters", [shown, *pictures]), folder))
-    return Tuned(table, best, shown, [folder / TRIALS, *files])
+    return TuneResult(table, best, shown, [folder / TRIALS, *files])
 
 
 def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Path]:
@@ -272,7 +272,7 @@ def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]]) -> Table
     return Table(
         ["method", "best parameters", "validation (%)", "trials"],
         [[*row[:2], mark, row[3]] for row, mark in zip(rows, marked, strict=True)],
-        ["Selected on the validation part, hence no estimate of the accuracy on new data."],
+        ["Selected on the validation split, hence no estimate of the accuracy on new data."],
     )
 
 

@@ -47,7 +47,7 @@ def class_path(cls: type) -> str:
 
 
 def class_entry(thing: MultimodalData | Method) -> dict[str, Any]:
-    return {"class_path": class_path(type(thing)), "init_args": plain_data(thing.parameters_given)}
+    return {"class_path": class_path(type(thing)), "init_args": plain_data(thing.hparams)}
 
 
 def make_class(entry: Any, base: type[T], where: str) -> T:

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import ArrayPart, Modality, MultimodalData, Part, PartName, TrainingDefaults
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, Split, SplitName, TrainingDefaults
 
 # Where each data set is defined; imported when asked for, since they need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
@@ -77,11 +77,11 @@ def create(name: str, **parameters: Any) -> MultimodalData:
 
 
 __all__ = [
-    "ArrayPart",
+    "ArraySplit",
     "Modality",
     "MultimodalData",
-    "Part",
-    "PartName",
+    "Split",
+    "SplitName",
     "TrainingDefaults",
     "available",
     "class_names",

@@ -1,4 +1,4 @@
-"""What a data set is to training: named modalities, named classes, and three parts that give batches."""
+"""What a data set is to training: named modalities, named classes, and three splits that give batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bmlr.batch import Batch
 
-PartName = Literal["train", "val", "test"]
+SplitName = Literal["train", "val", "test"]
 Kind = Literal["image", "spectrogram", "frames", "sequence", "vector"]
 
 
@@ -50,13 +50,13 @@ class TrainingDefaults:
     width: int = 64
 
 
-class Part(ABC):
+class Split(ABC):
     """One part of a data set. It gives whole batches, so that memory-mapped arrays are read once per batch.
 
     Attributes:
         targets: Class indices of all samples, shape (N,), int64.
         groups: Group of each sample (speaker, actor, source video), which an honest split never shares between
-            parts; None where there is none.
+            splits; None where there is none.
     """
 
     targets: Tensor
@@ -70,15 +70,15 @@ class Part(ABC):
         """The samples at ``indices``, in that order, with ``indices`` filled in.
 
         Args:
-            indices: Positions in this part.
+            indices: Positions in this split.
             augment: Apply the random transforms of training. They depend on ``seed`` and the sample's position
                 alone, never on the batch it is in.
             seed: Seed of the random transforms; training gives another for every epoch.
         """
 
 
-class ArrayPart(Part):
-    """A part held in arrays, in memory or memory-mapped.
+class ArraySplit(Split):
+    """A split held in arrays, in memory or memory-mapped.
 
     Args:
         inputs: One array per modality, first dimension N; given to the model as float32.
@@ -91,8 +91,8 @@ class ArrayPart(Part):
 
     Example:
         >>> import numpy as np
-        >>> part = ArrayPart({"audio": np.zeros((3, 4)), "text": np.ones((3, 2))}, np.array([0, 1, 0]))
-        >>> batch = part.batch([2, 1])
+        >>> split = ArraySplit({"audio": np.zeros((3, 4)), "text": np.ones((3, 2))}, np.array([0, 1, 0]))
+        >>> batch = split.batch([2, 1])
         >>> batch.targets, batch.inputs["text"].shape
         (tensor([0, 1]), torch.Size([2, 2]))
     """
@@ -109,7 +109,7 @@ class ArrayPart(Part):
         if groups is not None:
             lengths["groups"] = len(groups)
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"All arrays of a part should have one length. Found {lengths}.")
+            raise ValueError(f"All arrays of a split should have one length. Found {lengths}.")
         self.inputs = dict(inputs)
         self.targets = torch.from_numpy(np.asarray(targets, dtype=np.int64))
         self.present = None if present is None else dict(present)
@@ -131,7 +131,7 @@ class MultimodalData(ABC):
 
     Attributes:
         name: Name on the command line and in tables.
-        protocol: ``clean`` (groups never shared between parts) or ``paper`` (the published split).
+        protocol: ``clean`` (groups never shared between splits) or ``paper`` (the published split).
         classes: Names of the classes, in the order of the targets.
         modalities: Form of each modality's input, by name.
     """
@@ -145,7 +145,7 @@ class MultimodalData(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Read, check and cache what the parts need; done at most once per object, reused from the cache.
+        """Read, check and cache what the splits need; done at most once per object, reused from the cache.
 
         Raises:
             FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
@@ -153,7 +153,7 @@ class MultimodalData(ABC):
         """
 
     @abstractmethod
-    def part(self, name: PartName) -> Part:
+    def split(self, name: SplitName) -> Split:
         """One part of the prepared data."""
 
     @abstractmethod
@@ -168,12 +168,12 @@ class MultimodalData(ABC):
         """
 
     @property
-    def parameters_given(self) -> dict[str, Any]:
+    def hparams(self) -> dict[str, Any]:
         """The parameters the data set was made with, by name."""
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
 
-    def majority_rate(self, part: PartName = "test") -> float:
+    def majority_rate(self, split: SplitName = "test") -> float:
         """Share of the most frequent class: the accuracy of always answering it."""
-        targets = self.part(part).targets
+        targets = self.split(split).targets
         return float(torch.bincount(targets, minlength=len(self.classes)).max() / len(targets))

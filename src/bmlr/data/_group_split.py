@@ -1,4 +1,4 @@
-"""Honest splits: parts that share no group and have the classes in like proportion, as far as the groups allow."""
+"""Honest splits: splits that share no group and have the classes in like proportion, as far as the groups allow."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from bmlr._checks import check_integer
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 
 
 def split_by_group(
     groups: Sequence[str], targets: np.ndarray, *, val_share: float, test_share: float, seed: int
-) -> dict[PartName, np.ndarray]:
-    """Positions of the samples of each part; no group is in two.
+) -> dict[SplitName, np.ndarray]:
+    """Positions of the samples of each split; no group is in two.
 
-    Groups come in an order drawn from ``seed``, large ones first. Each goes to the part that misses it most: the one
-    that brings the sum over parts p and classes c of (n_pc − s_p n_c)² / (s_p n_c) down furthest, where n_c is the
-    number of samples of class c, n_pc that of them which part p has got, and s_p its share.
+    Groups come in an order drawn from ``seed``, large ones first. Each goes to the split that misses it most: the one
+    that brings the sum over splits p and classes c of (n_pc − s_p n_c)² / (s_p n_c) down furthest, where n_c is the
+    number of samples of class c, n_pc that of them which split p has got, and s_p its share.
 
     Args:
         groups: Group of each sample.
         targets: Class index of each sample, shape (N,).
-        val_share: Share of the validation part; 0 leaves it empty.
-        test_share: Share of the test part; 0 leaves it empty.
+        val_share: Share of the validation split; 0 leaves it empty.
+        test_share: Share of the test split; 0 leaves it empty.
         seed: Seed of the order.
 
     Raises:
-        ValueError: If a share is out of its range, or there are too few groups for all parts.
+        ValueError: If a share is out of its range, or there are too few groups for all splits.
 
     Example:
         >>> import numpy as np
-        >>> parts = split_by_group(list("aabbccdd"), np.array([0, 1] * 4), val_share=0.25, test_share=0.25, seed=0)
-        >>> {name: len(rows) for name, rows in parts.items()}
+        >>> splits = split_by_group(list("aabbccdd"), np.array([0, 1] * 4), val_share=0.25, test_share=0.25, seed=0)
+        >>> {name: len(rows) for name, rows in splits.items()}
         {'train': 4, 'val': 2, 'test': 2}
     """
-    shares: dict[PartName, float] = {"train": 1 - val_share - test_share, "val": val_share, "test": test_share}
+    shares: dict[SplitName, float] = {"train": 1 - val_share - test_share, "val": val_share, "test": test_share}
     if not (0 <= val_share < 1 and 0 <= test_share < 1 and shares["train"] > 0):
         raise ValueError(
             "Parameters `val_share` and `test_share` should be at least 0 and together below 1. "
@@ -45,12 +45,12 @@ def split_by_group(
     wanted = [name for name, share in shares.items() if share > 0]
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < len(wanted):
-        raise ValueError(f"The parts {', '.join(wanted)} need at least {len(wanted)} groups. Found {len(names)}.")
+        raise ValueError(f"The splits {', '.join(wanted)} need at least {len(wanted)} groups. Found {len(names)}.")
     counts = np.zeros((len(names), int(np.max(targets)) + 1))
     np.add.at(counts, (members, targets), 1)
-    part_of = _assign(counts, np.array([shares[name] for name in wanted]), np.random.default_rng(seed))
+    split_of = _assign(counts, np.array([shares[name] for name in wanted]), np.random.default_rng(seed))
     return {
-        name: np.flatnonzero(part_of[members] == wanted.index(name)) if name in wanted else np.zeros(0, np.int64)
+        name: np.flatnonzero(split_of[members] == wanted.index(name)) if name in wanted else np.zeros(0, np.int64)
         for name in shares
     }
 
@@ -61,15 +61,16 @@ def _assign(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) ->
     order = order[np.argsort(-counts.sum(1)[order], kind="stable")]
     goal = shares[:, None] * np.maximum(counts.sum(0), 1)  # a class number without samples divides by zero otherwise
     missing = goal.copy()
-    part_of = np.zeros(len(counts), dtype=np.int64)
+    split_of = np.zeros(len(counts), dtype=np.int64)
     for group in order:
         # (missing − counts)² − missing², the change of the sum.
         change = ((counts[group] ** 2 - 2 * missing * counts[group]) / goal).sum(1)
-        part_of[group] = int(np.argmin(change))
-        missing[part_of[group]] -= counts[group]
-    for part in range(len(shares)):  # a part may stay empty where groups are few: it takes the smallest of the largest
-        if not (part_of == part).any():
-            largest = np.bincount(part_of, minlength=len(shares)).argmax()
-            candidates = np.flatnonzero(part_of == largest)
-            part_of[candidates[np.argmin(counts[candidates].sum(1))]] = part
-    return part_of
+        split_of[group] = int(np.argmin(change))
+        missing[split_of[group]] -= counts[group]
+    # A split may stay empty where groups are few: it takes the smallest of the largest.
+    for split in range(len(shares)):
+        if not (split_of == split).any():
+            largest = np.bincount(split_of, minlength=len(shares)).argmax()
+            candidates = np.flatnonzero(split_of == largest)
+            split_of[candidates[np.argmin(counts[candidates].sum(1))]] = split
+    return split_of

@@ -7,7 +7,7 @@ import importlib.metadata
 from pathlib import Path
 
 from bmlr._checks import check_choice
-from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 
 # How each data set is prepared: module and function, called with (source, dest, options).
 PREPARERS: dict[str, tuple[str, str]] = {
@@ -20,7 +20,7 @@ PREPARERS: dict[str, tuple[str, str]] = {
 }
 
 
-def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None = None) -> Prepared:
+def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None = None) -> PrepareResult:
     """Prepare a data set by its name from the folder or file its publisher offers.
 
     Args:
@@ -35,7 +35,7 @@ def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None 
     """
     check_choice("data", name, PREPARERS)
     module, function = PREPARERS[name]
-    result: Prepared = getattr(importlib.import_module(module), function)(
+    result: PrepareResult = getattr(importlib.import_module(module), function)(
         Path(source), Path(dest), options or PrepareOptions()
     )
     return result

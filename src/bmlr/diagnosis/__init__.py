@@ -16,6 +16,7 @@ from bmlr.diagnosis._figures import (
     plot_gradient_norms,
     plot_probes,
     plot_shapley,
+    write_diagnosis,
 )
 from bmlr.diagnosis._judge import Evidence, Thresholds, judge
 from bmlr.diagnosis._linear import LinearProbe, extract_features, fit_linear_probe
@@ -82,4 +83,5 @@ __all__ = [
     "shapley_values",
     "summarise_gradients",
     "train_alone",
+    "write_diagnosis",
 ]

@@ -36,7 +36,7 @@ class Trained:
     epoch: int
 
 
-def train_alone(  # noqa: PLR0913  (a training has this many parts)
+def train_alone(  # noqa: PLR0913  (a training has this many splits)
     name: str,
     encoder: nn.Module,
     train: Iterable[Any],
@@ -173,28 +173,28 @@ def train_alone_as(config: RunConfig, name: str, *, select: str, device: torch.d
 
 
 class Ordered:
-    """A part of a run's data, in order, without random transforms."""
+    """A split of a run's data, in order, without random transforms."""
 
-    def __init__(self, config: RunConfig, part: Any) -> None:
-        self.config, self.part = config, config.data.part(part)
+    def __init__(self, config: RunConfig, split: Any) -> None:
+        self.config, self.split = config, config.data.split(split)
 
     def __iter__(self) -> Any:
         from bmlr.training import RequestLoader, ordered_requests
 
         size = self.config.trainer.batch_size or self.config.data.defaults.batch_size
-        requests = ordered_requests(len(self.part), size)
-        return iter(RequestLoader(self.part, requests, num_workers=self.config.trainer.num_workers))
+        requests = ordered_requests(len(self.split), size)
+        return iter(RequestLoader(self.split, requests, num_workers=self.config.trainer.num_workers))
 
 
 class _Planned:
-    """The training part in the order and with the transforms of a run, an epoch further on every pass.
+    """The training split in the order and with the transforms of a run, an epoch further on every pass.
 
     Samples that lack the modality are left out beforehand, so that every batch is as full as in the run.
     """
 
     def __init__(self, config: RunConfig, name: str) -> None:
-        self.config, self.part = config, config.data.part("train")
-        self.indices = _indices_with(name, Ordered(config, "train"), len(self.part))
+        self.config, self.split = config, config.data.split("train")
+        self.indices = _indices_with(name, Ordered(config, "train"), len(self.split))
         self.epoch = 0
 
     def __iter__(self) -> Any:
@@ -204,13 +204,13 @@ class _Planned:
         size = self.config.trainer.batch_size or self.config.data.defaults.batch_size
         requests = planned_requests(
             EpochPlan((Pass(indices=self.indices),)),
-            len(self.part),
+            len(self.split),
             size,
             seed=self.config.seed,
             epoch=self.epoch,
         )
         self.epoch += 1
-        return iter(RequestLoader(self.part, requests, num_workers=self.config.trainer.num_workers))
+        return iter(RequestLoader(self.split, requests, num_workers=self.config.trainer.num_workers))
 
 
 def _indices_with(name: str, batches: Iterable[Any], count: int) -> tuple[int, ...] | None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmlr._files import atomic_write, atomic_write_text
 from bmlr.diagnosis._judge import Status, Thresholds
 from bmlr.diagnosis._measures import (
     Estimate,
@@ -16,7 +12,6 @@ from bmlr.diagnosis._measures import (
 from bmlr.diagnosis._words import Verdict
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.table import Table
 from bmlr.diagnosis._tables import (
     GRADIENT_LABELS,
@@ -211,29 +206,3 @@ class Diagnosis:
         lines += markdown(["measure", *self.modalities], self.rows())
         lines += ["", *markdown(["pair", *PAIR_HEADS], self.pair_rows())]
         return "\n".join(lines) + "\n"
-
-    def save(self, directory: Path | str, *, figures: bool = True) -> list[Path]:
-        """Write ``diagnosis.json``, ``diagnosis.md`` and the figures as PNG; returns what was written.
-
-        Args:
-            directory: Folder, made if need be.
-            figures: Draw figures too, which needs matplotlib.
-        """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        atomic_write_text(directory / "diagnosis.json", text)
-        atomic_write_text(directory / "diagnosis.md", self.to_markdown())
-        written = [directory / "diagnosis.json", directory / "diagnosis.md"]
-        if figures:
-            from bmlr.diagnosis._figures import figures_of
-
-            for name, figure in figures_of(self).items():
-                path = directory / f"{name}.png"
-                atomic_write(path, functools.partial(_draw, figure))
-                written.append(path)
-        return written
-
-
-def _draw(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="png", dpi=150)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmlr._files import atomic_write, atomic_write_text
+from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._measures import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bmlr.diagnosis._diagnosis import Diagnosis
 
 # Okabe and Ito's palette, told apart by the colour-blind; hatches and line styles tell the same in grey print.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -235,3 +238,31 @@ def _legend_above(ax: Axes) -> Axes:
     """The legend above the axes, where it covers no bar."""
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2, fontsize="small")
     return ax
+
+
+def write_diagnosis(diagnosis: Diagnosis, directory: Path | str, *, figures: bool = True) -> list[Path]:
+    """Write ``diagnosis.json``, ``diagnosis.md`` and the figures as PNG.
+
+    Args:
+        diagnosis: What :func:`bmlr.diagnosis.diagnose` found.
+        directory: Folder, made if need be.
+        figures: Draw figures too, which needs matplotlib.
+
+    Returns:
+        The files that were written.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(diagnosis.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    atomic_write_text(directory / "diagnosis.json", text)
+    atomic_write_text(directory / "diagnosis.md", diagnosis.to_markdown())
+    written = [directory / "diagnosis.json", directory / "diagnosis.md"]
+    for name, figure in figures_of(diagnosis).items() if figures else ():
+        path = directory / f"{name}.png"
+        atomic_write(path, functools.partial(_write_figure, figure))
+        written.append(path)
+    return written
+
+
+def _write_figure(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", dpi=150)

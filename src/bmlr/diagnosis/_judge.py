@@ -141,7 +141,7 @@ _REMEDIES: dict[Place, dict[str, str]] = {
         "OGMGE": "scales down the gradient of the modality that is ahead",
         "AGM": "scales each modality's gradient by its share of the logits",
         "MMPareto": "lets unimodal losses train the encoders without conflict",
-        "DiagnosingRelearning": "resets the encoders that are ahead in part",
+        "DiagnosingRelearning": "resets the encoders that are ahead in split",
     },
     "decision": {
         "BMLR": "trains every modality's own prediction and softens the labels of the one that is ahead",

@@ -94,7 +94,7 @@ def compare_probes(
     most_samples: int = 20_000,
     device: torch.device | None = None,
 ) -> dict[str, ModalityGap]:
-    """Fit a probe on each encoder's features of the training part and read all on the validation part.
+    """Fit a probe on each encoder's features of the training split and read all on the validation split.
 
     Args:
         joint: Encoders of the joint model, by modality.
@@ -200,7 +200,7 @@ def probe_gap(
     run: Path | str | RunConfig,
     model: MultimodalClassifier | None = None,
     *,
-    part: str = "val",
+    split: str = "val",
     weights: str = "best",
     penalty: float = 1e-3,
     most_samples: int = 20_000,
@@ -215,7 +215,7 @@ def probe_gap(
     Args:
         run: Directory of a run, or the configuration that ``model`` was trained by.
         model: The trained model, where ``run`` is a configuration.
-        part: Part of the data the probes are read on: val or test.
+        split: Split of the data the probes are read on: val or test.
         weights: ``best`` (the epoch selected on validation) or ``last``.
         penalty: L2 penalty of the probes.
         most_samples: Most training samples a probe is fitted to.
@@ -228,7 +228,7 @@ def probe_gap(
     """
     from bmlr.training import RunConfig, load_run
 
-    check_choice("part", part, ("val", "test"))
+    check_choice("split", split, ("val", "test"))
     check_choice("weights", weights, ("best", "last"))
     if isinstance(run, RunConfig):
         if model is None:
@@ -254,7 +254,7 @@ def probe_gap(
                 dict(model.encoders.items()),
                 alone,
                 Ordered(config, "train"),
-                Ordered(config, part),
+                Ordered(config, split),
                 num_classes=model.num_classes,
                 penalty=penalty,
                 most_samples=most_samples,

@@ -202,7 +202,7 @@ def make_reader(
     check_choice("remove", options.remove or "mean", ("zero", "mean", "shuffle"))
     names = names_of(batches) if modalities is None else modalities
     modules = [*modules_behind(model), *([] if module is None else [module])]
-    parameter = next((p for part in modules for p in part.parameters()), None)
+    parameter = next((p for module in modules for p in module.parameters()), None)
     return InputReader(
         lambda batch: model(dict(batch.inputs)),
         None,

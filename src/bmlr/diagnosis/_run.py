@@ -23,7 +23,7 @@ from bmlr.monitor._gradients import GRADIENTS
 def diagnose_run(
     run: Path | str,
     *,
-    part: str = "val",
+    split: str = "val",
     weights: str = "best",
     probe: bool = False,
     thresholds: Thresholds | None = None,
@@ -31,14 +31,14 @@ def diagnose_run(
     device: torch.device | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
-    """Diagnose the model of a run on one part of its data.
+    """Diagnose the model of a run on one split of its data.
 
     Gradients recorded in the run's directory (``gradients.csv``) are taken in. Nothing is written; see
     :meth:`Diagnosis.save`.
 
     Args:
         run: Directory of the run.
-        part: train, val or test. The test part is for one final reading: it is read where you say so only.
+        split: train, val or test. The test split is for one final reading: it is read where you say so only.
         weights: ``best`` (the epoch selected on validation) or ``last``.
         probe: Train every modality alone with the run's budget and compare, see :func:`probe_gap`. It takes about as
             long as the run, and is what tells an undertrained modality from one that says little.
@@ -54,20 +54,20 @@ def diagnose_run(
     """
     from bmlr.training import load_run
 
-    check_choice("part", part, ("train", "val", "test"))
-    if probe and part == "train":
-        raise ValueError("`probe` fits to the training part: give `part` = 'val' or 'test' with it. Found 'train'.")
+    check_choice("split", split, ("train", "val", "test"))
+    if probe and split == "train":
+        raise ValueError("`probe` fits to the training split: give `split` = 'val' or 'test' with it. Found 'train'.")
     with preserved_random_state():
         config, model, method = load_run(run, weights=weights)
     place = torch.device(device) if device is not None else device_of(config)
     model.to(place), method.to(place)
-    batches = Ordered(config, part)
+    batches = Ordered(config, split)
     with preserved_random_state():
         readings = collect(make_reader(model, batches, method=method), batches)
-    gaps = probe_gap(config, model, part=part, weights=weights, device=place, progress=progress) if probe else {}
+    gaps = probe_gap(config, model, split=split, weights=weights, device=place, progress=progress) if probe else {}
     recorded = Path(run) / GRADIENTS
     name = type(method).__name__
-    shown = {"train": "training part", "val": "validation part", "test": "test part"}[part]
+    shown = {"train": "training split", "val": "validation split", "test": "test split"}[split]
     sources = Sources(
         f"{name} on {config.data.name}, {shown}, {weights} weights",
         method=name,

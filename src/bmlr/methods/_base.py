@@ -114,8 +114,8 @@ class EpochContext:
         max_epochs: Number of epochs of the whole training.
         model: The model in training.
         num_train: Number of training samples.
-        train_batches: Gives the training part in order, with the transforms of evaluation, on the model's device.
-        val_batches: The same of the validation part. The test part is out of reach on purpose.
+        train_batches: Gives the training split in order, with the transforms of evaluation, on the model's device.
+        val_batches: The same of the validation split. The test split is out of reach on purpose.
     """
 
     epoch: int
@@ -223,11 +223,11 @@ class Method(nn.Module, ABC):
         self.epoch, self.max_epochs = state["epoch"], state["max_epochs"]
 
     @property
-    def parameters_given(self) -> dict[str, Any]:
+    def hparams(self) -> dict[str, Any]:
         """The parameters the method was made with, by name."""
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters_given.items())
+        given = ", ".join(f"{name}={value!r}" for name, value in self.hparams.items())
         return f"{type(self).__name__}({given})"

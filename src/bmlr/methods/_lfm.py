@@ -244,7 +244,7 @@ class LFM(Method):
     def _val_samples(self, context: EpochContext) -> Batch:
         batch = next(iter(context.val_batches()), None)
         if batch is None:
-            raise ValueError("LFM in mode 'bb' with a learnable α needs a validation part. Found none.")
+            raise ValueError("LFM in mode 'bb' with a learnable α needs a validation split. Found none.")
         size = max(2, len(batch) // 4) if self.meta_size is None else self.meta_size
         return select(batch, torch.arange(len(batch), device=batch.targets.device) < size)
 

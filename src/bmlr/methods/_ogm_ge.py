@@ -98,9 +98,9 @@ class OGMGE(Method):
         self._scores: Tensor | None = None  # of the optimiser step under way; none between steps
 
     @property
-    def parameters_given(self) -> dict[str, Any]:
+    def hparams(self) -> dict[str, Any]:
         """The parameters the method was made with, by name."""
-        given = super().parameters_given
+        given = super().hparams
         return {name: self.parameter_choice if name == "parameters" else value for name, value in given.items()}
 
     def losses(self, output: Output, targets: Tensor) -> Losses:

@@ -43,7 +43,7 @@ class ReconBoost(Method):
     predictions; having no gradient, it is left out (``mcr="none"``) and saves a forward pass; ``mcr="real"`` lets it
     act on f_k, towards the modality updated before. The official audio-visual results start from separately trained
     encoders; load yours into the model and set ``pretrained``. Its nets then keep their own heads until their first
-    stage; here all have the heads of this method. It stores the best stage on the test part; here nothing does.
+    stage; here all have the heads of this method. It stores the best stage on the test split; here nothing does.
     Samples that lack modality k do not count in its stage, and a modality they lack adds nothing to F.
 
     Args:

@@ -23,17 +23,17 @@ class DiagnosingRelearning(Method):
     r"""Diagnosing & Re-learning (Wei et al., ECCV 2024): joint training with encoders softly reset now and then.
 
     After every ``reinit_epoch``-th epoch e > 0, at most ``reinit_num`` times, features of the training and the
-    validation part are clustered per modality, and the purity P of the clusters tells how well classes are separated.
-    The gap between both parts tells how much the encoder has learnt by heart, and by so much it goes back to where it
+    validation split are clustered per modality, and the purity P of the clusters tells how well classes are separated.
+    The gap between both splits tells how much the encoder has learnt by heart, and by so much it goes back to where it
     began:
 
     .. math:: g_u = |P^u_{train} - P^u_{val}|, \quad w_u = \tanh(\lambda g_u), \quad
               \theta^u \leftarrow w_u \theta^u_0 + (1 - w_u)\, \theta^u .
 
-    Features are scaled to [−1, 1] per dimension and part, clustered by k-means with one cluster per class (ten starts,
+    Features are scaled to [−1, 1] per dimension and split, clustered by k-means with one cluster per class (ten starts,
     random state 0); purity is the share of samples whose class is the most frequent of their cluster. Parameters are
-    reset, buffers and the optimiser's state are not, as in the official code. The validation part is needed; the test
-    part is never looked at. A modality's clusters leave out the samples that lack it.
+    reset, buffers and the optimiser's state are not, as in the official code. The validation split is needed; the test
+    split is never looked at. A modality's clusters leave out the samples that lack it.
 
     The official code has ``reinit_epoch`` 20 and ``reinit_num`` 3 over 50 epochs of SGD (2e-3); BalanceBenchmark has
     15 and 2. λ is 3 in both.
@@ -58,7 +58,7 @@ class DiagnosingRelearning(Method):
         venue="ECCV 2024",
         url="https://arxiv.org/abs/2407.09705",
         family="data and alternation",
-        cost="1 forward, 1 backward; per reset a forward of the training and validation parts and k-means",
+        cost="1 forward, 1 backward; per reset a forward of the training and validation splits and k-means",
     )
 
     def __init__(self, reinit_epoch: int = 20, reinit_num: int = 3, strength: float = 3.0) -> None:
@@ -134,7 +134,7 @@ def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) 
     return torch.cat(features).numpy(), torch.cat(targets).numpy()
 
 
-def _purity(features: np.ndarray, targets: np.ndarray, num_classes: int, part: str) -> float:
+def _purity(features: np.ndarray, targets: np.ndarray, num_classes: int, split: str) -> float:
     """Share of samples whose class is the most frequent of their cluster."""
     import numpy as np
 
@@ -147,7 +147,7 @@ def _purity(features: np.ndarray, targets: np.ndarray, num_classes: int, part: s
         ) from error
     if len(features) < num_classes:
         raise ValueError(
-            f"The {part} part should hold at least as many samples as there are classes, {num_classes}, for "
+            f"The {split} split should hold at least as many samples as there are classes, {num_classes}, for "
             f"DiagnosingRelearning to cluster them. Found {len(features)}."
         )
     scaled = minmax_scale(features, feature_range=(-1, 1))

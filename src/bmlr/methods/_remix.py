@@ -25,7 +25,7 @@ class Remix(Method):
 
     In the first ``warmup`` epochs the loss is :math:`\mathrm{CE}(y, f) + w \sum_u \mathrm{CE}(y, h_u(z^u))` with a
     linear head h_u of the method's own per modality. Before each later epoch the model looks at the whole training
-    part in evaluation mode, and every sample goes to the modality with the smallest
+    split in evaluation mode, and every sample goes to the modality with the smallest
 
     .. math:: D_u = \sum_c p^u_c \log_2 (C\, p^u_c), \qquad p^u = \mathrm{softmax}(h_u(z^u)),
 
@@ -174,12 +174,13 @@ class Remix(Method):
         with torch.no_grad(), module_mode(context.model, training=False):
             for batch in context.train_batches():
                 if batch.indices is None:
-                    raise ValueError("Remix needs `indices` in the batches of the training part. Found None.")
+                    raise ValueError("Remix needs `indices` in the batches of the training split. Found None.")
                 output = context.model(batch.inputs, batch.present)
                 assignment[batch.indices.cpu()] = self.least_sure(output).cpu()
         if missing := int((assignment < 0).sum()):
             raise ValueError(
-                f"The batches of the training part should cover all {context.num_train} samples. {missing} are missing."
+                f"The batches of the training split should cover all {context.num_train} samples. "
+                f"{missing} are missing."
             )
         return assignment
 

@@ -116,7 +116,7 @@ def select(batch: Batch, chosen: Tensor) -> Batch:
 
 
 def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
-    """One batch of the samples at ``indices`` of a part, in the order of the part.
+    """One batch of the samples at ``indices`` of a split, in the order of the split.
 
     Raises:
         ValueError: If the batches do not tell their indices, or a sample is not among them.
@@ -126,11 +126,11 @@ def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
         if batch.indices is None:
             raise ValueError("Batches should have `indices` where a method looks for samples. Found None.")
         found.append(select(batch, torch.isin(batch.indices, wanted.to(batch.indices.device))))
-        if sum(len(part) for part in found) == len(indices):
-            present = [part.present for part in found if part.present is not None]
+        if sum(len(piece) for piece in found) == len(indices):
+            present = [piece.present for piece in found if piece.present is not None]
             return Batch(
-                {name: torch.cat([part.inputs[name] for part in found]) for name in batch.inputs},
-                torch.cat([part.targets for part in found]),
+                {name: torch.cat([piece.inputs[name] for piece in found]) for name in batch.inputs},
+                torch.cat([piece.targets for piece in found]),
                 {name: torch.cat([masks[name] for masks in present]) for name in present[0]} if present else None,
             )
-    raise ValueError(f"The part should hold the samples {list(indices)}. Found {sum(len(part) for part in found)}.")
+    raise ValueError(f"The split should hold the samples {list(indices)}. Found {sum(len(piece) for piece in found)}.")

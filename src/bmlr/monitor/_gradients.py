@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,6 @@ from bmlr.batch import Batch, as_batch
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._support import widened
 from bmlr.model import MultimodalClassifier
-
-if TYPE_CHECKING:
-    from lightning.pytorch.callbacks import Callback
-
 
 #: Name of the file in a run's directory.
 GRADIENTS = "gradients.csv"
@@ -138,7 +134,7 @@ class GradientMonitor:
     The norms are those the optimiser sees: after a method's changes and after clipping. Numbers stay on the device
     until they are written, so that a step does not wait for it.
 
-    Under Lightning: ``Trainer(callbacks=[GradientMonitor(directory).callback()])``. In a loop of your own::
+    Under Lightning: ``Trainer(callbacks=[MonitorCallback(GradientMonitor(directory))])``. In a loop of your own::
 
         with monitor.watch(model):  # norms at every step of an optimiser
             ...
@@ -260,12 +256,6 @@ class GradientMonitor:
         self._pending.clear()
         if self.path is not None and self.path.is_file():
             self._rows = [row for row in read_gradients(self.path) if row["step"] < step]
-
-    def callback(self) -> Callback:
-        """A Lightning callback that records for a module with a ``model`` of this library, and writes every epoch."""
-        from bmlr.monitor._callback import MonitorCallback
-
-        return MonitorCallback(self)
 
 
 def read_gradients(path: Path | str) -> list[dict[str, float]]:

@@ -68,7 +68,7 @@ def write_report(
     Args:
         runs: Directories of runs, or folders that hold runs.
         out: The page, a file named .html; an existing one is replaced.
-        results: Folders that :func:`bmlr.benchmark.reproduce` or :func:`bmlr.benchmark.tune` wrote: their tables and
+        results: Folders that :func:`bmlr.reproduction.reproduce` or :func:`bmlr.benchmark.tune` wrote: their tables and
             figures are shown below the runs.
         baseline: Method that the others are compared with, by its name in the page or of its class; joint training if
             left out, where there are runs of it.

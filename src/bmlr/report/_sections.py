@@ -49,7 +49,7 @@ class Section:
         modalities: Names of the modalities.
         pairs: Names of the ratios.
         groups: The methods.
-        majority: Accuracy of always answering the most frequent class of the test part.
+        majority: Accuracy of always answering the most frequent class of the test split.
     """
 
     heading: str
@@ -101,7 +101,7 @@ def _make_section(runs: list[FinishedRun]) -> Section:
         "Data": f"{first['data']}{_in_brackets({k: v for k, v in data.items() if k not in _PLACES | {'protocol'}})}",
         "Protocol": f"{first['protocol']}{_PROTOCOLS.get(first['protocol'], '')}",
         "Samples": f"{samples['train']} training, {samples['val']} validation, {samples['test']} test",
-        "Majority rate": f"{100 * first['majority_rate']:.1f} % of the test part is of the most frequent class",
+        "Majority rate": f"{100 * first['majority_rate']:.1f} % of the test split is of the most frequent class",
         "Modalities": ", ".join(modalities),
         "Methods and runs": f"{methods_text(groups)}, {_counted(len(runs), 'run')}",
         "Shared settings": ", ".join(f"{key} {value}" for key, value in shared.items()) or "none",
@@ -119,8 +119,8 @@ def _make_section(runs: list[FinishedRun]) -> Section:
 
 
 _PROTOCOLS = {
-    "clean": ": groups are never shared between parts, the epoch is selected on validation, the test part is read once",
-    "paper": ": the published split, the test part scored after every epoch",
+    "clean": ": splits share no group, the epoch is selected on validation, the test split is read once",
+    "paper": ": the published split, the test split scored after every epoch",
 }
 
 
@@ -138,7 +138,7 @@ def _make_groups(runs: list[FinishedRun]) -> list[MethodGroup]:
         title = bmlr.methods.get(name).info.title if name in order else name
         label = title + _in_brackets(_telling(first, same))
         given = first.config["method"].get("init_args") or {}
-        usual = bmlr.methods.create(name).parameters_given if name in order else {}
+        usual = bmlr.methods.create(name).hparams if name in order else {}
         changed = {key: value for key, value in given.items() if key not in usual or _key(usual[key]) != _key(value)}
         groups.append(
             MethodGroup(

@@ -74,10 +74,10 @@ def method_table(section: Section, baseline: MethodGroup | None = None) -> tuple
         )
         add(head, [_difference_cell(group, baseline) for group in groups])
     if any("test_last_epoch" in run.result for group in groups for run in group.runs):
-        for part, head in _PAPER_COLUMNS.items():
-            add(head, [_spread(group, _reader(part, "accuracy"), 100, 1) for group in groups])
+        for split, head in _PAPER_COLUMNS.items():
+            add(head, [_spread(group, _reader(split, "accuracy"), 100, 1) for group in groups])
     passes = [_spread(group, _reader("data_passes"), 1, 1, deviation=False) for group in groups]
-    add(Head("Data passes", "Samples seen in training, over the size of the training part"), passes)
+    add(Head("Data passes", "Samples seen in training, over the size of the training split"), passes)
     minutes = [_spread(group, _reader("seconds"), 1 / 60, 1, deviation=False) for group in groups]
     add(Head("Minutes", "Wall-clock time of a run, on whatever machine it ran"), minutes)
     return [head for head, _ in columns], [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
@@ -88,7 +88,7 @@ def run_table(section: Section) -> tuple[list[Head], list[list[Cell]]]:
     heads = [Head("Method", numeric=False), Head("Seed"), *(head for head, _ in _score_columns(section, "test"))]
     heads += [Head(f"Ratio {pair}") for pair in section.pairs]
     heads += [
-        Head("Validation (%)", "Fused accuracy on the validation part, by which the epoch was selected"),
+        Head("Validation (%)", "Fused accuracy on the validation split, by which the epoch was selected"),
         Head("Epoch", "The epoch selected on validation, and the number of epochs"),
         Head("Minutes"),
     ]
@@ -128,21 +128,21 @@ def _leading_number(text: str) -> float | None:
 
 
 _PAPER_COLUMNS = {
-    "test_last_epoch": Head("Last epoch (%)", "Fused accuracy on the test part after the last epoch"),
+    "test_last_epoch": Head("Last epoch (%)", "Fused accuracy on the test split after the last epoch"),
     "test_best_epoch": Head(
-        "Best on test (%)", "Largest fused test accuracy of all epochs: selected on the test part, hence optimistic"
+        "Best on test (%)", "Largest fused test accuracy of all epochs: selected on the test split, hence optimistic"
     ),
 }
 
 
-def _score_columns(section: Section, part: str) -> list[tuple[Head, Read]]:
-    columns = [(Head("Fused (%)", "Accuracy of the fused prediction on the test part"), _reader(part, "accuracy"))]
+def _score_columns(section: Section, split: str) -> list[tuple[Head, Read]]:
+    columns = [(Head("Fused (%)", "Accuracy of the fused prediction on the test split"), _reader(split, "accuracy"))]
     for name in section.modalities:
         head = Head(
             f"{name[:1].upper()}{name[1:]} (%)",
             f"Accuracy of the logits of {name} alone, over the samples that have it",
         )
-        columns.append((head, _reader(part, "unimodal_accuracy", name)))
+        columns.append((head, _reader(split, "unimodal_accuracy", name)))
     return columns
 
 

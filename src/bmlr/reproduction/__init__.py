@@ -1,1 +1,23 @@
-"""The paper's tables and figures."""
+"""The paper's tables and figures: an application of the library, behind ``bmlr reproduce``."""
+
+from bmlr.reproduction._collect import CollectedRun, collect_run
+from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_tsne
+from bmlr.reproduction._plot_label_rows import plot_label_rows
+from bmlr.reproduction._plot_labels import plot_label_simplex
+from bmlr.reproduction._plot_top_classes import count_top_classes, plot_top_classes
+from bmlr.reproduction._reproduce import reproduce
+from bmlr.reproduction._scales import ReproduceResult, Settings
+
+__all__ = [
+    "CollectedRun",
+    "ReproduceResult",
+    "Settings",
+    "collect_run",
+    "count_top_classes",
+    "plot_features_tsne",
+    "plot_label_rows",
+    "plot_label_simplex",
+    "plot_label_tsne",
+    "plot_top_classes",
+    "reproduce",
+]

@@ -1,4 +1,4 @@
-"""What the figures of a run need beyond its metrics: features, predictions and reshaped labels of a part."""
+"""What the figures of a run need beyond its metrics: features, predictions and reshaped labels of a split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmlr.data import PartName
+from bmlr.data import SplitName
 from bmlr.functional import reshape_labels
 from bmlr.methods import BMLR, Method, OnlyReshape, UniDistill, UniReshaping, VanillaReshape
 from bmlr.training import RequestLoader, load_run
@@ -20,12 +20,12 @@ from bmlr.training._loader import BatchRequest
 
 
 @dataclasses.dataclass(frozen=True)
-class Collected:
+class CollectedRun:
     """Features, scores and labels of some samples, by a run's weights in evaluation mode.
 
     Attributes:
         classes: Names of the classes.
-        indices: Positions of the samples in their part, shape (N,).
+        indices: Positions of the samples in their split, shape (N,).
         targets: Class indices, shape (N,).
         features: Features of each modality, shape (N, d).
         scores: Logits of each modality, shape (N, C), as the method predicts.
@@ -48,19 +48,19 @@ class Collected:
 @torch.no_grad()
 def collect_run(
     directory: Path | str,
-    part: PartName = "test",
+    split: SplitName = "test",
     *,
     weights: str = "best",
     max_samples: int | None = None,
     seed: int = 0,
-) -> Collected:
-    """Go through a part of a run's data with the run's weights.
+) -> CollectedRun:
+    """Go through a split of a run's data with the run's weights.
 
     Labels are formed as in training but by the weights that were selected, with the transforms of evaluation.
 
     Args:
         directory: Directory of the run.
-        part: train, val or test.
+        split: train, val or test.
         weights: ``best`` (the epoch selected on validation) or ``last``.
         max_samples: Of more samples so many are drawn by lot.
         seed: Seed of the lot.
@@ -71,7 +71,7 @@ def collect_run(
         ValueError: If no sample has all modalities.
     """
     config, model, method = load_run(directory, weights=weights)
-    chosen = config.data.part(part)
+    chosen = config.data.split(split)
     indices = np.arange(len(chosen))
     if max_samples is not None and len(indices) > max_samples:
         indices = np.sort(np.random.default_rng(seed).choice(indices, max_samples, replace=False))
@@ -95,13 +95,13 @@ def collect_run(
         rows.append({name: values[complete].cpu() for name, values in found.items()} | {"complete": complete})
     whole = torch.cat([row["complete"] for row in rows]).numpy()
     if not whole.any():
-        raise ValueError(f"No sample of part '{part}' of {directory} has all modalities.")
+        raise ValueError(f"No sample of split '{split}' of {directory} has all modalities.")
     joined = {name: torch.cat([row[name] for row in rows]).float().numpy() for name in rows[0] if name != "complete"}
 
     def by_modality(kind: str) -> dict[str, Any]:
         return {name.partition(".")[2]: values for name, values in joined.items() if name.startswith(f"{kind}.")}
 
-    return Collected(
+    return CollectedRun(
         classes=tuple(config.data.classes),
         indices=indices[whole],
         targets=joined["targets"].astype(np.int64),
@@ -140,13 +140,13 @@ def labels_of(
     return None
 
 
-def softness_of(collected: Collected) -> NDArray[Any]:
+def softness_of(collected: CollectedRun) -> NDArray[Any]:
     """How much the labels of each sample leave to other classes, the sum over the modalities, shape (N,)."""
     rows = np.arange(len(collected.targets))
     return np.asarray(sum(1 - labels[rows, collected.targets] for labels in (collected.labels or {}).values()))
 
 
-def telling_classes(collected: Collected, count: int = 3) -> list[int]:
+def telling_classes(collected: CollectedRun, count: int = 3) -> list[int]:
     """The classes whose labels were reshaped most, so that a figure of some classes shows something.
 
     Args:
@@ -165,7 +165,7 @@ def telling_classes(collected: Collected, count: int = 3) -> list[int]:
     return sorted(sorted(totals, key=lambda label: (-totals[label], label))[:count])
 
 
-def confused_classes(collected: Collected, count: int = 2) -> list[int]:
+def confused_classes(collected: CollectedRun, count: int = 2) -> list[int]:
     """The pair of classes that some modality takes for each other most often, and further ones by the same measure."""
     number = len(collected.classes)
     confusion = np.zeros((number, number))

@@ -18,8 +18,12 @@ from bmlr.benchmark._contents import Picture
 from bmlr.benchmark._draw import draw_panels, read_group, save_figure
 from bmlr.data import MultimodalData
 from bmlr.functional import smooth_labels
-from bmlr.reproduction._collect import Collected, collect_run, confused_classes, softness_of, telling_classes
+from bmlr.reproduction._collect import CollectedRun, collect_run, confused_classes, softness_of, telling_classes
 from bmlr.reproduction._paper import FIG4_CLASSES, Experiment, Row
+from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_tsne
+from bmlr.reproduction._plot_label_rows import plot_label_rows
+from bmlr.reproduction._plot_labels import plot_label_simplex
+from bmlr.reproduction._plot_top_classes import count_top_classes, plot_top_classes
 from bmlr.runs._records import RunRecord
 
 _DRAWN = 1000  # samples of a figure of samples
@@ -127,11 +131,11 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
 
 
 def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
-    """Features of the test part before and after, and the label space of three classes after."""
+    """Features of the test split before and after, and the label space of three classes after."""
     collected = {label: collect_run(some[0].directory, max_samples=_DRAWN) for label, some in groups.items()}
     drawings: Drawings = {
         f"features-{label}": (
-            f"features of the test part by t-SNE, {label}, first seed", functools.partial(_feature_figure, one)
+            f"features of the test split by t-SNE, {label}, first seed", functools.partial(_feature_figure, one)
         )
         for label, one in collected.items()
     }  # fmt: skip
@@ -142,12 +146,12 @@ def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
     return drawings
 
 
-def _feature_figure(collected: Collected) -> Any:
-    return _figure_of(figures.plot_features_tsne(collected.features, collected.targets, collected.classes))
+def _feature_figure(collected: CollectedRun) -> Any:
+    return _figure_of(plot_features_tsne(collected.features, collected.targets, collected.classes))
 
 
 def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings:
-    """Shares of reshaped samples, and the labels of the training part on the simplex and by t-SNE."""
+    """Shares of reshaped samples, and the labels of the training split on the simplex and by t-SNE."""
     collected = collect_run(records[0].directory, "train", max_samples=_DRAWN)
     _write_labels(collected, folder / f"{prefix}-labels.csv")
     return {
@@ -167,7 +171,7 @@ def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings
         "tsne": (
             "training labels of three classes by t-SNE, first seed",
             lambda: _figure_of(
-                figures.plot_label_tsne(
+                plot_label_tsne(
                     collected.labels or {}, collected.targets, collected.classes, classes=telling_classes(collected)
                 )
             ),
@@ -178,29 +182,28 @@ def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings
 def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) -> Drawings:
     """Top-3 predicted classes of two classes: those of the paper, or those most taken for each other."""
     collected = collect_run(records[0].directory)
-    parts = FIG4_CLASSES.get(name, ())
+    wanted = FIG4_CLASSES.get(name, ())
     chosen = [
-        next((i for i, label in enumerate(data.classes) if part.casefold() in label.casefold()), None) for part in parts
+        next((i for i, label in enumerate(data.classes) if word.casefold() in label.casefold()), None)
+        for word in wanted
     ]
     known = [index for index in chosen if index is not None]
-    classes = known if known and len(known) == len(parts) else confused_classes(collected)
+    classes = known if known and len(known) == len(wanted) else confused_classes(collected)
     top = min(3, len(collected.classes) - 1)  # among all classes every one is always found
 
     def draw() -> Any:
-        counts = figures.count_top_classes(collected.scores, collected.targets, top=top)
-        return _figure_of(figures.plot_top_classes(counts, collected.targets, collected.classes, classes=classes))
+        counts = count_top_classes(collected.scores, collected.targets, top=top)
+        return _figure_of(plot_top_classes(counts, collected.targets, collected.classes, classes=classes))
 
-    return {"classes": (f"classes among the top {top} of each modality, test part, BMLR, first seed", draw)}
+    return {"classes": (f"classes among the top {top} of each modality, test split, BMLR, first seed", draw)}
 
 
-def _simplex(collected: Collected) -> Any:
+def _simplex(collected: CollectedRun) -> Any:
     classes = telling_classes(collected)
-    return _figure_of(
-        figures.plot_label_simplex(collected.labels or {}, collected.targets, collected.classes, classes=classes)
-    )
+    return _figure_of(plot_label_simplex(collected.labels or {}, collected.targets, collected.classes, classes=classes))
 
 
-def _label_rows(collected: Collected) -> Any:
+def _label_rows(collected: CollectedRun) -> Any:
     """Labels of the samples of two classes that were reshaped most, three of each, beside uniform ones."""
     labels, targets = collected.labels or {}, collected.targets
     classes, left = telling_classes(collected, 2), softness_of(collected)
@@ -211,19 +214,19 @@ def _label_rows(collected: Collected) -> Any:
     ]
     names = [f"sample {index}" for index in collected.indices]
     return _figure_of(
-        figures.plot_label_rows(
+        plot_label_rows(
             {_UNIFORM: _uniform_labels(collected), **labels}, targets, collected.classes, samples=samples,
             sample_names=names,
         )
     )  # fmt: skip
 
 
-def _uniform_labels(collected: Collected) -> Any:
+def _uniform_labels(collected: CollectedRun) -> Any:
     targets = torch.as_tensor(collected.targets)
     return smooth_labels(targets, len(collected.classes), epsilon=0.1, dtype=torch.float64).numpy()
 
 
-def _write_labels(collected: Collected, path: Path) -> None:
+def _write_labels(collected: CollectedRun, path: Path) -> None:
     """The label of every sample and modality, with what uniform smoothing would have made of it (Fig. 3b to 3d)."""
     tables = []
     every: dict[str, Any] = {**(collected.labels or {}), _UNIFORM: _uniform_labels(collected)}

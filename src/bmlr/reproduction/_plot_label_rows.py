@@ -62,7 +62,7 @@ def plot_label_rows(
     size = (max(2.6, 0.62 + 0.36 * number), 0.95 + 0.3 * len(rows))
     panels = open_panels(axes, list(arrays), size=size)
     others = {name: _of_other_classes(array[rows], indices[rows]) for name, array in arrays.items()}
-    largest = max(0.05, *(float(np.nanmax(part)) for part in others.values()))
+    largest = max(0.05, *(float(np.nanmax(split)) for split in others.values()))
     for place, (name, ax) in enumerate(panels.items()):
         ax.set_facecolor("#f2f2f2")  # seen where there is no number
         ax.imshow(others[name], cmap="Blues", vmin=0, vmax=largest, aspect="auto")

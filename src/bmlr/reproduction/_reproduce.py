@@ -28,7 +28,7 @@ from bmlr.reproduction._results import experiment_table, frame
 from bmlr.reproduction._scales import (
     SCALES,
     SHARE,
-    Reproduced,
+    ReproduceResult,
     Settings,
     check_data,
     data_names,
@@ -46,7 +46,7 @@ def reproduce(
     out: Path | str = "reproduction",
     engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
-) -> Reproduced:
+) -> ReproduceResult:
     """Make the runs of tables and figures of the BMLR paper, and the tables and figures from them.
 
     Experiments share runs; a run that is finished is not made again, so another experiment, or the same after an
@@ -107,7 +107,7 @@ def reproduce(
     where = ", ".join(one.name for one in data.values())
     title = f"Tables and figures of the BMLR paper, {settings.scale} scale, on {where}"
     files.append(write_contents(Contents(title, contents, notes), folder))
-    return Reproduced(tables, list(unique.values()), files, notes)
+    return ReproduceResult(tables, list(unique.values()), files, notes)
 
 
 def _chosen(names: Sequence[str]) -> list[Experiment]:

@@ -97,7 +97,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reproduced:
+class ReproduceResult:
     """What came of a reproduction.
 
     Attributes:

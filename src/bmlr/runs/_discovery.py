@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bmlr.figures import read_metrics
 from bmlr.runs._layout import CONFIG, FAILURE, METRICS, RESULT
+from bmlr.runs._metrics import read_metrics
 
 _MARKS = (CONFIG, RESULT, METRICS, FAILURE)
 
@@ -185,8 +185,8 @@ def _read_result(path: Path) -> dict[str, Any]:
             fits = isinstance(value, kind) and not isinstance(value, bool)
         if not fits:
             raise ValueError(f"{path.name} has no usable entry {name}. Found {value!r}.")
-    for part in ("test", "validation", "test_last_epoch", "test_best_epoch"):
-        _check_score(content.get(part), f"{path.name}: {part}")
+    for split in ("test", "validation", "test_last_epoch", "test_best_epoch"):
+        _check_score(content.get(split), f"{path.name}: {split}")
     return content
 
 

@@ -21,13 +21,13 @@ ABSENT = -1
 
 
 class PredictionTable:
-    """Predicted classes of all samples of a part, filled in batch by batch.
+    """Predicted classes of all samples of a split, filled in batch by batch.
 
     Under distributed evaluation every process fills in its samples; the sum over the processes is the whole table.
 
     Args:
         modalities: Names of the modalities.
-        samples: Number of samples of the part.
+        samples: Number of samples of the split.
         device: Where the table is kept.
     """
 

@@ -12,6 +12,7 @@ from bmlr.training._errors import RunError, RunInterruptedError
 from bmlr.training._guard import NonFiniteLossError
 from bmlr.training._loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
 from bmlr.training._module import BalancedModule
+from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._reading import evaluate_run, load_run, predict_run
 from bmlr.training._scores import Score, ScoreMetric, evaluate
 from bmlr.training._train import train
@@ -20,6 +21,7 @@ __all__ = [
     "BalancedModule",
     "BatchRequest",
     "ModelOptions",
+    "MonitorCallback",
     "NonFiniteLossError",
     "OptimizerOptions",
     "RequestLoader",

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bmlr.batch import Batch
-from bmlr.data import Part
+from bmlr.data import Split
 from bmlr.methods import EpochPlan
 from bmlr.training._termination import ending_signals
 
@@ -36,20 +36,20 @@ class BatchRequest:
 
 
 class _RequestDataset(Dataset[Batch]):
-    def __init__(self, part: Part) -> None:
-        self.part = part
+    def __init__(self, split: Split) -> None:
+        self.split = split
 
     def __getitem__(self, request: Any) -> Batch:
-        batch = self.part.batch(request.indices, augment=request.seed is not None, seed=request.seed or 0)
+        batch = self.split.batch(request.indices, augment=request.seed is not None, seed=request.seed or 0)
         batch.tag = request.tag
         return batch
 
 
 class RequestLoader:
-    """Batches of a part in the order of given requests; sized, and the same on every iteration.
+    """Batches of a split in the order of given requests; sized, and the same on every iteration.
 
     Args:
-        part: Where the samples come from.
+        split: Where the samples come from.
         requests: The batches to come.
         num_workers: Processes that load data.
         pin_memory: Load into page-locked memory.
@@ -58,7 +58,7 @@ class RequestLoader:
 
     def __init__(
         self,
-        part: Part,
+        split: Split,
         requests: Sequence[BatchRequest],
         *,
         num_workers: int = 0,
@@ -69,7 +69,7 @@ class RequestLoader:
         # A generator of its own: iterating must not draw from the global stream, or an evaluation between two
         # steps would change the training after it.
         self._loader = DataLoader(
-            _RequestDataset(part),
+            _RequestDataset(split),
             batch_size=None,
             sampler=requests[start:],  # any sized iterable of keys will do
             num_workers=num_workers,
@@ -106,7 +106,7 @@ def _signal_held_back() -> Iterator[None]:
 
 
 def ordered_requests(num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[BatchRequest]:
-    """Requests that go through a part once, in order; under distributed evaluation each rank takes its share."""
+    """Requests that go through a split once, in order; under distributed evaluation each rank takes its share."""
     indices = range(num_samples)[rank::world_size]
     return [BatchRequest(tuple(indices[start : start + batch_size])) for start in range(0, len(indices), batch_size)]
 

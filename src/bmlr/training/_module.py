@@ -44,7 +44,7 @@ class BalancedModule(lightning.LightningModule):
 
     Attributes:
         history: One flat dictionary of numbers per finished epoch.
-        val_score: Score on the validation part at the end of the last finished epoch.
+        val_score: Score on the validation split at the end of the last finished epoch.
         restores: How often the run went back to a checkpoint with half the learning rate.
     """
 
@@ -106,14 +106,14 @@ class BalancedModule(lightning.LightningModule):
         """Batches of the epoch to come, as the method plans it; the trainer asks anew before every epoch."""
         data = self._own_data()
         if self.epochs_done >= (self.trainer.max_epochs or 1):  # resumed after its last epoch: there is none to plan
-            return self._loader("train", ordered_requests(len(data.part("train")), self.batch_size))
+            return self._loader("train", ordered_requests(len(data.split("train")), self.batch_size))
         if self._planned_epoch != self.epochs_done:  # the trainer asks twice when it resumes; plan once
             self._first_position = self._take_back()
             if self._plan is None or not self._first_position:  # within an epoch the plan is that of the checkpoint
                 self._plan = self.method.start_epoch(self._context())
             self._requests = planned_requests(
                 self._plan,
-                len(data.part("train")),
+                len(data.split("train")),
                 self.batch_size,
                 seed=self.seed,
                 epoch=self.epochs_done,
@@ -124,18 +124,18 @@ class BalancedModule(lightning.LightningModule):
         return self._loader("train", self._requests, self._first_position)
 
     def val_dataloader(self) -> Iterable[Batch]:
-        """The validation part, in order."""
+        """The validation split, in order."""
         requests = ordered_requests(
-            len(self._own_data().part("val")),
+            len(self._own_data().split("val")),
             self.batch_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
         return self._loader("val", requests)
 
-    def _loader(self, part: Any, requests: list[BatchRequest], start: int = 0) -> RequestLoader:
+    def _loader(self, split: Any, requests: list[BatchRequest], start: int = 0) -> RequestLoader:
         return RequestLoader(
-            self._own_data().part(part),
+            self._own_data().split(split),
             requests,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
@@ -148,10 +148,10 @@ class BalancedModule(lightning.LightningModule):
         return self.data
 
     def _context(self) -> EpochContext:
-        def batches(part: Any) -> Callable[[], Iterator[Batch]]:
+        def batches(split: Any) -> Callable[[], Iterator[Batch]]:
             def iterate() -> Iterator[Batch]:
-                count = len(self._own_data().part(part))
-                for batch in self._loader(part, ordered_requests(count, self.batch_size)):
+                count = len(self._own_data().split(split))
+                for batch in self._loader(split, ordered_requests(count, self.batch_size)):
                     yield batch.to(self.device)
 
             return iterate
@@ -160,7 +160,7 @@ class BalancedModule(lightning.LightningModule):
             epoch=self.epochs_done,
             max_epochs=self.trainer.max_epochs or 1,
             model=self.model,
-            num_train=0 if self.data is None else len(self.data.part("train")),
+            num_train=0 if self.data is None else len(self.data.split("train")),
             train_batches=batches("train"),
             val_batches=batches("val"),
         )

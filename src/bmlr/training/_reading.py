@@ -9,7 +9,7 @@ import torch
 
 from bmlr.config._model import build_model
 from bmlr.config._run_config import RunConfig, read_config
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
 from bmlr.runs._layout import CONFIG
@@ -40,12 +40,12 @@ def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig
     return config, model.eval(), config.method.eval()
 
 
-def evaluate_run(directory: Path | str, *, part: PartName = "test", weights: str = "best") -> Score:
-    """Score a run's weights on one part of its data.
+def evaluate_run(directory: Path | str, *, split: SplitName = "test", weights: str = "best") -> Score:
+    """Score a run's weights on one split of its data.
 
     Args:
         directory: Directory of the run.
-        part: train, val or test.
+        split: train, val or test.
         weights: ``best`` or ``last``.
 
     Raises:
@@ -53,7 +53,7 @@ def evaluate_run(directory: Path | str, *, part: PartName = "test", weights: str
         RunError: If its weights are missing or damaged.
     """
     config, model, method = load_run(directory, weights=weights)
-    return evaluate(model, method, split_batches(config, part))
+    return evaluate(model, method, split_batches(config, split))
 
 
 @torch.no_grad()
@@ -91,8 +91,8 @@ def predict_run(
     }
 
 
-def split_batches(config: RunConfig, part: PartName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
-    chosen = config.data.part(part)
+def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
+    chosen = config.data.split(split)
     size = config.trainer.batch_size or config.data.defaults.batch_size
     requests = ordered_requests(len(chosen), size, rank=rank, world_size=world_size)
     return RequestLoader(chosen, requests, num_workers=config.trainer.num_workers)

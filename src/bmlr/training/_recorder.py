@@ -12,7 +12,7 @@ import pandas as pd
 from bmlr._files import atomic_write
 from bmlr.batch import Batch
 from bmlr.config._run_config import RunConfig
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 from bmlr.methods import Prediction
 from bmlr.runs._layout import CHECKPOINT, EPOCH, METRICS, NONFINITE, PREVIOUS, RESULT
 from bmlr.runs._predictions import PREDICTIONS, PredictionTable
@@ -78,7 +78,7 @@ class Recorder:
         """Keep the weights that were just validated, if they are the best so far."""
         score = module.val_score
         if score is None:
-            raise RunError("The validation part was not scored.")
+            raise RunError("The validation split was not scored.")
         if self.config.data.protocol == "paper":
             self.test_scores.append(self._score(module, "test").as_dict())
         if self.best is None or score.accuracy > self.best["validation"]["accuracy"]:
@@ -133,7 +133,7 @@ class Recorder:
         self.last_is_damaged = False
 
     def finish(self, module: BalancedModule, *, seconds: float, check: Callable[[], None]) -> RunResult:
-        """Read the test part and write the result.
+        """Read the test split and write the result.
 
         Args:
             module: What was trained.
@@ -147,7 +147,7 @@ class Recorder:
             save_weights(self.directory / "last.safetensors", module.model, module.method)
         module.trainer.strategy.barrier()
         load_weights(self.directory / "best.safetensors", module.model, module.method)
-        predictions = PredictionTable(module.model.modalities, len(data.part("test")), module.device)
+        predictions = PredictionTable(module.model.modalities, len(data.split("test")), module.device)
 
         def watch(prediction: Prediction, batch: Batch) -> None:
             predictions.add(prediction, batch)
@@ -167,7 +167,7 @@ class Recorder:
             "validation": self.best["validation"],
             "best_epoch": self.best["epoch"],
             "epochs": len(history),
-            "data_passes": round(float(history["samples"].sum()) / len(data.part("train")), 3),
+            "data_passes": round(float(history["samples"].sum()) / len(data.split("train")), 3),
             "majority_rate": data.majority_rate("test"),
             "reshaped_share": {
                 name: history[f"train_reshaped_{name}"].tolist()
@@ -176,7 +176,7 @@ class Recorder:
             },
             "seconds": round(self.seconds_before + seconds, 3),
             "parameters": sum(p.numel() for p in module.parameters()),
-            "samples": {part: len(data.part(part)) for part in ("train", "val", "test")},
+            "samples": {split: len(data.split(split)) for split in ("train", "val", "test")},
             "nonfinite": {
                 "skipped_steps": module.guard.skipped,
                 "overflowed_steps": module.guard.overflowed,
@@ -198,8 +198,8 @@ class Recorder:
         return RunResult(self.directory, content)
 
     def _score(
-        self, module: BalancedModule, part: PartName, watch: Callable[[Prediction, Batch], None] | None = None
+        self, module: BalancedModule, split: SplitName, watch: Callable[[Prediction, Batch], None] | None = None
     ) -> Score:
         trainer = module.trainer
-        batches = split_batches(self.config, part, rank=trainer.global_rank, world_size=trainer.world_size)
+        batches = split_batches(self.config, split, rank=trainer.global_rank, world_size=trainer.world_size)
         return evaluate(module.model, module.method, batches, watch)

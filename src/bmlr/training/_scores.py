@@ -20,7 +20,7 @@ from bmlr.model import MultimodalClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How good and how balanced a model is on one part of the data.
+    """How good and how balanced a model is on one split of the data.
 
     Attributes:
         accuracy: Share of samples whose class has the largest fused logit.

@@ -41,17 +41,17 @@ def train(
     run: Path | str | None = None,
     resume: bool = False,
 ) -> RunResult:
-    """Train a model on a data set by a method, select the epoch on the validation part, read the test part once.
+    """Train a model on a data set by a method, select the epoch on the validation split, read the test split once.
 
     The run is a directory: ``config.yaml`` re-runs it, ``metrics.csv`` has a row per epoch, ``tensorboard/`` the
     events, ``best.safetensors`` and ``last.safetensors`` the weights, ``last.ckpt`` what a resumed run needs,
-    ``predictions.safetensors`` the classes predicted for the test part in the selected epoch, and ``result.json``,
+    ``predictions.safetensors`` the classes predicted for the test split in the selected epoch, and ``result.json``,
     written last, the result. An interrupted run that is resumed goes on after its last checkpoint, which is
     taken at the end of every epoch, at every ``checkpoint_every``-th optimiser step, and at the next one on SIGTERM;
     it ends as it would have ended without the interruption. While a run goes on, ``previous.ckpt`` is the checkpoint
     before the last, to fall back to. ``nonfinite.json`` tells of losses and gradients that were not finite.
 
-    Under the data sets' ``paper`` protocol the test part is scored after every epoch, as the papers do, and the
+    Under the data sets' ``paper`` protocol the test split is scored after every epoch, as the papers do, and the
     result shows the last and the best of these beside the epoch selected on validation. Under ``clean`` it is read
     once, at the end, with the weights of the selected epoch (the first of the best validation accuracy).
 

@@ -17,8 +17,10 @@ from rich.console import Console
 
 from bmlr._version import __version__
 from bmlr.config._run_config import RunConfig
+from bmlr.monitor import GradientMonitor
 from bmlr.training._checkpoints import Checkpoint, LoadedCheckpoint
 from bmlr.training._module import BalancedModule
+from bmlr.training._monitoring import MonitorCallback
 
 
 def is_first_process() -> bool:
@@ -35,9 +37,7 @@ def make_trainer(
     if options.progress:
         callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))
     if options.gradients:
-        from bmlr.diagnosis import GradientMonitor  # reads runs itself
-
-        callbacks.append(GradientMonitor(directory).callback())
+        callbacks.append(MonitorCallback(GradientMonitor(directory)))
     with silence_lightning():
         return lightning.Trainer(
             max_epochs=options.epochs,

@@ -14,10 +14,10 @@ import torch
 
 from bmlr._checks import check_integer, check_targets
 from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Part, PartName
+from bmlr.data._base import Modality, MultimodalData, Split, SplitName
 from bmlr.data.store._store import REJECTED, Store, read_rejected
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _AT_ONCE = 32  # samples in memory
@@ -43,7 +43,7 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class InputReport:
-    """One modality in one part, of the samples that were looked at.
+    """One modality in one split, of the samples that were looked at.
 
     Attributes:
         missing: Share of the samples that lack it.
@@ -72,8 +72,8 @@ class InputReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class PartReport:
-    """One part.
+class SplitReport:
+    """One split.
 
     Attributes:
         samples: Number of samples.
@@ -94,31 +94,31 @@ class PartReport:
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """Groups that two parts share.
+    """Groups that two splits share.
 
     Attributes:
-        parts: The two parts.
+        splits: The two splits.
         groups: The groups.
-        samples: Number of samples of these groups, by part.
+        samples: Number of samples of these groups, by split.
     """
 
-    parts: tuple[str, str]
+    splits: tuple[str, str]
     groups: tuple[str, ...]
     samples: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Inputs that are the same, number for number, in two parts.
+    """Inputs that are the same, number for number, in two splits.
 
     Attributes:
         modality: Whose inputs.
-        parts: The two parts.
-        samples: Number of samples with such an input, by part.
+        splits: The two splits.
+        samples: Number of samples with such an input, by split.
     """
 
     modality: str
-    parts: tuple[str, str]
+    splits: tuple[str, str]
     samples: Mapping[str, int]
 
 
@@ -131,9 +131,9 @@ class Inspection:
         protocol: Its protocol.
         classes: Names of the classes.
         modalities: Form of each modality.
-        parts: What is in each part.
-        leaks: Groups shared between parts.
-        duplicates: Inputs shared between parts, among the samples that were looked at.
+        splits: What is in each split.
+        leaks: Groups shared between splits.
+        duplicates: Inputs shared between splits, among the samples that were looked at.
         rejected: Number of samples left out when the data was prepared; None where it is not known.
         alarms: What makes results wrong: groups or inputs shared under ``clean``, values that are no numbers, classes
             without a training sample.
@@ -144,7 +144,7 @@ class Inspection:
     protocol: str
     classes: tuple[str, ...]
     modalities: Mapping[str, Modality]
-    parts: Mapping[str, PartReport]
+    splits: Mapping[str, SplitReport]
     leaks: tuple[Leak, ...]
     duplicates: tuple[Duplicates, ...]
     rejected: int | None
@@ -161,41 +161,41 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
 
     Args:
         data: The data set.
-        samples: Inputs are read of at most so many samples per part, drawn at random; None reads all. Counts, groups
+        samples: Inputs are read of at most so many samples per split, drawn at random; None reads all. Counts, groups
             and durations are always those of all samples.
         progress: Show a progress bar.
 
     Raises:
         FileNotFoundError: If a file of the data set is missing.
-        ValueError: If the data set cannot be read, or its parts are not what :class:`bmlr.data.Part` promises.
+        ValueError: If the data set cannot be read, or its splits are not what :class:`bmlr.data.Split` promises.
 
     Example:
         >>> import bmlr.data
         >>> found = inspect_data(bmlr.data.create("synthetic", num_classes=3, samples={"train": 200}), samples=100)
-        >>> found.parts["train"].samples, found.parts["train"].looked_at, found.leaks, found.alarms
+        >>> found.splits["train"].samples, found.splits["train"].looked_at, found.leaks, found.alarms
         (200, 100, (), ())
     """
     if samples is not None:
         check_integer("samples", samples, 1)
     data.prepare()
-    parts = {name: data.part(name) for name in _PARTS}
-    looks: dict[PartName, dict[str, _Look]] = {}
-    reports: dict[str, PartReport] = {}
-    chosen = {name: _chosen(len(part), samples) for name, part in parts.items()}
+    splits = {name: data.split(name) for name in _SPLITS}
+    looks: dict[SplitName, dict[str, _Look]] = {}
+    reports: dict[str, SplitReport] = {}
+    chosen = {name: _chosen(len(split), samples) for name, split in splits.items()}
     with draw_bar(sum(map(len, chosen.values())), enabled=progress) as advance:
-        for name, part in parts.items():
-            if not len(part):
-                raise ValueError(f"Part '{name}' of '{data.name}' should hold samples. It is empty.")
-            check_targets(part.targets, len(part), len(data.classes))
+        for name, split in splits.items():
+            if not len(split):
+                raise ValueError(f"Split '{name}' of '{data.name}' should hold samples. It is empty.")
+            check_targets(split.targets, len(split), len(data.classes))
             looks[name] = {modality: _Look(form.kind) for modality, form in data.modalities.items()}
-            for batch in iterate_batches(data, name, part, chosen[name]):
+            for batch in iterate_batches(data, name, split, chosen[name]):
                 for modality, look in looks[name].items():
                     look.see(batch.inputs[modality].numpy(), present_mask(batch, modality))
                 advance(len(batch))
-            reports[name] = _report(data, part, looks[name], len(chosen[name]))
-    leaks = _leaks(parts)
+            reports[name] = _report(data, split, looks[name], len(chosen[name]))
+    leaks = _leaks(splits)
     duplicates = _duplicates(looks)
-    store = next((found for part in parts.values() if (found := store_of(part)) is not None), None)
+    store = next((found for split in splits.values() if (found := store_of(split)) is not None), None)
     rejected = len(read_rejected(store.folder)) if store is not None and (store.folder / REJECTED).is_file() else None
     alarms, remarks = _sentences(data, reports, leaks, duplicates)
     if rejected and store is not None:
@@ -215,7 +215,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
 
 
 class _Look:
-    """What is gathered of one modality in one part, batch by batch."""
+    """What is gathered of one modality in one split, batch by batch."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -294,18 +294,18 @@ def draw_indices(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(positions, count, replace=False))
 
 
-def iterate_batches(data: MultimodalData, name: PartName, part: Part, positions: np.ndarray) -> Iterator[Batch]:
-    """Batches of a part, checked to be what a part promises."""
+def iterate_batches(data: MultimodalData, name: SplitName, split: Split, positions: np.ndarray) -> Iterator[Batch]:
+    """Batches of a split, checked to be what a split promises."""
     for start in range(0, len(positions), _AT_ONCE):
         indices = positions[start : start + _AT_ONCE].tolist()
-        batch = part.batch(indices)
-        where = f"Part '{name}' of '{data.name}'"
+        batch = split.batch(indices)
+        where = f"Split '{name}' of '{data.name}'"
         if set(batch.inputs) != set(data.modalities):
             raise ValueError(f"{where} should give {list(data.modalities)}. Found {list(batch.inputs)}.")
         for modality, values in batch.inputs.items():
             if len(values) != len(indices):
                 raise ValueError(f"{where} should give {len(indices)} of '{modality}' as asked. Found {len(values)}.")
-        if not torch.equal(batch.targets, part.targets[indices]):
+        if not torch.equal(batch.targets, split.targets[indices]):
             raise ValueError(f"{where} gives other targets in a batch than its `targets` at the same positions.")
         for modality, form in data.modalities.items():
             found, fixed = tuple(batch.inputs[modality].shape[1:]), int(form.kind in {"sequence", "frames"})
@@ -332,36 +332,36 @@ def present_mask(batch: Batch, modality: str) -> np.ndarray:
     return np.ones(len(batch), dtype=bool) if mask is None else mask.numpy()
 
 
-def store_of(part: Part) -> Store | None:
-    store = getattr(part, "store", None)
+def store_of(split: Split) -> Store | None:
+    store = getattr(split, "store", None)
     return store if isinstance(store, Store) else None
 
 
-def _seconds(part: Part, modality: str) -> list[float]:
-    """Durations of a part's files, where it is made from a store, which knows them."""
-    store, rows = store_of(part), getattr(part, "rows", None)
+def _seconds(split: Split, modality: str) -> list[float]:
+    """Durations of a split's files, where it is made from a store, which knows them."""
+    store, rows = store_of(split), getattr(split, "rows", None)
     if store is None or rows is None:
         return []
     found = [store.clips[row].files.get(modality, {}).get("seconds") for row in rows]
     return [seconds for seconds in found if seconds is not None]
 
 
-def _report(data: MultimodalData, part: Part, looks: Mapping[str, _Look], looked_at: int) -> PartReport:
-    counts = torch.bincount(part.targets, minlength=len(data.classes)).tolist()
-    return PartReport(
-        samples=len(part),
+def _report(data: MultimodalData, split: Split, looks: Mapping[str, _Look], looked_at: int) -> SplitReport:
+    counts = torch.bincount(split.targets, minlength=len(data.classes)).tolist()
+    return SplitReport(
+        samples=len(split),
         looked_at=looked_at,
         counts=dict(zip(data.classes, counts, strict=True)),
-        majority_rate=max(counts) / len(part),
-        groups=None if part.groups is None else len(set(part.groups)),
-        inputs={modality: look.report(_seconds(part, modality)) for modality, look in looks.items()},
+        majority_rate=max(counts) / len(split),
+        groups=None if split.groups is None else len(set(split.groups)),
+        inputs={modality: look.report(_seconds(split, modality)) for modality, look in looks.items()},
     )
 
 
-def _leaks(parts: Mapping[PartName, Part]) -> tuple[Leak, ...]:
+def _leaks(splits: Mapping[SplitName, Split]) -> tuple[Leak, ...]:
     leaks = []
-    for first, second in itertools.combinations(parts, 2):
-        groups = {name: parts[name].groups or () for name in (first, second)}
+    for first, second in itertools.combinations(splits, 2):
+        groups = {name: splits[name].groups or () for name in (first, second)}
         shared = set(groups[first]) & set(groups[second])
         if shared:
             samples = {name: sum(group in shared for group in members) for name, members in groups.items()}
@@ -369,7 +369,7 @@ def _leaks(parts: Mapping[PartName, Part]) -> tuple[Leak, ...]:
     return tuple(leaks)
 
 
-def _duplicates(looks: Mapping[PartName, Mapping[str, _Look]]) -> tuple[Duplicates, ...]:
+def _duplicates(looks: Mapping[SplitName, Mapping[str, _Look]]) -> tuple[Duplicates, ...]:
     found = []
     for first, second in itertools.combinations(looks, 2):
         for modality in looks[first]:
@@ -383,7 +383,7 @@ def _duplicates(looks: Mapping[PartName, Mapping[str, _Look]]) -> tuple[Duplicat
 
 def _sentences(
     data: MultimodalData,
-    reports: Mapping[str, PartReport],
+    reports: Mapping[str, SplitReport],
     leaks: Sequence[Leak],
     duplicates: Sequence[Duplicates],
 ) -> tuple[list[str], list[str]]:
@@ -395,12 +395,12 @@ def _sentences(
     for leak in leaks:
         names = ", ".join(leak.groups[:_NAMED]) + (", …" if len(leak.groups) > _NAMED else "")
         shared_groups.append(
-            f"LEAKAGE: {_both(leak.parts)} share {_count(len(leak.groups), 'group')} ({names}), with "
+            f"LEAKAGE: {_both(leak.splits)} share {_count(len(leak.groups), 'group')} ({names}), with "
             f"{_by_part(leak.samples)}"
-            + (", though protocol 'clean' says that parts share none." if clean else f" (protocol '{data.protocol}').")
+            + (", though protocol 'clean' says that splits share none." if clean else f" (protocol '{data.protocol}').")
         )
     shared_groups += [
-        f"LEAKAGE: the same '{found.modality}', number for number, is in {_both(found.parts)}: "
+        f"LEAKAGE: the same '{found.modality}', number for number, is in {_both(found.splits)}: "
         f"{_by_part(found.samples)}."
         for found in duplicates
     ]
@@ -411,23 +411,23 @@ def _sentences(
         if empty:
             shown = ", ".join(empty[:_NAMED]) + (", …" if len(empty) > _NAMED else "")
             (alarms if name == "train" else remarks).append(
-                f"Part '{name}' has no sample of {len(empty)} of {len(report.counts)} classes: {shown}."
+                f"Split '{name}' has no sample of {len(empty)} of {len(report.counts)} classes: {shown}."
             )
         for modality, found in report.inputs.items():
             if found.nan or found.infinite:
                 alarms.append(
-                    f"'{modality}' of part '{name}' holds {found.nan} NaN and {found.infinite} infinite values."
+                    f"'{modality}' of split '{name}' holds {found.nan} NaN and {found.infinite} infinite values."
                 )
             if found.constant:
-                remarks.append(f"{_count(found.constant, 'sample')} of part '{name}' with a constant '{modality}'.")
+                remarks.append(f"{_count(found.constant, 'sample')} of split '{name}' with a constant '{modality}'.")
     left_out = getattr(data, "left_out", None)
     if left_out:
         remarks.append(f"Protocol '{data.protocol}' leaves out {_count(len(left_out), 'sample')}.")
     return alarms, remarks
 
 
-def _both(parts: Sequence[str]) -> str:
-    return " and ".join(parts)
+def _both(splits: Sequence[str]) -> str:
+    return " and ".join(splits)
 
 
 def _by_part(samples: Mapping[str, int]) -> str:

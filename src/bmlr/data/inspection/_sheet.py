@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from bmlr._checks import check_choice, check_integer
-from bmlr.data._base import Modality, MultimodalData, PartName
+from bmlr.data._base import Modality, MultimodalData, SplitName
 from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ from bmlr.data.inspection._report import (
     store_of,
 )
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells and between modalities, in inches
 
 
-def contact_sheet(data: MultimodalData, *, part: PartName = "train", per_class: int = 4, seed: int = 0) -> Figure:
+def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class: int = 4, seed: int = 0) -> Figure:
     """Some samples of each class in all modalities: a row per class, for each modality the same samples in one order.
 
     Pictures and frames are shown in their colours, spectrograms with low frequencies below, sequences with time from
@@ -39,7 +39,7 @@ def contact_sheet(data: MultimodalData, *, part: PartName = "train", per_class: 
 
     Args:
         data: The data set.
-        part: Part the samples are taken from.
+        split: Split the samples are taken from.
         per_class: Samples per class, drawn at random.
         seed: Seed of the draw.
 
@@ -47,24 +47,24 @@ def contact_sheet(data: MultimodalData, *, part: PartName = "train", per_class: 
         FileNotFoundError: If a file of the data set is missing.
         ValueError: If an argument is wrong or the data set cannot be read.
     """
-    check_choice("part", part, _PARTS)
+    check_choice("split", split, _SPLITS)
     check_integer("per_class", per_class, 1)
     data.prepare()
-    chosen = data.part(part)
+    chosen = data.split(split)
     targets = chosen.targets.numpy()
     labels = range(min(len(data.classes), MOST_CLASSES))
     picks = {label: draw_indices(np.flatnonzero(targets == label), per_class, seed) for label in labels}
     positions = np.concatenate(list(picks.values()))
     if not len(positions):
-        raise ValueError(f"Part '{part}' of '{data.name}' should hold samples. It is empty.")
-    batches = list(iterate_batches(data, part, chosen, positions))
+        raise ValueError(f"Split '{split}' of '{data.name}' should hold samples. It is empty.")
+    batches = list(iterate_batches(data, split, chosen, positions))
     counts = np.bincount(targets, minlength=len(data.classes))
     sheet = _Sheet(data, picks, counts, normalised=store_of(chosen) is not None)
     for modality, form in data.modalities.items():
         values = joined([batch.inputs[modality].numpy() for batch in batches])
         sheet.draw(modality, form, values, np.concatenate([present_mask(batch, modality) for batch in batches]))
     classes = f", first {len(labels)} of {len(data.classes)} classes" if len(labels) < len(data.classes) else ""
-    sheet.title(f"{data.name}, {data.protocol} protocol, {part} part: {len(targets)} samples{classes}")
+    sheet.title(f"{data.name}, {data.protocol} protocol, {split} split: {len(targets)} samples{classes}")
     return sheet.figure
 
 

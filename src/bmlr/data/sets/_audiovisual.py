@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_unit_interval
 from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Part, PartName
+from bmlr.data._base import Modality, MultimodalData, Split, SplitName
 from bmlr.data._group_split import split_by_group
 from bmlr.data.readers._registry import reader_of
 from bmlr.data.readers._video import FILMS
@@ -21,13 +21,13 @@ from bmlr.data.sets._layouts import EMOTIONS, audio_reader
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.transforms._frames import augment_frames
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _SIZE = 224
 
 
-class AudioVisualPart(Part):
+class AudioVisualSplit(Split):
     """Some samples of a prepared store: spectrograms, and frames chosen and transformed batch by batch.
 
     Args:
@@ -70,11 +70,11 @@ class _AudioVisual(MultimodalData):
 
     Args:
         root: The prepared folder, or the one it alone was made in.
-        protocol: ``clean`` (no group in two parts) or ``paper`` (the published split).
+        protocol: ``clean`` (no group in two splits) or ``paper`` (the published split).
         frames: Frames per sample; None takes the data set's (CREMA-D 1, the others 3).
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation part, where none is published.
-        test_share: Share of the test part under ``clean``.
+        val_share: Share of the validation split, where none is published.
+        test_share: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -110,7 +110,7 @@ class _AudioVisual(MultimodalData):
             "video": Modality("frames", (self.frames, 3, _SIZE, _SIZE)),
         }
         self._store: Store | None = None
-        self._rows: dict[PartName, np.ndarray] = {}
+        self._rows: dict[SplitName, np.ndarray] = {}
 
     def prepare(self) -> None:
         """Open the prepared folder and split it; ``classes`` and ``modalities`` are then those of the files.
@@ -127,9 +127,9 @@ class _AudioVisual(MultimodalData):
         if found != self.name or set(store.modalities) != {"audio", "video"}:
             raise ValueError(f"Parameter `root` should hold a prepared '{self.name}'. {store.folder} holds '{found}'.")
         rows = self._published(store) if self.protocol == "paper" else self._clean(store)
-        empty = [name for name in _PARTS if not len(rows[name])]
+        empty = [name for name in _SPLITS if not len(rows[name])]
         if empty:
-            raise ValueError(f"{store.folder} holds too few clips: part '{empty[0]}' would be empty.")
+            raise ValueError(f"{store.folder} holds too few clips: split '{empty[0]}' would be empty.")
         size = store.modalities["video"].shape[1]
         self.classes = store.classes
         self.modalities = {
@@ -146,10 +146,10 @@ class _AudioVisual(MultimodalData):
             raise AssertionError("prepare() opens the store or raises.")
         return self._store
 
-    def part(self, name: PartName) -> AudioVisualPart:
-        """One part; groups are the actors or the source videos."""
-        check_choice("name", name, _PARTS)
-        return AudioVisualPart(self.store, self._rows[name], self.frames)
+    def split(self, name: SplitName) -> AudioVisualSplit:
+        """One split; groups are the actors or the source videos."""
+        check_choice("name", name, _SPLITS)
+        return AudioVisualSplit(self.store, self._rows[name], self.frames)
 
     def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
         """Inputs of one new sample, read as the prepared ones were: the middle frames, no random transform.
@@ -181,36 +181,36 @@ class _AudioVisual(MultimodalData):
     def _usual_seconds(self) -> float:
         return 10.0
 
-    def _clean(self, store: Store) -> dict[PartName, np.ndarray]:
+    def _clean(self, store: Store) -> dict[SplitName, np.ndarray]:
         groups = [clip.group for clip in store.clips]
         return split_by_group(
             groups, store.targets, val_share=self.val_share, test_share=self.test_share, seed=self.split_seed
         )
 
-    def _published(self, store: Store) -> dict[PartName, np.ndarray]:
+    def _published(self, store: Store) -> dict[SplitName, np.ndarray]:
         splits = np.array([clip.split or "" for clip in store.clips])
-        rows: dict[PartName, np.ndarray] = {name: np.flatnonzero(splits == name) for name in _PARTS}
+        rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(splits == name) for name in _SPLITS}
         for name in ("train", "test"):
             if not len(rows[name]):
                 raise ValueError(
                     f"Parameter `protocol` cannot be 'paper': {store.folder} was prepared without a published "
-                    f"{name} part. Prepare it with the published lists, or choose 'clean'."
+                    f"{name} split. Prepare it with the published lists, or choose 'clean'."
                 )
         if unlisted := int((splits == "").sum()):
             warnings.warn(
-                f"{unlisted} clips of {store.folder} are in no published part and are left out.", stacklevel=3
+                f"{unlisted} clips of {store.folder} are in no published split and are left out.", stacklevel=3
             )
         if not len(rows["val"]):
             rows["train"], rows["val"] = self._carve(store, rows["train"])
         return rows
 
     def _carve(self, store: Store, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A validation part out of the published training part, clip by clip: groups are shared, as in that split."""
+        """A validation split out of the published training split, clip by clip: groups are shared, as in that split."""
         ids = [store.clips[row].id for row in train]
-        parts = split_by_group(
+        splits = split_by_group(
             ids, store.targets[train], val_share=self.val_share, test_share=0.0, seed=self.split_seed
         )
-        return train[parts["train"]], train[parts["val"]]
+        return train[splits["train"]], train[splits["val"]]
 
 
 class CREMAD(_AudioVisual):
@@ -220,9 +220,9 @@ class CREMAD(_AudioVisual):
     sources are not needed any more. Audio is the log spectrogram of 3 s (257 × 188), video one frame per clip by
     default: in training a random one of each equal segment of the clip, otherwise the segment's middle.
 
-    * ``protocol="clean"``: by actor; every actor is in one part.
-    * ``protocol="paper"``: the published lists, which the preparation was given; all actors are in both parts. They
-      have no validation part, on which an epoch could be selected: ``val_share`` of the training clips are drawn for
+    * ``protocol="clean"``: by actor; every actor is in one split.
+    * ``protocol="paper"``: the published lists, which the preparation was given; all actors are in both splits. They
+      have no validation split, on which an epoch could be selected: ``val_share`` of the training clips are drawn for
       it, of all classes alike.
 
     Args:
@@ -230,8 +230,8 @@ class CREMAD(_AudioVisual):
         protocol: ``clean`` or ``paper``.
         frames: Frames per clip; None for 1.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation part.
-        test_share: Share of the test part under ``clean``.
+        val_share: Share of the validation split.
+        test_share: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -261,17 +261,17 @@ class KineticsSounds(_AudioVisual):
     film's first 10 s (257 × 625), video three frames by default: in training a random one of each equal segment of
     the film, otherwise the segment's middle.
 
-    * ``protocol="clean"``: by source video; no video is in two parts.
+    * ``protocol="clean"``: by source video; no video is in two splits.
     * ``protocol="paper"``: the published lists, which the preparation was given, or the folders train, val and test.
-      Where there is no validation part, ``val_share`` of the training clips are drawn for it.
+      Where there is no validation split, ``val_share`` of the training clips are drawn for it.
 
     Args:
         root: The prepared folder, or the one it alone was made in.
         protocol: ``clean`` or ``paper``.
         frames: Frames per clip; None for 3.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation part, where none is published.
-        test_share: Share of the test part under ``clean``.
+        val_share: Share of the validation split, where none is published.
+        test_share: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -292,7 +292,7 @@ class AVE(_AudioVisual):
     film's class is to be told; the times of the event are in the store's clips (``extra``). Audio and video are as
     in :class:`KineticsSounds`.
 
-    * ``protocol="clean"``: by source video; some videos have several events, all in one part.
+    * ``protocol="clean"``: by source video; some videos have several events, all in one split.
     * ``protocol="paper"``: the lists of the published folder.
 
     Args:
@@ -300,8 +300,8 @@ class AVE(_AudioVisual):
         protocol: ``clean`` or ``paper``.
         frames: Frames per film; None for 3.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation part, where none is published.
-        test_share: Share of the test part under ``clean``.
+        val_share: Share of the validation split, where none is published.
+        test_share: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import ArrayPart, Modality, MultimodalData, PartName
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_picture
 from bmlr.data.readers._wave import read_wave
@@ -25,7 +25,7 @@ from bmlr.data.transforms._spectrogram import Spectrogram
 _VERSION = 1  # of how the arrays are made; part of the cache's key
 
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=128, n_mels=32, seconds=0.75)
@@ -42,7 +42,7 @@ class AVMNIST(MultimodalData):
 
     The audio-visual MNIST of Vielzeuf et al. (CentralNet, 2018), rebuilt from public files, with their reduction of
     the images to a few principal components. Every image is one sample; its recording is drawn with replacement from
-    those of the same digit and the same part.
+    those of the same digit and the same split.
 
     * Images, if the folder holds MNIST's t10k files only: the first 70 % (0–6999) train, the next 10 % (7000–7999)
       validation, the last 20 % (8000–9999) test. If it holds the train files too, the published split: t10k is test,
@@ -50,12 +50,12 @@ class AVMNIST(MultimodalData):
     * Recordings under ``protocol="clean"``: speakers are disjoint. george and lucas are heard in test only, theo in
       validation only, all others in training.
     * Recordings under ``protocol="paper"``: the recordings' own split by index. 0–4 are test and 5–9 validation, the
-      rest training; every speaker is heard in all parts.
+      rest training; every speaker is heard in all splits.
 
     Audio becomes a log mel spectrogram of 32 bands and 47 frames, after white noise is mixed in at ``audio_snr_db``
     over the clip of 0.75 s, other noise for every sample. Images are distorted, if asked for, and projected on the
     leading principal components of the training images. Both are shifted and scaled to mean 0 and standard deviation
-    1 of the training part. All of it is drawn from ``pairing_seed`` and a sample's number alone, made once and cached.
+    1 of the training split. All of it is drawn from ``pairing_seed`` and a sample's number alone, made once and cached.
 
     How the default of ``audio_snr_db`` was chosen: by the gap between what a modality reaches alone and its readout
     inside joint training, on validation and for no other method. Accuracy in %, mean of epochs 8 to 10, one seed,
@@ -151,11 +151,11 @@ class AVMNIST(MultimodalData):
         self._arrays: dict[str, np.ndarray] | None = None
 
     def prepare(self) -> None:
-        """Find, check and read the files, and make the arrays of all parts; later calls take them from the cache.
+        """Find, check and read the files, and make the arrays of all splits; later calls take them from the cache.
 
         Raises:
             FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
-            ValueError: If a file cannot be read, a recording is misnamed, or a part lacks a class; the message names
+            ValueError: If a file cannot be read, a recording is misnamed, or a split lacks a class; the message names
                 the file.
         """
         if self._arrays is not None:
@@ -164,7 +164,7 @@ class AVMNIST(MultimodalData):
         image_files = find_images(root)
         recordings = find_recordings(root)
         key = {
-            **{name: value for name, value in self.parameters_given.items() if name not in {"root", "cache"}},
+            **{name: value for name, value in self.hparams.items() if name not in {"root", "cache"}},
             "version": _VERSION,
             "files": checksum([*image_files, *(recording.path for recording in recordings)]),
         }
@@ -176,18 +176,18 @@ class AVMNIST(MultimodalData):
             verify=True,
         )
 
-    def part(self, name: PartName) -> ArrayPart:
-        """One part; groups are the speakers."""
-        check_choice("name", name, _PARTS)
+    def split(self, name: SplitName) -> ArraySplit:
+        """One split; groups are the speakers."""
+        check_choice("name", name, _SPLITS)
         arrays = self._prepared()
-        return ArrayPart(
+        return ArraySplit(
             {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
             np.array(arrays[f"{name}_targets"]),
             groups=[recording.split("_")[1] for recording in self.recordings(name)],
         )
 
-    def recordings(self, name: PartName) -> list[str]:
-        """Name of the recording each sample of a part was paired with."""
+    def recordings(self, name: SplitName) -> list[str]:
+        """Name of the recording each sample of a split was paired with."""
         found: list[str] = self._prepared()[f"{name}_recordings"].tolist()
         return found
 
@@ -224,14 +224,14 @@ class AVMNIST(MultimodalData):
         return self._arrays
 
     def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
-        """All arrays of all parts, standardised, with what is needed to treat new files alike."""
+        """All arrays of all splits, standardised, with what is needed to treat new files alike."""
         clips = {
             recording.path.name: _SPECTROGRAM.clip(read_wave(recording.path, _SPECTROGRAM.sample_rate))
             for recording in recordings
         }
-        parts = _split_images(image_files)
+        splits = _split_images(image_files)
         arrays: dict[str, np.ndarray] = {}
-        for name, (images, labels) in parts.items():
+        for name, (images, labels) in splits.items():
             chosen = _pair(labels, [r for r in recordings if self._part_of(r) == name], self._rng(name, "pairs"), name)
             arrays[f"{name}_targets"] = labels
             arrays[f"{name}_recordings"] = np.array(chosen)
@@ -242,7 +242,7 @@ class AVMNIST(MultimodalData):
         arrays["image_mean"], arrays["image_components"] = principal_components(
             arrays["train_image"], self.image_energy
         )
-        for name in _PARTS:
+        for name in _SPLITS:
             projected = project(arrays[f"{name}_image"], arrays["image_mean"], arrays["image_components"])
             arrays[f"{name}_image"] = projected[:, None]
         for modality in self.modalities:
@@ -251,40 +251,40 @@ class AVMNIST(MultimodalData):
             if statistics[1] == 0:
                 raise ValueError(f"The training inputs of '{modality}' should not all be one value.")
             arrays[f"{modality}_statistics"] = statistics
-            for name in _PARTS:
+            for name in _SPLITS:
                 arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
         return arrays
 
-    def _part_of(self, recording: Recording) -> PartName:
+    def _part_of(self, recording: Recording) -> SplitName:
         if self.protocol == "clean":
             if recording.speaker in _TEST_SPEAKERS:
                 return "test"
             return "val" if recording.speaker in _VAL_SPEAKERS else "train"
         return ("test", "val")[recording.index // 5] if recording.index < 10 else "train"
 
-    def _rng(self, part: PartName, purpose: str, *numbers: int) -> np.random.Generator:
-        """A generator of its own for every part, purpose and sample."""
+    def _rng(self, split: SplitName, purpose: str, *numbers: int) -> np.random.Generator:
+        """A generator of its own for every split, purpose and sample."""
         purposes = ("pairs", "noise", "affine", "clutter")
-        return np.random.default_rng([self.pairing_seed, _PARTS.index(part), purposes.index(purpose), *numbers])
+        return np.random.default_rng([self.pairing_seed, _SPLITS.index(split), purposes.index(purpose), *numbers])
 
-    def _spectrogram(self, clip: np.ndarray, part: PartName, sample: int) -> np.ndarray:
+    def _spectrogram(self, clip: np.ndarray, split: SplitName, sample: int) -> np.ndarray:
         if self.audio_snr_db is not None:
-            clip = add_noise(clip, self.audio_snr_db, self._rng(part, "noise", sample))
+            clip = add_noise(clip, self.audio_snr_db, self._rng(split, "noise", sample))
         return _SPECTROGRAM(clip)
 
-    def _distort(self, images: np.ndarray, part: PartName) -> np.ndarray:
+    def _distort(self, images: np.ndarray, split: SplitName) -> np.ndarray:
         """Images (N, 28, 28) rotated, shifted and cluttered, float32 in [0, 1]."""
         scaled = images.astype(np.float32) / 255
         if self.image_rotation or self.image_shift:
-            draws = self._rng(part, "affine").uniform(-1, 1, (len(scaled), 3))
+            draws = self._rng(split, "affine").uniform(-1, 1, (len(scaled), 3))
             scaled = move(scaled, np.radians(self.image_rotation) * draws[:, 0], self.image_shift * draws[:, 1:])
         if self.image_clutter:
-            scaled = clutter(scaled, self.image_clutter, lambda sample: self._rng(part, "clutter", sample))
+            scaled = clutter(scaled, self.image_clutter, lambda sample: self._rng(split, "clutter", sample))
         return scaled
 
 
-def _split_images(files: Sequence[Path]) -> dict[PartName, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of each part from the files :func:`find_images` found."""
+def _split_images(files: Sequence[Path]) -> dict[SplitName, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of each split from the files :func:`find_images` found."""
     images, labels = _read_pair(files[0], files[1])
     if len(files) == 2:
         first, second = 7 * len(images) // 10, 8 * len(images) // 10
@@ -311,7 +311,7 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarr
     return images, labels
 
 
-def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Generator, part: PartName) -> list[str]:
+def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Generator, split: SplitName) -> list[str]:
     """The name of a recording of the same digit for every image, drawn with replacement."""
     by_digit: dict[int, list[str]] = {digit: [] for digit in range(10)}
     for recording in recordings:
@@ -320,7 +320,7 @@ def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Ge
     unseen = sorted(set(range(10)) - set(labels.tolist()))
     for what, digits in (("recordings", unheard), ("images", unseen)):
         if digits:
-            raise ValueError(f"Every part should have all digits. The {what} of part '{part}' lack {digits}.")
+            raise ValueError(f"Every split should have all digits. The {what} of split '{split}' lack {digits}.")
     # One draw per image, so that a sample's recording depends on its own number and digit only.
     return [
         by_digit[digit][int(u * len(by_digit[digit]))]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import ArrayPart, Modality, MultimodalData, PartName, TrainingDefaults
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults
 from bmlr.data.readers._images import read_picture
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._spoken import SpokenDigits, checksum, load_spoken_digits
@@ -25,7 +25,7 @@ from bmlr.data.transforms._spectrogram import Spectrogram
 _VERSION = 1  # of how the arrays are made; part of the cache's key
 
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=200, n_mels=24, seconds=0.6)
@@ -39,8 +39,8 @@ _SILENCE = 0.01  # of the loudest sample: what is trimmed from the shipped clips
 
 # scikit-learn's images are in the order of the sheets they were cut from. A sheet asks for the same digits in the same
 # order, so that the sequence of labels shows where each of the 14 begins: 0, 130, 256, 386, 516, 646, 776, 915, 1029,
-# 1157, 1287, 1415, 1545, 1667. Parts are whole sheets, so that no sheet's writer is met in training and in testing.
-_SHEETS: dict[PartName, tuple[int, int]] = {"train": (0, 1029), "val": (1029, 1415), "test": (1415, 1797)}
+# 1157, 1287, 1415, 1545, 1667. Splits are whole sheets, so that no sheet's writer is met in training and in testing.
+_SHEETS: dict[SplitName, tuple[int, int]] = {"train": (0, 1029), "val": (1029, 1415), "test": (1415, 1797)}
 
 
 _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
@@ -54,7 +54,7 @@ class Digits(MultimodalData):
     r"""Written and spoken digits, paired by class: no download, prepared in seconds.
 
     Images are scikit-learn's 1,797 written digits, each of which is one sample; its clip is drawn with replacement
-    from the shipped synthetic speech, of the same digit and the same part. Parts share neither sheets of images nor
+    from the shipped synthetic speech, of the same digit and the same split. Splits share neither sheets of images nor
     variants of voices. Noise is mixed in and clutter laid over once, drawn from ``pairing_seed`` and a sample's
     number alone, and cached.
 
@@ -75,9 +75,9 @@ class Digits(MultimodalData):
     =======  =====  =======  ===========  ===========  =====  ==============  ==============  =====
 
     The last is the default: of these the image is lowest in joint training against what it reaches alone (by 14.2
-    points, the audio by 4.2). A readout is the fused decision layer on one modality's features alone, so that part of
+    points, the audio by 4.2). A readout is the fused decision layer on one modality's features alone, so that split of
     every gap is due to what the layer expects of the other. No method but plain joint training was looked at, and
-    nothing of the test part. The table is by::
+    nothing of the test split. The table is by::
 
         OMP_NUM_THREADS=1 python scripts/choose_degradation.py --data digits --epochs 15 --seeds 0 1 --candidates \
             audio_snr_db=10,image_noise=0.5,image_clutter=1 audio_snr_db=10,image_noise=0.5,image_clutter=0 \
@@ -88,7 +88,7 @@ class Digits(MultimodalData):
         pairing_seed: Seed of pairs, noise and clutter.
         audio_snr_db: Signal-to-noise ratio of the clips in dB; None adds no noise.
         image_noise: Standard deviation of the white noise on the images, whose ink is 1 on a paper of 0.
-        image_clutter: Number of 8 × 8 pieces of other images of the part laid over each image.
+        image_clutter: Number of 8 × 8 pieces of other images of the split laid over each image.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -129,29 +129,29 @@ class Digits(MultimodalData):
         self._arrays: dict[str, np.ndarray] | None = None
 
     def prepare(self) -> None:
-        """Make the arrays of all parts; later calls take them from the cache.
+        """Make the arrays of all splits; later calls take them from the cache.
 
         Raises:
             FileNotFoundError: If a file of the package is missing.
             ValueError: If the files of the package or scikit-learn's images are not those expected.
         """
         if self._arrays is None:
-            key = {**self.parameters_given, "version": _VERSION, "spoken": _checked_spoken()}
+            key = {**self.hparams, "version": _VERSION, "spoken": _checked_spoken()}
             self._arrays = cached_arrays(self.name, key, self._build)
 
-    def part(self, name: PartName) -> ArrayPart:
-        """One part; groups are the voices."""
-        check_choice("name", name, _PARTS)
+    def split(self, name: SplitName) -> ArraySplit:
+        """One split; groups are the voices."""
+        check_choice("name", name, _SPLITS)
         arrays = self._prepared()
-        return ArrayPart(
+        return ArraySplit(
             {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
             np.array(arrays[f"{name}_targets"]),
             groups=arrays[f"{name}_voices"].tolist(),
         )
 
-    def clips(self, name: PartName) -> list[int]:
-        """Position among the spoken digits of the clip each sample of a part was paired with."""
-        check_choice("name", name, _PARTS)
+    def clips(self, name: SplitName) -> list[int]:
+        """Position among the spoken digits of the clip each sample of a split was paired with."""
+        check_choice("name", name, _SPLITS)
         found: list[int] = self._prepared()[f"{name}_clips"].tolist()
         return found
 
@@ -187,11 +187,11 @@ class Digits(MultimodalData):
         return self._arrays
 
     def _build(self) -> dict[str, np.ndarray]:
-        """All arrays of all parts, standardised, with the statistics that new files need."""
+        """All arrays of all splits, standardised, with the statistics that new files need."""
         images, labels = load_written_digits()
         spoken = load_spoken_digits()
         arrays: dict[str, np.ndarray] = {}
-        for name in _PARTS:
+        for name in _SPLITS:
             sheets = slice(*_SHEETS[name])
             clips = self._pair(labels[sheets], spoken, name)
             arrays[f"{name}_targets"] = labels[sheets]
@@ -205,31 +205,31 @@ class Digits(MultimodalData):
             train = arrays[f"train_{modality}"]
             statistics = np.array([train.mean(dtype=np.float64), train.std(dtype=np.float64)])
             arrays[f"{modality}_statistics"] = statistics
-            for name in _PARTS:
+            for name in _SPLITS:
                 arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
         return arrays
 
-    def _rng(self, part: PartName, purpose: str, *numbers: int) -> np.random.Generator:
-        """A generator of its own for every part, purpose and sample."""
+    def _rng(self, split: SplitName, purpose: str, *numbers: int) -> np.random.Generator:
+        """A generator of its own for every split, purpose and sample."""
         purposes = ("pairs", "audio noise", "image noise", "clutter")
-        return np.random.default_rng([self.pairing_seed, _PARTS.index(part), purposes.index(purpose), *numbers])
+        return np.random.default_rng([self.pairing_seed, _SPLITS.index(split), purposes.index(purpose), *numbers])
 
-    def _pair(self, labels: np.ndarray, spoken: SpokenDigits, part: PartName) -> np.ndarray:
-        """Position of a clip of the same digit and part for every image, drawn with replacement, shape (N,)."""
-        by_digit = [spoken.positions(part, digit) for digit in range(10)]
-        draws = self._rng(part, "pairs").random(len(labels))
+    def _pair(self, labels: np.ndarray, spoken: SpokenDigits, split: SplitName) -> np.ndarray:
+        """Position of a clip of the same digit and split for every image, drawn with replacement, shape (N,)."""
+        by_digit = [spoken.positions(split, digit) for digit in range(10)]
+        draws = self._rng(split, "pairs").random(len(labels))
         return np.array([by_digit[d][int(u * len(by_digit[d]))] for d, u in zip(labels, draws, strict=True)])
 
-    def _spectrogram(self, wave: np.ndarray, part: PartName, sample: int) -> np.ndarray:
+    def _spectrogram(self, wave: np.ndarray, split: SplitName, sample: int) -> np.ndarray:
         clip = _SPECTROGRAM.clip(wave)
         if self.audio_snr_db is not None:
-            clip = add_noise(clip, self.audio_snr_db, self._rng(part, "audio noise", sample))
+            clip = add_noise(clip, self.audio_snr_db, self._rng(split, "audio noise", sample))
         return _SPECTROGRAM(clip)
 
-    def _degrade(self, images: np.ndarray, part: PartName) -> np.ndarray:
+    def _degrade(self, images: np.ndarray, split: SplitName) -> np.ndarray:
         """Images (N, 8, 8) enlarged to (N, 16, 16), with clutter, and noise enlarged alike."""
-        cluttered = clutter(enlarge(images), self.image_clutter, lambda sample: self._rng(part, "clutter", sample))
-        noise = [self._rng(part, "image noise", i).standard_normal(image.shape) for i, image in enumerate(images)]
+        cluttered = clutter(enlarge(images), self.image_clutter, lambda sample: self._rng(split, "clutter", sample))
+        noise = [self._rng(split, "image noise", i).standard_normal(image.shape) for i, image in enumerate(images)]
         degraded: np.ndarray = cluttered + self.image_noise * enlarge(np.stack(noise).astype(np.float32))
         return degraded.astype(np.float32)
 
@@ -254,7 +254,7 @@ def load_written_digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's images (1797, 8, 8), float32 in [0, 1] with ink 1, and labels (1797,), in their order.
 
     Raises:
-        ValueError: If this scikit-learn's are others than those the parts were made for.
+        ValueError: If this scikit-learn's are others than those the splits were made for.
     """
     from sklearn.datasets import load_digits  # heavy
 

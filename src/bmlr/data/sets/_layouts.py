@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 from bmlr.data.readers._audio import AudioReader
 from bmlr.data.readers._base import Reader
 from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._video import FILMS, VideoReader
 from bmlr.data.store._build import prepare_items
 from bmlr.data.store._items import Item
-from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 #: The emotions of CREMA-D, in the order of the published code.
@@ -30,7 +30,7 @@ _CREMA_D_NAME = re.compile(r"([0-9]{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")  # 
 _KINETICS_NAME = re.compile(r"(.+)_[0-9]{1,6}_[0-9]{1,6}")
 
 
-_PART_FOLDERS: dict[str, PartName] = {
+_SPLIT_FOLDERS: dict[str, SplitName] = {
     "train": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val", "test": "test",
 }  # fmt: skip
 
@@ -38,7 +38,7 @@ _PART_FOLDERS: dict[str, PartName] = {
 _NAME_COLUMNS = ("name", "video", "video_id", "videoid", "id", "file", "filename", "youtube_id")
 
 
-_AVE_LISTS: dict[PartName, str] = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+_AVE_LISTS: dict[SplitName, str] = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Listed:
     Attributes:
         name: Name of the clip, without folder and suffix.
         label: Name or number of its class.
-        part: Part of the list.
+        split: Split of the list.
     """
 
     name: str
     label: str
-    part: PartName
+    split: SplitName
 
 
 def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
@@ -66,18 +66,18 @@ def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
     return AudioReader(spectrogram, "float32" if dtype == "float32" else "float16")
 
 
-def prepare_crema_d(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def prepare_crema_d(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Prepare CREMA-D, see :func:`crema_d_items`."""
     return _prepare("crema-d", crema_d_items(source, options.lists), EMOTIONS, dest, options, seconds=3.0)
 
 
-def prepare_kinetics_sounds(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def prepare_kinetics_sounds(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Prepare Kinetics-Sounds, see :func:`kinetics_sounds_items`."""
     items = kinetics_sounds_items(source, options.lists)
     return _prepare("kinetics-sounds", items, _labels(items), dest, options, seconds=10.0)
 
 
-def prepare_ave(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def prepare_ave(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Prepare AVE, see :func:`ave_items`."""
     items = ave_items(source, options.lists)
     return _prepare("ave", items, _labels(items), dest, options, seconds=10.0)
@@ -85,7 +85,7 @@ def prepare_ave(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
 
 def _prepare(
     name: str, items: Sequence[Item], classes: Sequence[str], dest: Path, options: PrepareOptions, *, seconds: float
-) -> Prepared:
+) -> PrepareResult:
     check_installed()
     options.refuse(name, "file")
     readers: dict[str, Reader] = {
@@ -114,7 +114,7 @@ def _labels(items: Iterable[Item]) -> list[str]:
     return labels
 
 
-def crema_d_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> list[Item]:
+def crema_d_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[Item]:
     """The clips of CREMA-D.
 
     A clip is ``AudioWAV/<name>.wav`` with ``VideoFlash/<name>.flv``, where the name says actor, sentence, emotion and
@@ -122,7 +122,7 @@ def crema_d_items(source: Path, lists: Mapping[PartName, Path] | None = None) ->
 
     Args:
         source: Folder that holds ``AudioWAV`` and ``VideoFlash``.
-        lists: Published lists by part: lines of name and label, separated by commas or spaces; a third field is left
+        lists: Published lists by split: lines of name and label, separated by commas or spaces; a third field is left
             unread. Without lists, clips have no published split. With lists, clips on none are rejected.
 
     Returns:
@@ -148,23 +148,23 @@ def crema_d_items(source: Path, lists: Mapping[PartName, Path] | None = None) ->
             or (f"there is no {name}.flv in VideoFlash" if "video" not in files else None)
             or _list_problem(lines, lists or {}, emotion)
         )
-        part = lines[0].part if lines else None
-        items.append(Item(name, emotion, part, actor, files, {"sentence": sentence, "level": level}, problem))
+        split = lines[0].split if lines else None
+        items.append(Item(name, emotion, split, actor, files, {"sentence": sentence, "level": level}, problem))
     return items
 
 
-def kinetics_sounds_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> list[Item]:
+def kinetics_sounds_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[Item]:
     """The clips of Kinetics-Sounds.
 
     Films are looked for in ``source`` and all folders below, so that all common layouts are read: per-class folders,
     such folders in ``train``, ``val`` and ``test``, and one flat folder with lists. The class is what the list says;
     where that is a number and each folder holds the films of one, or there is no list, it is the film's folder. The
-    part is that of the list, or of the folder. The group is the source video: the name without the times at its end
+    split is that of the list, or of the folder. The group is the source video: the name without the times at its end
     (``<video>_000010_000020.mp4``).
 
     Args:
         source: Folder of the films.
-        lists: Published lists by part: comma-separated lines that begin with the name and end with the label, or
+        lists: Published lists by split: comma-separated lines that begin with the name and end with the label, or
             with a header (name and label columns; Kinetics' own ``label,youtube_id,time_start,time_end`` too).
 
     Returns:
@@ -185,23 +185,23 @@ def kinetics_sounds_items(source: Path, lists: Mapping[PartName, Path] | None = 
     items = []
     for name in sorted({*films, *listed}):
         lines, paths = listed.get(name, []), films.get(name, [])
-        folder_class, folder_part = places.get(name, (None, None))
+        folder_class, folder_split = places.get(name, (None, None))
         by_folder = not lines or (lines[0].label.isdecimal() and named and folder_class is not None)
         label = folder_class if by_folder else lines[0].label
         problem = (
-            (f"it is in {lines[0].part}'s list, but there is no such film" if not paths else None)
+            (f"it is in {lines[0].split}'s list, but there is no such film" if not paths else None)
             or (f"there are {len(paths)} films of this name: {', '.join(map(str, paths))}" if len(paths) > 1 else None)
             or _list_problem(lines, lists or {}, None)
             or (None if label else "it is in no folder of a class and on no list")
         )
         match = _KINETICS_NAME.fullmatch(name)
         files = {"audio": paths[0], "video": paths[0]} if paths else {}
-        part = lines[0].part if lines else folder_part
-        items.append(Item(name, label or "", part, match[1] if match else name, files, {}, problem))
+        split = lines[0].split if lines else folder_split
+        items.append(Item(name, label or "", split, match[1] if match else name, files, {}, problem))
     return items
 
 
-def ave_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> list[Item]:
+def ave_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[Item]:
     """The events of AVE.
 
     ``Annotations.txt`` and the lists ``trainSet.txt``, ``valSet.txt`` and ``testSet.txt`` hold lines
@@ -212,7 +212,7 @@ def ave_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> lis
 
     Args:
         source: Folder that holds ``AVE`` and ``Annotations.txt``.
-        lists: Lists by part, in place of those in ``source``.
+        lists: Lists by split, in place of those in ``source``.
 
     Returns:
         The samples in the order of the annotations. With a problem are lines that are misformed or repeated, lines
@@ -226,24 +226,24 @@ def ave_items(source: Path, lists: Mapping[PartName, Path] | None = None) -> lis
     films = _files_by_stem(_folder(source, "AVE"), {".mp4"})
     if not (source / "Annotations.txt").is_file():
         raise FileNotFoundError(f"There is no Annotations.txt in {source}.")
-    chosen: dict[PartName, Path] = {p: source / name for p, name in _AVE_LISTS.items() if (source / name).is_file()}
+    chosen: dict[SplitName, Path] = {p: source / name for p, name in _AVE_LISTS.items() if (source / name).is_file()}
     chosen.update(lists or {})
-    parts: dict[_Event, list[PartName]] = collections.defaultdict(list)
+    splits: dict[_Event, list[SplitName]] = collections.defaultdict(list)
     items: list[Item] = []
     events: dict[_Event, None] = {}  # ordered
-    for part, path in ((None, source / "Annotations.txt"), *chosen.items()):
+    for split, path in ((None, source / "Annotations.txt"), *chosen.items()):
         for line, event in _read_events(path):
-            if event is None or (event in events if part is None else part in parts[event]):
+            if event is None or (event in events if split is None else split in splits[event]):
                 problem = "its line repeats an earlier one" if event else f"its line is misformed: {line!r}"
-                items.append(Item(f"{path.name}:{line[:80]}#{len(items)}", "", part, problem=problem))
+                items.append(Item(f"{path.name}:{line[:80]}#{len(items)}", "", split, problem=problem))
                 continue
             events.setdefault(event)
-            if part is not None:
-                parts[event].append(part)
+            if split is not None:
+                splits[event].append(split)
     numbers: collections.Counter[str] = collections.Counter()
     for event in events:
         numbers[event.video] += 1
-        items.append(_event_item(event, numbers[event.video], parts[event], films, listed=bool(chosen)))
+        items.append(_event_item(event, numbers[event.video], splits[event], films, listed=bool(chosen)))
     return items + [
         Item(name, "", None, name, {"video": films[name][0]}, problem="it is not in Annotations.txt")
         for name in sorted(set(films) - set(numbers))
@@ -260,17 +260,17 @@ class _Event:
 
 
 def _event_item(
-    event: _Event, number: int, parts: Sequence[PartName], films: Mapping[str, Sequence[Path]], *, listed: bool
+    event: _Event, number: int, splits: Sequence[SplitName], films: Mapping[str, Sequence[Path]], *, listed: bool
 ) -> Item:
     files = dict.fromkeys(("audio", "video"), films[event.video][0]) if event.video in films else {}
     problem = (
         (None if files else f"there is no {event.video}.mp4 in AVE")
-        or (f"it is listed {len(parts)} times: in {', '.join(parts)}" if len(parts) > 1 else None)
-        or ("it is on none of the lists" if listed and not parts else None)
+        or (f"it is listed {len(splits)} times: in {', '.join(splits)}" if len(splits) > 1 else None)
+        or ("it is on none of the lists" if listed and not splits else None)
     )
     extra: dict[str, Any] = {"start": event.start, "end": event.end, "quality": event.quality}
     name = event.video if number == 1 else f"{event.video}#{number}"
-    return Item(name, event.category, parts[0] if parts else None, event.video, files, extra, problem)
+    return Item(name, event.category, splits[0] if splits else None, event.video, files, extra, problem)
 
 
 def _read_events(path: Path) -> Iterable[tuple[str, _Event | None]]:
@@ -317,12 +317,12 @@ def _files_by_stem(folder: Path, suffixes: set[str], *, below: bool = False) -> 
     return found
 
 
-def _place(path: Path, source: Path) -> tuple[str | None, PartName | None]:
-    """Class and part that the folders between ``source`` and a film say."""
+def _place(path: Path, source: Path) -> tuple[str | None, SplitName | None]:
+    """Class and split that the folders between ``source`` and a film say."""
     folders = path.relative_to(source).parts[:-1]
-    part = next((_PART_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _PART_FOLDERS), None)
+    split = next((_SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _SPLIT_FOLDERS), None)
     last = folders[-1] if folders else None
-    return (None if last is None or last.lower() in _PART_FOLDERS else last), part
+    return (None if last is None or last.lower() in _SPLIT_FOLDERS else last), split
 
 
 def _folders_are_classes(folders: Mapping[str, str | None], listed: Mapping[str, Sequence[Listed]]) -> bool:
@@ -334,12 +334,12 @@ def _folders_are_classes(folders: Mapping[str, str | None], listed: Mapping[str,
     return all(len(found) == 1 for found in numbers.values())
 
 
-def _read_lists(lists: Mapping[PartName, Path], *, label_field: int) -> dict[str, list[Listed]]:
+def _read_lists(lists: Mapping[SplitName, Path], *, label_field: int) -> dict[str, list[Listed]]:
     """The lines of all lists by the clip's name."""
     listed: dict[str, list[Listed]] = {}
-    for part, path in lists.items():
+    for split, path in lists.items():
         for name, label in _read_list(path, label_field):
-            listed.setdefault(name, []).append(Listed(name, label, part))
+            listed.setdefault(name, []).append(Listed(name, label, split))
     return listed
 
 
@@ -378,14 +378,14 @@ def _stem(name: str) -> str:
     return stem if dot and f".{suffix.lower()}" in {*FILMS, ".wav", ".jpg"} else last
 
 
-def _list_problem(lines: Sequence[Listed], lists: Mapping[PartName, Path], label: str | None) -> str | None:
+def _list_problem(lines: Sequence[Listed], lists: Mapping[SplitName, Path], label: str | None) -> str | None:
     """What is wrong with a clip's lines in the lists; also that they say another class than ``label``."""
     if not lists:
         return None
     if not lines:
         return f"it is not listed in {' or '.join(Path(path).name for path in lists.values())}"
     if len(lines) > 1:
-        return f"it is listed {len(lines)} times: in {', '.join(line.part for line in lines)}"
+        return f"it is listed {len(lines)} times: in {', '.join(line.split for line in lines)}"
     said = lines[0].label
     if label is not None and not said.isdecimal() and said.upper() != label:  # numbers are of an unknown order
         return f"its list says {said}, its name {label}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bmlr._checks import check_choice
 from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Part, PartName, TrainingDefaults
+from bmlr.data._base import Modality, MultimodalData, Split, SplitName, TrainingDefaults
 from bmlr.data.readers._pickles import read_arrays_pickle
 from bmlr.data.sets._sentiment_files import NOT_FINITE, clean_features, read_identities, read_scores, read_steps
 from bmlr.data.store._cache import (
@@ -26,15 +26,15 @@ from bmlr.data.store._cache import (
     plain_key,
     read_entry,
 )
-from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
 
 
-_PUBLISHED: dict[PartName, str] = {"train": "train", "val": "valid", "test": "test"}
+_PUBLISHED: dict[SplitName, str] = {"train": "train", "val": "valid", "test": "test"}
 
 
 _MODALITIES = ("text", "vision", "audio")
@@ -103,15 +103,15 @@ def sentiment_classes(
     return np.asarray(classes, dtype=np.int64)
 
 
-class SentimentPart(Part):
-    """A part of MOSI or MOSEI, held as the time steps of all samples, memory-mapped.
+class SentimentSplit(Split):
+    """A split of MOSI or MOSEI, held as the time steps of all samples, memory-mapped.
 
     Sequences come padded at their tail with zeros to the longest of the data set. A time step of zeros is padding.
 
     Args:
         arrays: Prepared arrays.
-        rows: Positions of the part's samples in them.
-        targets: Class index of each sample of the part.
+        rows: Positions of the split's samples in them.
+        targets: Class index of each sample of the split.
         steps: Length sequences are padded to, by modality.
         statistics: Mean and standard deviation of each dimension, shape (2, d), of the modalities to standardise.
         masked: Tell which samples lack a modality.
@@ -171,7 +171,7 @@ class Sentiment(MultimodalData):
         conversion: ``round`` or, for 7 classes, ``bins``.
         drop_zeros: Leave out the samples whose score is exactly zero ("Non0"); with 2 classes only.
         standardise: Shift and scale each dimension of vision and audio to mean 0 and standard deviation 1 of the time
-            steps of the training part. Text is left as it is.
+            steps of the training split. Text is left as it is.
         incomplete: How a modality that a sample lacks is given: ``mask`` marks it absent; ``zeros`` says nothing, for
             methods that take no such mark (AGM). To the Transformer encoder both are the same.
         cache: Folder of the cache, used where ``root`` is not prepared; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by
@@ -226,7 +226,7 @@ class Sentiment(MultimodalData):
         self.classes = ("negative", "positive") if drop_zeros else _CLASSES[num_classes]
         self.modalities = {name: Modality("sequence", (50, {"text": 768, **self.widths}[name])) for name in _MODALITIES}
         self._arrays: dict[str, np.ndarray] | None = None
-        self._rows: dict[PartName, np.ndarray] = {}
+        self._rows: dict[SplitName, np.ndarray] = {}
         self._statistics: dict[str, np.ndarray] = {}
         #: Samples that the protocol ``clean`` leaves out.
         self.left_out: list[str] = []
@@ -237,17 +237,17 @@ class Sentiment(MultimodalData):
         Raises:
             FileNotFoundError: If there is nothing to read; the message says where it was looked for.
             ValueError: If a file is none of the known layouts, damaged, of the other data set, or one of several
-                between which ``file`` does not decide; or if a part would be empty.
+                between which ``file`` does not decide; or if a split would be empty.
         """
         if self._arrays is not None:
             return
         arrays = open_source(self.name, Path(self.root), self.file, None if self.cache is None else Path(self.cache))
         rows, left_out = split_samples(arrays, self.protocol)
         if self.drop_zeros:
-            rows = {part: chosen[arrays["scores"][chosen] != 0] for part, chosen in rows.items()}
-        for part, chosen in rows.items():
+            rows = {split: chosen[arrays["scores"][chosen] != 0] for split, chosen in rows.items()}
+        for split, chosen in rows.items():
             if not len(chosen):
-                raise ValueError(f"Every part should have samples. Part '{part}' of {self.root} would be empty.")
+                raise ValueError(f"Every split should have samples. Split '{split}' of {self.root} would be empty.")
         self._statistics = {u: _statistics(arrays, u, rows["train"]) for u in _STANDARDISED if self.standardise}
         self.modalities = {
             name: Modality("sequence", (longest_sequence(arrays, name), arrays[name].shape[1])) for name in _MODALITIES
@@ -255,12 +255,12 @@ class Sentiment(MultimodalData):
         self.left_out = arrays["ids"][left_out].tolist()
         self._rows, self._arrays = rows, arrays
 
-    def part(self, name: PartName) -> SentimentPart:
-        """One part; groups are the source videos."""
-        check_choice("name", name, _PARTS)
+    def split(self, name: SplitName) -> SentimentSplit:
+        """One split; groups are the source videos."""
+        check_choice("name", name, _SPLITS)
         arrays = self._prepared()
         rows = self._rows[name]
-        return SentimentPart(
+        return SentimentSplit(
             arrays,
             rows,
             sentiment_classes(arrays["scores"][rows], self.num_classes, self.conversion),
@@ -314,12 +314,12 @@ class MOSI(Sentiment):
     zeros between others stays, and is padding to the encoder. A sample whose sequence is all padding lacks the
     modality. The file is converted once: to the folder ``bmlr prepare`` is told, or to the cache.
 
-    * Under ``protocol="paper"`` the parts are the published train, valid and test.
-    * Under ``protocol="clean"`` (default) no source video is in two parts: the published test part stays whole, so
+    * Under ``protocol="paper"`` the splits are the published train, valid and test.
+    * Under ``protocol="clean"`` (default) no source video is in two splits: the published test split stays whole, so
       that figures compare; validation loses what shares a video with it, and training what shares one with either.
       Such samples are named in ``left_out``. In the published split there should be none, since it is one of videos.
 
-    In both, the epoch is chosen on the validation part.
+    In both, the epoch is chosen on the validation split.
 
     Args:
         root: The folder ``bmlr prepare`` has made, or the published file, or its folder; by default the environment
@@ -330,7 +330,7 @@ class MOSI(Sentiment):
         conversion: ``round`` or, for 7 classes, ``bins``.
         drop_zeros: Leave out the samples whose score is exactly zero ("Non0"); with 2 classes only.
         standardise: Shift and scale each dimension of vision and audio to mean 0 and standard deviation 1 of the time
-            steps of the training part. Text is left as it is.
+            steps of the training split. Text is left as it is.
         incomplete: How a modality that a sample lacks is given: ``mask`` marks it absent; ``zeros`` says nothing, for
             methods that take no such mark (AGM). To the Transformer encoder both are the same.
         cache: Folder of the cache, used where ``root`` is not prepared; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by
@@ -366,7 +366,7 @@ class MOSEI(Sentiment):
         conversion: ``round`` or, for 7 classes, ``bins``.
         drop_zeros: Leave out the samples whose score is exactly zero ("Non0"); with 2 classes only.
         standardise: Shift and scale each dimension of vision and audio to mean 0 and standard deviation 1 of the time
-            steps of the training part. Text is left as it is.
+            steps of the training split. Text is left as it is.
         incomplete: How a modality that a sample lacks is given: ``mask`` marks it absent; ``zeros`` says nothing, for
             methods that take no such mark (AGM). To the Transformer encoder both are the same.
         cache: Folder of the cache, used where ``root`` is not prepared; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by
@@ -392,23 +392,23 @@ class MOSEI(Sentiment):
 _KINDS: dict[str, type[Sentiment]] = {"mosi": MOSI, "mosei": MOSEI}
 
 
-def prepare_mosi(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def prepare_mosi(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Prepare MOSI, see :func:`prepare_sentiment`."""
     return _prepare("mosi", source, dest, options)
 
 
-def prepare_mosei(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def prepare_mosei(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Prepare MOSEI, see :func:`prepare_sentiment`."""
     return _prepare("mosei", source, dest, options)
 
 
-def _prepare(name: str, source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def _prepare(name: str, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     unused = ("size", "fps", "seconds", "dtype", "train_list", "val_list", "test_list", "max_rejected")
     options.refuse(name, *unused)
     return prepare_sentiment(name, source, dest, file=options.file)
 
 
-def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None = None) -> Prepared:
+def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None = None) -> PrepareResult:
     """Convert a published feature file to memory-mapped arrays, once; a second call with the same file does nothing.
 
     Targets, protocol and standardisation are parameters of the data set and need no other conversion.
@@ -420,8 +420,8 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
         file: Name of the published file, where the folder holds several.
 
     Returns:
-        Counts by published part and (of 7) class, and as notes what was found in the file: a sentence per modality, and
-        one for the clean protocol if it leaves samples out.
+        Counts by published split and (of 7) class, and as notes what was found in the file: a sentence per modality,
+        and one for the clean protocol if it leaves samples out.
 
     Raises:
         FileNotFoundError: If there is no such file; the message says where it was looked for.
@@ -434,10 +434,10 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
     classes = _CLASSES[7]
     found = sentiment_classes(arrays["scores"])
     counts: dict[str, dict[str, int]] = {}
-    for code, part in enumerate(_PARTS):
-        numbers = np.bincount(found[arrays["part"] == code], minlength=len(classes)).tolist()
-        counts[part] = dict(zip(classes, numbers, strict=True))
-    return Prepared(folder, classes, counts, (), len(found) if made else 0, _notes(arrays))
+    for code, split in enumerate(_SPLITS):
+        numbers = np.bincount(found[arrays["split"] == code], minlength=len(classes)).tolist()
+        counts[split] = dict(zip(classes, numbers, strict=True))
+    return PrepareResult(folder, classes, counts, (), len(found) if made else 0, _notes(arrays))
 
 
 def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -457,7 +457,7 @@ def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         ids = ", ".join(arrays["ids"][left_out[:5]].tolist())
         more = ", …" if len(left_out) > 5 else ""
         notes.append(
-            f"protocol clean leaves out {len(left_out)} samples that share a video with another part: {ids}{more}"
+            f"protocol clean leaves out {len(left_out)} samples that share a video with another split: {ids}{more}"
         )
     return tuple(notes)
 
@@ -530,17 +530,17 @@ def _converted(name: str, path: Path, root: Path) -> tuple[Path, dict[str, np.nd
 
 
 def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a published file: samples of all parts one after the other, time steps of all samples too."""
+    """All arrays of a published file: samples of all splits one after the other, time steps of all samples too."""
     content = read_arrays_pickle(path)
-    parts: dict[PartName, Mapping[Any, Any]] = {}
-    for part, published in _PUBLISHED.items():
+    splits: dict[SplitName, Mapping[Any, Any]] = {}
+    for split, published in _PUBLISHED.items():
         values = content.get(published)
         if not isinstance(values, dict):
             raise ValueError(f"{path} should hold a dictionary '{published}'. Found {sorted(map(str, content))}.")
-        parts[part] = values
+        splits[split] = values
     scores, ids, videos = [], [], []
-    for part, values in parts.items():
-        where = f"{path}: '{_PUBLISHED[part]}'"
+    for split, values in splits.items():
+        where = f"{path}: '{_PUBLISHED[split]}'"
         identities = read_identities(values, where)
         ids += [identity for identity, _ in identities]
         videos += [video for _, video in identities]
@@ -549,12 +549,12 @@ def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
         "ids": np.array(ids),
         "videos": np.array(videos),
         "scores": np.concatenate(scores),
-        "part": np.repeat(np.arange(len(_PARTS), dtype=np.int8), [len(part) for part in scores]),
+        "split": np.repeat(np.arange(len(_SPLITS), dtype=np.int8), [len(split) for split in scores]),
     }
     reports = []
     for modality in _MODALITIES:
-        stated = {f"{path}: '{_PUBLISHED[part]}'": values for part, values in parts.items()}
-        steps, report = read_steps(stated, modality, [len(part) for part in scores])
+        stated = {f"{path}: '{_PUBLISHED[split]}'": values for split, values in splits.items()}
+        steps, report = read_steps(stated, modality, [len(split) for split in scores])
         arrays[modality] = np.concatenate(steps)
         arrays[f"{modality}_offsets"] = np.concatenate(([0], np.cumsum([len(rows) for rows in steps])))
         reports.append(report)
@@ -573,10 +573,10 @@ def _check_identity(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> 
             raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other}'.")
 
 
-def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict[PartName, np.ndarray], np.ndarray]:
-    """Positions of the samples of each part, and of those left out."""
-    part, videos = np.asarray(arrays["part"]), np.asarray(arrays["videos"])
-    rows: dict[PartName, np.ndarray] = {name: np.flatnonzero(part == code) for code, name in enumerate(_PARTS)}
+def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict[SplitName, np.ndarray], np.ndarray]:
+    """Positions of the samples of each split, and of those left out."""
+    split, videos = np.asarray(arrays["split"]), np.asarray(arrays["videos"])
+    rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(split == code) for code, name in enumerate(_SPLITS)}
     if protocol == "paper":
         return rows, np.zeros(0, dtype=np.int64)
     unknown = np.flatnonzero(videos == "")
@@ -588,7 +588,7 @@ def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict
     rows["val"] = rows["val"][~np.isin(videos[rows["val"]], videos[rows["test"]])]
     taken = videos[np.concatenate((rows["val"], rows["test"]))]
     rows["train"] = rows["train"][~np.isin(videos[rows["train"]], taken)]
-    return rows, np.setdiff1d(np.arange(len(part)), np.concatenate(list(rows.values())))
+    return rows, np.setdiff1d(np.arange(len(split)), np.concatenate(list(rows.values())))
 
 
 def longest_sequence(arrays: Mapping[str, np.ndarray], name: str) -> int:
@@ -612,12 +612,12 @@ def _statistics(arrays: Mapping[str, np.ndarray], name: str, rows: np.ndarray) -
 
     count = sum(len(block) for block in blocks())
     if not count:
-        raise ValueError(f"The training part should have '{name}'. Every sample lacks it.")
+        raise ValueError(f"The training split should have '{name}'. Every sample lacks it.")
     mean = sum(block.sum(0) for block in blocks()) / count
     deviation = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / count)
     constant = deviation <= 1e-6 * np.abs(mean)
     if constant.all():
-        raise ValueError(f"The training part's '{name}' should not be the same at every time step.")
+        raise ValueError(f"The training split's '{name}' should not be the same at every time step.")
     return np.stack((mean, np.where(constant, 1.0, deviation)))
 
 

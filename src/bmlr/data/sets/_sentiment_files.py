@@ -66,13 +66,13 @@ class _Report:
 
 
 def read_steps(
-    parts: Mapping[str, Mapping[Any, Any]], name: str, sizes: Sequence[int]
+    splits: Mapping[str, Mapping[Any, Any]], name: str, sizes: Sequence[int]
 ) -> tuple[list[np.ndarray], _Report]:
-    """The time steps of every sample of all parts, from the first that is not padding to the last."""
+    """The time steps of every sample of all splits, from the first that is not padding to the last."""
     report = _Report(np.zeros(len(NOT_FINITE), dtype=np.int64))
     found: list[tuple[np.ndarray, int, int]] = []  # steps, how many are padding before them, how many there are in all
     limits: list[int | None] = []
-    for (where, values), size in zip(parts.items(), sizes, strict=True):
+    for (where, values), size in zip(splits.items(), sizes, strict=True):
         array = _features(values, name, size, where)
         limits += _lengths(values, name, array.shape, where)
         for start in range(0, size, _CHUNK):
@@ -80,7 +80,7 @@ def read_steps(
             report.replaced += replaced
             found += [(*_trimmed(sample), len(sample)) for sample in chunk]
     if len({steps.shape[1] for steps, _, _ in found}) > 1:
-        raise ValueError(f"The parts of {next(iter(parts))} … should have one width of '{name}'.")
+        raise ValueError(f"The parts of {next(iter(splits))} … should have one width of '{name}'.")
     before = sum(first for _, first, _ in found)
     after = sum(total - first - len(steps) for steps, first, total in found if len(steps))
     if before or after:

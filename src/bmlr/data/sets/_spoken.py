@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 
 _ASSETS = files("bmlr.data") / "_assets"
 
@@ -25,22 +25,22 @@ class SpokenDigits:
         waves: Samples of each clip in [−1, 1], shape (N,) of its own, float32.
         digits: Digit of each clip, shape (clips,), int64.
         voices: Voice of each clip, eSpeak NG's accent and variant.
-        parts: Part of the data each clip belongs to; no variant is in two parts.
+        splits: Split of the data each clip belongs to; no variant is in two splits.
         sample_rate: Samples per second.
     """
 
     waves: tuple[np.ndarray, ...]
     digits: np.ndarray
     voices: tuple[str, ...]
-    parts: tuple[PartName, ...]
+    splits: tuple[SplitName, ...]
     sample_rate: int
 
     def __len__(self) -> int:
         return len(self.waves)
 
-    def positions(self, part: PartName, digit: int) -> np.ndarray:
-        """Positions of the clips of one part in which ``digit`` is said."""
-        return np.flatnonzero((np.array(self.parts) == part) & (self.digits == digit))
+    def positions(self, split: SplitName, digit: int) -> np.ndarray:
+        """Positions of the clips of one split in which ``digit`` is said."""
+        return np.flatnonzero((np.array(self.splits) == split) & (self.digits == digit))
 
 
 def load_spoken_digits() -> SpokenDigits:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_present, nearest_name
-from bmlr.data._base import ArrayPart, Modality, MultimodalData, PartName, TrainingDefaults
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _PURPOSES = ("targets", "missing", "latents", "rotation", "coupling")  # of the streams of random numbers
@@ -96,11 +96,11 @@ class Synthetic(MultimodalData):
             first modality and 6 for all others.
         num_classes: Number of classes C.
         dimensions: Width D of every modality's input, at least ``num_classes − 1`` and 2.
-        samples: Samples per part (``train``, ``val``, ``test``); the defaults stay for those left out.
+        samples: Samples per split (``train``, ``val``, ``test``); the defaults stay for those left out.
         missing: Probability in [0, 1) that a sample lacks a modality, by name; 0 for names left out. Modalities are
             lacked independently, under the condition that a sample has at least one, which makes the shares lower
             than these if all modalities can be missing.
-        seed: Seed of maps and samples. Each part has random numbers of its own, and each modality, by its name: what
+        seed: Seed of maps and samples. Each split has random numbers of its own, and each modality, by its name: what
             one modality shows does not depend on the others.
 
     Attributes:
@@ -116,7 +116,7 @@ class Synthetic(MultimodalData):
         >>> data = bmlr.data.create("synthetic", accuracy={"audio": 0.8, "text": 0.6}, missing={"text": 0.5})
         >>> {name: round(value, 3) for name, value in data.bayes_accuracy.items()}
         {'audio': 0.8, 'text': 0.6, 'fused': 0.853}
-        >>> batch = data.part("test").batch(range(2000))
+        >>> batch = data.split("test").batch(range(2000))
         >>> best = data.posterior(batch.inputs, batch.present)["fused"].argmax(1)
         >>> found = float((best == batch.targets).float().mean())
         >>> abs(found - data.bayes_accuracy["fused"]) < 0.03  # three standard errors are 0.024
@@ -142,7 +142,7 @@ class Synthetic(MultimodalData):
         self.seed = check_integer("seed", seed, 0)
         self.accuracy = _checked_accuracy(accuracy, num_classes)
         self.difficulty = _checked_difficulty(difficulty, list(self.accuracy))
-        self.samples = {**_SAMPLES, **_known("samples", samples, _PARTS)}
+        self.samples = {**_SAMPLES, **_known("samples", samples, _SPLITS)}
         for name, count in self.samples.items():
             check_integer(f"samples['{name}']", count, 1)
         self.missing = dict.fromkeys(self.accuracy, 0.0) | _known("missing", missing or {}, self.accuracy)
@@ -159,23 +159,23 @@ class Synthetic(MultimodalData):
         self._vertices = simplex(num_classes)
 
     def prepare(self) -> None:
-        """Nothing to do: parts are drawn when they are asked for, in far less than a second."""
+        """Nothing to do: splits are drawn when they are asked for, in far less than a second."""
 
-    def part(self, name: PartName) -> ArrayPart:
-        """One part; there are no groups."""
-        check_choice("name", name, _PARTS)
+    def split(self, name: SplitName) -> ArraySplit:
+        """One split; there are no groups."""
+        check_choice("name", name, _SPLITS)
         count = self.samples[name]
-        targets = self._rng("targets", part=name).integers(self.num_classes, size=count)
+        targets = self._rng("targets", split=name).integers(self.num_classes, size=count)
         present = self._present(name)
         inputs = {}
         for modality, layers in self._maps.items():
-            latents = self._rng("latents", modality, part=name).standard_normal((count, self.dimensions))
+            latents = self._rng("latents", modality, split=name).standard_normal((count, self.dimensions))
             latents[:, : self.num_classes - 1] += self.separation[modality] * self._vertices[targets]
             values = layers(latents).astype(np.float32)
             if modality in present:
                 values[~present[modality]] = 0
             inputs[modality] = values
-        return ArrayPart(inputs, targets, present=present or None)
+        return ArraySplit(inputs, targets, present=present or None)
 
     def bayes_of(self, modalities: Iterable[str]) -> float:
         """The best possible accuracy from these modalities together; from none it is 1 / C.
@@ -191,7 +191,7 @@ class Synthetic(MultimodalData):
         """True class probabilities given the inputs, by undoing the maps: the classifier none can beat.
 
         Args:
-            inputs: Inputs of some or all modalities by name, shape (B, D) each, as the parts give them.
+            inputs: Inputs of some or all modalities by name, shape (B, D) each, as the splits give them.
             present: Which samples have which modality, a boolean mask of shape (B,) per name.
 
         Returns:
@@ -222,7 +222,7 @@ class Synthetic(MultimodalData):
         """Inputs of one new sample, shape (1, D) each.
 
         Args:
-            files: For every modality a ``.npy`` file that holds one vector of D numbers, as a row of a part's inputs.
+            files: For every modality a ``.npy`` file that holds one vector of D numbers, as a row of a split's inputs.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -235,11 +235,11 @@ class Synthetic(MultimodalData):
         }
 
     def _rng(
-        self, purpose: str, modality: str = "", *numbers: int, part: PartName | None = None
+        self, purpose: str, modality: str = "", *numbers: int, split: SplitName | None = None
     ) -> np.random.Generator:
-        """A generator of its own for every part, purpose and modality (by its name, not its place)."""
+        """A generator of its own for every split, purpose and modality (by its name, not its place)."""
         name = int.from_bytes(hashlib.sha256(modality.encode()).digest()[:8], "little")
-        place = 0 if part is None else 1 + _PARTS.index(part)
+        place = 0 if split is None else 1 + _SPLITS.index(split)
         return np.random.default_rng([self.seed, place, _PURPOSES.index(purpose), name, *numbers])
 
     def _make_map(self, modality: str) -> Couplings:
@@ -250,10 +250,10 @@ class Synthetic(MultimodalData):
             [random_waves(self._rng("coupling", modality, n), half, self.dimensions - half) for n in range(layers)],
         )
 
-    def _present(self, part: PartName) -> dict[str, np.ndarray]:
+    def _present(self, split: SplitName) -> dict[str, np.ndarray]:
         """Which samples have which modality, for those that can be missing, shape (N,) each."""
         patterns = list(self._patterns)
-        draws = self._rng("missing", part=part).random(self.samples[part])
+        draws = self._rng("missing", split=split).random(self.samples[split])
         ends = np.cumsum(list(self._patterns.values()))[:-1]  # without the last, which rounding may leave below 1
         drawn = np.searchsorted(ends, draws, side="right")
         return {

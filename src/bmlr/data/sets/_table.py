@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, nearest_name
 from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Part, PartName
+from bmlr.data._base import Modality, MultimodalData, Split, SplitName
 from bmlr.data._group_split import split_by_group
 from bmlr.data.readers._registry import reader_of
 from bmlr.data.sets._audiovisual import choose_frames, sample_seed
@@ -23,10 +23,10 @@ from bmlr.data.sets._table_files import LAYOUT, ROWS
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.transforms._frames import augment_frames
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-class ManifestPart(Part):
+class ManifestSplit(Split):
     """Some samples of a store made from a table.
 
     Args:
@@ -132,22 +132,22 @@ class Manifest(MultimodalData):
     ``read_table`` of ``_table_files``. Once prepared, table and files are not needed any more. Sounds are log
     spectrograms, pictures and frames are normalised with ImageNet's mean and deviation. Samples may lack a modality.
 
-    The parts are those of the table's column ``split``. Where there is no such column, they are drawn: no group is in
+    The splits are those of the table's column ``split``. Where there is no such column, they are drawn: no group is in
     two of them, and classes are in like proportion. Where it has no val, ``val_share`` of train becomes val, by group.
 
-    * ``protocol="clean"``: a table whose split shares a group between parts is refused.
+    * ``protocol="clean"``: a table whose split shares a group between splits is refused.
     * ``protocol="paper"``: the table's split is taken as it is, as when it is a published one.
 
     Args:
         root: The prepared folder, or the one it alone was made in.
         protocol: ``clean`` or ``paper``.
-        resplit: Draw the parts by group, whatever the table's split; under ``clean`` only.
+        resplit: Draw the splits by group, whatever the table's split; under ``clean`` only.
         frames: Frames per film.
         augment: Crop and mirror pictures and frames at random in training, and choose frames at random.
-        standardise: Shift and scale each feature of arrays to mean 0 and standard deviation 1 of the training part.
+        standardise: Shift and scale each feature of arrays to mean 0 and standard deviation 1 of the training split.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation part, where it is drawn.
-        test_share: Share of the test part, where it is drawn.
+        val_share: Share of the validation split, where it is drawn.
+        test_share: Share of the test split, where it is drawn.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -190,7 +190,7 @@ class Manifest(MultimodalData):
         self.classes = ()
         self.modalities = {}
         self._store: Store | None = None
-        self._rows: dict[PartName, np.ndarray] = {}
+        self._rows: dict[SplitName, np.ndarray] = {}
         self._forms: dict[str, Form] = {}
 
     def prepare(self) -> None:
@@ -206,13 +206,13 @@ class Manifest(MultimodalData):
         if store.key["key"].get("layout") != LAYOUT:
             raise ValueError(f"Parameter `root` should hold data prepared from a table. {store.folder} does not.")
         rows = self._split(store)
-        empty = [name for name in _PARTS if not len(rows[name])]
+        empty = [name for name in _SPLITS if not len(rows[name])]
         if empty:
-            raise ValueError(f"{store.folder} holds too few samples: part '{empty[0]}' would be empty.")
+            raise ValueError(f"{store.folder} holds too few samples: split '{empty[0]}' would be empty.")
         for name in store.modalities:
             if not store.present(name)[rows["train"]].any():
                 raise ValueError(
-                    f"The training part should have '{name}'. Every sample of it in {store.folder} lacks it."
+                    f"The training split should have '{name}'. Every sample of it in {store.folder} lacks it."
                 )
         self._forms = {name: self._form(store, name, rows["train"]) for name in store.modalities}
         self.modalities = {name: form.modality for name, form in self._forms.items()}
@@ -227,11 +227,11 @@ class Manifest(MultimodalData):
             raise AssertionError("prepare() opens the store or raises.")
         return self._store
 
-    def part(self, name: PartName) -> ManifestPart:
-        """One part; groups are those of the table, else every sample is one."""
-        check_choice("name", name, _PARTS)
+    def split(self, name: SplitName) -> ManifestSplit:
+        """One split; groups are those of the table, else every sample is one."""
+        check_choice("name", name, _SPLITS)
         store = self.store
-        return ManifestPart(store, self._rows[name], self._forms, augment=self.augment)
+        return ManifestSplit(store, self._rows[name], self._forms, augment=self.augment)
 
     def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
         """Inputs of one new sample, read as the table's files were; the middle frames, no random transform.
@@ -262,7 +262,7 @@ class Manifest(MultimodalData):
             for name, form in self._forms.items()
         }
 
-    def _split(self, store: Store) -> dict[PartName, np.ndarray]:
+    def _split(self, store: Store) -> dict[SplitName, np.ndarray]:
         splits = np.array([clip.split or "" for clip in store.clips])
         if self.resplit or not (splits != "").any():
             if self.protocol == "paper":
@@ -270,12 +270,12 @@ class Manifest(MultimodalData):
                     f"Parameter `protocol` cannot be 'paper': the table of {store.folder} has no column 'split'."
                 )
             return self._drawn(store, np.arange(len(store)), self.test_share)
-        rows: dict[PartName, np.ndarray] = {name: np.flatnonzero(splits == name) for name in _PARTS}
+        rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(splits == name) for name in _SPLITS}
         for name in ("train", "test"):
             if not len(rows[name]):
                 raise ValueError(
                     f"The column 'split' of the table of {store.folder} names no sample '{name}'. Add some, or set "
-                    "`resplit = True` to have all parts drawn by group."
+                    "`resplit = True` to have all splits drawn by group."
                 )
         if not len(rows["val"]):
             drawn = self._drawn(store, rows["train"], 0.0)
@@ -284,7 +284,7 @@ class Manifest(MultimodalData):
             _check_groups(store, rows)
         return rows
 
-    def _drawn(self, store: Store, rows: np.ndarray, test_share: float) -> dict[PartName, np.ndarray]:
+    def _drawn(self, store: Store, rows: np.ndarray, test_share: float) -> dict[SplitName, np.ndarray]:
         groups = [store.clips[row].group for row in rows]
         drawn = split_by_group(
             groups, store.targets[rows], val_share=self.val_share, test_share=test_share, seed=self.split_seed
@@ -306,17 +306,17 @@ class Manifest(MultimodalData):
         return Form(Modality("sequence", (longest, stored.shape[1])), statistics)
 
 
-def _check_groups(store: Store, rows: Mapping[PartName, np.ndarray]) -> None:
-    parts_of: dict[str, set[str]] = collections.defaultdict(set)
-    for part, chosen in rows.items():
+def _check_groups(store: Store, rows: Mapping[SplitName, np.ndarray]) -> None:
+    splits_of: dict[str, set[str]] = collections.defaultdict(set)
+    for split, chosen in rows.items():
         for row in chosen:
-            parts_of[store.clips[row].group].add(part)
-    shared = [group for group, parts in parts_of.items() if len(parts) > 1]
+            splits_of[store.clips[row].group].add(split)
+    shared = [group for group, splits in splits_of.items() if len(splits) > 1]
     if shared:
         names = ", ".join(repr(group) for group in shared[:3]) + (", …" if len(shared) > 3 else "")
         raise ValueError(
-            f"The table's split puts {len(shared)} of {len(parts_of)} groups in several parts ({names}), so that "
-            "protocol 'clean' cannot take it. Set `resplit = True` to have the parts drawn by group, or "
+            f"The table's split puts {len(shared)} of {len(splits_of)} groups in several splits ({names}), so that "
+            "protocol 'clean' cannot take it. Set `resplit = True` to have the splits drawn by group, or "
             "`protocol = 'paper'` to take the split as it is."
         )
 
@@ -339,7 +339,7 @@ def _statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
 
     count = sum(len(block) for block in blocks())
     if not count:
-        warnings.warn(f"'{name}' is zero at every time step of the training part.", stacklevel=4)
+        warnings.warn(f"'{name}' is zero at every time step of the training split.", stacklevel=4)
         return np.stack((np.zeros(values.shape[1]), np.ones(values.shape[1])))
     mean = sum(block.sum(0) for block in blocks()) / count
     deviation = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / count)

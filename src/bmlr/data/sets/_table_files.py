@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._audio import RECORDINGS
 from bmlr.data.readers._base import Reader
@@ -25,9 +25,9 @@ from bmlr.data.sets._layouts import audio_reader
 from bmlr.data.store._build import prepare_items
 from bmlr.data.store._cache import checked_name
 from bmlr.data.store._items import Item
-from bmlr.data.store._options import Prepared, PrepareOptions
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 
-_PARTS: tuple[PartName, ...] = get_args(PartName)
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 LAYOUT = "manifest"
@@ -45,7 +45,7 @@ _SECONDS = 10.0  # of the spectrograms, where nothing is said
 ROWS = 1 << 16  # values' rows that statistics take at a time
 
 
-_PART_WORDS: dict[str, PartName] = {
+_SPLIT_WORDS: dict[str, SplitName] = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
@@ -107,7 +107,7 @@ class ManifestOptions(PrepareOptions):
     outside: bool = False
 
 
-def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepared:
+def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Read all files of a table once and store them, see :func:`read_table` and :func:`table_items`.
 
     Sounds become the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
@@ -154,7 +154,7 @@ def read_table(path: Path) -> Table:
     * ``label``: name of the class.
     * ``id`` (optional): a unique name of the sample.
     * ``split`` (optional): train, val or test.
-    * ``group`` (optional): what no two parts should share: the speaker, the patient, the film a clip is cut from.
+    * ``group`` (optional): what no two splits should share: the speaker, the patient, the film a clip is cut from.
     * Every other column is a modality, named by its head; cells are paths, an empty one is a modality that the
       sample lacks. What it is, is told by the files' suffixes or by a kind in the head: ``voice:audio``,
       ``photo:image``, ``clip:video``, ``sensor:array`` (a vector (d) or a sequence (T, d), as in the first file),
@@ -346,9 +346,9 @@ def _item(
     label, word = _cell(table, cells, "label"), _cell(table, cells, "split")
     if not label:
         problems.append("column 'label' is empty")
-    split = _PART_WORDS.get(word.casefold())
+    split = _SPLIT_WORDS.get(word.casefold())
     if word and split is None:
-        problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(_PARTS)}")
+        problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(_SPLITS)}")
     elif split_wanted and not word:
         problems.append("column 'split' is empty, that of other rows is not")
     files: dict[str, Path] = {}

@@ -30,7 +30,7 @@ from bmlr.data.store._cache import (
 from bmlr.data.store._interrupt import LOCK, exit_on_sigterm, hold_lock, progress_bar
 from bmlr.data.store._items import Item, Rejection
 from bmlr.data.store._journal import JOURNAL, Journal, naming_kept_progress
-from bmlr.data.store._options import Prepared
+from bmlr.data.store._options import PrepareResult
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
 from bmlr.data.store._workers import count_processors, read_results
 
@@ -48,7 +48,7 @@ def prepare_items(
     workers: int | None = None,
     max_rejected: float = 0.05,
     progress: bool = True,
-) -> Prepared:
+) -> PrepareResult:
     """Read every file of every item once and store the arrays.
 
     The store is a folder ``<name>-<hash>`` in ``dest``: a ``.npy`` file of values and one of offsets per modality,
@@ -258,10 +258,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _prepared(folder: Path, *, decoded: int) -> Prepared:
+def _prepared(folder: Path, *, decoded: int) -> PrepareResult:
     store = open_store(folder)
     counts: dict[str, dict[str, int]] = {}
     for clip in store.clips:
         by_class = counts.setdefault(clip.split or "", dict.fromkeys(store.classes, 0))
         by_class[clip.label] += 1
-    return Prepared(folder, store.classes, counts, read_rejected(folder), decoded)
+    return PrepareResult(folder, store.classes, counts, read_rejected(folder), decoded)

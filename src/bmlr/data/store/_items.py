@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Item:
     Attributes:
         id: Name of the sample, unique in its data set.
         label: Name of its class.
-        split: Part of the published split; None where there is none.
-        group: What an honest split never shares between parts (actor, speaker, source video); None where every
+        split: Published split; None where there is none.
+        group: What an honest split never shares between splits (actor, speaker, source video); None where every
             sample is a group of its own.
         files: The file of each modality; a modality left out is one the sample does not have.
         extra: What else is known, kept in the manifest: plain values as JSON holds them.
@@ -28,7 +28,7 @@ class Item:
 
     id: str
     label: str
-    split: PartName | None = None
+    split: SplitName | None = None
     group: str | None = None
     files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -51,15 +51,15 @@ class Clip:
     Attributes:
         id: Name of the sample.
         label: Name of its class.
-        split: Part of the published split; None where there is none.
-        group: What an honest split never shares between parts; the sample's name where there is nothing else.
+        split: Published split; None where there is none.
+        group: What an honest split never shares between splits; the sample's name where there is nothing else.
         files: Name, size (``bytes``) and ``sha256`` of each modality's file, and its duration in ``seconds``.
         extra: What else is known.
     """
 
     id: str
     label: str
-    split: PartName | None
+    split: SplitName | None
     group: str
     files: Mapping[str, Mapping[str, Any]]
     extra: Mapping[str, Any]

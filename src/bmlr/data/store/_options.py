@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
-from bmlr.data._base import PartName
+from bmlr.data._base import SplitName
 from bmlr.data.store._items import Rejection
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PrepareResult:
     """What a preparation did.
 
     Attributes:
         folder: The prepared data.
         classes: Names of the classes.
-        counts: Number of stored samples by published part ("" where there is none) and class.
+        counts: Number of stored samples by published split ("" where there is none) and class.
         rejected: The samples left out.
         decoded: Number of samples read by this very call: zero where all was there already.
         notes: What was found in the files and done about it, a sentence each.
@@ -43,9 +43,9 @@ class PrepareOptions:
         fps: Stored frames per second.
         seconds: Length of the spectrograms' clips; None takes the data set's (CREMA-D 3, the others 10).
         dtype: Type of the stored spectrograms.
-        train_list: Published list of the training part.
-        val_list: Published list of the validation part.
-        test_list: Published list of the test part.
+        train_list: Published list of the training split.
+        val_list: Published list of the validation split.
+        test_list: Published list of the test split.
         file: Name of the published file, where a folder holds several (MOSI, MOSEI).
         max_rejected: Share of rejected samples above which the preparation fails.
         progress: Show a progress bar.
@@ -83,7 +83,7 @@ class PrepareOptions:
                 )
 
     @property
-    def lists(self) -> dict[PartName, Path]:
-        """The published lists that were given, by part."""
-        given: dict[PartName, Path | None] = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
-        return {part: Path(path) for part, path in given.items() if path is not None}
+    def lists(self) -> dict[SplitName, Path]:
+        """The published lists that were given, by split."""
+        given: dict[SplitName, Path | None] = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
+        return {split: Path(path) for split, path in given.items() if path is not None}

@@ -17,7 +17,7 @@ from bmlr.monitor._gradients import GradientMonitor
 class MonitorCallback(Callback):
     """Records gradients at every optimiser step and writes them after every epoch.
 
-    Made by :meth:`bmlr.diagnosis.GradientMonitor.callback`. Under distributed training the norms are those of the
+    Under distributed training the norms are those of the
     averaged gradients, conflict is that on the first process's batch, and the first process writes.
 
     Args:
