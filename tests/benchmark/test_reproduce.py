@@ -11,7 +11,10 @@ from bmlr.benchmark import Search, make_jobs, run_grid, tune
 from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.benchmark._specification import parse_data, parse_method
 from bmlr.reproduction import Settings, reproduce
+from bmlr.reproduction import _figures as figures
 from bmlr.reproduction import _reproduce as module
+from bmlr.reproduction import _results as results
+from bmlr.reproduction import _scales as scales
 from bmlr.reproduction._paper import EXPERIMENTS, FIG4_CLASSES, GRID
 from bmlr.runs._records import RunRecord
 from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
@@ -39,7 +42,7 @@ def test_the_experiments_are_complete():
                         for m in experiment.measures}  # fmt: skip
             assert set(experiment.numbers) == expected
     assert set(FIG4_CLASSES) == set(EXPERIMENTS["fig4"].data)
-    assert set(GRID) == set(module.SCALES)
+    assert set(GRID) == set(scales.SCALES)
 
 
 def test_the_numbers_are_the_papers():
@@ -94,7 +97,7 @@ def test_at_small_scale_methods_do_all_they_do_in_few_epochs():
     paper = module._jobs(rows["OGM-GE"], data, Settings(scale="paper"))[0].config.method
     assert paper.hparams == bmlr.methods.create("OGMGE").hparams
     # Every method of the table acts within the epochs it gets.
-    for name, parameters in module._TIMES.items():
+    for name, parameters in scales.TIMES.items():
         assert set(parameters) <= set(bmlr.methods.create(name).hparams)
 
 
@@ -115,15 +118,15 @@ def test_settings_that_differ_between_data_sets_are_stated_for_each(tmp_path, mo
         name = "wide"
         defaults = dataclasses.replace(Toy.defaults, width=3)
 
-    monkeypatch.setattr(module, "_make_data", lambda text, _: Wide() if text == "wide" else Toy())
-    monkeypatch.setitem(module.SCALES, "small", dataclasses.replace(module.SCALES["small"], width=None))
+    monkeypatch.setattr(scales, "_make_data", lambda text, _: Wide() if text == "wide" else Toy())
+    monkeypatch.setitem(scales.SCALES, "small", dataclasses.replace(scales.SCALES["small"], width=None))
     jobs = {
         (row.label, data.name): [RunRecord("", tmp_path, job.config.as_dict(), None)]
         for row in EXPERIMENTS["table4"].rows
         for data in (Toy(), Wide())
         for job in module._jobs(row, data, Settings(seeds=[0]))
     }
-    text = module._what_was_set(module.Made(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
+    text = results._what_was_set(figures.Made(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
     assert "toy 10 epochs, batch 64, adam with learning rate 0.001, width " in text
     assert "; wide 10 epochs, batch 64, adam with learning rate 0.001, width 3" in text
 
@@ -156,7 +159,7 @@ def test_a_table_shows_ours_and_the_papers(tmp_path):
 
 def test_differences_to_the_paper_on_its_own_data(tmp_path, monkeypatch):
     monkeypatch.setattr(Toy, "name", "crema-d")
-    monkeypatch.setattr(module, "_make_data", lambda *_: Toy())
+    monkeypatch.setattr(scales, "_make_data", lambda *_: Toy())
     result = made(tmp_path, ["table4", "table3"], scale="paper", data=["crema-d"])
     rows = pd.read_csv(tmp_path / "out" / "table4.csv").set_index("row")
     assert rows["paper"].to_dict() == {"Baseline": 70.88, "Uni-Reshaping": 58.95, "BMLR": 79.69}

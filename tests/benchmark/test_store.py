@@ -73,7 +73,7 @@ def test_empty_and_missing_folders_are_named(tmp_path):
 
 HOLD = """
 import sys, time
-from bmlr.benchmark._lock import DirectoryLock
+from bmlr.runs._lock import DirectoryLock
 lock = DirectoryLock(sys.argv[1])
 print(lock.acquire(), flush=True)
 time.sleep(60)

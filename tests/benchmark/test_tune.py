@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from inline import CPU, SMALL, InlineEngine, quiet
 
 from bmlr.benchmark import DirectoryLock, Search, parse_method, tune
-from bmlr.benchmark import _tune as module
 from bmlr.benchmark._space import Range, grid_points, parse_range, parse_spaces, with_values
+from bmlr.benchmark._study import _NoLock
 from bmlr.training import RunError, read_config, train
 from toy import Toy
 
@@ -169,9 +169,7 @@ def test_a_trial_cut_while_it_was_chosen_is_chosen_again(tmp_path):
     whole = search(tmp_path / "whole", ["BMLR"], spaces, how)
     search(tmp_path / "cut", ["BMLR"], spaces, Search(trials=1))
     storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(
-            str(tmp_path / "cut" / "out" / "trials.journal"), lock_obj=module._NoLock()
-        )
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "cut" / "out" / "trials.journal"), lock_obj=_NoLock())
     )
     study = optuna.load_study(study_name="BMLR", storage=storage)
     study.ask().suggest_float("alpha", 0.1, 10, log=True)  # and not beta

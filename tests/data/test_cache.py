@@ -216,7 +216,7 @@ def test_many_at_once(tmp_path, damaged):
 def test_two_processes_at_once(tmp_path):
     script = (
         "import sys, time, pathlib, numpy as np\n"
-        "from bmlr.data._cache import cached_arrays\n"
+        "from bmlr.data.store._cache import cached_arrays\n"
         "root, me, other = pathlib.Path(sys.argv[1]), *sys.argv[2:]\n"
         "def build():\n"
         "    (root.parent / me).touch()\n"

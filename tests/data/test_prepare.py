@@ -385,8 +385,9 @@ class TestWorkers:
         script.write_text(
             "import sys, pathlib\n"
             f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "from bmlr.data._media import ArrayReader\n"
-            "from bmlr.data._prepare import Item, prepare_items\n"
+            "from bmlr.data.readers._arrays import ArrayReader\n"
+            "from bmlr.data.store._build import prepare_items\n"
+            "from bmlr.data.store._items import Item\n"
             f"tmp = pathlib.Path({str(tmp_path)!r})\n"
             "prepare_items('toy', [Item('a', 'one', files={'x': tmp / 'a.npy'})], {'x': ArrayReader()}, ['one'],\n"
             "              tmp / 'out', key={}, workers=1, progress=False)\n"

@@ -16,7 +16,8 @@ from bmlr.training import (
     OptimizerOptions,
     RunError,
     TrainerOptions,
-    _run,
+    _reading,
+    _recorder,
     evaluate_run,
     load_run,
     predict_run,
@@ -257,13 +258,13 @@ def test_a_nan_loss_names_step_batch_sample_and_modality(tmp_path):
 
 def test_the_clean_protocol_reads_the_test_part_once(tmp_path, monkeypatch):
     scored = []
-    original = _run._batches
+    original = _reading.split_batches
 
     def watched(config, split, **share):
         scored.append(split)
         return original(config, split, **share)
 
-    monkeypatch.setattr(_run, "_batches", watched)
+    monkeypatch.setattr(_recorder, "split_batches", watched)
     result = trained(tmp_path)
     assert scored == ["test"]
     assert "test_best_epoch" not in result.content

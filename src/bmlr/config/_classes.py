@@ -40,10 +40,11 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
 
 
 def class_path(cls: type) -> str:
-    """Public path of a class: registered ones are shown by their package, not by the private module inside it."""
-    parts = cls.__module__.split(".")
-    public = ".".join(part for part in parts if not (parts[0] == "bmlr" and part.startswith("_")))
-    return f"{public}.{cls.__qualname__}"
+    """Public path of a class: those of the library are found in its packages, not in the modules inside them."""
+    module = cls.__module__
+    if module.startswith("bmlr."):
+        module = ".".join(module.split(".")[:2])
+    return f"{module}.{cls.__qualname__}"
 
 
 def class_entry(thing: MultimodalData | Method) -> dict[str, Any]:
