@@ -37,7 +37,7 @@ from bmlr.data.sets._layouts import crema_d_items
 from bmlr.data.store._items import Item
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.transforms._frames import augment_frames
-from bmlr.training._loader import RequestLoader, planned_requests
+from bmlr.training.loader import RequestLoader, planned_requests
 
 _FIXTURES = Path(__file__).parent.parent / "tests" / "data" / "media_fixtures.py"
 

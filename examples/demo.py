@@ -12,6 +12,7 @@ from rich.table import Table
 from bmlr import figures
 from bmlr.data import create as create_data
 from bmlr.methods import create as create_method
+from bmlr.runs import read_metrics
 from bmlr.training import train
 
 METHODS = ("Joint", "UniformBaseline", "BMLR")
@@ -43,7 +44,7 @@ def main() -> None:
             *("–" if value is None else f"{value:.2f}" for value in test["ratio"].values()),
             f"{result.content['seconds']:.0f}",
         )
-        figures.plot_accuracy(figures.read_metrics(result.directory), ax).set_title(method.info.title)
+        figures.plot_accuracy(read_metrics(result.directory), ax).set_title(method.info.title)
     path = arguments.out / "accuracy.png"
     figure.savefig(path, dpi=150)
     console = Console()

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import bmlr
+from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData, SplitName, create
-from bmlr.training import BalancedModule, OptimizerOptions
+from bmlr.training import BalancedModule
 
 
 def main() -> None:

@@ -17,9 +17,10 @@ import yaml
 from torch import nn
 
 import bmlr
+from bmlr.config import ModelOptions, build_model
 from bmlr.data import MultimodalData, create
 from bmlr.methods import EpochPlan, Joint
-from bmlr.training import ModelOptions, build_model, ordered_requests, planned_requests
+from bmlr.training.loader import ordered_requests, planned_requests
 
 
 def main() -> None:

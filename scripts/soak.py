@@ -29,9 +29,11 @@ import torch
 
 import bmlr.data
 import bmlr.methods
+from bmlr.config import TrainerOptions
 from bmlr.methods import Method
-from bmlr.runs._storage import file_checksum
-from bmlr.training import RunInterruptedError, TrainerOptions, train
+from bmlr.runs import RunInterruptedError
+from bmlr.runs.storage import file_checksum
+from bmlr.training import train
 
 OPTIONS = TrainerOptions(epochs=2, batch_size=32, accelerator="cpu", devices=1, progress=False, checkpoint_every=2)
 PARAMETERS = {"DiagnosingRelearning": {"reinit_epoch": 1}, "Remix": {"warmup": 1}, "ReconBoost": {"t1": 1, "t2": 1}}

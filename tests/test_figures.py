@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 
 from bmlr import figures, reproduction
 from bmlr.functional import reshape_labels
+from bmlr.runs import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +51,9 @@ def test_it_draws_where_it_is_told_and_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="`metrics` should hold a column val_accuracy"):
         figures.plot_accuracy({})
     with pytest.raises(FileNotFoundError, match="There are no metrics in"):
-        figures.read_metrics(tmp_path)
+        read_metrics(tmp_path)
     metrics([0.1, 0.2]).to_csv(tmp_path / "metrics.csv", index=False)
-    pd.testing.assert_frame_equal(figures.read_metrics(tmp_path), metrics([0.1, 0.2]))
+    pd.testing.assert_frame_equal(read_metrics(tmp_path), metrics([0.1, 0.2]))
 
 
 def draw(ax):
@@ -87,7 +88,7 @@ def test_damaged_metrics(tmp_path):
     for text in ("", "a,b\n1,2\n", "epoch,val_accuracy\n", 'epoch,"x\n1,2\n'):
         (tmp_path / "metrics.csv").write_text(text)
         with pytest.raises(ValueError, match=r"metrics\.csv"):
-            figures.read_metrics(tmp_path)
+            read_metrics(tmp_path)
 
 
 def test_ratio_is_on_a_logarithmic_axis_around_one():

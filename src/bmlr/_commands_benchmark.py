@@ -10,11 +10,11 @@ from bmlr.benchmark._compare import CompareResult, compare, compare_store
 from bmlr.benchmark._engines import make_engine
 from bmlr.benchmark._study import Search
 from bmlr.benchmark._tune import TuneResult, tune
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.reproduction._reproduce import reproduce
 from bmlr.reproduction._scales import ReproduceResult, Settings
-from bmlr.runs._records import RunRecord
-from bmlr.training import ModelOptions, OptimizerOptions, RunError, TrainerOptions
+from bmlr.runs import RunError, RunRecord
 
 
 def compare_command(  # noqa: PLR0913  (every parameter is an option)

@@ -36,22 +36,11 @@ try:
     from rich.text import Text
 
     from bmlr import _commands_benchmark
-    from bmlr.config._classes import class_path
-    from bmlr.config._run_config import RunConfig
-    from bmlr.config._yaml import load_plain_yaml
+    from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, load_plain_yaml
     from bmlr.diagnosis import Diagnosis, diagnose_run, write_diagnosis
     from bmlr.report import Report, write_report
-    from bmlr.training import (
-        ModelOptions,
-        NonFiniteLossError,
-        OptimizerOptions,
-        RunError,
-        TrainerOptions,
-        evaluate_run,
-        load_run,
-        predict_run,
-        train,
-    )
+    from bmlr.runs import RunError
+    from bmlr.training import NonFiniteLossError, evaluate_run, load_run, predict_run, train
     from bmlr.training._trainer import is_first_process
 except ModuleNotFoundError as missing:
     raise SystemExit(f'bmlr: error: {missing.name} is not installed. Run: pip install "bmlr[train]"') from missing

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from bmlr.benchmark._worker import _run
-from bmlr.runs._predictions import PREDICTIONS, PredictionTable
-from bmlr.runs._records import RunRecord
-from bmlr.training import ModelOptions, TrainerOptions
+from bmlr.config import ModelOptions, TrainerOptions
+from bmlr.runs import PredictionTable, RunRecord
+from bmlr.runs.layout import PREDICTIONS
 
 CPU = TrainerOptions(epochs=1, accelerator="cpu", devices=1, progress=False)
 SMALL = ModelOptions(width=2)

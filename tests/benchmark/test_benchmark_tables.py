@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from inline import failed, finished
 
 from bmlr.benchmark import Cell, Table, compare_runs, comparison_frame, comparison_table, write_table
-from bmlr.benchmark._statistics import Estimate
 from bmlr.benchmark._tables import mark_best, spread
+from bmlr.benchmark.statistics import Estimate
 
 
 def compared(tmp_path):

@@ -11,7 +11,8 @@ from bmlr.data import ArraySplit
 from bmlr.functional import reshape_labels
 from bmlr.reproduction import collect_run
 from bmlr.reproduction._collect import confused_classes, labels_of, telling_classes
-from bmlr.training import load_run, read_predictions
+from bmlr.runs import read_predictions
+from bmlr.training import load_run
 from toy import Toy
 
 

@@ -8,16 +8,16 @@ from inline import CPU, InlineEngine, quiet
 
 import bmlr.methods
 from bmlr.benchmark import Search, make_jobs, run_grid, tune
-from bmlr.benchmark._contents import Picture, read_contents
 from bmlr.benchmark._specification import parse_data, parse_method
+from bmlr.benchmark.contents import Picture, read_contents
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.reproduction import Settings, reproduce
 from bmlr.reproduction import _figures as figures
 from bmlr.reproduction import _reproduce as module
 from bmlr.reproduction import _results as results
 from bmlr.reproduction import _scales as scales
 from bmlr.reproduction._paper import EXPERIMENTS, FIG4_CLASSES, GRID
-from bmlr.runs._records import RunRecord
-from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.runs import RunRecord
 from toy import Toy
 
 TINY = {"data": ["toy.Toy"], "seeds": [0], "trainer": CPU, "model": ModelOptions(width=2)}

@@ -10,8 +10,8 @@ from inline import failed, finished
 
 from bmlr.benchmark import IncomparableError, bootstrap_difference, compare_runs, mean_ranks, run_frame
 from bmlr.benchmark._comparison import title_of
-from bmlr.benchmark._statistics import estimate
-from bmlr.runs._settings import group_records
+from bmlr.benchmark.statistics import estimate
+from bmlr.runs import group_records
 
 
 def hits(rate, seed, samples=200):

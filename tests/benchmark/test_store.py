@@ -6,10 +6,9 @@ import sys
 import pytest
 from inline import CPU, SMALL, InlineEngine, quiet
 
-from bmlr.benchmark import DirectoryLock, make_jobs, read_record, read_store, run_grid
+from bmlr.benchmark import make_jobs, run_grid
+from bmlr.runs import DirectoryLock, RunError, read_record, read_store, write_failure
 from bmlr.runs._lock import exclusive
-from bmlr.runs._records import write_failure
-from bmlr.training import RunError
 from toy import Toy
 
 

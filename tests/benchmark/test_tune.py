@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline import CPU, SMALL, InlineEngine, quiet
 
-from bmlr.benchmark import DirectoryLock, Search, parse_method, tune
+from bmlr.benchmark import Search, parse_method, tune
 from bmlr.benchmark._space import Range, grid_points, parse_range, parse_spaces, with_values
 from bmlr.benchmark._study import _NoLock
-from bmlr.training import RunError, read_config, train
+from bmlr.config import read_config
+from bmlr.runs import DirectoryLock, RunError
+from bmlr.training import train
 from toy import Toy
 
 

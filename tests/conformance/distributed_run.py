@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import bmlr
-from bmlr.training import TrainerOptions, train
+from bmlr.config import TrainerOptions
+from bmlr.training import train
 from toy import Toy
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 from subjects import SUBJECTS, make_method
 
-from bmlr.training import TrainerOptions, train
+from bmlr.config import TrainerOptions
+from bmlr.training import train
 from toy import Toy
 
 OPTIONS = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", devices=1, progress=False)

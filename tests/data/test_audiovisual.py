@@ -13,12 +13,13 @@ from media_fixtures import truncate, write_ave, write_crema_d, write_flv, write_
 import bmlr
 import bmlr.data
 from bmlr.cli import main
+from bmlr.config import ModelOptions, TrainerOptions
 from bmlr.data._group_split import split_by_group
 from bmlr.data._preparers import prepare
 from bmlr.data.sets._audiovisual import choose_frames
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._store import open_store
-from bmlr.training import ModelOptions, TrainerOptions, evaluate_run, predict_run, train
+from bmlr.training import evaluate_run, predict_run, train
 
 PARTS = ("train", "val", "test")
 QUICK = {"workers": 0, "size": 16, "progress": False}

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmlr._files import sealed
-from bmlr.data._base import Modality
+from bmlr.data import Modality
 from bmlr.data._preparers import prepare
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._base import Reading

@@ -694,7 +694,7 @@ def test_new_files_that_cannot_be_used(tmp_path):
 
 def runnable():
     pytest.importorskip("lightning")
-    from bmlr.training import ModelOptions, TrainerOptions
+    from bmlr.config import ModelOptions, TrainerOptions
 
     options = TrainerOptions(epochs=1, batch_size=8, accelerator="cpu", devices=1, progress=False)
     return {"model": ModelOptions(width=2, depth=1, heads=2), "trainer": options}
@@ -704,7 +704,8 @@ def runnable():
 @pytest.mark.parametrize("method", ["BMLR", "AGM", "ReconBoost"])
 def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     options = runnable()
-    from bmlr.training import build_model, evaluate_run, predict_run, train
+    from bmlr.config import build_model
+    from bmlr.training import evaluate_run, predict_run, train
 
     _, text, make = LAYOUTS[layout]
     splits = without_some(made_content(text=text))
@@ -766,7 +767,7 @@ def test_a_sample_without_any_modality_harms_nothing(tmp_path):
 
 def test_the_options_of_the_transformer():
     pytest.importorskip("lightning")
-    from bmlr.training import ModelOptions, build_model
+    from bmlr.config import ModelOptions, build_model
 
     model = build_model(MOSI("unread"), ModelOptions(width=3, depth=3, heads=6, dropout=0.2, positions="learned"))
     encoder = model.encoders["vision"]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import bmlr
 import bmlr.data
+from bmlr.config import ModelOptions, build_model
 from bmlr.data.sets._synthetic import Synthetic, separation_of, simplex, simplex_accuracy
 from bmlr.methods import EpochPlan, Joint
-from bmlr.training import ModelOptions, build_model, planned_requests
+from bmlr.training.loader import planned_requests
 
 PARTS = ("train", "val", "test")
 

@@ -8,28 +8,14 @@ import torch
 from rich.console import Console
 from torch.nn import functional as F  # noqa: N812
 
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, build_model, fill_defaults
 from bmlr.data import create
-from bmlr.diagnosis import (
-    GradientMonitor,
-    accuracy,
-    changed_share,
-    confidence_gap,
-    diagnose,
-    probe_gap,
-    write_diagnosis,
-)
+from bmlr.diagnosis import accuracy, changed_share, confidence_gap, diagnose, probe_gap, write_diagnosis
 from bmlr.diagnosis._readings import collect
 from bmlr.diagnosis._removal import make_reader
 from bmlr.methods import EpochPlan, Joint
-from bmlr.training import (
-    ModelOptions,
-    OptimizerOptions,
-    RunConfig,
-    TrainerOptions,
-    build_model,
-    fill_defaults,
-    planned_requests,
-)
+from bmlr.monitor import GradientMonitor
+from bmlr.training.loader import planned_requests
 
 CLASSES = 4
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from bmlr.cli import main
-from bmlr.diagnosis import GradientMonitor, diagnose_run
+from bmlr.config import TrainerOptions
+from bmlr.diagnosis import diagnose_run
 from bmlr.methods import UniformBaseline
-from bmlr.training import TrainerOptions, evaluate_run, train
+from bmlr.monitor import GradientMonitor
+from bmlr.training import evaluate_run, train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy import Toy

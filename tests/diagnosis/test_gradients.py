@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import bmlr
-from bmlr.diagnosis import (
+from bmlr.config import OptimizerOptions
+from bmlr.monitor import (
     GradientMonitor,
     batch_conflict,
     gradient_conflict,
@@ -14,7 +15,7 @@ from bmlr.diagnosis import (
     read_gradients,
     summarise_gradients,
 )
-from bmlr.training import BalancedModule, MonitorCallback, OptimizerOptions
+from bmlr.training import BalancedModule, MonitorCallback
 
 
 def model_and_batch(**options):

@@ -9,19 +9,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import bmlr
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, build_model, fill_defaults
 from bmlr.data import create
 from bmlr.diagnosis import diagnose, extract_features, fit_linear_probe, probe_gap, probe_gap_of, train_alone
 from bmlr.diagnosis._alone import _indices_with
 from bmlr.methods import Joint
-from bmlr.training import (
-    ModelOptions,
-    OptimizerOptions,
-    RunConfig,
-    TrainerOptions,
-    build_model,
-    fill_defaults,
-    train,
-)
+from bmlr.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy import Toy

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from bmlr.training import TrainerOptions
+from bmlr.config import TrainerOptions
 
 CPU = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", devices=1, progress=False)
 #: Entries of a result that tell of time and place rather than of the training.

@@ -8,8 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bmlr.config import TrainerOptions
 from bmlr.methods import BMLR
-from bmlr.training import RunError, TrainerOptions, train
+from bmlr.runs import RunError
+from bmlr.training import train
 from toy import Toy
 
 

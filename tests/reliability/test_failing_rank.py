@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from interruptions import assert_same_run
 
-from bmlr.runs._storage import read_checkpoint
+from bmlr.runs.storage import read_checkpoint
 from bmlr.training import evaluate_run
 from toy import Toy
 

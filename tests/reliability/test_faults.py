@@ -17,13 +17,15 @@ from interruptions import CPU, Stop, assert_same_run, stopping
 
 from bmlr._files import atomic_write_text
 from bmlr.cli import main
+from bmlr.config import read_config
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.store._build import prepare_items
 from bmlr.data.store._cache import cached_arrays
 from bmlr.data.store._items import Item
 from bmlr.methods import BMLR
-from bmlr.runs._storage import read_checkpoint, read_weights, write_checkpoint, write_weights
-from bmlr.training import RunError, evaluate_run, load_run, read_config, train
+from bmlr.runs import RunError
+from bmlr.runs.storage import read_checkpoint, read_weights, write_checkpoint, write_weights
+from bmlr.training import evaluate_run, load_run, train
 from toy import Toy
 
 OPTIONS = dataclasses.replace(CPU, checkpoint_every=2)

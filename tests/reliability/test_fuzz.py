@@ -24,6 +24,7 @@ from damage import cut, flip, scramble
 from interruptions import CPU
 
 from bmlr.cli import main
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, read_config
 from bmlr.data.readers._audio import read_sound
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_colours, read_picture
@@ -33,7 +34,8 @@ from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._table_files import parse_table
 from bmlr.data.store import _cache
 from bmlr.methods import BMLR
-from bmlr.runs._storage import (
+from bmlr.runs import RunError
+from bmlr.runs.storage import (
     _seal,
     read_checkpoint,
     read_result,
@@ -42,7 +44,6 @@ from bmlr.runs._storage import (
     write_result,
     write_weights,
 )
-from bmlr.training import ModelOptions, OptimizerOptions, RunConfig, RunError, read_config
 from toy import Toy
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))  # media_fixtures

@@ -16,15 +16,15 @@ import pytest
 import soundfile
 import torch
 
-from bmlr.benchmark import read_store
 from bmlr.cli import main
+from bmlr.config import read_config
 from bmlr.data.readers._audio import read_sound
 from bmlr.data.readers._idx import read_idx_images
 from bmlr.data.readers._images import read_colours, read_picture
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._table_files import read_table
-from bmlr.runs._storage import read_checkpoint, read_result, read_weights
-from bmlr.training import read_config
+from bmlr.runs import read_store
+from bmlr.runs.storage import read_checkpoint, read_result, read_weights
 
 
 @contextlib.contextmanager

@@ -16,19 +16,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from safetensors.torch import load_file
 from subjects import METHODS, SUBJECTS, make_method
 
-from bmlr.config._options import ModelOptions, TrainerOptions
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions, build_model, fill_defaults
 from bmlr.methods import BMLR, Joint, Losses
-from bmlr.training import (
-    BalancedModule,
-    NonFiniteLossError,
-    OptimizerOptions,
-    RunError,
-    RunInterruptedError,
-    _module,
-    build_model,
-    fill_defaults,
-    train,
-)
+from bmlr.runs import RunError, RunInterruptedError
+from bmlr.training import BalancedModule, NonFiniteLossError, _module, train
 from bmlr.training._guard import all_finite
 from toy import Toy
 

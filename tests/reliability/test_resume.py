@@ -10,10 +10,12 @@ import torch
 from interruptions import CPU, Stop, assert_same_run, stopping
 from subjects import METHODS, SUBJECTS, make_method
 
+from bmlr.config import ModelOptions, OptimizerOptions
 from bmlr.data import ArraySplit
 from bmlr.methods import BMLR, EpochPlan, Joint, Pass
-from bmlr.runs._storage import read_checkpoint
-from bmlr.training import ModelOptions, OptimizerOptions, RunInterruptedError, train
+from bmlr.runs import RunInterruptedError
+from bmlr.runs.storage import read_checkpoint
+from bmlr.training import train
 from toy import Toy
 
 #: With a schedule, for its state is part of what is resumed.

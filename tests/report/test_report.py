@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmlr.benchmark import Cell, Table, bootstrap_difference
-from bmlr.benchmark._contents import Contents, Picture, read_contents, write_contents
+from bmlr.benchmark.contents import Contents, Picture, read_contents, write_contents
 from bmlr.cli import main
+from bmlr.config import TrainerOptions
 from bmlr.methods import BMLR, Joint
 from bmlr.report import write_report
 from bmlr.report._page import _find_baseline
 from bmlr.report._sections import make_sections
 from bmlr.report._tables import method_table, run_table
-from bmlr.runs._discovery import read_runs
-from bmlr.runs._layout import FAILURE
-from bmlr.runs._predictions import PREDICTIONS, PredictionTable
-from bmlr.training import TrainerOptions, train
+from bmlr.runs import PredictionTable, read_runs
+from bmlr.runs.layout import FAILURE, PREDICTIONS
+from bmlr.training import train
 from toy import Toy
 
 

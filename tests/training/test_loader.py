@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bmlr.data import ArraySplit
 from bmlr.methods import EpochPlan, Pass
-from bmlr.training import RequestLoader, ordered_requests, planned_requests
+from bmlr.training.loader import RequestLoader, ordered_requests, planned_requests
 
 
 @given(count=st.integers(1, 60), size=st.integers(1, 20), world=st.integers(1, 4), epoch=st.integers(0, 5))

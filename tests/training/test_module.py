@@ -5,8 +5,9 @@ from torch.utils.data import DataLoader
 
 import bmlr
 from bmlr._modes import module_mode
+from bmlr.config import OptimizerOptions
 from bmlr.methods import EpochPlan, Joint, Pass
-from bmlr.training import BalancedModule, OptimizerOptions, Score, ScoreMetric, evaluate
+from bmlr.training import BalancedModule, Score, ScoreMetric, evaluate
 from toy import Toy
 
 pytestmark = [

@@ -9,22 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import bmlr.methods
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions, read_config
 from bmlr.methods import BMLR, Joint, Method, UniformBaseline
-from bmlr.training import (
-    ModelOptions,
-    NonFiniteLossError,
-    OptimizerOptions,
-    RunError,
-    TrainerOptions,
-    _reading,
-    _recorder,
-    evaluate_run,
-    load_run,
-    predict_run,
-    read_config,
-    read_predictions,
-    train,
-)
+from bmlr.runs import RunError, read_predictions
+from bmlr.training import NonFiniteLossError, _reading, _recorder, evaluate_run, load_run, predict_run, train
 from toy import Toy
 
 CPU = TrainerOptions(accelerator="cpu", devices=1, progress=False)

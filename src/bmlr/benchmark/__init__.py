@@ -9,19 +9,16 @@ from bmlr.benchmark._engines import Engine, LocalEngine, RayEngine, Task, make_e
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._specification import MethodSpecification, parse_data, parse_method
-from bmlr.benchmark._statistics import Difference, Estimate, bootstrap_difference, mean_ranks
 from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import Cell, Table, comparison_frame, comparison_table, write_table
 from bmlr.benchmark._tune import TuneResult, tune
-from bmlr.runs._lock import DirectoryLock
-from bmlr.runs._records import RunRecord, read_record, read_store
+from bmlr.benchmark.statistics import Difference, Estimate, bootstrap_difference, mean_ranks
 
 __all__ = [
     "Cell",
     "CompareResult",
     "Comparison",
     "Difference",
-    "DirectoryLock",
     "Engine",
     "Estimate",
     "IncomparableError",
@@ -30,7 +27,6 @@ __all__ = [
     "MethodSpecification",
     "MethodSummary",
     "RayEngine",
-    "RunRecord",
     "Search",
     "Table",
     "Task",
@@ -46,8 +42,6 @@ __all__ = [
     "mean_ranks",
     "parse_data",
     "parse_method",
-    "read_record",
-    "read_store",
     "run_frame",
     "run_grid",
     "tune",

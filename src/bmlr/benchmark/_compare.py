@@ -10,15 +10,14 @@ import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import Comparison, compare_runs, run_frame, title_of
-from bmlr.benchmark._draw import draw_comparison
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._specification import MethodSpecification
 from bmlr.benchmark._tables import Table, comparison_frame, comparison_table, write_table
+from bmlr.benchmark.drawing import draw_comparison
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
-from bmlr.runs._records import RunRecord, read_store
-from bmlr.runs._settings import group_records
-from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.runs import RunRecord, group_records, read_store
 
 
 @dataclasses.dataclass(frozen=True)

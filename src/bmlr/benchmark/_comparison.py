@@ -11,9 +11,9 @@ import pandas as pd
 
 from bmlr._checks import check_integer, nearest_name
 from bmlr.benchmark._specification import parse_method
-from bmlr.benchmark._statistics import Difference, Estimate, difference_of, estimate
-from bmlr.runs._records import RunRecord
-from bmlr.runs._settings import data_settings, finished_result, flatten, group_records, method_settings
+from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
+from bmlr.runs import RunRecord, group_records
+from bmlr.runs._settings import data_settings, finished_result, flatten, method_settings
 
 #: Data passes may differ by this share and still count as one budget: methods sample a little more or less.
 _BUDGET_TOLERANCE = 0.25

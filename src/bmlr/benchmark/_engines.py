@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bmlr._checks import check_integer, check_non_negative
-from bmlr.runs._layout import LOG
+from bmlr.runs.layout import LOG
 
 #: Exit status of a run whose machine was lost as often as Ray may try again.
 LOST = 1000

@@ -13,12 +13,10 @@ from bmlr._files import atomic_write_text
 from bmlr.benchmark._engines import LOST, Engine, LocalEngine, Task
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
 from bmlr.benchmark._specification import MethodSpecification, parse_method
-from bmlr.config._classes import class_path
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, fill_defaults
 from bmlr.data import MultimodalData
-from bmlr.runs._layout import CONFIG, FAILURE
-from bmlr.runs._lock import DirectoryLock
-from bmlr.runs._records import RunRecord, read_record, write_failure
-from bmlr.training import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, fill_defaults
+from bmlr.runs import DirectoryLock, RunRecord, read_record, write_failure
+from bmlr.runs.layout import CONFIG, FAILURE
 
 _WAIT = 2.0  # seconds between looks at runs that another process is making
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
-from bmlr.config._run_config import RunConfig
+from bmlr.config import RunConfig
 
 #: Exit statuses of a run's process: finished, failed and recorded, in another process's hands, stopped from outside.
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 76
-
-
-State = Literal["new", "interrupted", "failed", "finished"]
 
 
 @dataclasses.dataclass(frozen=True)

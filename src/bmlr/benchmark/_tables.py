@@ -12,7 +12,7 @@ import pandas as pd
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import Comparison, MethodSummary
-from bmlr.benchmark._statistics import Estimate
+from bmlr.benchmark.statistics import Estimate
 
 Mark = Literal["", "best", "second"]
 

@@ -13,18 +13,17 @@ import yaml
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._contents import Contents, Picture, write_contents
-from bmlr.benchmark._draw import save_figure
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
 from bmlr.benchmark._specification import MethodSpecification, parse_method
 from bmlr.benchmark._tables import Cell, Table, mark_best
+from bmlr.benchmark.contents import Contents, Picture, write_contents
+from bmlr.benchmark.drawing import save_figure
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
-from bmlr.runs._lock import DirectoryLock
-from bmlr.runs._records import RunRecord
-from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.runs import DirectoryLock, RunRecord
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -18,12 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
-from bmlr.config._run_config import read_config
-from bmlr.runs._layout import CONFIG, FAILURE
-from bmlr.runs._lock import DirectoryLock
-from bmlr.runs._records import write_failure
-from bmlr.training import RunInterruptedError
-from bmlr.training._train import train
+from bmlr.config import read_config
+from bmlr.runs import DirectoryLock, RunInterruptedError, write_failure
+from bmlr.runs.layout import CONFIG, FAILURE
+from bmlr.training import train
 
 _GRACE = 10.0  # seconds to leave a checkpoint in
 # Processes that a distributed run starts inherit it: the first of them has the lock for all.

@@ -35,21 +35,12 @@ from bmlr.diagnosis._measuring import diagnose
 from bmlr.diagnosis._probe import ModalityGap, probe_gap, probe_gap_of
 from bmlr.diagnosis._run import diagnose_run
 from bmlr.diagnosis._words import Verdict
-from bmlr.monitor._gradients import (
-    GradientMonitor,
-    batch_conflict,
-    gradient_conflict,
-    gradient_norms,
-    read_gradients,
-    summarise_gradients,
-)
 
 __all__ = [
     "Bootstrap",
     "Diagnosis",
     "Estimate",
     "Evidence",
-    "GradientMonitor",
     "LinearProbe",
     "ModalityGap",
     "ModalityMeasures",
@@ -58,7 +49,6 @@ __all__ = [
     "Verdict",
     "accuracy",
     "accuracy_ratio",
-    "batch_conflict",
     "changed_share",
     "conditional_utilisation",
     "confidence_gap",
@@ -67,8 +57,6 @@ __all__ = [
     "extract_features",
     "figures_of",
     "fit_linear_probe",
-    "gradient_conflict",
-    "gradient_norms",
     "judge",
     "plot_accuracies",
     "plot_confidence",
@@ -78,10 +66,8 @@ __all__ = [
     "plot_shapley",
     "probe_gap",
     "probe_gap_of",
-    "read_gradients",
     "recovered_share",
     "shapley_values",
-    "summarise_gradients",
     "train_alone",
     "write_diagnosis",
 ]

@@ -15,7 +15,7 @@ from bmlr._checks import check_choice, check_integer
 from bmlr.batch import as_batch
 
 if TYPE_CHECKING:
-    from bmlr.training import RunConfig
+    from bmlr.config import RunConfig
 from bmlr.diagnosis._linear import Optimise, autocast_type, extract_features
 
 
@@ -149,7 +149,7 @@ def _head_accuracy(
 
 def train_alone_as(config: RunConfig, name: str, *, select: str, device: torch.device) -> Trained:
     """Train one modality alone as the run was trained."""
-    from bmlr.training import build_model, fill_defaults
+    from bmlr.config import build_model, fill_defaults
 
     model_options, optimizer, trainer = fill_defaults(config.data, config.model, config.optimizer, config.trainer)
     torch.manual_seed(config.seed)
@@ -179,7 +179,7 @@ class Ordered:
         self.config, self.split = config, config.data.split(split)
 
     def __iter__(self) -> Any:
-        from bmlr.training import RequestLoader, ordered_requests
+        from bmlr.training.loader import RequestLoader, ordered_requests
 
         size = self.config.trainer.batch_size or self.config.data.defaults.batch_size
         requests = ordered_requests(len(self.split), size)
@@ -199,7 +199,7 @@ class _Planned:
 
     def __iter__(self) -> Any:
         from bmlr.methods import EpochPlan, Pass
-        from bmlr.training import RequestLoader, planned_requests
+        from bmlr.training.loader import RequestLoader, planned_requests
 
         size = self.config.trainer.batch_size or self.config.data.defaults.batch_size
         requests = planned_requests(

@@ -114,7 +114,7 @@ def plot_gradient_norms(rows: Sequence[Mapping[str, float]], ax: Axes | None = N
     """Gradient norm per encoder over the steps: running median, the records behind it pale.
 
     Args:
-        rows: What a :class:`bmlr.diagnosis.GradientMonitor` recorded, or :func:`read_gradients` read.
+        rows: What a :class:`bmlr.monitor.GradientMonitor` recorded, or :func:`read_gradients` read.
         ax: Where to draw; a new figure if left out.
         window: Records of the running median.
 
@@ -141,7 +141,7 @@ def plot_conflict(rows: Sequence[Mapping[str, float]], ax: Axes | None = None, *
     """Cosine between the gradients of fused and unimodal loss per encoder over the steps; below zero is conflict.
 
     Args:
-        rows: What a :class:`bmlr.diagnosis.GradientMonitor` recorded, or :func:`read_gradients` read.
+        rows: What a :class:`bmlr.monitor.GradientMonitor` recorded, or :func:`read_gradients` read.
         ax: Where to draw; a new figure if left out.
         window: Measurements of the running median.
 

@@ -14,7 +14,7 @@ from bmlr._modes import module_mode
 from bmlr.batch import as_batch
 
 if TYPE_CHECKING:
-    from bmlr.training import RunConfig
+    from bmlr.config import RunConfig
 
 
 Optimise: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

@@ -30,7 +30,7 @@ from bmlr.diagnosis._removal import Removal, RemovalOptions, make_reader
 from bmlr.diagnosis._words import write_verdict
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
-from bmlr.monitor._gradients import GradientMonitor, read_gradients, summarise_gradients
+from bmlr.monitor import GradientMonitor, read_gradients, summarise_gradients
 
 
 def diagnose(  # noqa: PLR0913  (one call says all of a model and its data)

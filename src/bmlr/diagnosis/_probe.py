@@ -14,8 +14,8 @@ from bmlr._checks import check_choice, check_integer
 from bmlr._random import preserved_random_state
 
 if TYPE_CHECKING:
+    from bmlr.config import RunConfig
     from bmlr.model import MultimodalClassifier
-    from bmlr.training import RunConfig
 from bmlr.diagnosis._alone import Ordered, Trained, train_alone, train_alone_as
 from bmlr.diagnosis._linear import Optimise, device_of, extract_features, fit_linear_probe
 
@@ -226,7 +226,8 @@ def probe_gap(
         FileNotFoundError: If there is no run.
         ValueError: If an argument does not fit.
     """
-    from bmlr.training import RunConfig, load_run
+    from bmlr.config import RunConfig
+    from bmlr.training import load_run
 
     check_choice("split", split, ("val", "test"))
     check_choice("weights", weights, ("best", "last"))

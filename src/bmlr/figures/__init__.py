@@ -6,7 +6,6 @@ one panel take ``ax`` and return an Axes; figures with a panel per modality retu
 
 from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share
 from bmlr.figures._tables import plot_methods, plot_surface
-from bmlr.runs._metrics import read_metrics
 
 __all__ = [
     "plot_accuracy",
@@ -14,5 +13,4 @@ __all__ = [
     "plot_ratio",
     "plot_reshaped_share",
     "plot_surface",
-    "read_metrics",
 ]

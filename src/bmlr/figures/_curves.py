@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bmlr.figures._style import drop_inner_labels, look, open_panel, tidy
+from bmlr.figures.style import drop_inner_labels, look, open_panel, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bmlr.benchmark._statistics import estimate
+from bmlr.benchmark.statistics import estimate
 from bmlr.report._sections import MethodGroup, Section
 
 

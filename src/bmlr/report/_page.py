@@ -22,13 +22,13 @@ from bmlr import figures
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr._version import __version__
-from bmlr.benchmark._contents import Picture, read_contents
-from bmlr.figures._style import legend_above
+from bmlr.benchmark.contents import Picture, read_contents
+from bmlr.figures.style import legend_above
 from bmlr.report._curves import section_curves, usable_metrics
 from bmlr.report._sections import MethodGroup, Section, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, shown_table
-from bmlr.runs._discovery import ExcludedRun, read_runs
-from bmlr.runs._layout import CONFIG
+from bmlr.runs import ExcludedRun, read_runs
+from bmlr.runs.layout import CONFIG
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import bmlr.methods
-from bmlr.runs._discovery import ExcludedRun, FinishedRun
+from bmlr.runs import ExcludedRun, FinishedRun
 
 #: Where the files are, which does not make other data.
 _PLACES = {"root", "cache"}

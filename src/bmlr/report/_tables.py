@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bmlr.benchmark._statistics import difference_of, estimate
 from bmlr.benchmark._tables import Table
+from bmlr.benchmark.statistics import difference_of, estimate
 from bmlr.report._sections import MethodGroup, Section, seeds_text
-from bmlr.runs._discovery import FinishedRun
-from bmlr.runs._records import RunRecord
+from bmlr.runs import FinishedRun, RunRecord
 
 #: Reads a number of a run; None where it is not defined.
 Read = Callable[[FinishedRun], float | None]

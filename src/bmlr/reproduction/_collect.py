@@ -15,8 +15,8 @@ from torch import Tensor
 from bmlr.data import SplitName
 from bmlr.functional import reshape_labels
 from bmlr.methods import BMLR, Method, OnlyReshape, UniDistill, UniReshaping, VanillaReshape
-from bmlr.training import RequestLoader, load_run
-from bmlr.training._loader import BatchRequest
+from bmlr.training import load_run
+from bmlr.training.loader import BatchRequest, RequestLoader
 
 
 @dataclasses.dataclass(frozen=True)

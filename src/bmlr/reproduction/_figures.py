@@ -14,8 +14,8 @@ import torch
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._contents import Picture
-from bmlr.benchmark._draw import draw_panels, read_group, save_figure
+from bmlr.benchmark.contents import Picture
+from bmlr.benchmark.drawing import draw_panels, read_group, save_figure
 from bmlr.data import MultimodalData
 from bmlr.functional import smooth_labels
 from bmlr.reproduction._collect import CollectedRun, collect_run, confused_classes, softness_of, telling_classes
@@ -24,7 +24,7 @@ from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_ts
 from bmlr.reproduction._plot_label_rows import plot_label_rows
 from bmlr.reproduction._plot_labels import plot_label_simplex
 from bmlr.reproduction._plot_top_classes import count_top_classes, plot_top_classes
-from bmlr.runs._records import RunRecord
+from bmlr.runs import RunRecord
 
 _DRAWN = 1000  # samples of a figure of samples
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr._checks import check_integer, check_positive, check_unit_interval
-from bmlr.figures._style import (
+from bmlr.figures.style import (
     checked_names,
     drop_inner_labels,
     legend_below,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmlr.figures._style import checked_labels, checked_names, named_arrays, open_panels
+from bmlr.figures.style import checked_labels, checked_names, named_arrays, open_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

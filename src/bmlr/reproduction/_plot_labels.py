@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr._checks import check_unit_interval
-from bmlr.figures._style import (
+from bmlr.figures.style import (
     checked_labels,
     checked_names,
     legend_below,

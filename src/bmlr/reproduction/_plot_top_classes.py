@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr._checks import check_integer
-from bmlr.figures._style import COLOURS, checked_names, named_arrays, tidy
+from bmlr.figures.style import COLOURS, checked_names, named_arrays, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,6 @@ import yaml
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import run_frame
-from bmlr.benchmark._contents import Contents, Picture, write_contents
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
@@ -20,7 +19,8 @@ from bmlr.benchmark._specification import parse_method
 from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import Table, write_table
 from bmlr.benchmark._tune import tune
-from bmlr.config._classes import class_path
+from bmlr.benchmark.contents import Contents, Picture, write_contents
+from bmlr.config import class_path
 from bmlr.data import MultimodalData
 from bmlr.reproduction._figures import Drawn, Made, draw_bars, draw_figures
 from bmlr.reproduction._paper import EXPERIMENTS, GRID, Experiment, Row

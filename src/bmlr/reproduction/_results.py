@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from bmlr.benchmark._statistics import Estimate, difference_of, estimate, mean_ranks
 from bmlr.benchmark._tables import Cell, Table, mark_best, spread
+from bmlr.benchmark.statistics import Estimate, difference_of, estimate, mean_ranks
 from bmlr.data import MultimodalData
 from bmlr.reproduction._figures import Made
 from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
 from bmlr.reproduction._scales import SCALES, TIMES, Settings
-from bmlr.runs._records import RunRecord
+from bmlr.runs import RunRecord
 
 
 def frame(made: Made, settings: Settings) -> pd.DataFrame:

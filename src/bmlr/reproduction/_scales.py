@@ -14,10 +14,10 @@ import bmlr.methods
 from bmlr._checks import check_choice
 from bmlr.benchmark._specification import parse_data
 from bmlr.benchmark._tables import Table
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.reproduction._paper import Experiment
-from bmlr.runs._records import RunRecord
-from bmlr.training import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.runs import RunRecord
 
 ScaleName = Literal["paper", "small"]
 

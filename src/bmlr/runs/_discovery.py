@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bmlr.runs._layout import CONFIG, FAILURE, METRICS, RESULT
 from bmlr.runs._metrics import read_metrics
+from bmlr.runs.layout import CONFIG, FAILURE, METRICS, RESULT
 
 _MARKS = (CONFIG, RESULT, METRICS, FAILURE)
 

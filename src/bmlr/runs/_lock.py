@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from bmlr.training import RunError
+from bmlr.runs._errors import RunError
 
 LOCK = ".lock"
 

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from bmlr.batch import Batch
 from bmlr.methods import Prediction
-from bmlr.runs._storage import read_weights, write_weights
-
-PREDICTIONS = "predictions.safetensors"
-
+from bmlr.runs.layout import PREDICTIONS
+from bmlr.runs.storage import read_weights, write_weights
 
 #: Stands where a sample lacks the modality.
 ABSENT = -1

@@ -8,14 +8,15 @@ import json
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._jobs import State
-from bmlr.runs._layout import CONFIG, FAILURE, LOG, RESULT
-from bmlr.runs._storage import read_result
+from bmlr.runs.layout import CONFIG, FAILURE, LOG, RESULT
+from bmlr.runs.storage import read_result
+
+State = Literal["new", "interrupted", "failed", "finished"]
 
 
 @dataclasses.dataclass(frozen=True)

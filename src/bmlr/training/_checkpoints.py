@@ -10,13 +10,13 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from bmlr.config._run_config import RunConfig
-from bmlr.runs._layout import CHECKPOINT, EPOCH, PREVIOUS
-from bmlr.runs._storage import (
+from bmlr.config import RunConfig
+from bmlr.runs import RunError
+from bmlr.runs.layout import CHECKPOINT, EPOCH, PREVIOUS
+from bmlr.runs.storage import (
     DamagedFileError,
     read_checkpoint,
 )
-from bmlr.training._errors import RunError
 
 _log = logging.getLogger("bmlr.training")
 

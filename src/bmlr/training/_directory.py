@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from bmlr._files import atomic_write_text, remove_leftovers
-from bmlr.config._run_config import RunConfig, read_config
-from bmlr.runs._layout import CHECKPOINT, CONFIG, EPOCH, METRICS, NONFINITE, RESULT
-from bmlr.runs._storage import (
+from bmlr.config import RunConfig, read_config
+from bmlr.runs import RunError
+from bmlr.runs.layout import CHECKPOINT, CONFIG, EPOCH, METRICS, NONFINITE, RESULT
+from bmlr.runs.storage import (
     DamagedFileError,
     file_checksum,
     read_result,
 )
-from bmlr.training._errors import RunError
 from bmlr.training._outside import first_line
 from bmlr.training._trainer import is_first_process
 

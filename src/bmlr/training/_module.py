@@ -13,13 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bmlr._random import capture_random_state, restore_random_state
 from bmlr.batch import Batch
-from bmlr.config._options import OptimizerOptions
+from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Pass
 from bmlr.model import MultimodalClassifier
 from bmlr.training._guard import NonFiniteLossError, StepGuard, all_finite, describe_gradient, describe_loss, sentence
-from bmlr.training._loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
 from bmlr.training._scores import Score, ScoreMetric, flatten_score
+from bmlr.training.loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
 
 
 class BalancedModule(lightning.LightningModule):

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bmlr.model import MultimodalClassifier
-from bmlr.monitor._gradients import GradientMonitor
+from bmlr.monitor import GradientMonitor
 
 
 class MonitorCallback(Callback):

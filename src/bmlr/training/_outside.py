@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from bmlr.training._errors import RunError, RunInterruptedError
+from bmlr.runs import RunError, RunInterruptedError
 from bmlr.training._guard import NonFiniteLossError
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import torch
 
-from bmlr.config._model import build_model
-from bmlr.config._run_config import RunConfig, read_config
-from bmlr.data._base import SplitName
+from bmlr.config import RunConfig, build_model, read_config
+from bmlr.data import SplitName
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
-from bmlr.runs._layout import CONFIG
-from bmlr.training._loader import RequestLoader, ordered_requests
+from bmlr.runs.layout import CONFIG
 from bmlr.training._scores import Score, evaluate
 from bmlr.training._weights import load_weights
+from bmlr.training.loader import RequestLoader, ordered_requests
 
 
 def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig, MultimodalClassifier, Method]:

@@ -11,19 +11,18 @@ import pandas as pd
 
 from bmlr._files import atomic_write
 from bmlr.batch import Batch
-from bmlr.config._run_config import RunConfig
-from bmlr.data._base import SplitName
+from bmlr.config import RunConfig
+from bmlr.data import SplitName
 from bmlr.methods import Prediction
-from bmlr.runs._layout import CHECKPOINT, EPOCH, METRICS, NONFINITE, PREVIOUS, RESULT
-from bmlr.runs._predictions import PREDICTIONS, PredictionTable
-from bmlr.runs._storage import (
+from bmlr.runs import PredictionTable, RunError, RunInterruptedError
+from bmlr.runs.layout import CHECKPOINT, EPOCH, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
+from bmlr.runs.storage import (
     file_checksum,
     write_checkpoint,
     write_result,
 )
 from bmlr.training._checkpoints import Checkpoint, link_file
 from bmlr.training._directory import RunResult
-from bmlr.training._errors import RunError, RunInterruptedError
 from bmlr.training._module import BalancedModule
 from bmlr.training._reading import split_batches
 from bmlr.training._scores import Score, evaluate

@@ -14,7 +14,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from bmlr.training._errors import RunInterruptedError
+from bmlr.runs import RunInterruptedError
 
 
 def ending_signals() -> list[signal.Signals]:

@@ -11,14 +11,12 @@ from typing import Any
 
 import lightning
 
-from bmlr.config._model import build_model
-from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
-from bmlr.config._run_config import RunConfig
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, build_model, fill_defaults
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
+from bmlr.runs import RunError
 from bmlr.training._checkpoints import epoch_checkpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, open_directory
-from bmlr.training._errors import RunError
 from bmlr.training._guard import MOST_RESTORES, NonFiniteLossError
 from bmlr.training._module import BalancedModule
 from bmlr.training._outside import translate_errors

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from bmlr._version import __version__
-from bmlr.config._run_config import RunConfig
+from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
 from bmlr.training._checkpoints import Checkpoint, LoadedCheckpoint
 from bmlr.training._module import BalancedModule

@@ -8,12 +8,12 @@ import torch
 
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
-from bmlr.runs._storage import (
+from bmlr.runs import RunError
+from bmlr.runs.storage import (
     DamagedFileError,
     read_weights,
     write_weights,
 )
-from bmlr.training._errors import RunError
 
 
 def save_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:

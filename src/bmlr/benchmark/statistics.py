@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bmlr.runs._records import RunRecord
+from bmlr.runs import RunRecord, read_predictions
 from bmlr.runs._settings import finished_result
-from bmlr.training import read_predictions
 
 
 @dataclasses.dataclass(frozen=True)

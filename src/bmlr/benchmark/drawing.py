@@ -12,9 +12,8 @@ from bmlr import figures
 from bmlr._files import atomic_write
 from bmlr.benchmark._comparison import run_frame
 from bmlr.benchmark._comparison import title_of as title_of_label
-from bmlr.figures._style import legend_above
-from bmlr.runs._records import RunRecord
-from bmlr.runs._settings import group_records
+from bmlr.figures.style import legend_above
+from bmlr.runs import RunRecord, group_records, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +78,7 @@ def draw_panels(
 
 def read_group(members: Sequence[RunRecord]) -> dict[str, pd.DataFrame]:
     """Metrics of finished runs, by the name of their directories."""
-    return {record.directory.name: figures.read_metrics(record.directory) for record in members}
+    return {record.directory.name: read_metrics(record.directory) for record in members}
 
 
 def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 CONFIG, RESULT, METRICS, CHECKPOINT = "config.yaml", "result.json", "metrics.csv", "last.ckpt"
-
-
+PREDICTIONS = "predictions.safetensors"
 #: The checkpoint before the last and that of the last epoch's end, kept while the run goes on where they are needed.
 PREVIOUS, EPOCH = "previous.ckpt", "epoch.ckpt"
 
