@@ -39,8 +39,8 @@ class Toy(MultimodalData):
             audio[self.poison] = np.nan
         return ArraySplit({"audio": audio, "image": image}, targets)
 
-    def load_files(self, files):
-        for name in self.modalities:
+    def load_files(self, files, modalities=None):
+        for name in modalities or self.modalities:
             if name not in files:
                 raise ValueError(f"`files` should hold a file for '{name}'. Found {sorted(files)}.")
         return {

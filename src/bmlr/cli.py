@@ -288,7 +288,7 @@ def report_command(
 
 def _assign_files(config: RunConfig, files: Sequence[str]) -> dict[str, Path]:
     """Which file is which modality: as said, or by its suffix."""
-    modalities = config.data.modalities
+    modalities = config.model_data.modalities
     assigned: dict[str, Path] = {}
     for text in files:
         name, separator, path = text.partition("=")

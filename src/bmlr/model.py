@@ -139,7 +139,8 @@ class MultimodalClassifier(nn.Module):
     """Encoders of named modalities and a fusion.
 
     Args:
-        encoders: One module per modality that maps its input to features of shape (B, d). At least two.
+        encoders: One module per modality that maps its input to features of shape (B, d). A single one makes an
+            ordinary classifier, which serves as a unimodal baseline.
         num_classes: Number of classes C. May be left out if ``fusion`` is a module.
         fusion: A name among :func:`bmlr.fusion.available`, or a :class:`bmlr.fusion.Fusion` of your own.
         feature_dims: Feature width d of each modality. May be left out for encoders that tell it by an attribute
@@ -168,8 +169,8 @@ class MultimodalClassifier(nn.Module):
         fusion_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if len(encoders) < 2:
-            raise ValueError(f"`encoders` should name at least 2 modalities. Found {list(encoders)}.")
+        if not encoders:
+            raise ValueError("`encoders` should name at least 1 modality. Found none.")
         for name in encoders:
             if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict(), name):
                 raise ValueError(

@@ -16,10 +16,11 @@ def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassi
     """The model of ``options`` for the modalities and classes of ``data``; weights from torch's random generator.
 
     Raises:
-        ValueError: If a modality has no default encoder.
+        ValueError: If a modality is unknown or has no default encoder.
     """
     width = options.width or data.defaults.width
-    encoders = {name: _encoder(name, modality, width, options) for name, modality in data.modalities.items()}
+    modalities = options.select(data).modalities
+    encoders = {name: _encoder(name, modality, width, options) for name, modality in modalities.items()}
     given = {"unimodal": options.unimodal, "conditioner": options.conditioner}
     return MultimodalClassifier(
         encoders,

@@ -11,7 +11,7 @@ from torch import nn
 
 from bmlr import fusion as fusions
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_unit_interval
-from bmlr.data import MultimodalData
+from bmlr.data import MultimodalData, SelectedModalities
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 
@@ -27,6 +27,9 @@ class ModelOptions:
     Transformer, vectors a multilayer perceptron.
 
     Attributes:
+        modalities: Modalities of the model, such as audio or [audio, text]; None takes all of the data set. A model
+            of one modality is trained alone, as a unimodal baseline. Samples that have none of these modalities are
+            left out of training and scores.
         fusion: Name of the fusion: concat, sum, film, gated or bigated.
         width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; None
             takes the data set's default.
@@ -39,6 +42,7 @@ class ModelOptions:
         positions: Positions of the Transformers: sinusoidal or learned.
     """
 
+    modalities: tuple[str, ...] | str | None = None
     fusion: str = "concat"
     width: int | None = None
     stem: Literal["imagenet", "small"] | None = None
@@ -50,12 +54,24 @@ class ModelOptions:
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
 
     def __post_init__(self) -> None:
+        if self.modalities is not None:
+            text = isinstance(self.modalities, str)
+            names = str(self.modalities).split(",") if text else [str(name) for name in self.modalities]
+            self.modalities = tuple(name.strip() for name in names)
         check_choice("fusion", self.fusion, fusions.available())
         if self.width is not None:
             check_integer("width", self.width, 1)
         check_integer("depth", self.depth, 1)
         check_integer("heads", self.heads, 1)
         check_choice("positions", self.positions, ("sinusoidal", "learned"))
+
+    def select(self, data: MultimodalData) -> MultimodalData:
+        """The data set as the model sees it: all of it, or its chosen modalities.
+
+        Raises:
+            ValueError: If a name of ``modalities`` is unknown; the message gives the nearest one.
+        """
+        return data if self.modalities is None else SelectedModalities(data, self.modalities)
 
 
 @dataclasses.dataclass
@@ -171,7 +187,19 @@ class TrainerOptions:
 def fill_defaults(
     data: MultimodalData, model: ModelOptions, optimizer: OptimizerOptions, trainer: TrainerOptions
 ) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
-    """The options with the data set's defaults in every place that was left open."""
+    """The options with the data set's defaults in every place that was left open.
+
+    The model's modalities come in the order of the data set, and as None where they are all of it, so that equal
+    models have equal configurations.
+
+    Raises:
+        ValueError: If the data set lacks a modality of the model.
+    """
+    if model.modalities is not None:
+        if not data.modalities:  # a table tells its modalities once it is read
+            data.prepare()
+        selected = tuple(model.select(data).modalities)
+        model = dataclasses.replace(model, modalities=None if len(selected) == len(data.modalities) else selected)
 
     def fill(options: Any, **defaults: Any) -> Any:
         return dataclasses.replace(options, **{k: v for k, v in defaults.items() if getattr(options, k) is None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -41,6 +42,15 @@ class RunConfig:
     optimizer: OptimizerOptions
     trainer: TrainerOptions
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.model.modalities is not None:
+            self.method.check_modalities(self.model.modalities)
+
+    @functools.cached_property
+    def model_data(self) -> MultimodalData:
+        """The data as the model sees them: its modalities, and the samples that have one of these."""
+        return self.model.select(self.data)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data in the form the command line reads back."""

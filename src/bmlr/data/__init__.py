@@ -7,6 +7,7 @@ from typing import Any
 
 from bmlr._checks import nearest_name
 from bmlr.data._base import ArraySplit, Modality, MultimodalData, Split, SplitName, TrainingDefaults
+from bmlr.data._selection import SelectedModalities
 
 # Where each data set is defined; imported when asked for, since they need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
@@ -80,6 +81,7 @@ __all__ = [
     "ArraySplit",
     "Modality",
     "MultimodalData",
+    "SelectedModalities",
     "Split",
     "SplitName",
     "TrainingDefaults",

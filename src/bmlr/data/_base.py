@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -57,9 +57,12 @@ class Split(ABC):
         targets: Class indices of all samples, shape (N,), int64.
         groups: Group of each sample (speaker, actor, source video), which an honest split never shares between
             splits; None where there is none.
+        present: Which samples have which modality, a boolean array of shape (N,) per name; None or a name left out
+            means all. Training a subset of the modalities leaves out the samples that have none of it.
     """
 
     targets: Tensor
+    present: Mapping[str, np.ndarray] | None = None
     groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
@@ -157,10 +160,14 @@ class MultimodalData(ABC):
         """One part of the prepared data."""
 
     @abstractmethod
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample from a file per modality, shape (1, …) each, as the model was trained on them.
 
         A data set whose samples may lack a modality lets its file be left out and gives zeros in its place.
+
+        Args:
+            files: A file per modality.
+            modalities: Modalities of the model, which need a file; None takes all of the data set.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -177,3 +184,13 @@ class MultimodalData(ABC):
         """Share of the most frequent class: the accuracy of always answering it."""
         targets = self.split(split).targets
         return float(torch.bincount(targets, minlength=len(self.classes)).max() / len(targets))
+
+
+def check_files(files: Mapping[str, Path], modalities: Collection[str]) -> None:
+    """Check that there is exactly one file per modality.
+
+    Raises:
+        ValueError: If one is missing or too many.
+    """
+    if set(files) != set(modalities):
+        raise ValueError(f"`files` should name a file each for {list(modalities)}. Found {list(files)}.")

@@ -176,7 +176,7 @@ class Ordered:
     """A split of a run's data, in order, without random transforms."""
 
     def __init__(self, config: RunConfig, split: Any) -> None:
-        self.config, self.split = config, config.data.split(split)
+        self.config, self.split = config, config.model_data.split(split)
 
     def __iter__(self) -> Any:
         from bmlr.training.loader import RequestLoader, ordered_requests
@@ -193,7 +193,7 @@ class _Planned:
     """
 
     def __init__(self, config: RunConfig, name: str) -> None:
-        self.config, self.split = config, config.data.split("train")
+        self.config, self.split = config, config.model_data.split("train")
         self.indices = _indices_with(name, Ordered(config, "train"), len(self.split))
         self.epoch = 0
 

@@ -50,8 +50,8 @@ class Fusion(nn.Module, ABC):
 
     def __init__(self, feature_dims: Mapping[str, int], num_classes: int, *, unimodal: Readout | None = None) -> None:
         super().__init__()
-        if len(feature_dims) < 2:
-            raise ValueError(f"`feature_dims` should name at least 2 modalities. Found {list(feature_dims)}.")
+        if not feature_dims:
+            raise ValueError("`feature_dims` should name at least 1 modality. Found none.")
         for name, width in feature_dims.items():
             check_integer(f"feature_dims['{name}']", width, 1)
         self.feature_dims = dict(feature_dims)

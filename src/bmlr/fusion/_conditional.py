@@ -13,7 +13,10 @@ from bmlr.fusion._base import Fusion, Readout
 
 
 class _ConditionalFusion(Fusion):
-    """One modality conditions each of the others; their logits are summed. With two modalities there is one term."""
+    """One modality conditions each of the others; their logits are summed.
+
+    With two modalities there is one term. A single modality has none to condition: it is read by one linear layer.
+    """
 
     def __init__(
         self,
@@ -27,6 +30,8 @@ class _ConditionalFusion(Fusion):
         names = list(self.feature_dims)
         self.conditioner = check_choice("conditioner", conditioner or names[0], names)
         self.conditioned = [name for name in names if name != self.conditioner]
+        if not self.conditioned:
+            self.linear = nn.Linear(self.feature_dims[self.conditioner], num_classes)
 
     @abstractmethod
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
@@ -35,6 +40,9 @@ class _ConditionalFusion(Fusion):
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
         """Fused logits, shape (B, C)."""
         condition = features[self.conditioner]
+        if not self.conditioned:
+            alone: Tensor = self.linear(condition)
+            return alone
         return torch.stack([self.term(condition, name, features[name]) for name in self.conditioned]).sum(0)
 
 

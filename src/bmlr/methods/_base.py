@@ -7,7 +7,7 @@ import functools
 import inspect
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -152,6 +152,8 @@ class Method(nn.Module, ABC):
     leaves_gradients_unset: ClassVar[bool] = False
     #: Whether :meth:`backward` averages gradients over processes by itself, since it combines them non-linearly.
     reduces_gradients: ClassVar[bool] = False
+    #: Number of modalities the method needs: one that balances compares several.
+    min_modalities: ClassVar[int] = 2
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,6 +166,18 @@ class Method(nn.Module, ABC):
         Raises:
             ValueError: If the method cannot train this model.
         """
+
+    def check_modalities(self, names: Collection[str]) -> None:
+        """Check that the model has enough modalities for this method.
+
+        Raises:
+            ValueError: If there are fewer than :attr:`min_modalities`.
+        """
+        if len(names) < self.min_modalities:
+            raise ValueError(
+                f"Method {type(self).__name__} needs a model of at least {self.min_modalities} modalities. "
+                f"Found {', '.join(names)}. Train a modality alone by Joint."
+            )
 
     @abstractmethod
     def losses(self, output: Output, targets: Tensor) -> Losses:

@@ -31,6 +31,7 @@ class Joint(Method):
         url="https://arxiv.org/abs/2605.28869",
         family="baseline",
     )
+    min_modalities: ClassVar[int] = 1
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused cross-entropy."""

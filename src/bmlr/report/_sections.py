@@ -160,9 +160,13 @@ def _telling(run: FinishedRun, same: list[FinishedRun]) -> dict[str, Any]:
     keys = [
         key
         for key in dict.fromkeys(key for other in flat for key in other)
-        if len({_key(o.get(key)) for o in flat}) > 1
+        if len({_key(o.get(key)) for o in flat}) > 1 and key != "model.modalities"
     ]
-    return {key.removeprefix("method.init_args."): mine.get(key, "not recorded") for key in keys}
+    telling = {key.removeprefix("method.init_args."): mine.get(key, "not recorded") for key in keys}
+    # Always said: a method on fewer modalities must not pass for the method itself where that has no run.
+    if modalities := mine.get("model.modalities"):
+        telling["modalities"] = "+".join(modalities)
+    return telling
 
 
 def _compare(groups: Sequence[MethodGroup]) -> tuple[dict[str, str], list[str]]:

@@ -71,7 +71,7 @@ def collect_run(
         ValueError: If no sample has all modalities.
     """
     config, model, method = load_run(directory, weights=weights)
-    chosen = config.data.split(split)
+    chosen = config.model_data.split(split)
     indices = np.arange(len(chosen))
     if max_samples is not None and len(indices) > max_samples:
         indices = np.sort(np.random.default_rng(seed).choice(indices, max_samples, replace=False))

@@ -34,8 +34,12 @@ def group_records(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
         telling = {
             key.removeprefix("method.init_args."): value
             for key, value in mine.items()
-            if len({json.dumps(other.get(key)) for other in same}) > 1 and key != "trainer.epochs"
+            if len({json.dumps(other.get(key)) for other in same}) > 1
+            and key not in {"trainer.epochs", "model.modalities"}
         }
+        # Always said: a method on fewer modalities must not pass for the method itself where that has no run.
+        if modalities := mine.get("model.modalities"):
+            telling["modalities"] = "+".join(modalities)
         text = ",".join(f"{key}={value}" for key, value in telling.items())
         epochs = f"@{mine['trainer.epochs']}" if len({other.get("trainer.epochs") for other in same}) > 1 else ""
         label = f"{short}{f':{text}' if text else ''}{epochs}"

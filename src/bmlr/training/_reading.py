@@ -63,7 +63,7 @@ def predict_run(
 
     Args:
         directory: Directory of the run.
-        files: A file per modality; data sets that know samples without a modality let it be left out.
+        files: A file per modality of the model; data sets that know samples without a modality let it be left out.
         weights: ``best`` or ``last``.
 
     Returns:
@@ -75,7 +75,7 @@ def predict_run(
     """
     config, model, method = load_run(directory, weights=weights)
     dtype = next(model.parameters()).dtype
-    inputs = {name: x.to(dtype) for name, x in config.data.load_files(files).items()}
+    inputs = {name: x.to(dtype) for name, x in config.model_data.load_files(files).items()}
     present = {
         name: torch.zeros(1, dtype=torch.bool)
         for name in model.modalities
@@ -91,7 +91,7 @@ def predict_run(
 
 
 def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
-    chosen = config.data.split(split)
+    chosen = config.model_data.split(split)
     size = config.trainer.batch_size or config.data.defaults.batch_size
     requests = ordered_requests(len(chosen), size, rank=rank, world_size=world_size)
     return RequestLoader(chosen, requests, num_workers=config.trainer.num_workers)

@@ -38,6 +38,9 @@ def interruption_error(directory: Path, module: BalancedModule, received: str) -
     )
 
 
+_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
 class Recorder:
     """Keeps weights, metrics and checkpoint of a run up to date, and writes its result."""
 
@@ -141,7 +144,7 @@ class Recorder:
         """
         if self.best is None:
             raise RunError("No epoch was finished.")
-        data = self.config.data
+        data = self.config.model_data
         if module.trainer.is_global_zero:
             save_weights(self.directory / "last.safetensors", module.model, module.method)
         module.trainer.strategy.barrier()
@@ -157,6 +160,10 @@ class Recorder:
         if module.trainer.is_global_zero:
             predictions.save(self.directory / PREDICTIONS, whole)
         history = pd.DataFrame(module.history)
+        samples: dict[str, Any] = {split: len(data.split(split)) for split in _SPLITS}
+        if data is not self.config.data:
+            left_out = {split: len(self.config.data.split(split)) - samples[split] for split in _SPLITS}
+            samples |= {"without_modality": left_out} if any(left_out.values()) else {}
         content: dict[str, Any] = {
             "data": data.name,
             "protocol": data.protocol,
@@ -175,7 +182,7 @@ class Recorder:
             },
             "seconds": round(self.seconds_before + seconds, 3),
             "parameters": sum(p.numel() for p in module.parameters()),
-            "samples": {split: len(data.split(split)) for split in ("train", "val", "test")},
+            "samples": samples,
             "nonfinite": {
                 "skipped_steps": module.guard.skipped,
                 "overflowed_steps": module.guard.overflowed,

@@ -174,7 +174,7 @@ def _make_module(config: RunConfig, method: Method) -> BalancedModule:
         network,
         method,
         config.optimizer,
-        data=config.data,
+        data=config.model_data,
         batch_size=config.trainer.batch_size or config.data.defaults.batch_size,
         num_workers=config.trainer.num_workers,
         seed=config.seed,

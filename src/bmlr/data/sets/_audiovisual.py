@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -151,29 +151,36 @@ class _AudioVisual(MultimodalData):
         check_choice("name", name, _SPLITS)
         return AudioVisualSplit(self.store, self._rows[name], self.frames)
 
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, read as the prepared ones were: the middle frames, no random transform.
 
         Args:
             files: A film as ``video``, and its sound as ``audio``, a recording or a film. The sound of a film may be
                 left out: it is read from the film.
+            modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read, or ``files`` does not hold what is needed; the message names it.
         """
         given = {name: Path(path) for name, path in files.items()}
-        if "video" in given and given["video"].suffix.lower() in FILMS:
+        names = modalities or self.modalities
+        if "audio" in names and "video" in given and given["video"].suffix.lower() in FILMS:
             given.setdefault("audio", given["video"])
-        if set(given) != {"audio", "video"}:
-            raise ValueError(f"`files` should name a film as 'video', and a recording as 'audio'. Found {list(files)}.")
+        if set(given) != set(names):
+            wanted = {"audio": "a recording as 'audio'", "video": "a film as 'video'"}
+            raise ValueError(
+                f"`files` should name {' and '.join(wanted[name] for name in names)}. Found {list(files)}."
+            )
         readers = {name: reader_of(parameters) for name, parameters in self.store.key["readers"].items()}
         values = {name: readers[name](path).values for name, path in given.items()}
-        frames = values["video"][choose_frames(len(values["video"]), self.frames, None)]
-        return {
-            "audio": torch.from_numpy(values["audio"][None].astype(np.float32)),
-            "video": augment_frames(torch.from_numpy(frames[None]), frames.shape[1], None, train=False),
-        }
+        inputs = {}
+        if "audio" in names:
+            inputs["audio"] = torch.from_numpy(values["audio"][None].astype(np.float32))
+        if "video" in names:
+            frames = values["video"][choose_frames(len(values["video"]), self.frames, None)]
+            inputs["video"] = augment_frames(torch.from_numpy(frames[None]), frames.shape[1], None, train=False)
+        return inputs
 
     def _usual_classes(self) -> tuple[str, ...]:
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, check_files
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_picture
 from bmlr.data.readers._wave import read_wave
@@ -191,7 +191,7 @@ class AVMNIST(MultimodalData):
         found: list[str] = self._prepared()[f"{name}_recordings"].tolist()
         return found
 
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, 1, 32, 47) and (1, 1, 28, 28).
 
         The recording is cut or padded to 0.75 s and gets no noise. The image should show, as MNIST's do, a white
@@ -201,20 +201,23 @@ class AVMNIST(MultimodalData):
         Args:
             files: The recording as ``audio`` (any format libsndfile reads) and the picture as ``image`` (PNG, JPEG,
                 BMP, GIF, TIFF or WebP).
+            modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read, or ``files`` does not hold exactly the two; the message names it.
         """
-        if set(files) != set(self.modalities):
-            raise ValueError(f"`files` should name a file each for {list(self.modalities)}. Found {list(files)}.")
+        names = modalities or self.modalities
+        check_files(files, names)
         arrays = self._prepared()
-        audio = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
-        picture = read_picture(Path(files["image"]), 28, 28)
-        image = project(picture[None], arrays["image_mean"], arrays["image_components"])
+        values = {}
+        if "audio" in names:
+            values["audio"] = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
+        if "image" in names:
+            image = read_picture(Path(files["image"]), 28, 28)
+            values["image"] = project(image[None], arrays["image_mean"], arrays["image_components"])
         return {
-            "audio": torch.from_numpy(_standardise(audio, arrays["audio_statistics"])[None]),
-            "image": torch.from_numpy(_standardise(image, arrays["image_statistics"])[None]),
+            name: torch.from_numpy(_standardise(x, arrays[f"{name}_statistics"])[None]) for name, x in values.items()
         }
 
     def _prepared(self) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar, get_args
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
 from bmlr.data.readers._images import read_picture
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._spoken import SpokenDigits, checksum, load_spoken_digits
@@ -155,7 +155,7 @@ class Digits(MultimodalData):
         found: list[int] = self._prepared()[f"{name}_clips"].tolist()
         return found
 
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, 1, 24, 25) and (1, 1, 16, 16), without noise and clutter.
 
         Silence before and after the word is trimmed (40 dB below the loudest sample), then the recording is cut or
@@ -165,20 +165,22 @@ class Digits(MultimodalData):
         Args:
             files: The recording as ``audio`` (any format libsndfile reads, any sampling rate) and the picture as
                 ``image`` (PNG, JPEG, BMP, GIF, TIFF or WebP, any size, colours are made grey).
+            modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read, or ``files`` does not hold exactly the two; the message names it.
         """
-        if set(files) != set(self.modalities):
-            raise ValueError(f"`files` should name a file each for {list(self.modalities)}. Found {list(files)}.")
+        names = modalities or self.modalities
+        check_files(files, names)
         arrays = self._prepared()
-        wave = trim(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
-        picture = enlarge(read_picture(Path(files["image"]), 8, 8)[None])
-        return {
-            "audio": torch.from_numpy(_standardise(_SPECTROGRAM(wave)[None], arrays["audio_statistics"])),
-            "image": torch.from_numpy(_standardise(picture[:, None], arrays["image_statistics"])),
-        }
+        values = {}
+        if "audio" in names:
+            wave = trim(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
+            values["audio"] = _SPECTROGRAM(wave)[None]
+        if "image" in names:
+            values["image"] = enlarge(read_picture(Path(files["image"]), 8, 8)[None])[:, None]
+        return {name: torch.from_numpy(_standardise(x, arrays[f"{name}_statistics"])) for name, x in values.items()}
 
     def _prepared(self) -> dict[str, np.ndarray]:
         self.prepare()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -269,13 +269,14 @@ class Sentiment(MultimodalData):
             masked=self.incomplete == "mask",
         )
 
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, T, d) each, cleaned and standardised as in training.
 
         Args:
             files: A ``.npy`` file of shape (T, d) per modality, of the features the model was trained on. A modality
                 left out is one the sample lacks; it is given as zeros, which the Transformer encoder takes for an
                 absent modality.
+            modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -283,10 +284,11 @@ class Sentiment(MultimodalData):
                 no or unknown modalities; the message names it.
         """
         self.prepare()
-        if not files or not set(files) <= set(self.modalities):
-            raise ValueError(f"`files` should name files for some of {list(self.modalities)}. Found {list(files)}.")
+        forms = {name: self.modalities[name] for name in modalities or self.modalities}
+        if not files or not set(files) <= set(forms):
+            raise ValueError(f"`files` should name files for some of {list(forms)}. Found {list(files)}.")
         inputs = {}
-        for name, form in self.modalities.items():
+        for name, form in forms.items():
             values = _read_sequence(Path(files[name]), form.shape[1]) if name in files else np.zeros((1, form.shape[1]))
             if name in files and name in self._statistics:
                 values = _standardised(values, self._statistics[name])

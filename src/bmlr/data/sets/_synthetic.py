@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar, get_args
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_present, nearest_name
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults
+from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
 
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
@@ -218,21 +218,20 @@ class Synthetic(MultimodalData):
         scores["fused"] = torch.stack(list(scores.values())).sum(0)
         return {name: score.softmax(1) for name, score in scores.items()}
 
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, D) each.
 
         Args:
             files: For every modality a ``.npy`` file that holds one vector of D numbers, as a row of a split's inputs.
+            modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file does not hold such a vector, or ``files`` does not name exactly the modalities.
         """
-        if set(files) != set(self.modalities):
-            raise ValueError(f"`files` should name a file each for {list(self.modalities)}. Found {list(files)}.")
-        return {
-            name: torch.from_numpy(_read_vector(Path(files[name]), self.dimensions))[None] for name in self.accuracy
-        }
+        names = modalities or self.modalities
+        check_files(files, names)
+        return {name: torch.from_numpy(_read_vector(Path(files[name]), self.dimensions))[None] for name in names}
 
     def _rng(
         self, purpose: str, modality: str = "", *numbers: int, split: SplitName | None = None

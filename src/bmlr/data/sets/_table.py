@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -233,33 +233,35 @@ class Manifest(MultimodalData):
         store = self.store
         return ManifestSplit(store, self._rows[name], self._forms, augment=self.augment)
 
-    def load_files(self, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, read as the table's files were; the middle frames, no random transform.
 
         Args:
             files: A file per modality, by the names of the table's columns. A modality that samples of the table lack
                 may be left out and is given as zeros.
+            modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read as its modality, or ``files`` does not name what is needed.
         """
         store = self.store
-        unknown = [name for name in files if name not in self._forms]
+        forms = {name: self._forms[name] for name in modalities or self._forms}
+        unknown = [name for name in files if name not in forms]
         if unknown:
             raise ValueError(
-                f"`files` should name files of {', '.join(self._forms)}. Found '{unknown[0]}'."
-                f"{nearest_name(unknown[0], self._forms)}"
+                f"`files` should name files of {', '.join(forms)}. Found '{unknown[0]}'."
+                f"{nearest_name(unknown[0], forms)}"
             )
-        needed = [name for name in self._forms if name not in files and store.present(name).all()]
+        needed = [name for name in forms if name not in files and store.present(name).all()]
         if needed or not files:
             raise ValueError(
-                f"`files` should name a file of {', '.join(needed or self._forms)}: no sample of the table lacks it. "
+                f"`files` should name a file of {', '.join(needed or forms)}: no sample of the table lacks it. "
                 f"Found {list(files)}."
             )
         return {
             name: form.inputs([_read_as(store, name, files.get(name))], [0], train=False)
-            for name, form in self._forms.items()
+            for name, form in forms.items()
         }
 
     def _split(self, store: Store) -> dict[SplitName, np.ndarray]:

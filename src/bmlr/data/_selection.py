@@ -1,0 +1,94 @@
+"""Some modalities of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmlr._checks import nearest_name
+from bmlr.batch import Batch
+from bmlr.data._base import MultimodalData, Split, SplitName
+
+
+class SelectedModalities(MultimodalData):
+    """A data set reduced to some of its modalities, without the samples that have none of these.
+
+    Those samples would train and score nothing but the bias. Positions (``indices``) count the samples that are left;
+    random transforms are those of the whole data set.
+
+    Args:
+        data: The whole data set.
+        names: Modalities to keep.
+
+    Raises:
+        ValueError: If a name is unknown or there is none.
+
+    Example:
+        >>> import bmlr.data
+        >>> whole = bmlr.data.create("synthetic", missing={"audio": 0.5}, samples={"test": 100})
+        >>> audio = bmlr.data.SelectedModalities(whole, ["audio"])
+        >>> audio.split("test").batch([0]).inputs.keys(), len(whole.split("test")), len(audio.split("test"))
+        (dict_keys(['audio']), 100, 50)
+    """
+
+    def __init__(self, data: MultimodalData, names: Collection[str]) -> None:
+        check_modality_names(names, data.modalities)
+        self.source = data
+        self.protocol, self.classes = data.protocol, data.classes
+        self.modalities = {name: modality for name, modality in data.modalities.items() if name in names}
+        vars(self).update(name=data.name, defaults=data.defaults)  # class variables of every other data set
+        self._splits: dict[SplitName, Split] = {}
+
+    def prepare(self) -> None:
+        """Prepare the whole data set."""
+        self.source.prepare()
+
+    def split(self, name: SplitName) -> Split:
+        """One split, its samples looked through once."""
+        if name not in self._splits:
+            self._splits[name] = _SelectedSplit(self.source.split(name), tuple(self.modalities))
+        return self._splits[name]
+
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Inputs of one new sample, of the kept modalities only."""
+        return self.source.load_files(files, modalities or tuple(self.modalities))
+
+
+class _SelectedSplit(Split):
+    def __init__(self, split: Split, names: tuple[str, ...]) -> None:
+        masks = {name: np.asarray(mask) for name, mask in (split.present or {}).items() if name in names}
+        kept = np.ones(len(split), dtype=bool)
+        if len(masks) == len(names):  # else some kept modality is never absent
+            kept = np.logical_or.reduce(list(masks.values()))
+        self._split, self._names, self._rows = split, names, np.flatnonzero(kept)
+        self.targets = split.targets[torch.from_numpy(self._rows)]
+        self.groups = None if split.groups is None else [split.groups[row] for row in self._rows.tolist()]
+        incomplete = {name: mask[self._rows] for name, mask in masks.items() if not mask[self._rows].all()}
+        self.present = incomplete or None
+
+    def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
+        """The samples at ``indices`` of those that are left."""
+        positions = np.asarray(indices, dtype=np.int64)
+        whole = self._split.batch(self._rows[positions].tolist(), augment=augment, seed=seed)
+        present = {name: torch.from_numpy(mask[positions]) for name, mask in (self.present or {}).items()}
+        inputs = {name: whole.inputs[name] for name in self._names}
+        return Batch(inputs, whole.targets, present or None, torch.from_numpy(positions), whole.tag)
+
+
+def check_modality_names(names: Collection[str], modalities: Collection[str]) -> None:
+    """Check names of modalities against those of a data set.
+
+    Raises:
+        ValueError: If a name is unknown, with the nearest one, or if there is no name.
+    """
+    unknown = [name for name in names if name not in modalities]
+    if unknown or not names:
+        found = f"'{unknown[0]}'" if unknown else "none"
+        raise ValueError(
+            f"Parameter `modalities` should name modalities of the data set, {', '.join(modalities)}. Found {found}."
+            f"{nearest_name(unknown[0], modalities) if unknown else ''}"
+        )
