@@ -1,24 +1,20 @@
-"""Losses and gradients that are not finite: stop, skip or restore; and the loss scaling of half precision."""
+"""Losses and gradients that are not finite: stop or skip; and the loss scaling of half precision."""
 
 import contextlib
 import dataclasses
-import itertools
 import json
-import logging
-import signal
 
 import lightning
 import pandas as pd
 import pytest
 import torch
-from interruptions import CPU, Stop, assert_same_run, stopping
+from interruptions import CPU, Stop, stopping
 from lightning.pytorch.plugins.precision import MixedPrecision
 from safetensors.torch import load_file
 from subjects import METHODS, SUBJECTS, make_method
 
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions, build_model, fill_defaults
 from bmlr.methods import BMLR, Joint, Losses
-from bmlr.runs import RunError, RunInterruptedError
 from bmlr.training import BalancedModule, NonFiniteLossError, _module, train
 from bmlr.training._guard import all_finite
 from toy import Toy
@@ -145,7 +141,7 @@ def test_a_skipped_step_is_as_if_its_batch_had_not_been_drawn(tmp_path, subject,
         run(tmp_path / "without", make_method(subject))
     result = run(tmp_path / "skipped", spoil(make_method(subject), 2))
     assert_same_weights(tmp_path / "without", tmp_path / "skipped")
-    assert result.content["nonfinite"] == {"skipped_steps": 1, "overflowed_steps": 0, "restores": 0}
+    assert result.content["nonfinite"] == {"skipped_steps": 1, "overflowed_steps": 0}
     table = pd.read_csv(tmp_path / "skipped" / "metrics.csv")
     assert table["skipped_steps"].tolist() == [1, 0]
     compared = [
@@ -204,117 +200,14 @@ def test_an_epoch_of_skipped_steps_only(tmp_path):
     assert table["samples"].tolist() == [0, 24]
 
 
-# Restore
-
-RESTORE = dataclasses.replace(CPU, epochs=4, on_nonfinite="restore")
-
-
-class Fragile(Joint):
-    """Its loss is not finite once a weight has gone beyond a limit: steps that are too long break it."""
-
-    limit = 0.6
-
-    def compute_losses(self, model, batch):
-        losses = super().compute_losses(model, batch)
-        broken = max(float(p.detach().abs().max()) for p in model.fusion.parameters()) > self.limit
-        return Losses({"fused": losses.terms["fused"] * (float("nan") if broken else 1.0)})
-
-
-def test_restoring_goes_back_with_half_the_learning_rate(tmp_path, caplog):
-    options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
-    with pytest.raises(NonFiniteLossError):
-        run(tmp_path / "stop", Fragile(), **{**options, "trainer": dataclasses.replace(RESTORE, on_nonfinite="stop")})
-    with caplog.at_level(logging.WARNING, "bmlr.training"):
-        result = run(tmp_path / "whole", Fragile(), **options)
-    restores = result.content["nonfinite"]["restores"]
-    assert restores == 2  # in the first epoch, before any checkpoint, and in the last
-    assert caplog.text.count("goes back to the end of the epoch before with half the learning rate") == restores
-    rates = pd.read_csv(tmp_path / "whole" / "metrics.csv")["lr"].tolist()
-    assert rates == [0.4, 0.4, 0.4, 0.2]
-    assert [(event["action"], event["epoch"]) for event in events(tmp_path / "whole")] == [
-        ("restore", 0),
-        ("restore", 3),
-    ]
-
-
-@pytest.mark.parametrize("every", [None, 1])
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 7, 11, 12, 13])
-def test_a_restoring_run_resumes_to_the_same_end(tmp_path, at, every):
-    options = {
-        "trainer": RESTORE,
-        "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0, schedule="step", step_size=2, gamma=0.9),
-    }
-    whole = run(tmp_path / "whole", Fragile(), **options)
-    assert whole.content["nonfinite"]["restores"] == 2
-    options["trainer"] = dataclasses.replace(RESTORE, checkpoint_every=every)
-    with pytest.raises(RunInterruptedError if every is None else Stop):
-        run(tmp_path / "cut", stopping(Fragile(), at, signal.SIGTERM if every is None else None), **options)
-    run(tmp_path / "cut", Fragile(), resume=True, **options)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert {p.name for p in (tmp_path / "cut").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
-
-
-def test_the_checkpoint_to_go_back_to_is_kept_anew_if_a_crash_came_in_between(tmp_path):
-    options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
-    run(tmp_path / "whole", Fragile(), **options)
-    with pytest.raises(Stop):
-        run(tmp_path / "cut", stopping(Fragile(), 12, None), **options)  # in the last epoch, before it breaks
-    old = tmp_path / "cut" / "epoch.ckpt"
-    old.unlink()
-    old.write_bytes(b"that of an epoch before")
-    run(tmp_path / "cut", Fragile(), resume=True, **options)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_a_damaged_checkpoint_to_go_back_to_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("bmlr.training._checkpoints.link_file", lambda _, temporary: temporary.write_bytes(b"nothing"))
-    options = {"trainer": RESTORE, "optimizer": OptimizerOptions(name="sgd", lr=0.8, momentum=0.0)}
-    with pytest.raises(RunError, match=r"epoch\.ckpt cannot be read.* Remove it to go back to the beginning instead"):
-        run(tmp_path, Fragile(), **options)
-
-
-def test_restoring_ends_after_three_times(tmp_path, caplog):
-    with pytest.raises(NonFiniteLossError, match=r"^The run went back 3 times already. The loss is not"):
-        run(tmp_path, BMLR(), data=Toy(24, poison=7), trainer=RESTORE)
-    assert caplog.text.count("goes back to the end") == 3
-    assert len(events(tmp_path)) == 4
-
-
-@pytest.mark.parametrize("subject", METHODS)
-def test_every_method_starts_over_when_there_is_no_checkpoint_yet(tmp_path, subject):
-    """The first attempt fails in the first epoch; what follows is a run with half the learning rate."""
-    trainer = dataclasses.replace(RESTORE, epochs=2, checkpoint_every=None)
-    optimizer = OptimizerOptions(name="sgd", lr=0.05)
-    attempts = itertools.count()
-
-    def failing_once():
-        method = make_method(subject)
-        compute_losses = type(method).compute_losses
-
-        class Failing(type(method)):
-            def compute_losses(self, model, batch):
-                losses = compute_losses(self, model, batch)
-                if next(attempts) == 1:
-                    return Losses({name: term * float("nan") for name, term in losses.terms.items()})
-                return losses
-
-        method.__class__ = Failing
-        return method
-
-    result = run(tmp_path / "restored", failing_once(), trainer=trainer, optimizer=optimizer)
-    assert result.content["nonfinite"]["restores"] == 1
-    half = dataclasses.replace(optimizer, lr=0.025)
-    run(tmp_path / "half", make_method(subject), trainer=CPU, optimizer=half)
-    assert_same_weights(tmp_path / "restored", tmp_path / "half")
-
-
 # Options
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"on_nonfinite": "skp"}, r"`on_nonfinite` should be one of stop, skip, restore.*Did you mean 'skip'"),
+        ({"on_nonfinite": "skp"}, r"`on_nonfinite` should be one of stop, skip\..*Did you mean 'skip'"),
+        ({"on_nonfinite": "restore"}, r"`on_nonfinite` should be one of stop, skip\. Found `on_nonfinite = 'restore'`"),
         ({"max_nonfinite": 0}, "`max_nonfinite` should be an integer of at least 1"),
         ({"checkpoint_every": 0}, "`checkpoint_every` should be an integer of at least 1"),
         ({"max_nonfinite": None}, "`max_nonfinite` should be an integer of at least 1"),

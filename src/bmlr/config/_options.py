@@ -16,7 +16,7 @@ from bmlr.data import MultimodalData, SelectedModalities
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 
 
-OnNonFinite = Literal["stop", "skip", "restore"]
+OnNonFinite = Literal["stop", "skip"]
 
 
 @dataclasses.dataclass
@@ -151,8 +151,7 @@ class TrainerOptions:
         gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
         checkpoint_every: Optimiser steps between checkpoints within an epoch; None keeps those at the ends of epochs
             only. A resumed run ends the same either way, but repeats what came after its last checkpoint.
-        on_nonfinite: When a loss or a gradient is not finite: stop; skip the step, and count it; or restore what was
-            at the end of the epoch before and go on with half the learning rate, three times at most.
+        on_nonfinite: When a loss or a gradient is not finite: stop, or skip the step and count it.
         max_nonfinite: Skipped steps in a row that stop training all the same.
     """
 

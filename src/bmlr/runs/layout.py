@@ -4,8 +4,8 @@ from __future__ import annotations
 
 CONFIG, RESULT, METRICS, CHECKPOINT = "config.yaml", "result.json", "metrics.csv", "last.ckpt"
 PREDICTIONS = "predictions.safetensors"
-#: The checkpoint before the last and that of the last epoch's end, kept while the run goes on where they are needed.
-PREVIOUS, EPOCH = "previous.ckpt", "epoch.ckpt"
+#: The checkpoint before the last, kept while the run goes on.
+PREVIOUS = "previous.ckpt"
 
 
 #: What is known of losses and gradients that were not finite.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bmlr.config import RunConfig
 from bmlr.runs import RunError
-from bmlr.runs.layout import CHECKPOINT, EPOCH, PREVIOUS
+from bmlr.runs.layout import CHECKPOINT, PREVIOUS
 from bmlr.runs.storage import (
     DamagedFileError,
     read_checkpoint,
@@ -53,27 +52,6 @@ def latest_checkpoint(directory: Path, config: RunConfig) -> Checkpoint | None:
     if last.exists():
         _log.warning("The checkpoint %s is damaged; the run goes on from the one before it.", last)
     return Checkpoint(previous, content, other_is_damaged=last.exists())
-
-
-def epoch_checkpoint(directory: Path, config: RunConfig) -> Checkpoint | None:
-    """The checkpoint of the last epoch's end, to go back to; None in the first epoch."""
-    path = directory / EPOCH
-    if not path.exists():
-        return None
-    try:
-        return Checkpoint(path, _read_own_checkpoint(path, config))
-    except DamagedFileError as error:
-        raise RunError(
-            f"{error} The run cannot go back to it. Remove it to go back to the beginning instead."
-        ) from error
-
-
-def link_file(path: Path, temporary: Path) -> None:
-    """The same file under a second name, or a copy where a file cannot have two."""
-    try:
-        temporary.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, temporary)
 
 
 def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from bmlr._files import atomic_write_text, remove_leftovers
 from bmlr.config import RunConfig, read_config
 from bmlr.runs import RunError
-from bmlr.runs.layout import CHECKPOINT, CONFIG, EPOCH, METRICS, NONFINITE, RESULT
+from bmlr.runs.layout import CHECKPOINT, CONFIG, METRICS, NONFINITE, RESULT
 from bmlr.runs.storage import (
     DamagedFileError,
     file_checksum,
@@ -85,7 +85,7 @@ def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
         if not resume:
             raise RunError(f"{directory} holds an interrupted run. Continue it with --resume or choose another folder.")
     _write_config(directory, config)
-    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, EPOCH, NONFINITE, "best.safetensors", "last.safetensors"):
+    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, NONFINITE, "best.safetensors", "last.safetensors"):
         remove_leftovers(directory / name)
 
 

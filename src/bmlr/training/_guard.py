@@ -14,13 +14,8 @@ from bmlr._checks import check_choice, check_integer
 from bmlr.batch import Batch
 from bmlr.methods import Losses, Method
 
-#: Stop with an error, leave the step out, or go back to the last checkpoint with half the learning rate.
-Policy = Literal["stop", "skip", "restore"]
-
-
-#: How often a run goes back before it stops.
-MOST_RESTORES = 3
-
+#: Stop with an error, or skip the step.
+Policy = Literal["stop", "skip"]
 
 _MOST_EVENTS = 1000  # with their batches; the counts go on
 
@@ -51,7 +46,6 @@ class StepGuard:
     def __init__(self, policy: Policy, most_in_row: int) -> None:
         self.policy = check_choice("on_nonfinite", policy, ("stop", "skip"))
         self.most_in_row = check_integer("max_nonfinite", most_in_row, 1)
-        self.action: Policy = policy  # as the events tell it; what starts training may do more than stop
         self.skipped = 0
         self.overflowed = 0
         self.events: list[dict[str, Any]] = []
@@ -77,7 +71,7 @@ class StepGuard:
     def note(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Keep what happened, of all processes, and mark the step as spoilt."""
         self.spoilt = True
-        self.events += [{**event, "action": self.action} for event in events]
+        self.events += [{**event, "action": self.policy} for event in events]
         del self.events[_MOST_EVENTS:]
 
     def leave_out(self, parameters: Iterable[nn.Parameter], message: str) -> None:

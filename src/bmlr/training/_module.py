@@ -45,7 +45,6 @@ class BalancedModule(lightning.LightningModule):
     Attributes:
         history: One flat dictionary of numbers per finished epoch.
         val_score: Score on the validation split at the end of the last finished epoch.
-        restores: How often the run went back to a checkpoint with half the learning rate.
     """
 
     def __init__(
@@ -71,7 +70,6 @@ class BalancedModule(lightning.LightningModule):
         self.history: list[dict[str, float]] = []
         self.val_score: Score | None = None
         self.guard = StepGuard(on_nonfinite, max_nonfinite)
-        self.restores = 0
         #: Asked after every batch whether training is to stop; under distributed training one process's yes is all's.
         self.wants_stop: Callable[[], bool] = lambda: False
         self.stopping = False
@@ -361,13 +359,12 @@ class BalancedModule(lightning.LightningModule):
             "processes": self._gather(own),
             "guard": self.guard.state(),
             "counts_before": list(self._counts_before),
-            "restores": self.restores,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back; the random streams are set when training starts."""
         state = checkpoint["bmlr"]
-        self.history, self._position, self.restores = state["history"], state["position"], state["restores"]
+        self.history, self._position = state["history"], state["position"]
         self._plan = None if state["plan"] is None else _plan_of(state["plan"])
         self._started = time.perf_counter() - state["seconds"]
         self._restored = state["processes"]

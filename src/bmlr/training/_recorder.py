@@ -15,13 +15,13 @@ from bmlr.config import RunConfig
 from bmlr.data import SplitName
 from bmlr.methods import Prediction
 from bmlr.runs import PredictionTable, RunError, RunInterruptedError
-from bmlr.runs.layout import CHECKPOINT, EPOCH, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
+from bmlr.runs.layout import CHECKPOINT, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
 from bmlr.runs.storage import (
     file_checksum,
     write_checkpoint,
     write_result,
 )
-from bmlr.training._checkpoints import Checkpoint, link_file
+from bmlr.training._checkpoints import Checkpoint
 from bmlr.training._directory import RunResult
 from bmlr.training._module import BalancedModule
 from bmlr.training._reading import split_batches
@@ -52,12 +52,8 @@ class Recorder:
         self.seconds_before = 0.0
         self.started = time.perf_counter()
 
-    def restore(self, checkpoint: Checkpoint, *, going_back: bool) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Take back what :meth:`keep_progress` put into a checkpoint.
-
-        Args:
-            checkpoint: The checkpoint.
-            going_back: Whether training goes back to it, rather than on from it.
 
         Raises:
             RunError: If the weights of the best epoch, which belong to it, are not there.
@@ -73,8 +69,6 @@ class Recorder:
                     f"{error} The run cannot go on without it: remove {CHECKPOINT} and {PREVIOUS} to start it from "
                     "its beginning."
                 ) from error
-        if not going_back and not checkpoint.content["bmlr"]["position"]:
-            self._keep_epoch(checkpoint.path)  # should the run have been killed right before it did so
 
     def keep_weights(self, module: BalancedModule) -> None:
         """Keep the weights that were just validated, if they are the best so far."""
@@ -100,15 +94,8 @@ class Recorder:
         """Write metrics and checkpoint of a finished epoch; stop if that is wanted."""
         self._write_metrics(module)
         self._write_checkpoint(module)
-        if module.trainer.is_global_zero:
-            self._keep_epoch(self.directory / CHECKPOINT)
         if module.stopping:
             raise interruption_error(self.directory, module, self.termination.received)
-
-    def _keep_epoch(self, path: Path) -> None:
-        """Keep the checkpoint of an epoch's end while those within the next epoch take its place."""
-        if self.config.trainer.on_nonfinite == "restore":
-            atomic_write(self.directory / EPOCH, lambda temporary: link_file(path, temporary))
 
     def keep_events(self, module: BalancedModule) -> None:
         """Write down what was not finite."""
@@ -186,7 +173,6 @@ class Recorder:
             "nonfinite": {
                 "skipped_steps": module.guard.skipped,
                 "overflowed_steps": module.guard.overflowed,
-                "restores": module.restores,
             },
             "digest": self.config.digest,
             "versions": software_versions(),
@@ -198,8 +184,7 @@ class Recorder:
         self._write_metrics(module)  # anew, should the file of an interrupted run have been damaged meanwhile
         if module.trainer.is_global_zero:
             content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
-            for name in (PREVIOUS, EPOCH):
-                (self.directory / name).unlink(missing_ok=True)
+            (self.directory / PREVIOUS).unlink(missing_ok=True)
             content = write_result(self.directory / RESULT, content)
         return RunResult(self.directory, content)
 

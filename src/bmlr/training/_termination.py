@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -89,18 +88,16 @@ class RunWatch(Callback):
 
     Args:
         termination: Where SIGTERM is noted.
-        begin: Called when everything is restored, before the first batch.
     """
 
-    def __init__(self, termination: Termination, begin: Callable[[lightning.Trainer], None]) -> None:
-        self.termination, self.begin = termination, begin
+    def __init__(self, termination: Termination) -> None:
+        self.termination = termination
         self._children: list[Any] = []
         self._ended = threading.Event()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Begin."""
         self.termination.install()
-        self.begin(trainer)
         self._children = list(getattr(trainer.strategy.launcher, "procs", []))
         if self._children:
             threading.Thread(target=self._watch, daemon=True).start()

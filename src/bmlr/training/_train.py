@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import lightning
 
@@ -15,16 +11,13 @@ from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOption
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 from bmlr.runs import RunError
-from bmlr.training._checkpoints import epoch_checkpoint, latest_checkpoint
+from bmlr.training._checkpoints import latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, open_directory
-from bmlr.training._guard import MOST_RESTORES, NonFiniteLossError
 from bmlr.training._module import BalancedModule
 from bmlr.training._outside import translate_errors
 from bmlr.training._recorder import Recorder
 from bmlr.training._termination import RunWatch, Termination
 from bmlr.training._trainer import is_first_process, make_trainer, silence_lightning
-
-_log = logging.getLogger("bmlr.training")
 
 
 def train(
@@ -84,114 +77,52 @@ def train(
         data.prepare()
         termination.patient = True
         termination.check()
-        keeps_pristine = config.trainer.on_nonfinite == "restore"
-        state = _Retry(copy.deepcopy(method) if keeps_pristine else method)
-        while True:
-            try:
-                return _fit(config, directory, termination, state)
-            except _GoBackError as error:
-                _log.warning("%s", error)
-                state = _Retry(copy.deepcopy(method), error.restores, error.events)
+        return _fit(config, directory, termination)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Retry:
-    """With what a training starts: its method, how often it went back before, and what had happened until then."""
-
-    method: Method
-    restores: int = 0
-    events: list[dict[str, Any]] | None = None
-
-
-class _GoBackError(Exception):
-    """A loss was not finite, and the run is to go back.
-
-    Where it goes back to must not depend on where it was interrupted, or what it ends with would too: so to the end
-    of the epoch before, or the beginning, and not to a checkpoint within an epoch.
-    """
-
-    def __init__(self, error: NonFiniteLossError, restores: int, events: list[dict[str, Any]]) -> None:
-        super().__init__(
-            f"{error} The run goes back to the end of the epoch before with half the learning rate, for the "
-            f"{restores}. time of at most {MOST_RESTORES}."
-        )
-        self.restores, self.events = restores, events
-
-
-def _fit(config: RunConfig, directory: Path, termination: Termination, state: _Retry) -> RunResult:
+def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunResult:
     """Train from the beginning or a checkpoint to the result."""
     started = time.perf_counter()
-    module = _make_module(config, state.method)
+    module = _make_module(config)
     recorder = Recorder(directory, config, termination)
-    checkpoint = (latest_checkpoint if state.events is None else epoch_checkpoint)(directory, config)
-    before = 0
+    checkpoint = latest_checkpoint(directory, config)
     if checkpoint is not None:
-        recorder.restore(checkpoint, going_back=state.events is not None)
-        before = int(checkpoint.content["bmlr"]["restores"])
-    restores = max(before, state.restores)
-
-    def begin(trainer: lightning.Trainer) -> None:
-        _scale_learning_rate(trainer, 0.5 ** (restores - before))
-        module.restores = restores
-        if state.events is not None:
-            module.guard.events = list(state.events)
-
+        recorder.restore(checkpoint)
     module.wants_stop = lambda: termination.requested
     module.after_step.append(recorder.keep_step)
     module.after_nonfinite.append(recorder.keep_events)
     module.before_epoch_end.append(recorder.keep_weights)
     module.after_epoch_end.append(recorder.keep_progress)
-    fitter = make_trainer(config, directory, RunWatch(termination, begin), checkpoint)
-    if config.trainer.on_nonfinite == "restore" and fitter.world_size > 1:
-        raise ValueError("Parameter `on_nonfinite` should be stop or skip for a run of several processes.")
-    try:
-        with silence_lightning():
-            fitter.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
-    except NonFiniteLossError as error:
-        if config.trainer.on_nonfinite != "restore":
-            raise
-        if restores == MOST_RESTORES:
-            raise NonFiniteLossError(f"The run went back {restores} times already. {error}") from error
-        raise _GoBackError(error, restores + 1, module.guard.events) from error
+    trainer = make_trainer(config, directory, RunWatch(termination), checkpoint)
+    with silence_lightning():
+        trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
     if module.epochs_done < (config.trainer.epochs or 0):
         raise RunError(
             f"The run in {directory} was stopped after {module.epochs_done} of {config.trainer.epochs} epochs. "
             "Resume it with --resume."
         )
-    module.to(fitter.strategy.root_device)  # where the trainer took it away from at its end
+    module.to(trainer.strategy.root_device)  # Lightning moves the module to the CPU at the end of training
     return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.check)
 
 
-def _make_module(config: RunConfig, method: Method) -> BalancedModule:
-    """Model and method with their first weights, which follow from the seed."""
+def _make_module(config: RunConfig) -> BalancedModule:
+    """Model and method with their initial weights, drawn from the seed."""
     lightning.seed_everything(config.seed, verbose=False)
     network = build_model(config.data, config.model)
     if config.trainer.compile:
         for encoder in network.encoders.values():
             encoder.compile()
-    policy = config.trainer.on_nonfinite
     module = BalancedModule(
         network,
-        method,
+        config.method,
         config.optimizer,
         data=config.model_data,
         batch_size=config.trainer.batch_size or config.data.defaults.batch_size,
         num_workers=config.trainer.num_workers,
         seed=config.seed,
-        on_nonfinite="stop" if policy == "restore" else policy,
+        on_nonfinite=config.trainer.on_nonfinite,
         max_nonfinite=config.trainer.max_nonfinite,
     )
-    module.guard.action = policy
-    # The trainer would convert it after a checkpoint is loaded, which would round what that holds.
+    # Convert to float64 before a checkpoint is loaded: Lightning converts after, and would round the loaded weights
+    # to float32.
     return module.double() if config.trainer.precision == "64-true" else module
-
-
-def _scale_learning_rate(trainer: lightning.Trainer, factor: float) -> None:
-    """Multiply the learning rate and what the schedules derive it from."""
-    if factor == 1:
-        return
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            group.update({name: group[name] * factor for name in ("lr", "initial_lr") if name in group})
-    for scheduled in trainer.lr_scheduler_configs:
-        scheduled.scheduler.base_lrs = [rate * factor for rate in scheduled.scheduler.base_lrs]
