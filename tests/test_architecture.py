@@ -1,54 +1,43 @@
-"""Imports point one way, without circles, and go through the packages' public names."""
+"""Imports point one way, without circles, through public names; the page on architecture says the same."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 import bmlr
 
-ROOT = Path(bmlr.__file__).parent
+PACKAGE = Path(bmlr.__file__).parent
+PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
 
-#: The layers, lowest first. A module imports from its own package and from layers below, never from beside or above.
-LAYERS = (
-    ("_version", "_checks", "_files", "_modes", "_random"),
-    ("functional",),
-    ("fusion", "encoders", "batch"),
-    ("model",),
-    ("methods",),
-    ("monitor", "data.base", "figures"),
-    ("data.readers", "data.transforms"),
-    ("data.store",),
-    ("data.sets",),
-    ("data",),
-    ("data.inspection", "config"),
-    ("runs",),
-    ("training",),
-    ("diagnosis", "benchmark"),
-    ("report", "reproduction"),
-    ("commands",),
-    ("cli", "__main__", ""),
-)
+#: The layers as the page shows them, lowest first. A module imports from its own package and from layers below.
+LAYERS = [line.split() for line in PAGE.split("## Direction of imports")[1].split("```")[1].split("\n") if line]
+#: The package itself and its entry points stand above all.
+LEVELS = {name: level for level, layer in enumerate([*LAYERS, ["", "__main__"]]) for name in layer}
 #: Private modules that other packages import, each with the reason.
-PRIVATE: dict[str, str] = {}
+PRIVATE = {
+    "_version": "the version, of all",
+    "_checks": "checks of arguments, of all",
+    "_files": "atomic writes and checksums, of all",
+    "_modes": "training and evaluation mode of modules, of all",
+    "_random": "state of random generators, of all",
+}
 
 
-def modules() -> dict[str, ast.Module]:
-    """Every module of the package by its dotted name below ``bmlr``, parsed."""
-    names = {path.relative_to(ROOT).with_suffix(""): path for path in sorted(ROOT.rglob("*.py"))}
-    return {
-        ".".join(name.parts).removesuffix("__init__").removesuffix("."): ast.parse(path.read_text(encoding="utf-8"))
-        for name, path in names.items()
-    }
+def parse_modules() -> dict[str, ast.Module]:
+    """Every module by its dotted name below ``bmlr``, parsed."""
+    modules = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return modules
 
 
-MODULES = modules()
-
-
-def imports(tree: ast.AST) -> Iterator[str]:
+def imported(tree: ast.AST, modules: Mapping[str, ast.Module]) -> Iterator[str]:
     """The modules of ``bmlr`` that a module imports, also inside functions and for annotations alone."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -58,24 +47,51 @@ def imports(tree: ast.AST) -> Iterator[str]:
         else:
             continue
         for target in targets:
-            parts = target.split(".")
-            if parts[0] == "bmlr":
-                name = ".".join(parts[1:])
-                yield name if name in MODULES else ".".join(parts[1:-1])
+            top, _, name = target.partition(".")
+            if top == "bmlr":
+                yield name if name in modules else name.rpartition(".")[0]
 
 
 def package_of(module: str) -> str:
-    """The package a module belongs to, as the layers name it."""
-    packages = [name for layer in LAYERS for name in layer]
+    """The longest name among the layers that a module lies in."""
     parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        if (name := ".".join(parts[:length])) in packages:
-            return name
-    return module if module in packages else "(none)"
+    names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    return next((name for name in names if name in LEVELS), "(none)")
 
 
-LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-ARROWS = sorted({(module, target) for module, tree in MODULES.items() for target in imports(tree) if target != module})
+def arrows_up(arrows: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> list[str]:
+    """Imports from beside or above."""
+    return [
+        f"{module} -> {target}"
+        for module, target in arrows
+        if package_of(module) != package_of(target) and LEVELS[package_of(target)] >= LEVELS[package_of(module)]
+    ]
+
+
+def circles(arrows: list[tuple[str, str]]) -> list[str]:
+    """Modules on a circle of imports, or above one."""
+    remaining: dict[str, set[str]] = {}
+    for module, target in arrows:
+        remaining.setdefault(module, set()).add(target)
+    while free := [module for module, targets in remaining.items() if not targets & set(remaining)]:
+        for module in free:
+            del remaining[module]
+    return sorted(remaining)
+
+
+def private_imports(arrows: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Imports of another top-level package's private modules."""
+    return {
+        (module, target)
+        for module, target in arrows
+        if module.split(".")[0] != target.split(".")[0] and any(part.startswith("_") for part in target.split("."))
+    }
+
+
+MODULES = parse_modules()
+ARROWS = sorted(
+    {(module, name) for module, tree in MODULES.items() for name in imported(tree, MODULES) if name != module}
+)
 
 
 def test_every_module_has_a_layer():
@@ -83,35 +99,37 @@ def test_every_module_has_a_layer():
 
 
 def test_imports_point_down():
-    wrong = [
-        f"{module} -> {target}"
-        for module, target in ARROWS
-        if package_of(module) != package_of(target) and LEVEL[package_of(target)] >= LEVEL[package_of(module)]
-    ]
-    assert wrong == []
+    assert arrows_up(ARROWS) == []
 
 
-def test_no_circles():
-    """A module that can be reached from what it imports would depend on the order of imports."""
-    below: dict[str, set[str]] = {module: {target for m, target in ARROWS if m == module} for module in MODULES}
-    remaining = dict(below)
-    while free := [module for module, targets in remaining.items() if not targets & set(remaining)]:
-        for module in free:
-            del remaining[module]
-    assert sorted(remaining) == []
+def test_there_are_no_circles():
+    """A module on a circle would depend on the order in which modules are imported."""
+    assert circles(ARROWS) == []
 
 
 def test_packages_meet_through_public_names():
-    """A private module may change with its package alone; the exceptions are written above."""
-    used = {
-        (module, target)
-        for module, target in ARROWS
-        if package_of(module) != package_of(target) and any(part.startswith("_") for part in target.split(".")[1:])
-    }
-    assert sorted(f"{module} -> {target}" for module, target in used if target not in PRIVATE) == []
-    assert sorted(set(PRIVATE) - {target for _, target in used}) == [], "no longer imported from elsewhere"
+    """A private module may change together with its package alone."""
+    private = private_imports(ARROWS)
+    assert sorted(f"{module} -> {target}" for module, target in private if target not in PRIVATE) == []
+    assert sorted(set(PRIVATE) - {target for _, target in private}) == []
 
 
-@pytest.mark.parametrize(("module", "target"), [("functional._labels", "methods"), ("runs._records", "training")])
-def test_an_arrow_upwards_would_be_found(module, target):
-    assert LEVEL[package_of(target)] >= LEVEL[package_of(module)]
+@pytest.mark.parametrize(
+    ("module", "line", "finding"),
+    [
+        ("functional._labels", "import bmlr.methods", arrows_up),
+        ("runs._settings", "from bmlr.training import train", arrows_up),
+        ("data.readers._audio", "def read():\n    from bmlr.data.store import _cache", arrows_up),
+        ("report._page", "from bmlr.training._module import BalancedModule", private_imports),
+        ("methods._base", "from bmlr.methods._bmlr import BMLR", circles),
+    ],
+)
+def test_a_wrong_import_is_found(module, line, finding):
+    arrows = [*ARROWS, *((module, target) for target in imported(ast.parse(line), MODULES))]
+    assert len(finding(arrows)) > len(finding(ARROWS))
+
+
+def test_the_page_shows_every_folder():
+    tree = PAGE.split("```")[1]
+    folders = {path.parent.relative_to(PACKAGE).name for path in PACKAGE.rglob("__init__.py")} - {""}
+    assert [folder for folder in sorted(folders) if f" {folder}/ " not in tree] == []
