@@ -36,7 +36,6 @@ from bmlr.runs.storage import file_checksum
 from bmlr.training import train
 
 OPTIONS = TrainerOptions(epochs=2, batch_size=32, accelerator="cpu", devices=1, progress=False, checkpoint_every=2)
-PARAMETERS = {"DiagnosingRelearning": {"reinit_epoch": 1}, "Remix": {"warmup": 1}, "ReconBoost": {"t1": 1, "t2": 1}}
 SPARE_FILES = 2  # of what libraries keep open once they were used
 
 
@@ -116,7 +115,8 @@ def one_cycle(directory: Path, name: str, at: int, workers: int) -> None:
 
 def make(name: str) -> Method:
     """A method that does all it does within two epochs."""
-    return bmlr.methods.create(name, **PARAMETERS.get(name, {}))
+    method = bmlr.methods.get(name)
+    return method(**method.conformance.short)
 
 
 def run(directory: Path, method: Method, workers: int = 0) -> None:

@@ -73,12 +73,14 @@ def test_public_symbols_are_documented(name, symbol):
     assert inspect.getdoc(symbol), name
     assert symbol.__doc__, f"{name} has only an inherited docstring"
     record = name.rpartition(".")[2] in {
+        "Conformance",
         "EpochContext",
         "EpochPlan",
         "Method",
         "MethodInfo",
         "Pass",
         "Prediction",
+        "Remedy",
         "ReshapedLabels",
     }
     assert record or doctest.DocTestParser().get_examples(symbol.__doc__), f"{name} has no example"

@@ -10,10 +10,11 @@ from bmlr.benchmark import make_jobs, run_grid
 from bmlr.data import ArraySplit
 from bmlr.functional import reshape_labels
 from bmlr.reproduction import collect_run
-from bmlr.reproduction._collect import confused_classes, labels_of, telling_classes
+from bmlr.reproduction._collect import confused_classes, telling_classes
 from bmlr.runs import read_predictions
 from bmlr.training import load_run
 from toy import Toy
+from zoo import make_batch, make_model
 
 
 def one_run(folder, method="BMLR:alpha=0.5,beta=0", data=None):
@@ -49,9 +50,8 @@ def test_labels_are_those_of_the_equations(tmp_path):
 
 @pytest.mark.parametrize("name", bmlr.methods.available())
 def test_labels_of_every_method_are_labels_or_none(name):
-    logits = {name: torch.randn(5, 4) for name in ("audio", "image")}
-    targets = torch.tensor([0, 1, 2, 3, 0])
-    labels = labels_of(bmlr.methods.create(name), logits, targets)
+    batch = make_batch(2, 5)
+    labels = bmlr.methods.create(name).labels(make_model(2)(batch.inputs), batch.targets)
     softens = name in {"BMLR", "OnlyReshape", "VanillaReshape", "UniDistill", "UniReshaping"}
     assert (labels is not None) == softens
     for values in (labels or {}).values():

@@ -1,8 +1,7 @@
-"""Every registered method as a subject of the conformance tests, and the data those tests know of particular ones.
+"""Every registered method as a subject of the conformance tests.
 
-A newly registered method is a subject at once. It gets an entry in a table below only where it needs other parameters
-to show all it does within an epoch or two, or where it differs by design; each entry says why, and the tests fail on
-an entry that is not true.
+A newly registered method is a subject at once. Where it needs other parameters to show all it does within an epoch or
+two, or differs by design, its class says so (:class:`bmlr.methods.Conformance`); the tests fail on what is not true.
 """
 
 import copy
@@ -21,58 +20,10 @@ from zoo import make_batch, make_model
 METHODS = tuple(bmlr.methods.available())
 FUSIONS = ("concat", "sum", "film", "gated", "own")
 
-#: Parameters with which a method does within a short run all that it does; the defaults for all others.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "OPM": {"warmup": 0, "probability": 1.0},  # drops in every batch
-    "DiagnosingRelearning": {"reinit_epoch": 1},  # resets after the second epoch
-    "Remix": {"warmup": 1},  # remixes from the second epoch on
-    "ReconBoost": {"t1": 1, "t2": 1, "hidden": 8},  # one pass of each kind
-}
 
-#: Further ways of a method, tested beside its default: label after the method's name, and parameters.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "CML:bb": {"mode": "bb"},
-    "CML:batch": {"order": "batch"},
-    "MBSD:bb": {"mode": "bb"},
-    "LFM:fusion": {"head": "fusion"},
-    "LFM:learnable": {"alpha": "learnable", "meta_size": 4},
-    "LFM:bb": {"mode": "bb"},
-    "ReconBoost:bb": {"mode": "bb"},
-    "Remix:skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True},
-    "DGL:clip": {"clip": 0.1},
-}
-
-#: Subjects of the cheap tests: all methods and the variants of those that are registered.
-SUBJECTS = (*METHODS, *(label for label in VARIANTS if label.partition(":")[0] in METHODS))
-
-#: Subjects and fusions that go together: every method with every fusion, its variants with two of them.
-COMBINATIONS = [
-    (subject, fusion) for subject in SUBJECTS for fusion in (FUSIONS if subject in METHODS else ("concat", "own"))
-]
-
-#: Methods whose gradients of a batch are not the mean of those of its halves, and why.
-NOT_A_MEAN_OVER_SAMPLES: dict[str, str] = {
-    "OPM": "draws what to drop by the sample's place in its batch, at rates of the batch's scores",
-    "AGM": "scales by coefficients of the batch's scores",
-    "MMPareto": "combines the gradients of a batch by weights that depend on them",
-    "CML": "draws the orders of removal by the sample's place in its batch and by the step",
-    "CML:batch": "draws another order of removal for every batch",
-    "CML:bb": "takes the positive part of a sum over the batch",
-}
-
-#: The same for the halves that two processes see in one step.
-NOT_A_MEAN_OVER_PROCESSES: dict[str, str] = {
-    "CML:bb": "takes the positive part of a sum over the batch of a process",
-}
-
-#: Methods that draw or add up in the alphabetical order of the names: only names of the same order give the same bits.
-ORDERS_BY_NAME = {"CML", "OGMGE", "OPM", "AGM"}
-
-#: Methods that refuse samples without a modality, and why.
-NEEDS_ALL_MODALITIES = {"AGM": "compares subsets of modalities"}
-
-#: Methods that act in the order in which the model lists the modalities, and the parameters that fix another.
-ACTS_IN_LISTED_ORDER = {"ReconBoost": lambda names: {"order": tuple(names)}}
+def method_class(subject: str) -> type[Method]:
+    """The class of a subject's method."""
+    return bmlr.methods.get(base(subject))
 
 
 def base(subject: str) -> str:
@@ -80,10 +31,29 @@ def base(subject: str) -> str:
     return subject.partition(":")[0]
 
 
+#: Subjects of the cheap tests: all methods, and their variants as ``Name:variant``.
+SUBJECTS = (
+    *METHODS,
+    *(f"{name}:{variant}" for name in METHODS for variant in method_class(name).conformance.variants),
+)
+
+#: Subjects and fusions that go together: every method with every fusion, its variants with two of them.
+COMBINATIONS = [
+    (subject, fusion) for subject in SUBJECTS for fusion in (FUSIONS if subject in METHODS else ("concat", "own"))
+]
+
+#: Subjects whose gradients of a batch are not the mean of those of its halves.
+NOT_MEAN_OVER_SAMPLES = [subject for subject in SUBJECTS if method_class(subject).conformance.not_mean_over_samples]
+
+#: Subjects of which the same holds for the halves that two processes see in one step.
+NOT_MEAN_OVER_PROCESSES = [subject for subject in SUBJECTS if method_class(subject).conformance.not_mean_over_processes]
+
+
 def make_method(subject: str, **parameters: Any) -> Method:
     """The method of a subject, with its settings."""
-    settings = VARIANTS[subject] if ":" in subject else SETTINGS.get(subject, {})
-    return bmlr.methods.create(base(subject), **{**settings, **parameters})
+    expected = method_class(subject).conformance
+    settings = expected.variants[subject.partition(":")[2]] if ":" in subject else expected.short
+    return method_class(subject)(**{**settings, **parameters})
 
 
 def conditioner(fusion: str, name: str = "video") -> dict[str, str]:

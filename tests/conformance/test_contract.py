@@ -8,16 +8,10 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 from subjects import (
-    ACTS_IN_LISTED_ORDER,
     COMBINATIONS,
     METHODS,
-    NEEDS_ALL_MODALITIES,
-    NOT_A_MEAN_OVER_PROCESSES,
-    NOT_A_MEAN_OVER_SAMPLES,
-    ORDERS_BY_NAME,
-    SETTINGS,
+    NOT_MEAN_OVER_SAMPLES,
     SUBJECTS,
-    VARIANTS,
     base,
     compute,
     conditioner,
@@ -25,6 +19,7 @@ from subjects import (
     kinds,
     make_loop,
     make_method,
+    method_class,
     parameters,
     same,
     tags,
@@ -45,17 +40,16 @@ each_subject = pytest.mark.parametrize("subject", SUBJECTS)
 two_or_three = pytest.mark.parametrize("modalities", [2, 3])
 
 
-# The tables themselves
+# What a class says of itself
 
 
-def test_the_tables_name_what_exists():
-    assert set(SETTINGS) <= set(METHODS)
-    known = {*SUBJECTS, *VARIANTS}
-    assert set(NOT_A_MEAN_OVER_SAMPLES) <= known
-    assert set(NOT_A_MEAN_OVER_PROCESSES) <= known
-    assert set(METHODS) >= ORDERS_BY_NAME
-    assert set(METHODS) >= set(NEEDS_ALL_MODALITIES)
-    assert set(ACTS_IN_LISTED_ORDER) <= set(METHODS)
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_named_by_a_class_are_its_own(name):
+    cls = bmlr.methods.get(name)
+    fixed = [cls.conformance.order_parameter] if cls.conformance.order_parameter else []
+    settings = [cls.conformance.short, *cls.conformance.variants.values()]
+    named = {*cls.epoch_parameters, *cls.pass_parameters, *fixed, *(key for values in settings for key in values)}
+    assert named <= set(cls().hparams)
 
 
 # Training
@@ -139,7 +133,7 @@ def test_any_encoder_is_trained(subject, modalities):
 def test_renamed_modalities_give_the_same_training(subject, fusion, modalities):
     same_order = {"audio": "alpha", "text": "mike", "video": "yankee"}
     other_order = {"audio": "yankee", "text": "mike", "video": "alpha"}
-    names = same_order if base(subject) in ORDERS_BY_NAME else other_order
+    names = same_order if method_class(subject).conformance.sorted_names else other_order
     loop = make_loop(subject, modalities, fusion)
     torch.manual_seed(0)
     batch = make_batch(modalities, 18, dtype=torch.float64)
@@ -172,8 +166,8 @@ def relisted(loop, subject, fusion):
         widths = [loop.model.fusion.feature_dims[name] for name in names]
         state["fusion.linear.weight"] = torch.cat(state["fusion.linear.weight"].split(widths, 1)[::-1], 1)
     model.load_state_dict(state)
-    fixed = ACTS_IN_LISTED_ORDER.get(base(subject), lambda _: {})(names)
-    method = make_method(subject, **fixed)
+    parameter = method_class(subject).conformance.order_parameter
+    method = make_method(subject, **({parameter: tuple(names)} if parameter else {}))
     batch = dataclasses.replace(loop.train, inputs={name: loop.train.inputs[name] for name in names[::-1]})
     other = MethodLoop(model, method, batch, max_epochs=loop.max_epochs)
     method.load_state_dict(loop.method.state_dict())
@@ -260,7 +254,7 @@ def test_absent_modalities_give_finite_steps_and_leave_their_inputs_unread(subje
     for name, mask in present.items():
         spoilt[name][~mask] = torch.nan
     for fresh, batch in kinds(loop, dataclasses.replace(loop.train, inputs=spoilt, present=present)):
-        if base(subject) in NEEDS_ALL_MODALITIES:
+        if method_class(subject).needs_all_modalities:
             with pytest.raises(ValueError, match="`present`"):
                 compute(fresh, batch)
         else:
@@ -391,15 +385,13 @@ def halves_agree(subject, fusion, modalities):
         yield same(gradients(fresh.model, fresh.method), gradients(halves.model, halves.method))
 
 
-@pytest.mark.parametrize(
-    ("subject", "fusion"), [pair for pair in COMBINATIONS if pair[0] not in NOT_A_MEAN_OVER_SAMPLES]
-)
+@pytest.mark.parametrize(("subject", "fusion"), [pair for pair in COMBINATIONS if pair[0] not in NOT_MEAN_OVER_SAMPLES])
 @two_or_three
 def test_accumulated_halves_give_the_gradients_of_the_batch(subject, fusion, modalities):
     assert all(halves_agree(subject, fusion, modalities))
 
 
-@pytest.mark.parametrize("subject", NOT_A_MEAN_OVER_SAMPLES)
+@pytest.mark.parametrize("subject", NOT_MEAN_OVER_SAMPLES)
 def test_what_is_said_to_be_no_mean_over_samples_is_none(subject):
     cases = [(fusion, modalities) for name, fusion in COMBINATIONS for modalities in (2, 3) if name == subject]
     assert not all(agree for case in cases for agree in halves_agree(subject, *case))

@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 import two_processes
 from safetensors.torch import load_file
-from subjects import NOT_A_MEAN_OVER_PROCESSES, same
+from subjects import NOT_MEAN_OVER_PROCESSES, same
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def agreement(in_two_processes, case):
 
 @pytest.mark.parametrize("case", two_processes.CASES, ids=lambda case: "-".join(map(str, case)))
 def test_two_halves_in_two_processes_make_the_gradients_of_the_batch(in_two_processes, case):
-    assert all(agreement(in_two_processes, case)) or case[0] in NOT_A_MEAN_OVER_PROCESSES
+    assert all(agreement(in_two_processes, case)) or case[0] in NOT_MEAN_OVER_PROCESSES
 
 
-@pytest.mark.parametrize("subject", NOT_A_MEAN_OVER_PROCESSES)
+@pytest.mark.parametrize("subject", NOT_MEAN_OVER_PROCESSES)
 def test_what_is_said_to_be_no_mean_over_processes_is_none(in_two_processes, subject):
     cases = [case for case in two_processes.CASES if case[0] == subject]
     assert not all(agree for case in cases for agree in agreement(in_two_processes, case))

@@ -5,7 +5,7 @@ import pytest
 
 import bmlr.methods
 from bmlr.diagnosis import Estimate, Evidence, Thresholds, judge
-from bmlr.diagnosis._judge import _REMEDIES, choose_methods
+from bmlr.diagnosis._judge import choose_methods
 from bmlr.diagnosis._words import write_verdict
 
 
@@ -106,7 +106,6 @@ def test_methods_exist_are_others_and_can_be_used(place, current):
         assert len(chosen) == 4
         assert set(chosen) <= set(bmlr.methods.available()) - {current}
         assert not (missing and "AGM" in chosen)
-    assert {name for remedies in _REMEDIES.values() for name in remedies} <= set(bmlr.methods.available())
 
 
 def test_paragraphs_without_an_undertrained_modality():

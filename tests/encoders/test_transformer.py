@@ -289,7 +289,7 @@ def test_bmlr_reshapes_the_strongest_of_those_present_by_the_weakest():
     model, batch = trimodal_model(), trimodal_batch(60, missing=True)
     output = model(batch.inputs, batch.present)
     method = bmlr.BMLR(alpha=1.0, beta=0.0)
-    labels, intensity = method.labels(output.encoder_logits, batch.targets, batch.present)
+    labels, intensity = method.reshape(output.encoder_logits, batch.targets, batch.present)
     names, sizes = list(STREAMS), set()
     for i, y in enumerate(batch.targets.tolist()):
         there = [name for name in names if batch.present[name][i]]

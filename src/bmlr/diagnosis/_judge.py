@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import bmlr.methods
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.diagnosis._measures import Estimate
 
@@ -134,24 +135,6 @@ def _side(estimate: Estimate, share: float) -> int:
     return 1 if estimate.low >= 2 * share - 1 else 0
 
 
-# What the methods do about a modality that is behind; by where it is behind. AGM compares forwards with zero inputs and
-# cannot be used where samples lack modalities.
-_REMEDIES: dict[Place, dict[str, str]] = {
-    "encoder": {
-        "OGMGE": "scales down the gradient of the modality that is ahead",
-        "AGM": "scales each modality's gradient by its share of the logits",
-        "MMPareto": "lets unimodal losses train the encoders without conflict",
-        "DiagnosingRelearning": "resets the encoders that are ahead in split",
-    },
-    "decision": {
-        "BMLR": "trains every modality's own prediction and softens the labels of the one that is ahead",
-        "UniformBaseline": "gives every modality a loss of its own",
-        "OPM": "drops features of the modality that is ahead",
-        "DGL": "trains every encoder by a loss of its own only",
-    },
-}
-
-
 def choose_methods(
     place: Sequence[Place], *, current: str | None, missing: bool, conflict: bool = False
 ) -> dict[str, str]:
@@ -167,9 +150,16 @@ def choose_methods(
         >>> list(choose_methods(["decision"], current="BMLR", missing=False))
         ['UniformBaseline', 'OPM', 'DGL', 'OGMGE']
     """
-    order: list[Place] = ["encoder", "decision"] if "encoder" in place else ["decision", "encoder"]
-    ranked = {name: words for where in order for name, words in _REMEDIES[where].items()}
-    if conflict:
-        ranked = {"MMPareto": ranked["MMPareto"], **ranked}
-    usable = [name for name in ranked if name != current and not (missing and name == "AGM")]
-    return {name: ranked[name] for name in usable[:4]}
+    first = "encoder" if "encoder" in place else "decision"
+    remedies = {
+        name: method.remedy
+        for name in bmlr.methods.available()
+        if (method := bmlr.methods.get(name)).remedy is not None
+        and name != current
+        and not (missing and method.needs_all_modalities)
+    }
+    ranked = sorted(
+        ((name, remedy) for name, remedy in remedies.items() if remedy is not None),
+        key=lambda item: (not (conflict and item[1].resolves_conflict), item[1].target != first, item[1].rank),
+    )
+    return {name: remedy.action for name, remedy in ranked[:4]}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import Any
+from typing import Any, get_args
 
 from bmlr._checks import nearest_name
 from bmlr.methods._agm import AGM
-from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._base import (
+    Conformance,
+    EpochContext,
+    EpochPlan,
+    Family,
+    Losses,
+    Method,
+    MethodInfo,
+    Pass,
+    Prediction,
+    Remedy,
+)
 from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
@@ -21,43 +33,20 @@ from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
 
-# A new method is one line here; names, documentation tables and the conformance tests follow from it.
-_METHODS: tuple[type[Method], ...] = (
-    Joint,
-    UniformBaseline,
-    BMLR,
-    OnlyReshape,
-    OnlyTPO,
-    UniDistill,
-    VanillaReshape,
-    UniReshaping,
-    OGMGE,
-    OPM,
-    AGM,
-    MMPareto,
-    DiagnosingRelearning,
-    CML,
-    MBSD,
-    LFM,
-    ReconBoost,
-    Remix,
-    DGL,
-)
-
 
 def available() -> list[str]:
-    """Names of the methods, in the order of the documentation.
+    """Names of the methods by family, baselines first.
 
     Example:
         >>> import bmlr
         >>> bmlr.methods.available()[:3]
         ['Joint', 'UniformBaseline', 'BMLR']
     """
-    return [method.__name__ for method in _METHODS]
+    return list(_METHODS)
 
 
 def get(name: str) -> type[Method]:
-    """The class of a method by its name or by the paper's title of it; case, spaces and hyphens do not matter.
+    """Class of a method by its name or its title in the literature; case, spaces and hyphens do not matter.
 
     Args:
         name: A name among :func:`available`, such as ``BMLR``, ``OnlyTPO`` or ``only-tpo``.
@@ -71,7 +60,7 @@ def get(name: str) -> type[Method]:
         'OnlyTPO'
     """
     wanted = _fold(name)
-    for method in _METHODS:
+    for method in _METHODS.values():
         if wanted in {_fold(method.__name__), _fold(method.info.title)}:
             return method
     raise ValueError(
@@ -111,6 +100,7 @@ __all__ = [
     "MBSD",
     "OGMGE",
     "OPM",
+    "Conformance",
     "DiagnosingRelearning",
     "EpochContext",
     "EpochPlan",
@@ -124,6 +114,7 @@ __all__ = [
     "Pass",
     "Prediction",
     "ReconBoost",
+    "Remedy",
     "Remix",
     "UniDistill",
     "UniReshaping",
@@ -133,3 +124,15 @@ __all__ = [
     "create",
     "get",
 ]
+
+
+def _listed() -> dict[str, type[Method]]:
+    """The concrete methods of ``__all__``, by family in the order of :data:`Family`, then by name."""
+    classes = [value for name in __all__ if inspect.isclass(value := globals()[name]) and issubclass(value, Method)]
+    methods = [method for method in classes if not inspect.isabstract(method)]
+    methods.sort(key=lambda method: get_args(Family).index(method.info.family))
+    return {method.__name__: method for method in methods}
+
+
+#: Listing a class in ``__all__`` registers it: names, documentation tables and conformance tests follow.
+_METHODS = _listed()

@@ -14,7 +14,7 @@ from bmlr._checks import check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
 from bmlr.methods._support import acts_in, all_reduce_mean, check_batch, check_epochs, log_probabilities
 from bmlr.model import MultimodalClassifier, Output
 
@@ -75,6 +75,14 @@ class AGM(Method):
         url="https://arxiv.org/abs/2308.07686",
         family="gradient scale",
         cost="2 forwards and backwards, 1 of a single zero row, 2^M − 1 fusion forwards",
+    )
+    needs_all_modalities: ClassVar[bool] = True
+    epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
+    remedy: ClassVar[Remedy | None] = Remedy(
+        "encoder", "scales each modality's gradient by its share of the logits", rank=2
+    )
+    conformance: ClassVar[Conformance] = Conformance(
+        not_mean_over_samples="scales by coefficients of the batch's scores", sorted_names=True
     )
 
     running_scores: Tensor

@@ -7,7 +7,7 @@ import functools
 import inspect
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ Family = Literal["baseline", "labels and losses", "gradient scale", "data and al
 
 @dataclasses.dataclass(frozen=True)
 class MethodInfo:
-    """What is known of a method before it runs.
+    """Bibliography, family and cost of a method.
 
     Attributes:
         title: Name used in the literature.
@@ -38,6 +38,44 @@ class MethodInfo:
     url: str
     family: Family
     cost: str = "1 forward, 1 backward"
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+    """Advice to try a method against an undertrained modality.
+
+    Attributes:
+        target: Where the modality is behind.
+        action: What the method does about it, a phrase that begins with a verb.
+        rank: Position among the remedies of the same target, smallest first.
+        resolves_conflict: Whether to advise it first where fused and unimodal gradients conflict.
+    """
+
+    target: Literal["encoder", "decision"]
+    action: str
+    rank: int = 9
+    resolves_conflict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Conformance:
+    """Expectations of the conformance tests, where they are not the ordinary ones.
+
+    Attributes:
+        short: Parameters with which two epochs exercise the whole method.
+        variants: Further parameters to test, by a label.
+        not_mean_over_samples: Why the gradient of a batch is not the mean of those of its halves.
+        not_mean_over_processes: Why that also holds for the halves of two processes.
+        sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
+        order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
+    """
+
+    short: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    not_mean_over_samples: str = ""
+    not_mean_over_processes: str = ""
+    sorted_names: bool = False
+    order_parameter: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +184,7 @@ class Method(nn.Module, ABC):
     All state lives in ``state_dict()``. A subclass implements :meth:`losses` alone where it can.
     """
 
-    #: Facts about the method; every concrete method sets it.
+    #: Bibliography, family and cost; every concrete method sets it.
     info: ClassVar[MethodInfo]
     #: Whether some steps leave parameters without a gradient, which distributed training has to expect.
     leaves_gradients_unset: ClassVar[bool] = False
@@ -154,6 +192,18 @@ class Method(nn.Module, ABC):
     reduces_gradients: ClassVar[bool] = False
     #: Number of modalities the method needs: one that balances compares several.
     min_modalities: ClassVar[int] = 2
+    #: Whether every sample must have every modality.
+    needs_all_modalities: ClassVar[bool] = False
+    #: Constructor parameters that count epochs; a shorter training scales their defaults.
+    epoch_parameters: ClassVar[tuple[str, ...]] = ()
+    #: Constructor parameters whose sum is the number of passes over the data in one epoch; empty means one pass.
+    pass_parameters: ClassVar[tuple[str, ...]] = ()
+    #: Method whose tuned parameters this one takes over.
+    shares_parameters_with: ClassVar[type[Method] | None] = None
+    #: Advice to try the method, if a diagnosis should give it.
+    remedy: ClassVar[Remedy | None] = None
+    #: What the conformance tests should expect.
+    conformance: ClassVar[Conformance] = Conformance()
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,6 +273,15 @@ class Method(nn.Module, ABC):
 
     def end_epoch(self, context: EpochContext) -> None:
         """End an epoch; for methods that change weights or statistics between epochs."""
+
+    def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
+        """Labels the modalities are trained on, shape (B, C) each; None for the one-hot labels.
+
+        Args:
+            output: Output of the model for the batch.
+            targets: Class indices, shape (B,).
+        """
+        return None
 
     def predict(self, output: Output) -> Prediction:
         """Fused and unimodal logits by which the method is to be evaluated."""

@@ -19,7 +19,7 @@ from bmlr.functional import (
     smooth_labels,
     soft_cross_entropy,
 )
-from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._base import Losses, Method, MethodInfo, Remedy
 from bmlr.model import Output
 
 _PAPER = "Balancing Multimodal Learning through Label Space Reshaping"
@@ -30,19 +30,27 @@ def _info(title: str, where: str) -> MethodInfo:
     return MethodInfo(title=title, paper=_PAPER, venue=f"arXiv 2026, {where}", url=_URL, family="labels and losses")
 
 
-class _TargetedMethod(Method):
-    """Targeted Parameter Optimization (Eqs. 10 and 11) with labels that each subclass chooses."""
+class _ReshapingMethod(Method):
+    """Labels that each subclass chooses."""
 
     @abstractmethod
-    def labels(
+    def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Labels of each modality, (B, C), and, for the methods that have one, the reshaping intensity, (B,)."""
+    ) -> ReshapedLabels:
+        """Labels of each modality, (B, C); with the intensity, (B,), for the methods that have one."""
+
+    def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
+        """Reshaped labels of each modality, shape (B, C)."""
+        return self.reshape(output.unimodal_logits, targets, output.present).labels
+
+
+class _TargetedMethod(_ReshapingMethod):
+    """Targeted Parameter Optimization (Eqs. 10 and 11)."""
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """L⁰, which reaches the decision layer only, and Lᵘ, which reaches encoder u only; one backward gives both."""
+        """L⁰, for the decision layer only, and Lᵘ, for encoder u only; one backward gives both."""
         logits = output.encoder_logits
-        labels, intensity = self.labels(logits, targets, output.present)
+        labels, intensity = self.reshape(logits, targets, output.present)
         return Losses(
             {
                 "fused": soft_cross_entropy(output.decision_logits, targets),
@@ -87,12 +95,15 @@ class BMLR(_TargetedMethod):
     """
 
     info: ClassVar[MethodInfo] = _info("BMLR", "Sec. III")
+    remedy: ClassVar[Remedy | None] = Remedy(
+        "decision", "trains every modality's own prediction and softens the labels of the one that is ahead", rank=1
+    )
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1) -> None:
         super().__init__()
         self.alpha, self.beta = check_positive("alpha", alpha), check_unit_interval("beta", beta)
 
-    def labels(
+    def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
     ) -> ReshapedLabels:
         """Reshaped labels (Eq. 8) and their intensity (Eq. 7)."""
@@ -113,8 +124,10 @@ class VanillaReshape(BMLR):
     """
 
     info: ClassVar[MethodInfo] = _info("Vanilla-Reshape", "Table V")
+    remedy: ClassVar[Remedy | None] = None
+    shares_parameters_with: ClassVar[type[Method] | None] = BMLR
 
-    def labels(
+    def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
     ) -> ReshapedLabels:
         """Softened predictions of the weaker modality for the stronger one, one-hot labels elsewhere."""
@@ -134,11 +147,15 @@ class OnlyTPO(_TargetedMethod):
 
     info: ClassVar[MethodInfo] = _info("Only-TPO", "Table V")
 
-    def labels(
+    def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> ReshapedLabels:
         """One-hot labels as distributions, so that the arithmetic is that of BMLR."""
-        return {name: F.one_hot(targets.long(), values.shape[1]).float() for name, values in logits.items()}, {}
+        labels = {name: F.one_hot(targets.long(), values.shape[1]).float() for name, values in logits.items()}
+        return ReshapedLabels(labels, {})
+
+    def labels(self, output: Output, targets: Tensor) -> None:
+        """None: the labels stay one-hot."""
 
 
 class UniDistill(_TargetedMethod):
@@ -154,11 +171,11 @@ class UniDistill(_TargetedMethod):
 
     info: ClassVar[MethodInfo] = _info("Uni-Distill", "Table V")
 
-    def labels(
+    def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> ReshapedLabels:
         """Plain predictions of the other modality."""
-        return cross_modal_labels(logits, targets, present=present), {}
+        return ReshapedLabels(cross_modal_labels(logits, targets, present=present), {})
 
 
 class UniReshaping(_TargetedMethod):
@@ -183,22 +200,18 @@ class UniReshaping(_TargetedMethod):
         super().__init__()
         self.epsilon = check_unit_interval("epsilon", epsilon)
 
-    def labels(
+    def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> ReshapedLabels:
         """Smoothed one-hot labels."""
-        return {
-            name: smooth_labels(
-                targets,
-                values.shape[1],
-                epsilon=self.epsilon,
-                dtype=torch.promote_types(values.dtype, torch.float32),
-            )
-            for name, values in logits.items()
-        }, {}
+        labels = {}
+        for name, values in logits.items():
+            dtype = torch.promote_types(values.dtype, torch.float32)
+            labels[name] = smooth_labels(targets, values.shape[1], epsilon=self.epsilon, dtype=dtype)
+        return ReshapedLabels(labels, {})
 
 
-class OnlyReshape(Method):
+class OnlyReshape(_ReshapingMethod):
     """Reshaped labels without Targeted Parameter Optimization (Table V): L⁰ + Σ Lᵘ trains everything jointly.
 
     Args:
@@ -215,15 +228,22 @@ class OnlyReshape(Method):
     """
 
     info: ClassVar[MethodInfo] = _info("Only-Reshape", "Table V")
+    shares_parameters_with: ClassVar[type[Method] | None] = BMLR
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1) -> None:
         super().__init__()
         self.alpha, self.beta = check_positive("alpha", alpha), check_unit_interval("beta", beta)
 
+    def reshape(
+        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
+    ) -> ReshapedLabels:
+        """Reshaped labels (Eq. 8) and their intensity (Eq. 7)."""
+        return reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=present)
+
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Fused and unimodal losses of which every gradient flows everywhere."""
+        """Fused and unimodal losses whose gradients flow everywhere."""
         logits = output.unimodal_logits
-        reshaped = reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=output.present)
+        reshaped = self.reshape(logits, targets, output.present)
         return Losses(
             {
                 "fused": soft_cross_entropy(output.logits, targets),

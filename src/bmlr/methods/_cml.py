@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.functional import masked_mean, soft_cross_entropy
-from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._base import Conformance, Losses, Method, MethodInfo
 from bmlr.methods._support import acts_in, check_epochs, draw_per_sample, log_probabilities, presence
 from bmlr.model import Output
 
@@ -63,6 +63,11 @@ class CML(Method):
         url="https://proceedings.mlr.press/v202/ma23i.html",
         family="labels and losses",
         cost="1 forward, 1 backward, M fusion forwards",
+    )
+    conformance: ClassVar[Conformance] = Conformance(
+        variants={"batch": {"order": "batch"}},
+        not_mean_over_samples="draws the orders of removal by the sample's place in its batch and by the step",
+        sorted_names=True,
     )
 
     def __init__(

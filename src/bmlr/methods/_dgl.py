@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_positive
 from bmlr.functional import soft_cross_entropy
 from bmlr.fusion import FiLMFusion, GatedFusion, SumFusion
-from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -65,6 +65,8 @@ class DGL(Method):
         family="labels and losses",
         cost="1 forward, 1 backward, M + 1 fusion forwards",
     )
+    remedy: ClassVar[Remedy | None] = Remedy("decision", "trains every encoder by a loss of its own only", rank=4)
+    conformance: ClassVar[Conformance] = Conformance(variants={"clip": {"clip": 0.1}})
 
     def __init__(
         self, alpha: float = 4.0, clip: float | None = 40.0, surrogate: Literal["zero", "official"] = "zero"

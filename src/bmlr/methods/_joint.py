@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_non_negative
 from bmlr.functional import soft_cross_entropy
 from bmlr.fusion._base import match_dtype
-from bmlr.methods._base import Losses, Method, MethodInfo, Prediction
+from bmlr.methods._base import Losses, Method, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -70,6 +70,7 @@ class UniformBaseline(Method):
         url="https://arxiv.org/abs/2605.28869",
         family="baseline",
     )
+    remedy: ClassVar[Remedy | None] = Remedy("decision", "gives every modality a loss of its own", rank=2)
 
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from bmlr._checks import check_choice, check_integer, check_positive, check_unit
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import masked_mean, soft_cross_entropy
-from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._joint import apply_heads, unimodal_heads
 from bmlr.methods._support import log_probabilities, pair_mask, presence, samples_at, select
 from bmlr.model import MultimodalClassifier, Output
@@ -87,6 +87,9 @@ class LFM(Method):
         url="https://proceedings.neurips.cc/paper_files/paper/2024/hash/71b17f00017da0d73823ccf7fbce2d4f-Abstract-Conference.html",
         family="labels and losses",
         cost="1 forward, 1 backward; with a learnable α one double backward on a few samples per epoch",
+    )
+    conformance: ClassVar[Conformance] = Conformance(
+        variants={"fusion": {"head": "fusion"}, "learnable": {"alpha": "learnable", "meta_size": 4}}
     )
     leaves_gradients_unset: ClassVar[bool] = True  # with heads of its own the fusion is not trained
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_positive
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Losses, Method, MethodInfo, Prediction
+from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Prediction, Remedy
 from bmlr.methods._joint import apply_heads, unimodal_heads
 from bmlr.methods._support import all_reduce_mean
 from bmlr.model import MultimodalClassifier, Output
@@ -64,6 +64,12 @@ class MMPareto(Method):
         url="https://arxiv.org/abs/2405.17730",
         family="gradient combination",
         cost="1 forward, 2 backwards",
+    )
+    remedy: ClassVar[Remedy | None] = Remedy(
+        "encoder", "lets unimodal losses train the encoders without conflict", rank=3, resolves_conflict=True
+    )
+    conformance: ClassVar[Conformance] = Conformance(
+        not_mean_over_samples="combines the gradients of a batch by weights that depend on them"
     )
     reduces_gradients: ClassVar[bool] = True
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
 from bmlr.methods._support import acts_in, all_reduce_sum, batch_scores, check_epochs
 from bmlr.model import MultimodalClassifier, Output
 
@@ -75,6 +75,11 @@ class OGMGE(Method):
         family="gradient scale",
         cost="1 forward, 1 backward, 1 pass over the gradients",
     )
+    epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
+    remedy: ClassVar[Remedy | None] = Remedy(
+        "encoder", "scales down the gradient of the modality that is ahead", rank=1
+    )
+    conformance: ClassVar[Conformance] = Conformance(sorted_names=True)
 
     def __init__(
         self,

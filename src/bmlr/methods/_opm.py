@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Losses, Method, MethodInfo
+from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
 from bmlr.methods._support import all_reduce_mean, all_reduce_sum, batch_scores, draw_per_sample, presence
 from bmlr.model import Output
 
@@ -64,6 +64,13 @@ class OPM(Method):
         url="https://arxiv.org/abs/2410.11582",
         family="data and alternation",
         cost="1 forward, 1 backward, 1 more fusion forward",
+    )
+    epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
+    remedy: ClassVar[Remedy | None] = Remedy("decision", "drops features of the modality that is ahead", rank=3)
+    conformance: ClassVar[Conformance] = Conformance(
+        short={"warmup": 0, "probability": 1.0},
+        not_mean_over_samples="draws what to drop by the sample's place in its batch, at rates of the batch's scores",
+        sorted_names=True,
     )
 
     def __init__(

@@ -13,7 +13,7 @@ from bmlr._checks import check_choice, check_integer, check_non_negative, check_
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import masked_mean, soft_cross_entropy
-from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._support import check_batch, log_probabilities, widened
 from bmlr.model import MultimodalClassifier, Output
 
@@ -87,6 +87,8 @@ class ReconBoost(Method):
         family="data and alternation",
         cost="t1 + t2 passes per epoch (mode bb: M times that); in t1 1 forward and the backward of one encoder",
     )
+    pass_parameters: ClassVar[tuple[str, ...]] = ("t1", "t2")
+    conformance: ClassVar[Conformance] = Conformance(short={"t1": 1, "t2": 1, "hidden": 8}, order_parameter="order")
     leaves_gradients_unset: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913

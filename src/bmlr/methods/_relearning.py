@@ -12,7 +12,7 @@ from bmlr._checks import check_integer, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import EpochContext, Losses, Method, MethodInfo
+from bmlr.methods._base import Conformance, EpochContext, Losses, Method, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class DiagnosingRelearning(Method):
         family="data and alternation",
         cost="1 forward, 1 backward; per reset a forward of the training and validation splits and k-means",
     )
+    epoch_parameters: ClassVar[tuple[str, ...]] = ("reinit_epoch",)
+    remedy: ClassVar[Remedy | None] = Remedy("encoder", "resets the encoders that are ahead in part", rank=4)
+    conformance: ClassVar[Conformance] = Conformance(short={"reinit_epoch": 1})
 
     def __init__(self, reinit_epoch: int = 20, reinit_num: int = 3, strength: float = 3.0) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._joint import apply_heads, unimodal_heads
 from bmlr.methods._support import check_batch, log_probabilities
 from bmlr.model import MultimodalClassifier, Output
@@ -68,6 +68,10 @@ class Remix(Method):
         url="https://arxiv.org/abs/2506.11550",
         family="data and alternation",
         cost="after warm-up M forwards and 1 backward of one encoder, and 1 inference pass per epoch",
+    )
+    epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
+    conformance: ClassVar[Conformance] = Conformance(
+        short={"warmup": 1}, variants={"skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True}}
     )
     leaves_gradients_unset: ClassVar[bool] = True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmlr.data import SplitName
-from bmlr.functional import reshape_labels
-from bmlr.methods import BMLR, Method, OnlyReshape, UniDistill, UniReshaping, VanillaReshape
 from bmlr.training import load_run
 from bmlr.training.loader import BatchRequest, RequestLoader
 
@@ -86,7 +83,7 @@ def collect_run(
         complete = torch.ones(len(moved), dtype=torch.bool)
         for mask in (moved.present or {}).values():
             complete &= mask
-        labels = labels_of(method, output.unimodal_logits, moved.targets, moved.present) or {}
+        labels = method.labels(output, moved.targets) or {}
         found = {"targets": moved.targets, "logits": prediction.logits}
         for kind, some in (
             ("features", output.features), ("scores", prediction.unimodal_logits), ("labels", labels),
@@ -111,33 +108,6 @@ def collect_run(
         labels=by_modality("labels") or None,
         dropped=int((~whole).sum()),
     )
-
-
-def labels_of(
-    method: Method, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor] | None:
-    """The label of each modality, shape (B, C); None for a method that trains on the one-hot labels.
-
-    Args:
-        method: The method.
-        logits: Unimodal logits, shape (B, C).
-        targets: Class indices, shape (B,).
-        present: Which samples have which modality.
-
-    Example:
-        >>> import torch, bmlr
-        >>> logits = {"a": torch.tensor([[4.0, 0.0]]), "v": torch.tensor([[1.0, 0.0]])}
-        >>> labels = labels_of(bmlr.methods.BMLR(alpha=1.0, beta=0.1), logits, torch.tensor([0]))
-        >>> bool(labels["a"][0, 0] < 1), labels["v"].tolist()
-        (True, [[1.0, 0.0]])
-        >>> labels_of(bmlr.methods.Joint(), logits, torch.tensor([0])) is None
-        True
-    """
-    if isinstance(method, OnlyReshape):
-        return dict(reshape_labels(logits, targets, alpha=method.alpha, beta=method.beta, present=present).labels)
-    if isinstance(method, (BMLR, VanillaReshape, UniDistill, UniReshaping)):
-        return dict(method.labels(logits, targets, present)[0])
-    return None
 
 
 def softness_of(collected: CollectedRun) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import run_frame
@@ -27,14 +28,13 @@ from bmlr.reproduction._paper import EXPERIMENTS, GRID, Experiment, Row
 from bmlr.reproduction._results import experiment_table, frame
 from bmlr.reproduction._scales import (
     SCALES,
-    SHARE,
     ReproduceResult,
     Settings,
     check_data,
     data_names,
     make_all_data,
+    scaled_method,
     scaled_options,
-    shortened,
 )
 
 
@@ -124,13 +124,7 @@ def _chosen(names: Sequence[str]) -> list[Experiment]:
 
 def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
     model, optimizer, trainer = scaled_options(settings, data)
-    method = row.method
-    if row.method == "ReconBoost":
-        text, passes = SCALES[settings.scale].reconboost
-        epochs = max(2, round((trainer.epochs or 1) / passes))  # an epoch of it is several passes over the data
-        method = f"{text}@{epochs}"
-    elif settings.scale == "small":
-        method = shortened(method, trainer.epochs or 1)
+    method = scaled_method(row.method, SCALES[settings.scale], trainer.epochs or 1)
     specification = parse_method(method)
     if found := _tuned_parameters(specification.name, data, settings):
         parameters = ",".join(f"{key}={value}" for key, value in {**found, **specification.parameters}.items())
@@ -140,7 +134,8 @@ def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
 
 
 def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
-    """Parameters that a search has found for a method on a data set; ablations of BMLR take its α and β."""
+    """Parameters that a search has found for a method on a data set; or for the method it shares parameters with."""
+    sibling = bmlr.methods.get(method).shares_parameters_with
     own: dict[str, Any] = {}
     shared: dict[str, Any] = {}
     for folder in settings.tuned:
@@ -155,7 +150,7 @@ def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> 
             found = {key: value for key, value in content["method"]["init_args"].items() if value is not None}
             if name == method:
                 own |= found
-            elif name == "BMLR" and method in SHARE:
+            elif sibling is not None and name == sibling.__name__:
                 shared |= found
     return own or shared
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+import bmlr.methods
 from bmlr.benchmark._tables import Cell, Table, mark_best, spread
 from bmlr.benchmark.statistics import Estimate, difference_of, estimate, mean_ranks
 from bmlr.data import MultimodalData
 from bmlr.reproduction._figures import Made
 from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
-from bmlr.reproduction._scales import SCALES, TIMES, Settings
+from bmlr.reproduction._scales import SCALES, Settings
 from bmlr.runs import RunRecord
 
 
@@ -185,6 +186,7 @@ def _what_was_set(made: Made) -> str:
 
 
 def _notes(made: Made, settings: Settings) -> list[str]:
+    methods = {row.label: bmlr.methods.get(row.method) for row in made.experiment.rows}
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
     seeds = ", ".join(map(str, settings.seeds))
@@ -203,15 +205,16 @@ def _notes(made: Made, settings: Settings) -> list[str]:
             "This shows that the pipeline runs; the paper's numbers are of other data and models, so only the sign and "
             "order of the gains can be compared."
         )
-        if short := [row.label for row in made.experiment.rows if row.method in TIMES]:
+        if short := [label for label, method in methods.items() if method.epoch_parameters]:
             notes.append(
                 f"Warm-ups, active epochs and resets of {', '.join(short)} are as large a share of the epochs as their "
                 f"defaults are of {SCALES['paper'].epochs}."
             )
-    if any("ReconBoost" in row.method for row in made.experiment.rows):
-        notes.append(
-            "ReconBoost has fewer epochs, of several passes over the data each, for nearly the same data passes."
-        )
+    notes += [
+        f"{label} has fewer epochs, of several passes over the data each, for nearly the same data passes."
+        for label, method in methods.items()
+        if method.pass_parameters
+    ]
     if failed := sum(record.state == "failed" for some in made.records.values() for record in some):
         notes.append(f"{failed} runs failed and are left out of the means.")
     return [*notes, *([made.experiment.remark] if made.experiment.remark else [])]

@@ -26,17 +26,6 @@ ScaleName = Literal["paper", "small"]
 _PREPARED = ("crema-d", "kinetics-sounds", "ave", "mosi", "mosei")
 
 
-#: Ablations of BMLR whose α and β are its own.
-SHARE = {"OnlyReshape", "VanillaReshape"}
-
-
-#: Parameters that count epochs of a training of full length: when a method begins, ends or resets something.
-TIMES = {
-    "OGMGE": ("last_epoch",), "AGM": ("last_epoch",), "OPM": ("warmup",), "Remix": ("warmup",),
-    "DiagnosingRelearning": ("reinit_epoch",),
-}  # fmt: skip
-
-
 @dataclasses.dataclass(frozen=True)
 class Scale:
     """Settings of a reproduction.
@@ -48,7 +37,7 @@ class Scale:
         width: Channels of the ResNets' first stage; None takes the data set's.
         imagenet_from: Pixels of the shorter side from which all ResNets get ImageNet's stem, which costs a quarter of
             the small one; None takes it where the model's default does.
-        reconboost: ReconBoost as it is run, and its passes over the data per epoch.
+        single_passes: Whether the passes over the data that a method counts within an epoch are one of each kind.
     """
 
     epochs: int
@@ -56,15 +45,13 @@ class Scale:
     lr: float | None
     width: int | None
     imagenet_from: int | None
-    reconboost: tuple[str, int]
+    single_passes: bool
 
 
 #: ``paper``: Sec. IV-A2, ResNet-18 of full width and Transformers. ``small``: the same pipeline in minutes on a CPU.
 SCALES: dict[str, Scale] = {
-    "paper": Scale(epochs=70, batch_size=64, lr=5e-5, width=None, imagenet_from=None, reconboost=("ReconBoost", 8)),
-    "small": Scale(
-        epochs=10, batch_size=64, lr=1e-3, width=4, imagenet_from=24, reconboost=("ReconBoost:t1=1,t2=1", 2)
-    ),
+    "paper": Scale(epochs=70, batch_size=64, lr=5e-5, width=None, imagenet_from=None, single_passes=False),
+    "small": Scale(epochs=10, batch_size=64, lr=1e-3, width=4, imagenet_from=24, single_passes=True),
 }
 
 
@@ -173,12 +160,23 @@ def check_data(data: Iterable[MultimodalData]) -> None:
         raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
 
 
-def shortened(method: str, epochs: int) -> str:
-    """The method with the epochs it counts in brought from the paper's length to this one: a warm-up ends in time."""
-    defaults = inspect.signature(bmlr.methods.get(method)).parameters
-    share = epochs / SCALES["paper"].epochs
-    times = [f"{name}={max(1, round(share * defaults[name].default))}" for name in TIMES.get(method, ())]
-    return f"{method}:{','.join(times)}" if times else method
+def scaled_method(name: str, scale: Scale, epochs: int) -> str:
+    """A method for a training of the data passes of ``epochs`` epochs, as written on the command line.
+
+    At less than the paper's epochs the parameters that count epochs shrink in proportion, so that a warm-up ends in
+    time. A method whose epoch is several passes over the data gets fewer epochs.
+    """
+    method = bmlr.methods.get(name)
+    defaults = method().hparams
+    fraction = epochs / SCALES["paper"].epochs
+    parameters: dict[str, int] = {}
+    if scale is not SCALES["paper"]:
+        parameters |= {key: max(1, round(fraction * defaults[key])) for key in method.epoch_parameters}
+    if scale.single_passes:
+        parameters |= dict.fromkeys(method.pass_parameters, 1)
+    passes = sum({**defaults, **parameters}[key] for key in method.pass_parameters)
+    suffix = f"@{max(2, round(epochs / passes))}" if passes else ""
+    return name + (":" + ",".join(f"{key}={value}" for key, value in parameters.items()) if parameters else "") + suffix
 
 
 def scaled_options(settings: Settings, data: MultimodalData) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
