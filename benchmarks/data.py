@@ -1,6 +1,6 @@
 """How fast raw media become a prepared data set, and what training gains by it.
 
-Run ``python benchmarks/data.py``: writes clips as CREMA-D's (a wav file and a flash film of 480 × 360 pixels and 30
+Run ``python benchmarks/data.py``: writes clips as CREMA-D's (a wav file and a flash video of 480 × 360 pixels and 30
 frames a second each) to a temporary folder, and measures
 
 * clips per second of the preparation with 1 and 2 workers, over its last three quarters: the time until the first clip
@@ -33,9 +33,9 @@ from torch.utils.data import DataLoader, Dataset
 import bmlr.data
 from bmlr.data._preparers import prepare
 from bmlr.data.readers._video import VideoReader
-from bmlr.data.sets._layouts import crema_d_items
-from bmlr.data.store._items import Item
+from bmlr.data.sets._layouts import crema_d_samples
 from bmlr.data.store._options import PrepareOptions
+from bmlr.data.store._samples import SourceSample
 from bmlr.data.transforms._frames import augment_frames
 from bmlr.training.loader import RequestLoader, planned_requests
 
@@ -45,7 +45,7 @@ _FIXTURES = Path(__file__).parent.parent / "tests" / "data" / "media_fixtures.py
 class DecodingDataset(Dataset[tuple[Tensor, Tensor, int]]):
     """The field's habit: every item is decoded whenever it is asked for."""
 
-    def __init__(self, items: Sequence[Item], size: int) -> None:
+    def __init__(self, items: Sequence[SourceSample], size: int) -> None:
         self.items, self.size = items, size
         self.classes = sorted({item.label for item in items})
 
@@ -63,8 +63,8 @@ class DecodingDataset(Dataset[tuple[Tensor, Tensor, int]]):
         rng = np.random.default_rng()
         frame = torch.from_numpy(frames[rng.integers(len(frames))])
         seed = torch.tensor([int(rng.integers(2**62))])
-        picture = augment_frames(frame[None, None], self.size, seed, train=True)[0]
-        return torch.from_numpy(spectrogram)[None], picture, self.classes.index(item.label)
+        image = augment_frames(frame[None, None], self.size, seed, train=True)[0]
+        return torch.from_numpy(spectrogram)[None], image, self.classes.index(item.label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def time_preparation(source: Path, dest: Path, workers: int, size: int) -> list[
     return done
 
 
-def time_loading(items: Sequence[Item], root: Path, options: argparse.Namespace) -> Rates:
+def time_loading(items: Sequence[SourceSample], root: Path, options: argparse.Namespace) -> Rates:
     """Rounds of one pass over the training split by either way; the first is left out."""
     data = bmlr.data.create("crema-d", root=root)
     split = data.split("train")
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = fixtures().write_crema_d(folder / "source", options.actors, options.seconds, fps=29.97)
-        items = crema_d_items(source)
+        items = crema_d_samples(source)
         rows = []
         for workers in options.workers:
             done = time_preparation(source, folder / f"workers{workers}", workers, options.size)

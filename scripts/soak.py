@@ -29,10 +29,10 @@ import torch
 
 import bmlr.data
 import bmlr.methods
+from bmlr._files import file_checksum
 from bmlr.config import TrainerOptions
 from bmlr.methods import Method
 from bmlr.runs import RunInterruptedError
-from bmlr.runs.storage import file_checksum
 from bmlr.training import train
 
 OPTIONS = TrainerOptions(epochs=2, batch_size=32, accelerator="cpu", devices=1, progress=False, checkpoint_every=2)

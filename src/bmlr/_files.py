@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and sums by which damage is noticed."""
+"""Atomic file writes and SHA-256 checksums."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ _CHECKSUM = "checksum"
 
 
 def atomic_write(path: Path, write: Callable[[Path], None], *, previous: Path | None = None) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there; on any error nothing is left behind.
+    """Write a file under a temporary name beside it, then rename it.
+
+    A reader sees the old content or the new, never a mixture. The temporary file is removed on any error.
 
     Args:
-        path: The file.
-        write: Fills the file it is given.
-        previous: Where what is at ``path`` now is kept, once the new file is whole; None forgets it. A crash between
-            the two moves leaves the file at ``previous`` only.
+        path: Final path of the file.
+        write: Writes the content to the path it is called with.
+        previous: Path under which the old file is kept; None discards it. The old file is moved once the new one is
+            complete; a crash between the two moves leaves the file at ``previous`` only.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"  # not mkstemp, whose files only their owner can read
+    # Not mkstemp: its files are readable by their owner only, and would stay so in a shared folder.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         write(temporary)
+        # Without this sync, a power failure after the rename can leave a file of zeros under the final name.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -42,30 +46,37 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that writes of ``path`` left behind when their process was killed."""
+    """Remove temporary files of ``path`` left by killed processes."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def text_checksum(text: str) -> str:
-    """SHA-256 sum of a text in UTF-8."""
+    """SHA-256 checksum of a text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries, as they come from JSON, with their checksum among them, in place of one they have.
+def file_checksum(path: Path) -> str:
+    """SHA-256 checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_checksum(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum to JSON entries, replacing an old one.
 
     Example:
-        >>> sealed(sealed({"version": 1})) == sealed({"version": 1}) != sealed({"version": 2})
+        >>> entries = {"version": 1}
+        >>> with_checksum(with_checksum(entries)) == with_checksum(entries)
         True
     """
     others = {name: value for name, value in entries.items() if name != _CHECKSUM}
     return {**others, _CHECKSUM: text_checksum(json.dumps(others, sort_keys=True))}
 
 
-def is_sealed(entries: Mapping[str, Any]) -> bool:
-    """Whether entries hold the checksum that fits them."""
-    return bool(entries.get(_CHECKSUM) == sealed(entries)[_CHECKSUM])
+def has_valid_checksum(entries: Mapping[str, Any]) -> bool:
+    """Whether JSON entries contain the checksum that fits them."""
+    return bool(entries.get(_CHECKSUM) == with_checksum(entries)[_CHECKSUM])
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -73,7 +84,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder survive a power failure too, where the system can."""
+    """Write the folder's entries to disk, so that a rename survives a power failure; no effect on Windows."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

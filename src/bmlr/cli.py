@@ -243,13 +243,13 @@ def inspect_command(
     samples: int | None = None,
     json: bool = False,
 ) -> dict[str, Any]:
-    """Look through a data set: counts, leakage, missing modalities, values, durations; and a picture of samples.
+    """Look through a data set: counts, leakage, missing modalities, values, durations; and an image of samples.
 
     Args:
         data: Data set, by name, right after the command (see its parameters with --data.help NAME).
-        sheet: File of the picture, PNG; None for inspect-NAME.png in the working directory.
-        split: Split whose samples are in the picture.
-        per_class: Samples of each class in the picture.
+        sheet: File of the image, PNG; None for inspect-NAME.png in the working directory.
+        split: Split whose samples are in the image.
+        per_class: Samples of each class in the image.
         samples: Samples per split whose values are read; None reads all.
         json: Print JSON.
     """
@@ -397,7 +397,7 @@ def _show_prepare(result: PrepareResult) -> None:
     Console().print(table)
     stored = sum(sum(counts.values()) for counts in result.counts.values())
     reasons = f", listed with reasons in {result.folder / REJECTED}" if result.rejected else ""
-    print(f"{len(result.classes)} classes, {stored} clips, {len(result.rejected)} rejected{reasons}")
+    print(f"{len(result.classes)} classes, {stored} samples, {len(result.rejected)} rejected{reasons}")
     for note in result.notes:
         print(note)
     print(f"{result.decoded} read by this call" if result.decoded else "All was prepared before; nothing was read.")

@@ -23,12 +23,12 @@ def colour(index, count):
     return np.full((HEIGHT, WIDTH, 3), 20 + round(200 * index / max(count - 1, 1)), dtype=np.uint8)
 
 
-def write_film(
+def write_video(
     path,
     times,
     end,
     *,
-    pictures=None,
+    images=None,
     audio=None,
     rate=44100,
     video_codec="libx264",
@@ -37,9 +37,9 @@ def write_film(
     with_video=True,
     options=None,
 ):
-    """A film whose frames are seen from ``times`` (seconds) on, the last until ``end``; with sound (N, channels)."""
+    """A video whose frames are seen from ``times`` (seconds) on, the last until ``end``; with sound (N, channels)."""
     path = Path(path)
-    pictures = [colour(i, len(times)) for i in range(len(times))] if pictures is None else pictures
+    images = [colour(i, len(times)) for i in range(len(times))] if images is None else images
     with av.open(str(path), "w", options=options or {}) as container:
         video = sound = None
         if with_video:
@@ -57,8 +57,8 @@ def write_film(
         if video is not None:
             ends = [*times[1:], end]
             lengths = {round(1000 * a): round(1000 * b) - round(1000 * a) for a, b in zip(times, ends, strict=True)}
-            for picture, start, stop in zip(pictures, times, ends, strict=True):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            for image, start, stop in zip(images, times, ends, strict=True):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
                 frame.pts, frame.time_base = round(start * 1000), Fraction(1, 1000)
                 frame.duration = round((stop - start) * 1000)
                 _mux_lasting(container, video.encode(frame), lengths)
@@ -86,19 +86,19 @@ def _mux_sound(container, stream, audio, rate, layout):
 
 
 def write_clip(path, seconds, *, fps=25.0, **arguments):
-    """A film at a constant rate."""
+    """A video at a constant rate."""
     count = max(round(seconds * fps), 1)
-    return write_film(path, [i / fps for i in range(count)], count / fps, **arguments)
+    return write_video(path, [i / fps for i in range(count)], count / fps, **arguments)
 
 
 def write_flv(path, seconds, *, fps=29.97, sound=True, **arguments):
-    """A flash film as CREMA-D's: Sorenson's H.263 and MP3."""
+    """A flash video as CREMA-D's: Sorenson's H.263 and MP3."""
     audio = tone(seconds, 44100) if sound else None
     return write_clip(path, seconds, fps=fps, audio=audio, video_codec="flv", audio_codec="libmp3lame", **arguments)
 
 
 def write_mp4(path, seconds, *, fps=25.0, channels=2, rate=44100, frequency=440.0, **arguments):
-    """A film as YouTube's: H.264 and AAC."""
+    """A video as YouTube's: H.264 and AAC."""
     audio = tone(seconds, rate, frequency, channels) if channels else None
     return write_clip(path, seconds, fps=fps, audio=audio, rate=rate, **arguments)
 

@@ -18,9 +18,9 @@ def write_samples(folder, count=24, *, clips=True):
         label = number % len(LABELS)
         name = f"{LABELS[label]} {number}"
         write_wav(folder / f"{name}.wav", 1.2, frequency=200 * (1 + label))
-        picture = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
-        picture[..., label] |= 0xC0
-        Image.fromarray(picture).save(folder / f"{name}.png")
+        image = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+        image[..., label] |= 0xC0
+        Image.fromarray(image).save(folder / f"{name}.png")
         if clips:
             write_mp4(folder / f"{name}.mp4", 1.0, fps=4, channels=1)
         np.save(folder / f"{name} pose.npy", rng.normal(label, 1, (3 + number % 4, 5)))

@@ -114,7 +114,7 @@ class TestCremaD:
     def test_new_files_that_do_not_do(self, crema_d, tmp_path):
         data = bmlr.data.create("crema-d", root=crema_d[1].folder)
         wav, flv = write_wav(tmp_path / "a.wav", 1.0), write_flv(tmp_path / "a.flv", 1.0)
-        assert data.load_files({"video": flv})["audio"].shape == (1, 1, 257, 188)  # the film's own sound
+        assert data.load_files({"video": flv})["audio"].shape == (1, 1, 257, 188)  # the video's own sound
         with pytest.raises(ValueError, match=r"Found \['audio'\]"):
             data.load_files({"audio": wav})
         with pytest.raises(FileNotFoundError, match=r"gone\.flv"):
@@ -148,7 +148,7 @@ class TestAve:
         assert (means.diff(dim=1) > 0).all()  # the fixtures brighten with time
 
     def test_times_are_kept(self, ave):
-        clips = {clip.id: clip for clip in open_store(ave[1].folder).clips}
+        clips = {clip.id: clip for clip in open_store(ave[1].folder).samples}
         assert clips["v0000000000#2"].extra == {"start": 1.0, "end": 2.0, "quality": "good"}
         assert clips["v0000000000"].files["video"]["seconds"] == pytest.approx(1.5, abs=0.05)
 
@@ -215,9 +215,9 @@ class TestFrames:
 
     def test_training_frames_are_cropped_and_mirrored(self, ave):
         split = bmlr.data.create("ave", root=ave[1].folder, frames=1).split("train")
-        picture = np.zeros_like(split.store.arrays["video"])
-        picture[:, :, :8] = 255
-        split.store = dataclasses.replace(split.store, arrays={**split.store.arrays, "video": picture})
+        image = np.zeros_like(split.store.arrays["video"])
+        image[:, :, :8] = 255
+        split.store = dataclasses.replace(split.store, arrays={**split.store.arrays, "video": image})
         drawn = torch.cat([split.batch(range(8), augment=True, seed=seed).inputs["video"][:, 0] for seed in range(8)])
         assert drawn.shape == (64, 3, 16, 16)
         left, right = drawn[..., 0].mean((1, 2)), drawn[..., -1].mean((1, 2))
@@ -303,19 +303,19 @@ class TestErrors:
 
 def test_bad_media_of_every_kind_are_rejected_with_reasons(ave, tmp_path):
     source = shutil.copytree(ave[0], tmp_path / "source")
-    films = sorted((source / "AVE").iterdir())
-    truncate(films[1], 0.7)
-    films[2].write_bytes(b"garbage" * 100)
-    write_mp4(films[3], 1.0, channels=0)
-    films[4].unlink()
+    videos = sorted((source / "AVE").iterdir())
+    truncate(videos[1], 0.7)
+    videos[2].write_bytes(b"garbage" * 100)
+    write_mp4(videos[3], 1.0, channels=0)
+    videos[4].unlink()
     write_mp4(source / "AVE" / "unlisted.mp4", 1.0)
     options = PrepareOptions(**QUICK, seconds=2.0)
-    with pytest.raises(ValueError, match=r"5 of 16 clips were rejected.*rejected\.csv"):
+    with pytest.raises(ValueError, match=r"5 of 16 samples were rejected.*rejected\.csv"):
         prepare("ave", source, tmp_path / "dest", options)
     result = prepare("ave", source, tmp_path / "dest", PrepareOptions(**QUICK, seconds=2.0, max_rejected=0.5))
     reasons = {r.id: r.reason for r in result.rejected}
     expected = ["cannot be read", "cannot be read", "it has no audio stream", "there is no", "not in Annotations.txt"]
-    assert list(reasons) == [*(film.stem for film in films[1:5]), "unlisted"]
+    assert list(reasons) == [*(video.stem for video in videos[1:5]), "unlisted"]
     assert all(split in reason for split, reason in zip(expected, reasons.values(), strict=True))
     assert result.counts["train"]["Bell"] > 0
 
@@ -342,7 +342,7 @@ class TestCommandLine:
         command += ["--seconds", "2", "--max-rejected", "0.1", "--progress", "false"]
         assert main(command) == 0
         printed = capsys.readouterr().out
-        assert "2 classes, 15 clips, 0 rejected" in printed
+        assert "2 classes, 15 samples, 0 rejected" in printed
         assert "15 read by this call" in printed
         folder = printed.split("\n")[-2]
         assert main(command) == 0
@@ -358,8 +358,8 @@ class TestCommandLine:
             assert main(training) == 0
         assert main(["evaluate", run]) == 0
         capsys.readouterr()
-        film = next((source / "AVE").iterdir())
-        assert main(["predict", run, str(film), "--json", "true"]) == 0
+        video = next((source / "AVE").iterdir())
+        assert main(["predict", run, str(video), "--json", "true"]) == 0
         assert set(json.loads(capsys.readouterr().out)["fused"]) == {"Bell", "Horn"}
 
     def test_lists_and_rejections(self, crema_d, tmp_path, capsys):
@@ -370,7 +370,7 @@ class TestCommandLine:
                    "--progress", "false"]  # fmt: skip
         assert main(command) == 0
         printed = " ".join(capsys.readouterr().out.split())
-        assert "6 classes, 59 clips, 1 rejected, listed with reasons in" in printed
+        assert "6 classes, 59 samples, 1 rejected, listed with reasons in" in printed
         assert "train" in printed
         assert "no published split" not in printed
         assert main([*command, "--max-rejected", "0"]) == 0  # prepared before, with the same parameters

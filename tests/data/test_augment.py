@@ -15,7 +15,7 @@ from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_fr
 Image = pytest.importorskip("PIL.Image")
 
 RAW = {"mean": (0, 0, 0), "std": (1 / 255,) * 3}  # grey levels as they are
-# (height, width), scale, ratio: squares, common films, slim pictures for which most or all attempts fail, tiny ones.
+# (height, width), scale, ratio: squares, common videos, slim images for which most or all attempts fail, tiny ones.
 SETTINGS = [
     ((256, 256), (0.08, 1.0), (3 / 4, 4 / 3)),
     ((360, 480), (0.08, 1.0), (3 / 4, 4 / 3)),
@@ -52,11 +52,11 @@ def noise(*shape, seed=0):
 
 
 def by_pil(frame, size, top, left, height, width, flipped):
-    picture = Image.fromarray(frame.numpy()).crop((left, top, left + width, top + height))
-    picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    image = Image.fromarray(frame.numpy()).crop((left, top, left + width, top + height))
+    image = image.resize((size, size), Image.Resampling.BILINEAR)
     if flipped:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)
 
 
 class TestNumbers:
@@ -175,7 +175,7 @@ class TestPixels:
     @pytest.mark.parametrize("size", [1, 24, 56, 130])
     @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (100, 100), (7, 5)])
     def test_training_is_pils_crop_resize_and_flip(self, shape, size):
-        """Within one grey level, the rounding of PIL's two passes and of its weights, on noise, the hardest picture."""
+        """Within one grey level, the rounding of PIL's two passes and of its weights, on noise, the hardest image."""
         frames, seeds = noise(8, 2, *shape), torch.arange(8) + 100
         found = augment_frames(frames, size, seeds, train=True, **RAW)
         crops = sample_crops(seeds, *shape)
@@ -196,7 +196,7 @@ class TestPixels:
                 assert float((found[sample, frame] - expected).abs().max()) <= 1.01
 
     def test_errors_do_not_lean_to_one_side(self):
-        """A wrong filter or a shift by half a pixel would hide below one level in smooth pictures, not in the mean."""
+        """A wrong filter or a shift by half a pixel would hide below one level in smooth images, not in the mean."""
         frames = noise(4, 1, 90, 120)
         found = augment_frames(frames, 40, None, train=False, **RAW)
         expected = torch.stack([by_pil(x[0], 40, 0, 0, 90, 120, flipped=False) for x in frames])
@@ -204,7 +204,7 @@ class TestPixels:
         assert abs(float(difference.mean())) < 0.02
         assert float(difference.std()) < 0.45  # two roundings to whole levels give √(1/12 + 1/12 · Σ w²) < 0.41
 
-    def test_same_size_is_the_same_picture_normalised(self):
+    def test_same_size_is_the_same_image_normalised(self):
         frames = noise(2, 1, 16, 16)
         found = augment_frames(frames, 16, None, train=False)
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

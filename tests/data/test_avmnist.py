@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import bmlr.data
-from bmlr.data.readers._images import read_picture
+from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets import _avmnist
 from bmlr.data.sets._avmnist import AVMNIST
@@ -421,7 +421,7 @@ class TestLoadFiles:
         ("form", "tolerance"),
         [("rgb", 0.005), ("palette", 0.005), ("transparent", 0.005), ("large", 0.3), ("jpg", 0.3)],
     )
-    def test_other_forms_of_the_picture(self, files, tmp_path, form, tolerance):
+    def test_other_forms_of_the_image(self, files, tmp_path, form, tolerance):
         grey = Image.open(files["image"])
         white = Image.new("RGBA", (28, 28), "white")
         white.putalpha(grey)
@@ -434,7 +434,7 @@ class TestLoadFiles:
         }
         path = tmp_path / ("new.jpg" if form == "jpg" else "new.png")
         made[form].save(path)
-        found = read_picture(path, 28, 28)
+        found = read_gray_image(path, 28, 28)
         assert found.shape == (28, 28)
         np.testing.assert_allclose(found, np.asarray(grey) / 255, rtol=0, atol=tolerance)
 
@@ -455,20 +455,20 @@ class TestLoadFiles:
         with pytest.raises(ValueError, match="strange cannot be read"):
             make().load_files({**files, modality: tmp_path / "strange"})
 
-    def test_truncated_picture(self, files):
+    def test_truncated_image(self, files):
         files["image"].write_bytes(files["image"].read_bytes()[:-200])
         with pytest.raises(ValueError, match=r"digit\.png cannot be read"):
-            read_picture(files["image"], 28, 28)
+            read_gray_image(files["image"], 28, 28)
 
-    def test_picture_of_16_bits_is_refused_rather_than_clipped(self, tmp_path):
+    def test_image_of_16_bits_is_refused_rather_than_clipped(self, tmp_path):
         Image.fromarray(np.full((28, 28), 40_000, np.uint16)).save(tmp_path / "deep.png")
         with pytest.raises(ValueError, match=r"deep\.png .* type I;16"):
-            read_picture(tmp_path / "deep.png", 28, 28)
+            read_gray_image(tmp_path / "deep.png", 28, 28)
 
-    def test_picture_of_many_pixels_is_refused(self, tmp_path):
+    def test_image_of_many_pixels_is_refused(self, tmp_path):
         Image.new("1", (10_000, 6_000)).save(tmp_path / "large.png")
         with pytest.raises(ValueError, match=r"large\.png .* pixels"):
-            read_picture(tmp_path / "large.png", 28, 28)
+            read_gray_image(tmp_path / "large.png", 28, 28)
 
 
 class TestImages:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from bmlr._files import with_checksum
 from bmlr.data.store import _cache
 from bmlr.data.store._cache import cached_arrays
 
@@ -109,7 +110,7 @@ def test_changed_values_are_seen_by_their_sum(tmp_path):
     "manifest",
     [
         *("[]", "{}", "null", "[" * 100_000, '{"checksum": ""}', '{"version": 1, "key": {"a": 1}, "arrays": 3}'),
-        json.dumps(_cache.sealed({"version": 1, "key": {"a": 1}, "arrays": 3})),
+        json.dumps(with_checksum({"version": 1, "key": {"a": 1}, "arrays": 3})),
     ],
 )
 def test_strange_manifest_is_made_anew(tmp_path, manifest):
@@ -124,7 +125,7 @@ def test_a_manifest_that_does_not_fit_its_checksum_is_made_anew(tmp_path, change
     cached_arrays("kind", {"a": 1}, build, tmp_path)
     path = entry(tmp_path) / "manifest.json"
     manifest = json.loads(path.read_text())
-    assert manifest == _cache.sealed(manifest)
+    assert manifest == with_checksum(manifest)
     del manifest[change]
     path.write_text(json.dumps(manifest))
     assert _cache.read_entry(path.parent) is None
@@ -148,7 +149,7 @@ def test_pickled_array_in_the_cache_is_never_loaded(tmp_path):
     np.save(folder / "audio.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["arrays"]["audio"]["bytes"] = (folder / "audio.npy").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps(_cache.sealed(manifest)))
+    (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
     np.testing.assert_array_equal(cached_arrays("kind", {"a": 1}, build, tmp_path)["audio"], ARRAYS["audio"])
 
 

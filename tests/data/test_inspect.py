@@ -1,4 +1,4 @@
-"""What an inspection says of data whose content is known, and that its pictures show what is there."""
+"""What an inspection says of data whose content is known, and that its images show what is there."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ SIZES = {"train": 8, "val": 4, "test": 4}
 
 
 class Known(MultimodalData):
-    """Vectors and pictures with everything about them chosen by the test.
+    """Vectors and images with everything about them chosen by the test.
 
     Args:
         protocol: clean or paper.

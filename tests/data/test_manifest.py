@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr.data
-from bmlr._files import sealed
+from bmlr._files import with_checksum
 from bmlr.cli import main
 from bmlr.data.sets._table_files import KINDS, ManifestOptions, parse_table, prepare_manifest, read_table, table_items
 from bmlr.data.store._store import open_store, read_rejected
@@ -368,7 +368,7 @@ def test_another_data_set_is_not_taken_for_a_table(tmp_path):
     folder = prepare_manifest(write_vectors(tmp_path, vector_rows(8)), tmp_path / "out", OPTIONS).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["key"]["key"]["layout"] = "ave"
-    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
     with pytest.raises(ValueError, match="should hold data prepared from a table"):
         bmlr.data.create("manifest", root=folder).prepare()
 
@@ -383,7 +383,7 @@ def test_a_modality_no_training_sample_has_is_an_error(tmp_path):
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
-    """A prepared table with a file of every kind, some pictures missing."""
+    """A prepared table with a file of every kind, some images missing."""
     folder = tmp_path_factory.mktemp("everything")
     table = write_table(folder / "table.csv", write_samples(folder), delimiter=";", encoding="utf-8-sig")
     prepare_manifest(table, folder / "out", OPTIONS)
@@ -501,13 +501,13 @@ def test_new_arrays_that_do_not_fit_are_refused(everything, tmp_path):
         data.load_files({**files, "pose": tmp_path / "empty.npy"})
 
 
-def test_the_sound_of_films_can_be_a_modality(tmp_path):
+def test_the_sound_of_videos_can_be_a_modality(tmp_path):
     rows = [[("one", "two")[n % 2], f"{n}.mp4", f"{n}.mp4"] for n in range(4)]
     for n in range(4):
         write_mp4(tmp_path / f"{n}.mp4", 1.0, fps=4, channels=1, frequency=200 * (n + 1))
-    path = write_table(tmp_path / "t.csv", rows, ["label", "sound:audio", "film"])
+    path = write_table(tmp_path / "t.csv", rows, ["label", "sound:audio", "video"])
     store = open_store(prepare_manifest(path, tmp_path / "out", OPTIONS).folder)
-    assert {name: form.kind for name, form in store.modalities.items()} == {"sound": "spectrogram", "film": "frames"}
+    assert {name: form.kind for name, form in store.modalities.items()} == {"sound": "spectrogram", "video": "frames"}
 
 
 # From table to prediction
@@ -574,7 +574,7 @@ def test_the_option_for_outside_files_is_for_tables_only(tmp_path, capsys, monke
     assert main(command) == 2
     assert "row 2: column 'a': '../a0.npy' leads out of the folder" in capsys.readouterr().err
     assert main([*command, "--outside"]) == 0
-    assert "4 clips" in capsys.readouterr().out
+    assert "4 samples" in capsys.readouterr().out
     assert main(["prepare", "ave", "data", "out", "--outside"]) == 2
     assert "for manifest only" in capsys.readouterr().err
 

@@ -5,13 +5,13 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_fixtures import tone, truncate, write_clip, write_film, write_flv, write_mp4, write_wav
+from media_fixtures import tone, truncate, write_clip, write_flv, write_mp4, write_video, write_wav
 from PIL import Image
 
 from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.readers._audio import AudioReader, read_sound
+from bmlr.data.readers._audio import AudioReader, read_audio
 from bmlr.data.readers._container import check_installed
-from bmlr.data.readers._images import ImageReader, read_colours
+from bmlr.data.readers._images import ImageReader, read_rgb_image
 from bmlr.data.readers._registry import reader_of
 from bmlr.data.readers._video import VideoReader, _Sampler, read_frames
 from bmlr.data.sets._layouts import audio_reader
@@ -73,7 +73,7 @@ class TestReadSound:
     @pytest.mark.parametrize("channels", [1, 2])
     def test_of_an_mp4_is_what_was_written(self, tmp_path, rate, channels):
         path = write_mp4(tmp_path / "x.mp4", 1.0, rate=rate, channels=channels)
-        wave = read_sound(path, 22050)
+        wave = read_audio(path, 22050)
         assert wave.dtype == np.float32
         assert abs(len(wave) / 22050 - 1.0) < 0.1
         spectrum = np.abs(np.fft.rfft(wave[4000:18000] * np.hanning(14000)))
@@ -84,14 +84,14 @@ class TestReadSound:
             low, high = (spectrum[round(f * 14000 / 22050)] for f in (440, 880))
             assert low == pytest.approx(high, rel=0.2)
 
-    def test_of_a_flash_film(self, tmp_path):
-        wave = read_sound(write_flv(tmp_path / "x.flv", 1.0), 22050)
+    def test_of_a_flash_video(self, tmp_path):
+        wave = read_audio(write_flv(tmp_path / "x.flv", 1.0), 22050)
         assert np.abs(wave).max() == pytest.approx(0.3, abs=0.05)
 
-    def test_a_film_without_sound(self, tmp_path):
+    def test_a_video_without_sound(self, tmp_path):
         path = write_mp4(tmp_path / "x.mp4", 1.0, channels=0)
         with pytest.raises(ValueError, match=r"x\.mp4 cannot be read: it has no audio stream"):
-            read_sound(path, 22050)
+            read_audio(path, 22050)
 
     def test_silence_and_shortness_are_refused(self, tmp_path):
         reader = audio_reader(3.0)
@@ -104,18 +104,18 @@ class TestReadSound:
     def test_missing(self, tmp_path):
         for name in ("x.wav", "x.mp4"):
             with pytest.raises(FileNotFoundError, match=name):
-                read_sound(tmp_path / name, 22050)
+                read_audio(tmp_path / name, 22050)
 
 
 def grey_levels(frames):
-    """Position in its film (0 to 1) that each frame's grey tells, as fixtures paint them."""
+    """Position in its video (0 to 1) that each frame's grey tells, as fixtures paint them."""
     return (frames.mean(axis=(1, 2, 3)) - 20) / 200
 
 
 class TestReadFrames:
     @pytest.mark.parametrize("fps", [7.0, 12.5, 25.0, 29.97, 60.0])
     def test_are_chosen_by_time(self, tmp_path, fps):
-        """At 1 per second, the frame seen at k + ½ seconds, whatever the film's own rate."""
+        """At 1 per second, the frame seen at k + ½ seconds, whatever the video's own rate."""
         path = write_clip(tmp_path / "x.mp4", 4.0, fps=fps)
         frames, seconds = read_frames(path, 1.0, 16)
         count = round(4.0 * fps)
@@ -124,9 +124,9 @@ class TestReadFrames:
         assert frames.shape == (4, 16, 16, 3)
         np.testing.assert_allclose(grey_levels(frames), expected, atol=(GREY_STEP / 200) + 1.01 / count)
 
-    def test_of_a_film_of_variable_rate(self, tmp_path):
+    def test_of_a_video_of_variable_rate(self, tmp_path):
         times = [0.0, 0.1, 0.2, 1.7, 2.4, 2.45, 2.55, 3.9, 3.95]
-        path = write_film(tmp_path / "x.mp4", times, 4.0)
+        path = write_video(tmp_path / "x.mp4", times, 4.0)
         frames, _ = read_frames(path, 1.0, 16)
         seen = [max(i for i, t in enumerate(times) if t <= k + 0.5) / 8 for k in range(4)]
         np.testing.assert_allclose(grey_levels(frames), seen, atol=GREY_STEP / 200)
@@ -136,7 +136,7 @@ class TestReadFrames:
         frames, _ = read_frames(write_clip(tmp_path / "x.mp4", seconds, fps=50), fps, 8)
         assert len(frames) == count
         if seconds < 0.5:
-            assert grey_levels(frames)[0] == pytest.approx(0.5, abs=0.1)  # the middle of the film
+            assert grey_levels(frames)[0] == pytest.approx(0.5, abs=0.1)  # the middle of the video
 
     def test_flash(self, tmp_path):
         frames, seconds = read_frames(write_flv(tmp_path / "x.flv", 2.6), 1.0, 8)
@@ -144,16 +144,16 @@ class TestReadFrames:
         assert seconds == pytest.approx(2.6, abs=0.05)
 
     def test_rotation_is_undone(self, tmp_path):
-        picture = np.zeros((48, 64, 3), np.uint8)
-        picture[:24] = 200  # the upper half is bright
-        upright = write_film(tmp_path / "a.mp4", [0.0, 0.5], 1.0, pictures=[picture] * 2)
-        turned = write_film(tmp_path / "b.mp4", [0.0, 0.5], 1.0, pictures=[picture] * 2, rotation=90)
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[:24] = 200  # the upper half is bright
+        upright = write_video(tmp_path / "a.mp4", [0.0, 0.5], 1.0, images=[image] * 2)
+        turned = write_video(tmp_path / "b.mp4", [0.0, 0.5], 1.0, images=[image] * 2, rotation=90)
         first, second = (read_frames(path, 1.0, 16)[0][0].astype(int) for path in (upright, turned))
         assert first[:6].mean() - first[-6:].mean() > 100
         assert second[:, :6].mean() - second[:, -6:].mean() > 100  # a quarter turn against the clock
 
-    def test_a_recording_is_no_film(self, tmp_path):
-        path = write_film(tmp_path / "x.mp4", [], 1.0, audio=tone(1, 44100), with_video=False)
+    def test_a_recording_is_no_video(self, tmp_path):
+        path = write_video(tmp_path / "x.mp4", [], 1.0, audio=tone(1, 44100), with_video=False)
         with pytest.raises(ValueError, match="it has no video stream"):
             read_frames(path, 1.0, 8)
 
@@ -181,25 +181,25 @@ class TestDamage:
     @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.6, 0.95, 0.995])
     @pytest.mark.parametrize("kind", ["flv", "mp4", "fast.mp4"])
     def test_truncated(self, tmp_path, share, kind):
-        """Cut anywhere, a film is refused by both readings and named."""
+        """Cut anywhere, a video is refused by both readings and named."""
         path = tmp_path / f"x.{kind}"
         if kind == "flv":
             write_flv(path, 6.0)
         else:
             write_mp4(path, 6.0, options={"movflags": "faststart"} if kind == "fast.mp4" else None)
         truncate(path, share)
-        for read in (lambda: read_frames(path, 1.0, 8), lambda: read_sound(path, 22050)):
+        for read in (lambda: read_frames(path, 1.0, 8), lambda: read_audio(path, 22050)):
             with pytest.raises(ValueError, match=rf"x\.{kind} cannot be read: it"):
                 read()
 
     @pytest.mark.parametrize(
-        "content", [b"", b"not a film " * 99, b"\0" * 4096, b"FLV\1\5\0\0\0\11" + b"\xff" * 999, b"RIFF\4\0\0\0AVI "]
+        "content", [b"", b"not a video " * 99, b"\0" * 4096, b"FLV\1\5\0\0\0\11" + b"\xff" * 999, b"RIFF\4\0\0\0AVI "]
     )
     @pytest.mark.parametrize("suffix", ["mp4", "flv", "avi"])
     def test_garbage(self, tmp_path, content, suffix):
         path = tmp_path / f"x.{suffix}"
         path.write_bytes(content)
-        for read in (lambda: read_frames(path, 1.0, 8), lambda: read_sound(path, 22050)):
+        for read in (lambda: read_frames(path, 1.0, 8), lambda: read_audio(path, 22050)):
             with pytest.raises(ValueError, match=rf"x\.{suffix}"):
                 read()
 
@@ -222,21 +222,21 @@ class TestDamage:
 
 
 class TestOtherReaders:
-    def test_pictures(self, tmp_path):
+    def test_images(self, tmp_path):
         Image.fromarray(np.full((30, 20, 3), (200, 100, 50), np.uint8)).save(tmp_path / "x.png")
-        assert (read_colours(tmp_path / "x.png", 8) == (200, 100, 50)).all()
+        assert (read_rgb_image(tmp_path / "x.png", 8) == (200, 100, 50)).all()
         reading = ImageReader(8)(tmp_path / "x.png")
         assert reading.values.shape == ImageReader(8).modality.shape
         assert reading.seconds is None
         Image.new("LA", (5, 5), (255, 0)).save(tmp_path / "clear.png")
-        assert not read_colours(tmp_path / "clear.png", 8).any()
+        assert not read_rgb_image(tmp_path / "clear.png", 8).any()
         Image.fromarray(np.full((5, 5), 3000, np.uint16)).save(tmp_path / "deep.png")
         (tmp_path / "bad.png").write_bytes((tmp_path / "x.png").read_bytes()[:50])
         for name, reason in (("deep.png", "no plain conversion"), ("bad.png", r"bad\.png cannot be read")):
             with pytest.raises(ValueError, match=reason):
-                read_colours(tmp_path / name, 8)
+                read_rgb_image(tmp_path / name, 8)
         with pytest.raises(FileNotFoundError, match="none"):
-            read_colours(tmp_path / "none.png", 8)
+            read_rgb_image(tmp_path / "none.png", 8)
 
     def test_arrays(self, tmp_path):
         np.save(tmp_path / "v.npy", np.arange(4))
@@ -283,13 +283,13 @@ class TestOtherReaders:
 
 
 def test_fixtures_are_what_they_say(tmp_path):
-    """The films really have the codecs of the data sets."""
-    with av.open(str(write_flv(tmp_path / "x.flv", 1.0))) as film:
-        assert [film.format.name, *(s.codec_context.name for s in film.streams)] in (
+    """The videos really have the codecs of the data sets."""
+    with av.open(str(write_flv(tmp_path / "x.flv", 1.0))) as video:
+        assert [video.format.name, *(s.codec_context.name for s in video.streams)] in (
             ["flv", "flv", "mp3"],
             ["flv", "flv", "mp3float"],
             ["flv", "mp3float", "flv"],
         )
-    with av.open(str(write_mp4(tmp_path / "x.mp4", 1.0, channels=2, rate=48000))) as film:
-        assert {s.codec_context.name for s in film.streams} == {"h264", "aac"}
-        assert (film.streams.audio[0].rate, film.streams.audio[0].channels) == (48000, 2)
+    with av.open(str(write_mp4(tmp_path / "x.mp4", 1.0, channels=2, rate=48000))) as video:
+        assert {s.codec_context.name for s in video.streams} == {"h264", "aac"}
+        assert (video.streams.audio[0].rate, video.streams.audio[0].channels) == (48000, 2)

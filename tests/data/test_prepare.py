@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr._files import sealed
+from bmlr._files import with_checksum
 from bmlr.data import Modality
 from bmlr.data._preparers import prepare
 from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.readers._base import Reading
-from bmlr.data.store._build import prepare_items
-from bmlr.data.store._items import Item, Rejection
+from bmlr.data.readers._base import FileContent
+from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions
+from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import find_store, open_store, read_rejected
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -57,7 +57,7 @@ class CountingReader:
                 time.sleep(1)
         if "stop" in path.name and not (self.marks / "go").exists():
             raise KeyboardInterrupt
-        return Reading(np.load(path, allow_pickle=False), 1.5)
+        return FileContent(np.load(path, allow_pickle=False), 1.5)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def make_items(folder, names, shape=(3,), label="one"):
     for number, name in enumerate(names):
         path = folder / f"{name}.npy"
         np.save(path, np.full(shape, number, np.float32))
-        items.append(Item(name, label, "train", f"group{number % 2}", {"x": path}, {"number": number}))
+        items.append(SourceSample(name, label, "train", f"group{number % 2}", {"x": path}, {"number": number}))
     return items
 
 
@@ -84,14 +84,14 @@ def run(tmp_path, items, marks, **changes):
     arguments = {"key": {}, "workers": 0, "progress": False, **changes}
     reader = arguments.pop("reader", CountingReader(marks))
     readers = arguments.pop("readers", {"x": reader})
-    return prepare_items("toy", items, readers, ["one", "two"], tmp_path / "out", **arguments)
+    return prepare_samples("toy", items, readers, ["one", "two"], tmp_path / "out", **arguments)
 
 
 def contents(folder):
     """All of a store that does not depend on when it was made."""
     store = open_store(folder, verify=True)
     arrays = {m: np.asarray(a) for m, a in store.arrays.items()}
-    return store.clips, store.targets.tolist(), arrays, {m: o.tolist() for m, o in store.offsets.items()}
+    return store.samples, store.targets.tolist(), arrays, {m: o.tolist() for m, o in store.offsets.items()}
 
 
 def assert_same(first, second):
@@ -115,15 +115,15 @@ class TestStore:
         assert isinstance(store.arrays["x"], np.memmap)
         assert not store.arrays["x"].flags.writeable
         assert store.targets.tolist() == [0, 1, 0]
-        assert [(clip.id, clip.group, clip.split) for clip in store.clips] == [
+        assert [(clip.id, clip.group, clip.split) for clip in store.samples] == [
             ("a", "group0", "train"),
             ("b", "b", None),
             ("c", "group0", "train"),
         ]
-        about = store.clips[2].files["x"]
+        about = store.samples[2].files["x"]
         assert (about["name"], about["bytes"], about["seconds"]) == ("c.npy", 140, 1.5)
         assert len(about["sha256"]) == 64
-        assert store.clips[2].extra == {"number": 2}
+        assert store.samples[2].extra == {"number": 2}
         assert store.modalities["x"] == Modality("vector", (3,))
 
     def test_needs_no_sources(self, tmp_path, marks):
@@ -157,7 +157,7 @@ class TestStore:
             np.save(folder / f"{i}.npy", array)
             np.save(folder / f"v{i}.npy", np.array([i]))
             files = {"v": folder / f"v{i}.npy"} | ({} if i in absent else {"x": folder / f"{i}.npy"})
-            items.append(Item(str(i), "one", files=files))
+            items.append(SourceSample(str(i), "one", files=files))
         readers = {"x": CountingReader(folder, (-1, *row)), "v": ArrayReader()}
         store = open_store(run(folder, items, folder, readers=readers).folder)
         for i, array in enumerate(values):
@@ -199,7 +199,7 @@ class TestStore:
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(ValueError, match="is damaged. Remove the folder and prepare it again"):
             open_store(tmp_path)
-        (tmp_path / "manifest.json").write_text(json.dumps(sealed(manifest)))
+        (tmp_path / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
         with pytest.raises(ValueError, match="not prepared data"):
             open_store(tmp_path)
 
@@ -241,7 +241,7 @@ class TestInterruption:
         result = run(tmp_path, items, marks)
         assert result.decoded == 3
         assert reads(marks) == [f"{n}.npy" for n in ("a", "b", "c", "stop", "stop", "d", "e")]
-        whole = prepare_items("toy", items, {"x": CountingReader(marks)}, ["one", "two"], tmp_path / "whole",
+        whole = prepare_samples("toy", items, {"x": CountingReader(marks)}, ["one", "two"], tmp_path / "whole",
                               key={}, workers=0, progress=False)  # fmt: skip
         assert_same(result.folder, whole.folder)
 
@@ -268,7 +268,7 @@ class TestInterruption:
         (marks / "go").touch()
         result = run(tmp_path, items, marks)
         store = open_store(result.folder, verify=True)
-        assert [clip.id for clip in store.clips] == [item.id for item in items]
+        assert [clip.id for clip in store.samples] == [item.id for item in items]
         np.testing.assert_array_equal(store.arrays["x"], np.arange(6)[:, None].repeat(3, 1))
 
     def test_between_the_manifest_and_the_last_step(self, tmp_path, marks, monkeypatch):
@@ -346,7 +346,7 @@ class TestInterruption:
         result = run(tmp_path, items, marks)
         assert result.decoded == 12 - done
         assert len(reads(marks)) - before == 12 - done
-        assert [clip.id for clip in open_store(result.folder, verify=True).clips] == [item.id for item in items]
+        assert [clip.id for clip in open_store(result.folder, verify=True).samples] == [item.id for item in items]
 
     def test_two_at_once_are_refused(self, tmp_path, marks):
         fcntl = pytest.importorskip("fcntl")
@@ -363,9 +363,9 @@ class TestWorkers:
     def test_give_the_same_store_in_the_same_order(self, tmp_path, marks):
         items = make_items(tmp_path, [f"{'slow' if i % 5 == 0 else 'fast'}{i}" for i in range(20)])
         items.insert(3, dataclasses.replace(items[0], id="odd", files={"x": tmp_path / "odd.npy"}))
-        first = prepare_items("toy", items, {"x": CountingReader(marks)}, ["one"], tmp_path / "one",
+        first = prepare_samples("toy", items, {"x": CountingReader(marks)}, ["one"], tmp_path / "one",
                               key={}, workers=0, progress=False)  # fmt: skip
-        second = prepare_items("toy", items, {"x": CountingReader(marks)}, ["one"], tmp_path / "two",
+        second = prepare_samples("toy", items, {"x": CountingReader(marks)}, ["one"], tmp_path / "two",
                                key={}, workers=2, progress=False)  # fmt: skip
         assert_same(first.folder, second.folder)
         assert first.rejected == second.rejected
@@ -377,7 +377,7 @@ class TestWorkers:
         assert [(r.id, r.reason) for r in result.rejected] == [
             ("crash", "the process that read it crashed or was killed (memory?)")
         ]
-        assert [clip.id for clip in open_store(result.folder).clips] == ["a", "b"]
+        assert [clip.id for clip in open_store(result.folder).samples] == ["a", "b"]
 
     def test_that_cannot_start_are_an_error(self, tmp_path, marks):
         make_items(tmp_path, ["a"])
@@ -386,11 +386,11 @@ class TestWorkers:
             "import sys, pathlib\n"
             f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
             "from bmlr.data.readers._arrays import ArrayReader\n"
-            "from bmlr.data.store._build import prepare_items\n"
-            "from bmlr.data.store._items import Item\n"
+            "from bmlr.data.store._build import prepare_samples\n"
+            "from bmlr.data.store._samples import SourceSample\n"
             f"tmp = pathlib.Path({str(tmp_path)!r})\n"
-            "prepare_items('toy', [Item('a', 'one', files={'x': tmp / 'a.npy'})], {'x': ArrayReader()}, ['one'],\n"
-            "              tmp / 'out', key={}, workers=1, progress=False)\n"
+            "samples = [SourceSample('a', 'one', files={'x': tmp / 'a.npy'})]\n"
+            "prepare_samples('toy', samples, {'x': ArrayReader()}, ['one'], tmp / 'out', key={}, workers=1, progress=False)\n"
         )
         result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)  # noqa: S603
         assert result.returncode != 0
@@ -406,11 +406,11 @@ class TestRejected:
         np.save(tmp_path / "empty.npy", np.zeros((0,), np.float32))
         (tmp_path / "bad.npy").write_bytes(b"no array, \nsurely")
         odd = ["shape", "type", "nan", "bad", "gone", "odd"]
-        items = [*good, *(Item(name, "one", files={"x": tmp_path / f"{name}.npy"}) for name in odd)]
+        items = [*good, *(SourceSample(name, "one", files={"x": tmp_path / f"{name}.npy"}) for name in odd)]
         items += [
-            Item("label", "ones", files=good[0].files),
-            Item("problem", "one", files=good[0].files, problem="it is on no list"),
-            Item("nothing", "one"),
+            SourceSample("label", "ones", files=good[0].files),
+            SourceSample("problem", "one", files=good[0].files, problem="it is on no list"),
+            SourceSample("nothing", "one"),
         ]
         result = run(tmp_path, items, marks, max_rejected=0.8)
         with (result.folder / "rejected.csv").open(newline="") as file:
@@ -430,7 +430,7 @@ class TestRejected:
         assert all(reason in rows[name]["reason"] and rows[name]["reason"] for name, reason in reasons.items())
         assert rows["shape"]["file"] == str(tmp_path / "shape.npy")
         assert read_rejected(result.folder) == result.rejected
-        assert [clip.id for clip in open_store(result.folder).clips] == ["g0", "g1", "g2", "g3"]
+        assert [clip.id for clip in open_store(result.folder).samples] == ["g0", "g1", "g2", "g3"]
         assert sum(name == "label.npy" for name in reads(marks)) == 0
 
     def test_empty_arrays(self, tmp_path, marks):
@@ -442,7 +442,7 @@ class TestRejected:
 
     def test_too_many_are_an_error_that_keeps_what_was_read(self, tmp_path, marks):
         items = make_items(tmp_path, ["a", "b", "c", "odd"])
-        with pytest.raises(ValueError, match=r"1 of 4 clips were rejected.*0\.2 .*`max_rejected`.*odd.*lost its way"):
+        with pytest.raises(ValueError, match=r"1 of 4 samples were rejected.*0\.2 .*`max_rejected`.*odd.*lost its way"):
             run(tmp_path, items, marks, max_rejected=0.2)
         partial = next((tmp_path / "out").iterdir())
         assert len(read_rejected(partial)) == 1
@@ -451,7 +451,7 @@ class TestRejected:
         assert len(open_store(result.folder)) == 3
 
     def test_all_rejected_is_an_error_always(self, tmp_path, marks):
-        with pytest.raises(ValueError, match="1 of 1 clips were rejected"):
+        with pytest.raises(ValueError, match="1 of 1 samples were rejected"):
             run(tmp_path, make_items(tmp_path, ["odd"]), marks, max_rejected=1.0)
 
     def test_a_missing_package_is_no_fault_of_the_clip(self, tmp_path, marks, monkeypatch):
@@ -461,7 +461,7 @@ class TestRejected:
         path = tmp_path / "x.mp4"
         path.write_bytes(b"x")
         with pytest.raises(ImportError, match="av"):
-            run(tmp_path, [Item("a", "one", files={"x": path})], marks, readers={"x": VideoReader()})
+            run(tmp_path, [SourceSample("a", "one", files={"x": path})], marks, readers={"x": VideoReader()})
 
 
 class TestArguments:
@@ -485,7 +485,7 @@ class TestArguments:
             items = items * 2
         arguments = {"readers": {"x": ArrayReader()}, "classes": ["one"], "key": {}, "workers": 0, **change}
         with pytest.raises(ValueError, match=message):
-            prepare_items("toy", items, dest=tmp_path / "out", **arguments)
+            prepare_samples("toy", items, dest=tmp_path / "out", **arguments)
 
     def test_an_unwritable_place(self, tmp_path):
         (tmp_path / "out").write_text("a file")
@@ -518,7 +518,7 @@ class TestArguments:
     def test_progress_is_shown_with_an_estimate(self, tmp_path, marks, capsys):
         run(tmp_path, make_items(tmp_path, ["a", "b", "odd"]), marks, progress=True, max_rejected=0.5)
         printed = " ".join(capsys.readouterr().err.split())
-        assert "3/3 clips, 1 rejected" in printed
+        assert "3/3 samples, 1 rejected" in printed
 
 
 def truncate_by(path, number):

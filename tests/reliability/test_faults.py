@@ -19,9 +19,9 @@ from bmlr._files import atomic_write_text
 from bmlr.cli import main
 from bmlr.config import read_config
 from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.store._build import prepare_items
+from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._cache import cached_arrays
-from bmlr.data.store._items import Item
+from bmlr.data.store._samples import SourceSample
 from bmlr.methods import BMLR
 from bmlr.runs import RunError
 from bmlr.runs.storage import read_checkpoint, read_weights, write_checkpoint, write_weights
@@ -304,11 +304,11 @@ def vectors(folder):
     """Thirty files of 40 kB, which do not fit on a small disk together."""
     for number in range(30):
         np.save(folder / f"{number}.npy", np.random.default_rng(number).normal(size=10_000).astype(np.float32))
-        yield Item(str(number), "one", files={"x": folder / f"{number}.npy"})
+        yield SourceSample(str(number), "one", files={"x": folder / f"{number}.npy"})
 
 
 def prepared(items, dest):
-    return prepare_items("toy", items, {"x": ArrayReader()}, ["one"], dest, key={}, workers=0, progress=False)
+    return prepare_samples("toy", items, {"x": ArrayReader()}, ["one"], dest, key={}, workers=0, progress=False)
 
 
 def room_for_more(disk):

@@ -23,11 +23,12 @@ import yaml
 from damage import cut, flip, scramble
 from interruptions import CPU
 
+from bmlr._files import with_checksum
 from bmlr.cli import main
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, read_config
-from bmlr.data.readers._audio import read_sound
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
-from bmlr.data.readers._images import read_colours, read_picture
+from bmlr.data.readers._images import read_gray_image, read_rgb_image
 from bmlr.data.readers._pickles import read_arrays_pickle
 from bmlr.data.readers._video import read_frames
 from bmlr.data.readers._wave import read_wave
@@ -134,7 +135,7 @@ def test_wav_files(tmp_path, cases):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
-def pictures():
+def images():
     values = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"):
         for mode in ("RGB", "L"):
@@ -144,20 +145,20 @@ def pictures():
 
 
 @pytest.mark.parametrize("cases", CASES)
-@pytest.mark.parametrize("read", [lambda path: read_colours(path, 8), lambda path: read_picture(path, 8, 8)])
-def test_pictures(tmp_path, cases, read):
+@pytest.mark.parametrize("read", [lambda path: read_rgb_image(path, 8), lambda path: read_gray_image(path, 8, 8)])
+def test_images(tmp_path, cases, read):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fuzz(read, tmp_path / "x.png", list(pictures()), cases)
+    fuzz(read, tmp_path / "x.png", list(images()), cases)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # 50 million pixels and copies
 
 
 @pytest.mark.parametrize("cases", [100, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_films(tmp_path, cases):
+def test_videos(tmp_path, cases):
     from media_fixtures import write_flv, write_mp4
 
     seeds = [write_mp4(tmp_path / "a.mp4", 0.4, fps=10).read_bytes(), write_flv(tmp_path / "a.flv", 0.4).read_bytes()]
     fuzz(lambda path: read_frames(path, 5, 8), tmp_path / "x.mp4", seeds, cases)
-    fuzz(lambda path: read_sound(path, 44100), tmp_path / "x.mp4", seeds, cases)
+    fuzz(lambda path: read_audio(path, 44100), tmp_path / "x.mp4", seeds, cases)
 
 
 @pytest.mark.parametrize("cases", CASES)
@@ -225,7 +226,7 @@ def test_a_manifest_leads_nowhere_else(tmp_path, name):
     np.save(tmp_path / "cache" / "x.npy", np.arange(9))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["arrays"] = {name: manifest["arrays"]["x"]}
-    (folder / "manifest.json").write_text(json.dumps(_cache.sealed(manifest)))
+    (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
     assert _cache.read_entry(folder) is None
 
 

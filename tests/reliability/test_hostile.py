@@ -18,9 +18,9 @@ import torch
 
 from bmlr.cli import main
 from bmlr.config import read_config
-from bmlr.data.readers._audio import read_sound
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._idx import read_idx_images
-from bmlr.data.readers._images import read_colours, read_picture
+from bmlr.data.readers._images import read_gray_image, read_rgb_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._table_files import read_table
 from bmlr.runs import read_store
@@ -43,10 +43,10 @@ def written(path, content):
     return path
 
 
-# Pictures
+# Images
 
 
-def picture(width, height, *extra):
+def image(width, height, *extra):
     """A PNG that declares a size and holds next to nothing."""
 
     def chunk(kind, content):
@@ -58,18 +58,18 @@ def picture(width, height, *extra):
 
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1), (12_000, 12_000)])
-def test_a_picture_of_huge_dimensions(tmp_path, size):
-    path = written(tmp_path / "x.png", picture(*size))
-    for read in (lambda: read_colours(path, 8), lambda: read_picture(path, 8, 8)):
+def test_an_image_of_huge_dimensions(tmp_path, size):
+    path = written(tmp_path / "x.png", image(*size))
+    for read in (lambda: read_rgb_image(path, 8), lambda: read_gray_image(path, 8, 8)):
         with refused("x.png cannot be read as an image"):
             read()
 
 
-def test_a_picture_with_a_text_that_unpacks_to_gigabytes(tmp_path):
+def test_an_image_with_a_text_that_unpacks_to_gigabytes(tmp_path):
     text = (b"zTXt", b"k\0\0" + zlib.compress(bytes(60_000_000), 1))
-    path = written(tmp_path / "x.png", picture(8, 8, text))
+    path = written(tmp_path / "x.png", image(8, 8, text))
     with refused("x.png cannot be read as an image"):
-        read_colours(path, 8)
+        read_rgb_image(path, 8)
 
 
 # Recordings
@@ -86,7 +86,7 @@ def header(data, name=b"RIFF", size=0xFFFFFFFF):
 @pytest.mark.parametrize("content", [header(0xFFFFFFF0), header(0xFFFFFFFF), header(0xFFFFFFFF, b"RF64")])
 def test_a_recording_whose_header_claims_gigabytes(tmp_path, content):
     path = written(tmp_path / "x.wav", content + bytes(100))
-    for read in (lambda: read_wave(path, 8000), lambda: read_sound(path, 8000)):
+    for read in (lambda: read_wave(path, 8000), lambda: read_audio(path, 8000)):
         with refused("x.wav is truncated: its header says"):
             read()
 

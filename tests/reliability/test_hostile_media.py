@@ -1,4 +1,4 @@
-"""Recordings, films, arrays and lists that would take hours or all memory are refused in a sentence."""
+"""Recordings, videos, arrays and lists that would take hours or all memory are refused in a sentence."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from test_hostile import BOMB, refused, written
 
 from bmlr.cli import main
 from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.readers._audio import read_sound
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._video import _Sampler, read_frames
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._layouts import _read_list
@@ -65,20 +65,20 @@ def test_a_recording_of_many_channels_is_read_block_by_block(tmp_path):
 
 def test_a_long_sound_track(tmp_path, monkeypatch):
     """Of the very length that is too much for a limit made small for the test."""
-    from media_fixtures import tone, write_film
+    from media_fixtures import tone, write_video
 
-    path = write_film(tmp_path / "x.mp4", [], 2.0, audio=tone(2, 44100), with_video=False)
-    assert len(read_sound(path, 44100))
-    monkeypatch.setattr("bmlr.data.readers._wave.MOST_SECONDS", 1)
+    path = write_video(tmp_path / "x.mp4", [], 2.0, audio=tone(2, 44100), with_video=False)
+    assert len(read_audio(path, 44100))
+    monkeypatch.setattr("bmlr.data.readers._wave.MAX_SECONDS", 1)
     with refused(r"x\.mp4 cannot be read: it is too long"):
-        read_sound(path, 44100)
+        read_audio(path, 44100)
 
 
-# Films
+# Videos
 
 
-def film(path, times, width=64, height=48):
-    """A film of a few frames at any times, in seconds."""
+def video(path, times, width=64, height=48):
+    """A video of a few frames at any times, in seconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -94,26 +94,26 @@ def film(path, times, width=64, height=48):
 
 
 @pytest.mark.parametrize("gap", [20_000, 1_000_000])
-def test_a_film_of_two_frames_that_lasts_for_days(tmp_path, gap):
-    path = film(tmp_path / "x.mkv", [0, 1, gap])
+def test_a_video_of_two_frames_that_lasts_for_days(tmp_path, gap):
+    path = video(tmp_path / "x.mkv", [0, 1, gap])
     with refused(r"x\.mkv cannot be read: it is too long: at most 14400 s"):
         read_frames(path, 1.0, 224)
 
 
-def test_a_film_that_gives_more_frames_than_memory_holds(tmp_path):
-    path = film(tmp_path / "x.mkv", [0, 1, 10_000])
+def test_a_video_that_gives_more_frames_than_memory_holds(tmp_path):
+    path = video(tmp_path / "x.mkv", [0, 1, 10_000])
     with refused(r"x\.mkv cannot be read: it is too long: at most 7133 frames"):
         read_frames(path, 1.0, 224)
 
 
-def test_a_film_of_huge_frames(tmp_path):
-    path = film(tmp_path / "x.avi", [0], 8176, 6128)
+def test_a_video_of_huge_frames(tmp_path):
+    path = video(tmp_path / "x.avi", [0], 8176, 6128)
     with refused("it has frames of 8176 × 6128 pixels, at most 50000000 are read"):
         read_frames(path, 1.0, 8)
 
 
-def test_a_film_is_never_held_whole():
-    """Small pictures are kept of its frames, and before the first that is wanted only those from the middle on."""
+def test_a_video_is_never_held_whole():
+    """Small images are kept of its frames, and before the first that is wanted only those from the middle on."""
     sampler = _Sampler(0.01, lambda frame: -frame, 10)
     for frame in range(1000):
         sampler.see(frame, frame / 25, 1 / 25)

@@ -1,4 +1,4 @@
-"""A preparation of films and recordings that is killed at random moments goes on, and ends as one that was not."""
+"""A preparation of videos and recordings that is killed at random moments goes on, and ends as one that was not."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """CREMA-D's folders with 60 clips, one of them no film."""
+    """CREMA-D's folders with 60 clips, one of them no video."""
     from media_fixtures import write_crema_d
 
     folder = write_crema_d(tmp_path_factory.mktemp("source"), seconds=0.6)

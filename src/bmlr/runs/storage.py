@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bmlr._files import atomic_write, atomic_write_text, is_sealed, sealed
+from bmlr._files import atomic_write, atomic_write_text, has_valid_checksum, with_checksum
 
 _END = b"PK\x05\x06"  # begins the last record of a zip archive, whose last two bytes are the length of the comment
 
@@ -116,7 +116,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def write_result(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write a JSON file atomically, with the checksum of its entries among them; returns what was written."""
-    plain = sealed(json.loads(json.dumps(content)))
+    plain = with_checksum(json.loads(json.dumps(content)))
     atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
     return {**content, "checksum": plain["checksum"]}
 
@@ -134,15 +134,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} should hold a JSON object. Found {type(content).__name__}.")
-    if not is_sealed(content):
+    if not has_valid_checksum(content):
         raise DamagedFileError(f"{path} does not fit its checksum.")
     return content
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 sum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seal(path: Path) -> None:

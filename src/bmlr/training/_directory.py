@@ -7,13 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from bmlr._files import atomic_write_text, remove_leftovers
+from bmlr._files import atomic_write_text, file_checksum, remove_leftovers
 from bmlr.config import RunConfig, read_config
 from bmlr.runs import RunError
 from bmlr.runs.layout import CHECKPOINT, CONFIG, METRICS, NONFINITE, RESULT
 from bmlr.runs.storage import (
     DamagedFileError,
-    file_checksum,
     read_result,
 )
 from bmlr.training._outside import first_line

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bmlr._files import atomic_write
+from bmlr._files import atomic_write, file_checksum
 from bmlr.batch import Batch
 from bmlr.config import RunConfig
 from bmlr.data import SplitName
@@ -17,7 +17,6 @@ from bmlr.methods import Prediction
 from bmlr.runs import PredictionTable, RunError, RunInterruptedError
 from bmlr.runs.layout import CHECKPOINT, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
 from bmlr.runs.storage import (
-    file_checksum,
     write_checkpoint,
     write_result,
 )

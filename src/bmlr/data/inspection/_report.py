@@ -29,7 +29,7 @@ _NAMED = 5  # groups that a sentence names
 MOST_CLASSES = 40  # rows of a contact sheet
 
 
-MOST_FRAMES = 4  # of a film in a contact sheet
+MOST_FRAMES = 4  # of a video in a contact sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,9 @@ class InputReport:
         deviation: Standard deviation of all values.
         nan: Number of values that are NaN.
         infinite: Number of values that are infinite.
-        constant: Number of samples whose values are all the same: silence, a black picture.
+        constant: Number of samples whose values are all the same: silence, a black image.
         steps: Number of time steps that are not padding; of sequences only.
-        seconds: Length of the recordings or films in seconds, of all samples, where it is known.
+        seconds: Length of the recordings or videos in seconds, of all samples, where it is known.
     """
 
     missing: float
@@ -342,7 +342,7 @@ def _seconds(split: Split, modality: str) -> list[float]:
     store, rows = store_of(split), getattr(split, "rows", None)
     if store is None or rows is None:
         return []
-    found = [store.clips[row].files.get(modality, {}).get("seconds") for row in rows]
+    found = [store.samples[row].files.get(modality, {}).get("seconds") for row in rows]
     return [seconds for seconds in found if seconds is not None]
 
 

@@ -33,9 +33,9 @@ _CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells 
 def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class: int = 4, seed: int = 0) -> Figure:
     """Some samples of each class in all modalities: a row per class, for each modality the same samples in one order.
 
-    Pictures and frames are shown in their colours, spectrograms with low frequencies below, sequences with time from
+    Images and frames are shown in their colours, spectrograms with low frequencies below, sequences with time from
     left to right and a line per feature, vectors as curves. All samples of a modality have one scale of values. Of
-    more than 40 classes the first 40 are shown, of a film at most four frames.
+    more than 40 classes the first 40 are shown, of a video at most four frames.
 
     Args:
         data: The data set.
@@ -145,9 +145,9 @@ def _aspect(form: Modality) -> float:
 
 
 def _scaled(form: Modality, values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray:
-    """Values as they are drawn: pictures in [0, 1], the rest limited to where nearly all of a modality lie."""
-    pictures = form.kind in {"image", "frames"}
-    if pictures and values.shape[-3] == 3:
+    """Values as they are drawn: images in [0, 1], the rest limited to where nearly all of a modality lie."""
+    images = form.kind in {"image", "frames"}
+    if images and values.shape[-3] == 3:
         colours = _colours(values, there, normalised=normalised)
         if colours is not None:
             return colours

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.data._base import Kind, Modality
-from bmlr.data.readers._base import Reading, reader_parameters
+from bmlr.data.readers._base import FileContent, reader_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ArrayReader:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> Reading:
+    def __call__(self, path: Path) -> FileContent:
         """Read an array."""
         path = Path(path)
         if not path.is_file():
@@ -63,4 +63,4 @@ class ArrayReader:
             raise ValueError(
                 f"{path} should hold a {self.kind} of {dimensions} dimensions. Found shape {values.shape}."
             )
-        return Reading(np.ascontiguousarray(values, dtype=np.float32))
+        return FileContent(np.ascontiguousarray(values, dtype=np.float32))

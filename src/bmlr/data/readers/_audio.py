@@ -10,23 +10,23 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_non_negative
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import Reading
+from bmlr.data.readers._base import FileContent
 from bmlr.data.readers._wave import check_length, read_wave
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 from bmlr.data.readers._base import check_min_length, reader_parameters
-from bmlr.data.readers._container import Watch, check_codec, open_container
+from bmlr.data.readers._container import TruncationCheck, check_codec, open_container
 
-RECORDINGS = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".w64", ".caf")  # what libsndfile reads
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".w64", ".caf")  # what libsndfile reads
 
 
 SILENCE = 1e-4  # −80 dB of full scale: three steps of 16 bits
 
 
-def read_sound(path: Path, sample_rate: int) -> np.ndarray:
-    """The sound of a recording or film as one channel.
+def read_audio(path: Path, sample_rate: int) -> np.ndarray:
+    """The sound of a recording or video as one channel.
 
     Args:
         path: A wav, flac or ogg file, read by libsndfile, or any file FFmpeg finds an audio stream in; of several the
@@ -42,12 +42,12 @@ def read_sound(path: Path, sample_rate: int) -> np.ndarray:
             has no audio stream, no samples, or samples that are NaN or infinite; the message names it.
     """
     path = Path(path)
-    if path.suffix.lower() in RECORDINGS:
+    if path.suffix.lower() in AUDIO_SUFFIXES:
         return read_wave(path, sample_rate)
     with open_container(path) as container:
         if not container.streams.audio:
             raise ValueError("it has no audio stream")
-        waveform, rate = _decode_sound(container, sample_rate)
+        waveform, rate = _decode_audio(container, sample_rate)
     if not len(waveform):
         raise ValueError(f"{path} holds no samples.")
     if not np.isfinite(waveform).all():
@@ -100,26 +100,26 @@ class AudioReader:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> Reading:
-        """Read a recording or film."""
-        waveform = read_sound(path, self.spectrogram.sample_rate)
+    def __call__(self, path: Path) -> FileContent:
+        """Read a recording or video."""
+        waveform = read_audio(path, self.spectrogram.sample_rate)
         seconds = len(waveform) / self.spectrogram.sample_rate
         check_min_length(path, seconds, self.min_seconds)
         loudest = float(np.abs(waveform).max())
         if loudest <= self.silence:
             raise ValueError(f"{path} is silent: no sample is beyond ± {self.silence:g} of full scale.")
         values = self.spectrogram(np.clip(waveform, -1, 1)).astype(self.dtype)
-        return Reading(values, seconds)
+        return FileContent(values, seconds)
 
 
-def _decode_sound(container: InputContainer, sample_rate: int) -> tuple[np.ndarray, int]:
+def _decode_audio(container: InputContainer, sample_rate: int) -> tuple[np.ndarray, int]:
     """Samples of the first audio stream, mean over the channels, and their rate."""
     import av
 
     stream = container.streams.audio[0]
     check_codec(stream)
     to_float = av.AudioResampler(format="fltp")  # the format only: layout and rate stay
-    watch = Watch(container, stream)
+    watch = TruncationCheck(container, stream)
     blocks: list[np.ndarray] = []
     samples = 0
     for packet in watch.packets():

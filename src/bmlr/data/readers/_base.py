@@ -13,19 +13,19 @@ from bmlr.data._base import Modality
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class FileContent:
     """What a reader found in a file.
 
     Attributes:
         values: The array to store.
-        seconds: Length of the recording or film before it was cut or repeated; None for files without a duration.
+        seconds: Length of the recording or video before it was cut or repeated; None for files without a duration.
     """
 
     values: np.ndarray
     seconds: float | None = None
 
 
-class Reader(Protocol):
+class FileReader(Protocol):
     """Turns a file of one modality into an array. Readers are sent to other processes, so they can be pickled."""
 
     @property
@@ -39,7 +39,7 @@ class Reader(Protocol):
     def parameters(self) -> Mapping[str, Any]:
         """Everything the array depends on but the file, as JSON holds it: another value, another store."""
 
-    def __call__(self, path: Path) -> Reading:
+    def __call__(self, path: Path) -> FileContent:
         """Read a file.
 
         Raises:
@@ -48,7 +48,7 @@ class Reader(Protocol):
         """
 
 
-MOST_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 
 
 def reader_parameters(reader: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _DECLARING = {"mov", "mp4", "flv", "matroska", "webm", "avi"}  # formats whose d
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"styp", b"uuid", b"meta"}
 
 
-_TOLERANCE = 0.25  # seconds by which a film may end before its header says; a hundredth of a long one
+_TOLERANCE = 0.25  # seconds by which a video may end before its header says; a hundredth of a long one
 
 
 def check_installed() -> None:
@@ -39,7 +39,7 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     import av
 
     if not path.is_file():
-        raise FileNotFoundError(f"There is no film or recording {path}.")
+        raise FileNotFoundError(f"There is no video or recording {path}.")
     if (declared := _declared_size(path)) is not None and declared > (size := path.stat().st_size):
         raise ValueError(f"{path} cannot be read: it is truncated: its structure says {declared} bytes, it has {size}.")
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
@@ -84,18 +84,18 @@ def _end_of_boxes(file: BinaryIO) -> int:
 
 
 def _end_of_tags(file: BinaryIO) -> int:
-    """Where the last of a flash film's tags should end; what follows the last known one is left alone."""
+    """Where the last of a flash video's tags should end; what follows the last known one is left alone."""
     file.seek(5)
     end = int.from_bytes(file.read(4), "big")
     while True:
         file.seek(end + 4)  # the size of the tag before
         head = file.read(11)
-        if len(head) < 4 or head[0] not in {8, 9, 18}:  # sound, picture, description
+        if len(head) < 4 or head[0] not in {8, 9, 18}:  # sound, image, description
             return end
         end += 4 + 11 + int.from_bytes(head[1:4], "big")
 
 
-class Watch:
+class TruncationCheck:
     """Follows a file's packets, to tell at the end whether it held all its header says."""
 
     def __init__(self, container: InputContainer, stream: av.AudioStream | av.VideoStream) -> None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-_MOST_ITEMS = 100_000  # MNIST has 60,000; a header that says more is damaged, and bounds what is unpacked
+_MAX_ITEMS = 100_000  # MNIST has 60,000; a header that says more is damaged, and bounds what is unpacked
 
 
 _BLOCK = 1 << 20
@@ -49,9 +49,9 @@ def _read_idx(path: Path, magic: int, item_shape: tuple[int, ...]) -> np.ndarray
                 )
             count, *sizes = struct.unpack_from(f">{1 + len(item_shape)}I", header, 4)
             shape = tuple(sizes)
-            if shape != item_shape or not 1 <= count <= _MOST_ITEMS:
+            if shape != item_shape or not 1 <= count <= _MAX_ITEMS:
                 raise ValueError(
-                    f"{path} should hold 1 to {_MOST_ITEMS} items of shape {item_shape}. "
+                    f"{path} should hold 1 to {_MAX_ITEMS} items of shape {item_shape}. "
                     f"Its header says {count} of shape {shape}."
                 )
             content = _read_at_most(file, count * math.prod(item_shape) + 1)

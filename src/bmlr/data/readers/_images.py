@@ -12,7 +12,7 @@ import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import Reading
+from bmlr.data.readers._base import FileContent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import Image
-from bmlr.data.readers._base import MOST_PIXELS, reader_parameters
+from bmlr.data.readers._base import MAX_PIXELS, reader_parameters
 
 _PICTURES = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # pillow's others include PostScript, which is code
 
 
-def read_colours(path: Path, size: int) -> np.ndarray:
-    """A picture in colour, resized to a square, shape (size, size, 3), uint8; transparent pixels count as black.
+def read_rgb_image(path: Path, size: int) -> np.ndarray:
+    """An image in colour, resized to a square, shape (size, size, 3), uint8; transparent pixels count as black.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as a picture of at most 50 million pixels; the message names it.
+        ValueError: If it cannot be read as an image of at most 50 million pixels; the message names it.
     """
     from PIL import Image, ImageOps
 
@@ -41,8 +41,8 @@ def read_colours(path: Path, size: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # pillow reads some damaged files with no more than a warning
             with Image.open(path, formats=_PICTURES) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(f"it has {image.width} × {image.height} pixels, at most {MOST_PIXELS} are read")
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"it has {image.width} × {image.height} pixels, at most {MAX_PIXELS} are read")
                 if image.mode.startswith(("I", "F")):
                     raise ValueError(f"its pixels are of type {image.mode}, which has no plain conversion to 8 bits")
                 turned = ImageOps.exif_transpose(image).convert("RGBA")
@@ -55,7 +55,7 @@ def read_colours(path: Path, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
-    """Reads a picture in colour, see :func:`read_colours`.
+    """Reads an image in colour, see :func:`read_rgb_image`.
 
     Args:
         size: Height and width in pixels.
@@ -78,13 +78,13 @@ class ImageReader:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> Reading:
-        """Read a picture."""
-        return Reading(read_colours(path, self.size))
+    def __call__(self, path: Path) -> FileContent:
+        """Read an image."""
+        return FileContent(read_rgb_image(path, self.size))
 
 
-def resize_to_square(picture: Image.Image, size: int) -> np.ndarray:
-    return np.asarray(picture.resize((size, size), _bilinear()), dtype=np.uint8)
+def resize_to_square(image: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(image.resize((size, size), _bilinear()), dtype=np.uint8)
 
 
 @functools.cache
@@ -100,15 +100,15 @@ _MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}  # 8 bits per channel at most: wha
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # pillow's others include PostScript, which is code
 
 
-_MOST_PIXELS = 50_000_000
+_MAX_PIXELS = 50_000_000
 
 
-def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """A picture in grey, resized to (height, width), float32 in [0, 1]; transparent pixels count as black.
+def read_gray_image(path: Path, height: int, width: int) -> np.ndarray:
+    """An image in grey, resized to (height, width), float32 in [0, 1]; transparent pixels count as black.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as a picture of 8 bits per channel; the message names it.
+        ValueError: If it cannot be read as an image of 8 bits per channel; the message names it.
     """
     from PIL import Image
 
@@ -131,9 +131,9 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
 
 
 def _complaint(image: Image.Image) -> str | None:
-    """What is wrong with a picture that has been opened but not decoded yet."""
-    if image.width * image.height > _MOST_PIXELS:
-        return f"it has {image.width} × {image.height} pixels, at most {_MOST_PIXELS} are read"
+    """What is wrong with an image that has been opened but not decoded yet."""
+    if image.width * image.height > _MAX_PIXELS:
+        return f"it has {image.width} × {image.height} pixels, at most {_MAX_PIXELS} are read"
     if image.mode not in _MODES:
         return f"its pixels are of type {image.mode}, which has no plain conversion to 8 bits of grey"
     return None

@@ -19,7 +19,7 @@ _NEWEST_PROTOCOL = 5
 _DEEPEST = 64  # of nested containers
 
 
-_MOST_DIMENSIONS = 64
+_MAX_DIMENSIONS = 64
 
 
 _MAPPED = 1 << 16  # bytes; longer ones are not copied out of the file
@@ -96,7 +96,7 @@ def read_arrays_pickle(path: Path) -> dict[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DeprecationWarning)  # escapes in text that Python knows not
-            result = _Reader(content).read()
+            result = _PickleMachine(content).read()
     except _Refusal as refusal:
         raise ValueError(
             f"{path} holds {refusal}, which is neither an array nor a plain value. It was refused; nothing was run."
@@ -164,7 +164,7 @@ class _Source:
         return bytes(self.read((end or len(self.content)) - self.position))
 
 
-class _Reader:
+class _PickleMachine:
     """A pickle machine: a stack, marks and a memo, and no way to call anything but the functions in ``_MAKERS``."""
 
     def __init__(self, content: mmap.mmap) -> None:
@@ -390,7 +390,7 @@ class _Reader:
 
 def _is_shape(shape: Any) -> bool:
     """Whether it is one numpy could have; the bounds keep the product of the sizes cheap."""
-    if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
+    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
         return False
     return all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
 
@@ -459,20 +459,20 @@ _PUSHED: Final = frozenset(
 )
 
 
-_OPERATIONS: Final[dict[str, Callable[[_Reader, Any], Any]]] = {
-    "PROTO": _Reader.protocol,
-    "FRAME": _Reader.frame,
-    "MARK": _Reader.mark,
-    "POP": _Reader.pop,
+_OPERATIONS: Final[dict[str, Callable[[_PickleMachine, Any], Any]]] = {
+    "PROTO": _PickleMachine.protocol,
+    "FRAME": _PickleMachine.frame,
+    "MARK": _PickleMachine.mark,
+    "POP": _PickleMachine.pop,
     "POP_MARK": lambda reader, _: reader.to_mark(),
     "DUP": lambda reader, _: reader.push(reader.stack[-1]),
-    "PUT": _Reader.put,
-    "BINPUT": _Reader.put,
-    "LONG_BINPUT": _Reader.put,
-    "MEMOIZE": _Reader.put,
-    "GET": _Reader.get,
-    "BINGET": _Reader.get,
-    "LONG_BINGET": _Reader.get,
+    "PUT": _PickleMachine.put,
+    "BINPUT": _PickleMachine.put,
+    "LONG_BINPUT": _PickleMachine.put,
+    "MEMOIZE": _PickleMachine.put,
+    "GET": _PickleMachine.get,
+    "BINGET": _PickleMachine.get,
+    "LONG_BINGET": _PickleMachine.get,
     "NONE": lambda reader, _: reader.push(None),
     "NEWTRUE": lambda reader, _: reader.push(True),
     "NEWFALSE": lambda reader, _: reader.push(False),
@@ -485,29 +485,29 @@ _OPERATIONS: Final[dict[str, Callable[[_Reader, Any], Any]]] = {
     "TUPLE2": lambda reader, _: reader.tuple_of(2),
     "TUPLE3": lambda reader, _: reader.tuple_of(3),
     "LIST": lambda reader, _: reader.push(reader.to_mark()),
-    "DICT": _Reader.dictionary,
+    "DICT": _PickleMachine.dictionary,
     "FROZENSET": lambda reader, _: reader.push(frozenset(map(_key, reader.to_mark()))),
     "APPEND": lambda reader, _: reader.append([reader.stack.pop()]),
     "APPENDS": lambda reader, _: reader.append(reader.to_mark()),
     "SETITEM": lambda reader, _: reader.set_items([reader.stack.pop(), reader.stack.pop()][::-1]),
     "SETITEMS": lambda reader, _: reader.set_items(reader.to_mark()),
-    "ADDITEMS": _Reader.add_items,
-    "GLOBAL": _Reader.global_name,
-    "STACK_GLOBAL": _Reader.global_name,
-    "REDUCE": _Reader.reduce,
-    "BUILD": _Reader.build,
+    "ADDITEMS": _PickleMachine.add_items,
+    "GLOBAL": _PickleMachine.global_name,
+    "STACK_GLOBAL": _PickleMachine.global_name,
+    "REDUCE": _PickleMachine.reduce,
+    "BUILD": _PickleMachine.build,
 }
 
 
 _MAKERS: Final[dict[str, Callable[..., Any]]] = {
-    "_reconstruct": _Reader.reconstruct,
-    "_frombuffer": _Reader.frombuffer,
-    "scalar": _Reader.scalar,
+    "_reconstruct": _PickleMachine.reconstruct,
+    "_frombuffer": _PickleMachine.frombuffer,
+    "scalar": _PickleMachine.scalar,
     "dtype": lambda _, code, _align=False, _copy=True: _Dtype(code),
-    "encode": _Reader.encode,
-    "bytes": _Reader.to_bytes,
-    "bytearray": _Reader.to_bytes,
-    "complex": _Reader.to_complex,
-    "set": _Reader.to_set,
+    "encode": _PickleMachine.encode,
+    "bytes": _PickleMachine.to_bytes,
+    "bytearray": _PickleMachine.to_bytes,
+    "complex": _PickleMachine.to_complex,
+    "set": _PickleMachine.to_set,
     "frozenset": lambda reader, values: frozenset(reader.to_set(values)),
 }

@@ -11,30 +11,30 @@ import numpy as np
 
 from bmlr._checks import check_integer, check_non_negative, check_positive
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import Reading
-from bmlr.data.readers._wave import MOST_SECONDS
+from bmlr.data.readers._base import FileContent
+from bmlr.data.readers._wave import MAX_SECONDS
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
     from PIL import Image
-from bmlr.data.readers._base import MOST_PIXELS, check_min_length, reader_parameters
-from bmlr.data.readers._container import Watch, check_codec, open_container
+from bmlr.data.readers._base import MAX_PIXELS, check_min_length, reader_parameters
+from bmlr.data.readers._container import TruncationCheck, check_codec, open_container
 from bmlr.data.readers._images import resize_to_square
 
-FILMS = (".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v")
+VIDEO_SUFFIXES = (".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v")
 
 
-_MOST_BYTES = 1 << 30  # of the frames that are taken from one film
+_MAX_BYTES = 1 << 30  # of the frames that are taken from one video
 
 
 def read_frames(path: Path, fps: float, size: int) -> tuple[np.ndarray, float]:
-    """Frames of a film, chosen by time.
+    """Frames of a video, chosen by time.
 
-    The film, from the time of its first frame to the end of its last, is cut into intervals of 1 / ``fps`` seconds;
-    of each the frame that is seen at its middle is taken. An interval whose middle the film does not reach is left
-    out, unless it is the only one: then the frame at the middle of the film is taken. Variable and odd frame rates
-    make no difference. Rotated films are set upright, then frames are resized to a square, bilinearly with
+    The video, from the time of its first frame to the end of its last, is cut into intervals of 1 / ``fps`` seconds;
+    of each the frame that is seen at its middle is taken. An interval whose middle the video does not reach is left
+    out, unless it is the only one: then the frame at the middle of the video is taken. Variable and odd frame rates
+    make no difference. Rotated videos are set upright, then frames are resized to a square, bilinearly with
     antialiasing; their aspect is not kept.
 
     Args:
@@ -43,7 +43,7 @@ def read_frames(path: Path, fps: float, size: int) -> tuple[np.ndarray, float]:
         size: Height and width of the result in pixels.
 
     Returns:
-        Frames, shape (T, size, size, 3), uint8, and the film's length in seconds.
+        Frames, shape (T, size, size, 3), uint8, and the video's length in seconds.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -54,20 +54,20 @@ def read_frames(path: Path, fps: float, size: int) -> tuple[np.ndarray, float]:
     with open_container(path) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
-        times, pictures, seconds = _choose_frames(container, fps, size)
+        times, images, seconds = _choose_frames(container, fps, size)
         if not times:
             raise ValueError("it has no frame that can be decoded")
-    return np.stack(pictures), seconds
+    return np.stack(images), seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoReader:
-    """Reads the frames of a film at a steady rate, see :func:`read_frames`.
+    """Reads the frames of a video at a steady rate, see :func:`read_frames`.
 
     Args:
         size: Height and width in pixels.
         fps: Frames per second.
-        min_seconds: Shorter films are refused.
+        min_seconds: Shorter videos are refused.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -86,7 +86,7 @@ class VideoReader:
 
     @property
     def modality(self) -> Modality:
-        """Frames (T, H, W, 3), as many as the film is long."""
+        """Frames (T, H, W, 3), as many as the video is long."""
         return Modality("frames", (-1, self.size, self.size, 3))
 
     @property
@@ -94,22 +94,22 @@ class VideoReader:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> Reading:
-        """Read a film."""
+    def __call__(self, path: Path) -> FileContent:
+        """Read a video."""
         frames, seconds = read_frames(path, self.fps, self.size)
         check_min_length(path, seconds, self.min_seconds)
-        return Reading(frames, seconds)
+        return FileContent(frames, seconds)
 
 
 def _choose_frames(container: InputContainer, fps: float, size: int) -> tuple[list[float], list[np.ndarray], float]:
-    """Times, frames and length of the film in seconds, see :func:`read_frames`."""
+    """Times, frames and length of the video in seconds, see :func:`read_frames`."""
     stream = container.streams.video[0]
     check_codec(stream)
     _check_pixels(stream)
     stream.thread_type = "NONE"
-    watch = Watch(container, stream)
+    watch = TruncationCheck(container, stream)
     step = 1 / float(stream.average_rate or 25)
-    kept = _Sampler(fps, lambda frame: resize_to_square(_upright(frame), size), _MOST_BYTES // (3 * size * size))
+    kept = _Sampler(fps, lambda frame: resize_to_square(_upright(frame), size), _MAX_BYTES // (3 * size * size))
     for packet in watch.packets():
         for frame in stream.decode(packet):
             _check_pixels(frame)
@@ -121,8 +121,8 @@ def _choose_frames(container: InputContainer, fps: float, size: int) -> tuple[li
 
 
 def _check_pixels(frame: av.VideoStream | av.VideoFrame) -> None:
-    if frame.width * frame.height > MOST_PIXELS:
-        raise ValueError(f"it has frames of {frame.width} × {frame.height} pixels, at most {MOST_PIXELS} are read")
+    if frame.width * frame.height > MAX_PIXELS:
+        raise ValueError(f"it has frames of {frame.width} × {frame.height} pixels, at most {MAX_PIXELS} are read")
 
 
 class _Sampler:
@@ -131,7 +131,7 @@ class _Sampler:
     Args:
         fps: Frames per second to take.
         keep: Makes of a frame what is kept of it; the whole frame may be large.
-        most: Number of frames above which a film is refused.
+        most: Number of frames above which a video is refused.
     """
 
     def __init__(self, fps: float, keep: Callable[[Any], Any], most: int) -> None:
@@ -139,7 +139,7 @@ class _Sampler:
         self.start: float | None = None
         self.end = 0.0
         self.last: tuple[float, Any] | None = None
-        self.halves: list[tuple[float, Any]] = []  # of a film shorter than half an interval
+        self.halves: list[tuple[float, Any]] = []  # of a video shorter than half an interval
         self.times: list[float] = []
         self.frames: list[Any] = []
 
@@ -148,8 +148,8 @@ class _Sampler:
         if self.start is None:
             self.start = 0.0 if time is None else time
         place = self.end if time is None else time - self.start
-        if place + length > MOST_SECONDS:
-            raise ValueError(f"it is too long: at most {MOST_SECONDS} s are read")
+        if place + length > MAX_SECONDS:
+            raise ValueError(f"it is too long: at most {MAX_SECONDS} s are read")
         if self.last is not None and place <= self.last[0]:
             return  # a frame that comes too late to be shown
         if self.last is not None:
@@ -164,7 +164,7 @@ class _Sampler:
         self.end = place + length
 
     def finish(self, declared: float | None) -> tuple[list[float], list[Any], float]:
-        """What was taken, and the length of the film, which the last frame cannot make longer than ``declared``."""
+        """What was taken, and the length of the video, which the last frame cannot make longer than ``declared``."""
         if self.last is not None:
             if declared is not None and self.last[0] < declared:
                 self.end = min(self.end, declared)
@@ -180,12 +180,12 @@ class _Sampler:
         kept = None
         while (wanted := (len(self.frames) + 0.5) / self.fps) < until:
             if len(self.frames) >= self.most:
-                raise ValueError(f"it is too long: at most {self.most} frames of this size are taken from a film")
+                raise ValueError(f"it is too long: at most {self.most} frames of this size are taken from a video")
             kept = self.keep(frame) if kept is None else kept
             self.times.append(wanted)
             self.frames.append(kept)
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
-    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image

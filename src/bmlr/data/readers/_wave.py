@@ -7,10 +7,10 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-MOST_SECONDS = 4 * 3600  # of a recording or film; a file of a megabyte can stand for days of silence
+MAX_SECONDS = 4 * 3600  # of a recording or video; a file of a megabyte can stand for days of silence
 
 
-MOST_SAMPLES = 1 << 28  # per channel, before and after resampling: a gigabyte in memory
+MAX_SAMPLES = 1 << 28  # per channel, before and after resampling: a gigabyte in memory
 
 
 _BLOCK = 1 << 16  # samples per channel read at a time
@@ -73,10 +73,10 @@ def check_length(samples: int, rate: float, sample_rate: int) -> None:
         sample_rate: Samples per second after resampling.
     """
     seconds = samples / max(rate, 1e-9)
-    if seconds > MOST_SECONDS or max(samples, seconds * sample_rate) > MOST_SAMPLES:
+    if seconds > MAX_SECONDS or max(samples, seconds * sample_rate) > MAX_SAMPLES:
         raise ValueError(
-            f"it is too long: {samples} samples per channel, {seconds:.0f} s; at most {MOST_SAMPLES} samples and "
-            f"{MOST_SECONDS} s are read"
+            f"it is too long: {samples} samples per channel, {seconds:.0f} s; at most {MAX_SAMPLES} samples and "
+            f"{MAX_SECONDS} s are read"
         )
 
 

@@ -16,7 +16,7 @@ from bmlr.batch import Batch
 from bmlr.data._base import Modality, MultimodalData, Split, SplitName
 from bmlr.data._group_split import split_by_group
 from bmlr.data.readers._registry import reader_of
-from bmlr.data.readers._video import FILMS
+from bmlr.data.readers._video import VIDEO_SUFFIXES
 from bmlr.data.sets._layouts import EMOTIONS, audio_reader
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.transforms._frames import augment_frames
@@ -39,8 +39,8 @@ class AudioVisualSplit(Split):
     def __init__(self, store: Store, rows: np.ndarray, frames: int) -> None:
         self.store, self.rows, self.frames = store, np.asarray(rows, dtype=np.int64), frames
         self.targets = torch.from_numpy(store.targets[self.rows])
-        self.groups = [store.clips[row].group for row in self.rows]
-        self.ids = [store.clips[row].id for row in self.rows]
+        self.groups = [store.samples[row].group for row in self.rows]
+        self.ids = [store.samples[row].id for row in self.rows]
 
     def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
         """The samples at ``indices``: ``audio`` (B, 1, bins, steps) and ``video`` (B, T, 3, H, W), float32.
@@ -155,8 +155,8 @@ class _AudioVisual(MultimodalData):
         """Inputs of one new sample, read as the prepared ones were: the middle frames, no random transform.
 
         Args:
-            files: A film as ``video``, and its sound as ``audio``, a recording or a film. The sound of a film may be
-                left out: it is read from the film.
+            files: A video as ``video``, and its sound as ``audio``, a recording or a video. The sound of a video may be
+                left out: it is read from the video.
             modalities: Modalities to read; None reads all.
 
         Raises:
@@ -165,10 +165,10 @@ class _AudioVisual(MultimodalData):
         """
         given = {name: Path(path) for name, path in files.items()}
         names = modalities or self.modalities
-        if "audio" in names and "video" in given and given["video"].suffix.lower() in FILMS:
+        if "audio" in names and "video" in given and given["video"].suffix.lower() in VIDEO_SUFFIXES:
             given.setdefault("audio", given["video"])
         if set(given) != set(names):
-            wanted = {"audio": "a recording as 'audio'", "video": "a film as 'video'"}
+            wanted = {"audio": "a recording as 'audio'", "video": "a video as 'video'"}
             raise ValueError(
                 f"`files` should name {' and '.join(wanted[name] for name in names)}. Found {list(files)}."
             )
@@ -189,13 +189,13 @@ class _AudioVisual(MultimodalData):
         return 10.0
 
     def _clean(self, store: Store) -> dict[SplitName, np.ndarray]:
-        groups = [clip.group for clip in store.clips]
+        groups = [clip.group for clip in store.samples]
         return split_by_group(
             groups, store.targets, val_share=self.val_share, test_share=self.test_share, seed=self.split_seed
         )
 
     def _published(self, store: Store) -> dict[SplitName, np.ndarray]:
-        splits = np.array([clip.split or "" for clip in store.clips])
+        splits = np.array([clip.split or "" for clip in store.samples])
         rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(splits == name) for name in _SPLITS}
         for name in ("train", "test"):
             if not len(rows[name]):
@@ -213,7 +213,7 @@ class _AudioVisual(MultimodalData):
 
     def _carve(self, store: Store, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A validation split out of the published training split, clip by clip: groups are shared, as in that split."""
-        ids = [store.clips[row].id for row in train]
+        ids = [store.samples[row].id for row in train]
         splits = split_by_group(
             ids, store.targets[train], val_share=self.val_share, test_share=0.0, seed=self.split_seed
         )
@@ -261,12 +261,12 @@ class CREMAD(_AudioVisual):
 
 
 class KineticsSounds(_AudioVisual):
-    """Kinetics-Sounds: films of ten seconds of about 31 actions that are seen and heard (Arandjelović et al., 2017).
+    """Kinetics-Sounds: videos of ten seconds of about 31 actions that are seen and heard (Arandjelović et al., 2017).
 
-    Made from films by ``bmlr prepare kinetics-sounds SOURCE DEST``; then the sources are not needed any more.
+    Made from videos by ``bmlr prepare kinetics-sounds SOURCE DEST``; then the sources are not needed any more.
     Repositories differ in the classes, of which ``prepare`` counts what it finds. Audio is the log spectrogram of the
-    film's first 10 s (257 × 625), video three frames by default: in training a random one of each equal segment of
-    the film, otherwise the segment's middle.
+    video's first 10 s (257 × 625), video three frames by default: in training a random one of each equal segment of
+    the video, otherwise the segment's middle.
 
     * ``protocol="clean"``: by source video; no video is in two splits.
     * ``protocol="paper"``: the published lists, which the preparation was given, or the folders train, val and test.
@@ -293,10 +293,10 @@ class KineticsSounds(_AudioVisual):
 
 
 class AVE(_AudioVisual):
-    """AVE: 4,143 films of ten seconds with an event of one of 28 classes that is seen and heard (Tian et al., 2018).
+    """AVE: 4,143 videos of ten seconds with an event of one of 28 classes that is seen and heard (Tian et al., 2018).
 
     Made from the published folder by ``bmlr prepare ave SOURCE DEST``; then the source is not needed any more. The
-    film's class is to be told; the times of the event are in the store's clips (``extra``). Audio and video are as
+    video's class is to be told; the times of the event are in the store's clips (``extra``). Audio and video are as
     in :class:`KineticsSounds`.
 
     * ``protocol="clean"``: by source video; some videos have several events, all in one split.
@@ -305,7 +305,7 @@ class AVE(_AudioVisual):
     Args:
         root: The prepared folder, or the one it alone was made in.
         protocol: ``clean`` or ``paper``.
-        frames: Frames per film; None for 3.
+        frames: Frames per video; None for 3.
         split_seed: Seed of what is drawn of the split.
         val_share: Share of the validation split, where none is published.
         test_share: Share of the test split under ``clean``.
@@ -323,7 +323,7 @@ class AVE(_AudioVisual):
 
 
 def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Positions of ``wanted`` of ``count`` frames, one in each equal segment of the film, in order.
+    """Positions of ``wanted`` of ``count`` frames, one in each equal segment of the video, in order.
 
     Args:
         count: Frames there are.

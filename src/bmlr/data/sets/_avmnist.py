@@ -14,7 +14,7 @@ from torch import Tensor
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, check_files
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
-from bmlr.data.readers._images import read_picture
+from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._avmnist_files import Recording, checksum, find_images, find_recordings
 from bmlr.data.store._cache import cached_arrays
@@ -199,7 +199,7 @@ class AVMNIST(MultimodalData):
         It is resized and projected on the principal components, with no distortion.
 
         Args:
-            files: The recording as ``audio`` (any format libsndfile reads) and the picture as ``image`` (PNG, JPEG,
+            files: The recording as ``audio`` (any format libsndfile reads) and the image as ``image`` (PNG, JPEG,
                 BMP, GIF, TIFF or WebP).
             modalities: Modalities to read; None reads all.
 
@@ -214,7 +214,7 @@ class AVMNIST(MultimodalData):
         if "audio" in names:
             values["audio"] = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
         if "image" in names:
-            image = read_picture(Path(files["image"]), 28, 28)
+            image = read_gray_image(Path(files["image"]), 28, 28)
             values["image"] = project(image[None], arrays["image_mean"], arrays["image_components"])
         return {
             name: torch.from_numpy(_standardise(x, arrays[f"{name}_statistics"])[None]) for name, x in values.items()

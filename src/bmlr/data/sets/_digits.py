@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
-from bmlr.data.readers._images import read_picture
+from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._spoken import SpokenDigits, checksum, load_spoken_digits
 from bmlr.data.store._cache import cached_arrays
@@ -159,11 +159,11 @@ class Digits(MultimodalData):
         """Inputs of one new sample, shape (1, 1, 24, 25) and (1, 1, 16, 16), without noise and clutter.
 
         Silence before and after the word is trimmed (40 dB below the loudest sample), then the recording is cut or
-        padded to 0.6 s. The picture should show a bright digit on a dark ground that fills its height, as
+        padded to 0.6 s. The image should show a bright digit on a dark ground that fills its height, as
         scikit-learn's do; transparent pixels count as dark.
 
         Args:
-            files: The recording as ``audio`` (any format libsndfile reads, any sampling rate) and the picture as
+            files: The recording as ``audio`` (any format libsndfile reads, any sampling rate) and the image as
                 ``image`` (PNG, JPEG, BMP, GIF, TIFF or WebP, any size, colours are made grey).
             modalities: Modalities to read; None reads all.
 
@@ -179,7 +179,7 @@ class Digits(MultimodalData):
             wave = trim(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
             values["audio"] = _SPECTROGRAM(wave)[None]
         if "image" in names:
-            values["image"] = enlarge(read_picture(Path(files["image"]), 8, 8)[None])[:, None]
+            values["image"] = enlarge(read_gray_image(Path(files["image"]), 8, 8)[None])[:, None]
         return {name: torch.from_numpy(_standardise(x, arrays[f"{name}_statistics"])) for name, x in values.items()}
 
     def _prepared(self) -> dict[str, np.ndarray]:

@@ -12,12 +12,12 @@ from typing import Any
 
 from bmlr.data._base import SplitName
 from bmlr.data.readers._audio import AudioReader
-from bmlr.data.readers._base import Reader
+from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
-from bmlr.data.readers._video import FILMS, VideoReader
-from bmlr.data.store._build import prepare_items
-from bmlr.data.store._items import Item
+from bmlr.data.readers._video import VIDEO_SUFFIXES, VideoReader
+from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
+from bmlr.data.store._samples import SourceSample
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 #: The emotions of CREMA-D, in the order of the published code.
@@ -67,32 +67,38 @@ def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
 
 
 def prepare_crema_d(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-    """Prepare CREMA-D, see :func:`crema_d_items`."""
-    return _prepare("crema-d", crema_d_items(source, options.lists), EMOTIONS, dest, options, seconds=3.0)
+    """Prepare CREMA-D, see :func:`crema_d_samples`."""
+    return _prepare("crema-d", crema_d_samples(source, options.lists), EMOTIONS, dest, options, seconds=3.0)
 
 
 def prepare_kinetics_sounds(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-    """Prepare Kinetics-Sounds, see :func:`kinetics_sounds_items`."""
-    items = kinetics_sounds_items(source, options.lists)
+    """Prepare Kinetics-Sounds, see :func:`kinetics_sounds_samples`."""
+    items = kinetics_sounds_samples(source, options.lists)
     return _prepare("kinetics-sounds", items, _labels(items), dest, options, seconds=10.0)
 
 
 def prepare_ave(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-    """Prepare AVE, see :func:`ave_items`."""
-    items = ave_items(source, options.lists)
+    """Prepare AVE, see :func:`ave_samples`."""
+    items = ave_samples(source, options.lists)
     return _prepare("ave", items, _labels(items), dest, options, seconds=10.0)
 
 
 def _prepare(
-    name: str, items: Sequence[Item], classes: Sequence[str], dest: Path, options: PrepareOptions, *, seconds: float
+    name: str,
+    items: Sequence[SourceSample],
+    classes: Sequence[str],
+    dest: Path,
+    options: PrepareOptions,
+    *,
+    seconds: float,
 ) -> PrepareResult:
     check_installed()
     options.refuse(name, "file")
-    readers: dict[str, Reader] = {
+    readers: dict[str, FileReader] = {
         "audio": audio_reader(options.seconds or seconds, options.dtype),
         "video": VideoReader(options.size, options.fps),
     }
-    return prepare_items(
+    return prepare_samples(
         name,
         items,
         readers,
@@ -105,7 +111,7 @@ def _prepare(
     )
 
 
-def _labels(items: Iterable[Item]) -> list[str]:
+def _labels(items: Iterable[SourceSample]) -> list[str]:
     labels = sorted({item.label for item in items if item.problem is None})
     if not labels:
         first = next((item for item in items), None)
@@ -114,7 +120,7 @@ def _labels(items: Iterable[Item]) -> list[str]:
     return labels
 
 
-def crema_d_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[Item]:
+def crema_d_samples(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[SourceSample]:
     """The clips of CREMA-D.
 
     A clip is ``AudioWAV/<name>.wav`` with ``VideoFlash/<name>.flv``, where the name says actor, sentence, emotion and
@@ -134,11 +140,11 @@ def crema_d_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -
         ValueError: If a list cannot be read.
     """
     wavs = _files_by_stem(_folder(source, "AudioWAV"), {".wav"})
-    films = _files_by_stem(_folder(source, "VideoFlash"), {".flv"})
+    videos = _files_by_stem(_folder(source, "VideoFlash"), {".flv"})
     listed = _read_lists(lists or {}, label_field=1)
     items = []
-    for name in sorted({*wavs, *films, *listed}):
-        files = {m: found[name][0] for m, found in (("audio", wavs), ("video", films)) if name in found}
+    for name in sorted({*wavs, *videos, *listed}):
+        files = {m: found[name][0] for m, found in (("audio", wavs), ("video", videos)) if name in found}
         match = _CREMA_D_NAME.fullmatch(name)
         lines = listed.get(name, [])
         actor, sentence, emotion, level = match.groups() if match else ("", "", "", "")
@@ -149,21 +155,21 @@ def crema_d_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -
             or _list_problem(lines, lists or {}, emotion)
         )
         split = lines[0].split if lines else None
-        items.append(Item(name, emotion, split, actor, files, {"sentence": sentence, "level": level}, problem))
+        items.append(SourceSample(name, emotion, split, actor, files, {"sentence": sentence, "level": level}, problem))
     return items
 
 
-def kinetics_sounds_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[Item]:
+def kinetics_sounds_samples(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[SourceSample]:
     """The clips of Kinetics-Sounds.
 
-    Films are looked for in ``source`` and all folders below, so that all common layouts are read: per-class folders,
+    Videos are looked for in ``source`` and all folders below, so that all common layouts are read: per-class folders,
     such folders in ``train``, ``val`` and ``test``, and one flat folder with lists. The class is what the list says;
-    where that is a number and each folder holds the films of one, or there is no list, it is the film's folder. The
+    where that is a number and each folder holds the videos of one, or there is no list, it is the video's folder. The
     split is that of the list, or of the folder. The group is the source video: the name without the times at its end
     (``<video>_000010_000020.mp4``).
 
     Args:
-        source: Folder of the films.
+        source: Folder of the videos.
         lists: Published lists by split: comma-separated lines that begin with the name and end with the label, or
             with a header (name and label columns; Kinetics' own ``label,youtube_id,time_start,time_end`` too).
 
@@ -172,43 +178,43 @@ def kinetics_sounds_items(source: Path, lists: Mapping[SplitName, Path] | None =
         or without a class.
 
     Raises:
-        FileNotFoundError: If the folder or a list is missing, or there are no films.
+        FileNotFoundError: If the folder or a list is missing, or there are no videos.
         ValueError: If a list cannot be read.
     """
     source = Path(source)
     if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}.")
-    films = _files_by_stem(source, set(FILMS), below=True)
+    videos = _files_by_stem(source, set(VIDEO_SUFFIXES), below=True)
     listed = _read_lists(lists or {}, label_field=-1)
-    places = {name: _place(paths[0], source) for name, paths in films.items()}
+    places = {name: _place(paths[0], source) for name, paths in videos.items()}
     named = _folders_are_classes({name: folder for name, (folder, _) in places.items()}, listed)
     items = []
-    for name in sorted({*films, *listed}):
-        lines, paths = listed.get(name, []), films.get(name, [])
+    for name in sorted({*videos, *listed}):
+        lines, paths = listed.get(name, []), videos.get(name, [])
         folder_class, folder_split = places.get(name, (None, None))
         by_folder = not lines or (lines[0].label.isdecimal() and named and folder_class is not None)
         label = folder_class if by_folder else lines[0].label
         problem = (
-            (f"it is in {lines[0].split}'s list, but there is no such film" if not paths else None)
-            or (f"there are {len(paths)} films of this name: {', '.join(map(str, paths))}" if len(paths) > 1 else None)
+            (f"it is in {lines[0].split}'s list, but there is no such video" if not paths else None)
+            or (f"there are {len(paths)} videos of this name: {', '.join(map(str, paths))}" if len(paths) > 1 else None)
             or _list_problem(lines, lists or {}, None)
             or (None if label else "it is in no folder of a class and on no list")
         )
         match = _KINETICS_NAME.fullmatch(name)
         files = {"audio": paths[0], "video": paths[0]} if paths else {}
         split = lines[0].split if lines else folder_split
-        items.append(Item(name, label or "", split, match[1] if match else name, files, {}, problem))
+        items.append(SourceSample(name, label or "", split, match[1] if match else name, files, {}, problem))
     return items
 
 
-def ave_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[Item]:
+def ave_samples(source: Path, lists: Mapping[SplitName, Path] | None = None) -> list[SourceSample]:
     """The events of AVE.
 
     ``Annotations.txt`` and the lists ``trainSet.txt``, ``valSet.txt`` and ``testSet.txt`` hold lines
-    ``Category&VideoID&Quality&StartTime&EndTime``, with or without that header; films are ``AVE/<VideoID>.mp4``. A
+    ``Category&VideoID&Quality&StartTime&EndTime``, with or without that header; videos are ``AVE/<VideoID>.mp4``. A
     line is a sample. Some videos have several lines: the first sample is named by the video, further ones
-    ``<VideoID>#2`` and so on; all have the video as their group. The times of the event within the film's ten
-    seconds are kept, the whole film is read.
+    ``<VideoID>#2`` and so on; all have the video as their group. The times of the event within the video's ten
+    seconds are kept, the whole video is read.
 
     Args:
         source: Folder that holds ``AVE`` and ``Annotations.txt``.
@@ -216,26 +222,26 @@ def ave_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> li
 
     Returns:
         The samples in the order of the annotations. With a problem are lines that are misformed or repeated, lines
-        without a film, films without a line, and lines in no list where there are lists.
+        without a video, videos without a line, and lines in no list where there are lists.
 
     Raises:
-        FileNotFoundError: If the folder or the annotations are missing, or there are no films.
+        FileNotFoundError: If the folder or the annotations are missing, or there are no videos.
         ValueError: If a file is not text.
     """
     source = Path(source)
-    films = _files_by_stem(_folder(source, "AVE"), {".mp4"})
+    videos = _files_by_stem(_folder(source, "AVE"), {".mp4"})
     if not (source / "Annotations.txt").is_file():
         raise FileNotFoundError(f"There is no Annotations.txt in {source}.")
     chosen: dict[SplitName, Path] = {p: source / name for p, name in _AVE_LISTS.items() if (source / name).is_file()}
     chosen.update(lists or {})
     splits: dict[_Event, list[SplitName]] = collections.defaultdict(list)
-    items: list[Item] = []
+    items: list[SourceSample] = []
     events: dict[_Event, None] = {}  # ordered
     for split, path in ((None, source / "Annotations.txt"), *chosen.items()):
         for line, event in _read_events(path):
             if event is None or (event in events if split is None else split in splits[event]):
                 problem = "its line repeats an earlier one" if event else f"its line is misformed: {line!r}"
-                items.append(Item(f"{path.name}:{line[:80]}#{len(items)}", "", split, problem=problem))
+                items.append(SourceSample(f"{path.name}:{line[:80]}#{len(items)}", "", split, problem=problem))
                 continue
             events.setdefault(event)
             if split is not None:
@@ -243,10 +249,10 @@ def ave_items(source: Path, lists: Mapping[SplitName, Path] | None = None) -> li
     numbers: collections.Counter[str] = collections.Counter()
     for event in events:
         numbers[event.video] += 1
-        items.append(_event_item(event, numbers[event.video], splits[event], films, listed=bool(chosen)))
+        items.append(_event_item(event, numbers[event.video], splits[event], videos, listed=bool(chosen)))
     return items + [
-        Item(name, "", None, name, {"video": films[name][0]}, problem="it is not in Annotations.txt")
-        for name in sorted(set(films) - set(numbers))
+        SourceSample(name, "", None, name, {"video": videos[name][0]}, problem="it is not in Annotations.txt")
+        for name in sorted(set(videos) - set(numbers))
     ]
 
 
@@ -260,9 +266,9 @@ class _Event:
 
 
 def _event_item(
-    event: _Event, number: int, splits: Sequence[SplitName], films: Mapping[str, Sequence[Path]], *, listed: bool
-) -> Item:
-    files = dict.fromkeys(("audio", "video"), films[event.video][0]) if event.video in films else {}
+    event: _Event, number: int, splits: Sequence[SplitName], videos: Mapping[str, Sequence[Path]], *, listed: bool
+) -> SourceSample:
+    files = dict.fromkeys(("audio", "video"), videos[event.video][0]) if event.video in videos else {}
     problem = (
         (None if files else f"there is no {event.video}.mp4 in AVE")
         or (f"it is listed {len(splits)} times: in {', '.join(splits)}" if len(splits) > 1 else None)
@@ -270,7 +276,7 @@ def _event_item(
     )
     extra: dict[str, Any] = {"start": event.start, "end": event.end, "quality": event.quality}
     name = event.video if number == 1 else f"{event.video}#{number}"
-    return Item(name, event.category, splits[0] if splits else None, event.video, files, extra, problem)
+    return SourceSample(name, event.category, splits[0] if splits else None, event.video, files, extra, problem)
 
 
 def _read_events(path: Path) -> Iterable[tuple[str, _Event | None]]:
@@ -318,7 +324,7 @@ def _files_by_stem(folder: Path, suffixes: set[str], *, below: bool = False) -> 
 
 
 def _place(path: Path, source: Path) -> tuple[str | None, SplitName | None]:
-    """Class and split that the folders between ``source`` and a film say."""
+    """Class and split that the folders between ``source`` and a video say."""
     folders = path.relative_to(source).parts[:-1]
     split = next((_SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _SPLIT_FOLDERS), None)
     last = folders[-1] if folders else None
@@ -326,7 +332,7 @@ def _place(path: Path, source: Path) -> tuple[str | None, SplitName | None]:
 
 
 def _folders_are_classes(folders: Mapping[str, str | None], listed: Mapping[str, Sequence[Listed]]) -> bool:
-    """Whether the folders of the films tell their classes apart as the lists do, so that they can name them."""
+    """Whether the folders of the videos tell their classes apart as the lists do, so that they can name them."""
     numbers: dict[str, set[str]] = collections.defaultdict(set)
     for name, folder in folders.items():
         if folder is not None and name in listed:
@@ -362,7 +368,7 @@ def _read_list(path: Path, label_field: int) -> Iterable[tuple[str, str]]:
         if len(row) < (len(head) if header else 2):
             raise ValueError(f"{path}, line {number} should hold a name and a label. Found {','.join(row)!r}.")
         name = _stem(row[name_field if header and name_field is not None else 0])
-        if header and {"time_start", "time_end"} <= set(head):  # Kinetics' own lists, whose films carry the times
+        if header and {"time_start", "time_end"} <= set(head):  # Kinetics' own lists, whose videos carry the times
             times = [row[head.index(column)] for column in ("time_start", "time_end")]
             try:
                 name = "_".join([name, *(f"{int(float(time)):06d}" for time in times)])
@@ -375,7 +381,7 @@ def _stem(name: str) -> str:
     """The name without folder and, if it has one of a media file, suffix."""
     last = name.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = last.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in {*FILMS, ".wav", ".jpg"} else last
+    return stem if dot and f".{suffix.lower()}" in {*VIDEO_SUFFIXES, ".wav", ".jpg"} else last
 
 
 def _list_problem(lines: Sequence[Listed], lists: Mapping[SplitName, Path], label: str | None) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice
+from bmlr._files import file_checksum
 from bmlr.batch import Batch
 from bmlr.data._base import Modality, MultimodalData, Split, SplitName, TrainingDefaults
 from bmlr.data.readers._pickles import read_arrays_pickle
@@ -22,7 +23,6 @@ from bmlr.data.store._cache import (
     cache_root,
     cached_arrays,
     entry_folder,
-    file_checksum,
     plain_key,
     read_entry,
 )
@@ -303,7 +303,7 @@ class Sentiment(MultimodalData):
 
 
 class MOSI(Sentiment):
-    """CMU-MOSI: clips of opinions on films, from the published feature files; text, vision and audio.
+    """CMU-MOSI: clips of opinions on movies, from the published feature files; text, vision and audio.
 
     2,199 clips of 93 speakers' videos, with a sentiment score in [−3, 3] that becomes 7, 3 or 2 classes
     (:func:`sentiment_classes`). Read are, without running anything in them,

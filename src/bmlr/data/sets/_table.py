@@ -33,7 +33,7 @@ class ManifestSplit(Split):
         store: The prepared data.
         rows: Positions of the samples in the store.
         forms: How the stored values of each modality become inputs.
-        augment: Whether pictures and frames have random transforms in training.
+        augment: Whether images and frames have random transforms in training.
 
     Attributes:
         ids: Name of each sample.
@@ -43,8 +43,8 @@ class ManifestSplit(Split):
     def __init__(self, store: Store, rows: np.ndarray, forms: Mapping[str, Form], *, augment: bool) -> None:
         self.store, self.rows, self.forms, self.augment = store, np.asarray(rows, dtype=np.int64), forms, augment
         self.targets = torch.from_numpy(store.targets[self.rows])
-        self.groups = [store.clips[row].group for row in self.rows]
-        self.ids = [store.clips[row].id for row in self.rows]
+        self.groups = [store.samples[row].group for row in self.rows]
+        self.ids = [store.samples[row].id for row in self.rows]
         masks = {name: store.present(name)[self.rows] for name in forms}
         self.present = {name: mask for name, mask in masks.items() if not mask.all()} or None
 
@@ -130,7 +130,7 @@ class Manifest(MultimodalData):
 
     The table has a row per sample, with its label and a file per modality; what it may hold is told by
     ``read_table`` of ``_table_files``. Once prepared, table and files are not needed any more. Sounds are log
-    spectrograms, pictures and frames are normalised with ImageNet's mean and deviation. Samples may lack a modality.
+    spectrograms, images and frames are normalised with ImageNet's mean and deviation. Samples may lack a modality.
 
     The splits are those of the table's column ``split``. Where there is no such column, they are drawn: no group is in
     two of them, and classes are in like proportion. Where it has no val, ``val_share`` of train becomes val, by group.
@@ -142,8 +142,8 @@ class Manifest(MultimodalData):
         root: The prepared folder, or the one it alone was made in.
         protocol: ``clean`` or ``paper``.
         resplit: Draw the splits by group, whatever the table's split; under ``clean`` only.
-        frames: Frames per film.
-        augment: Crop and mirror pictures and frames at random in training, and choose frames at random.
+        frames: Frames per video.
+        augment: Crop and mirror images and frames at random in training, and choose frames at random.
         standardise: Shift and scale each feature of arrays to mean 0 and standard deviation 1 of the training split.
         split_seed: Seed of what is drawn of the split.
         val_share: Share of the validation split, where it is drawn.
@@ -265,7 +265,7 @@ class Manifest(MultimodalData):
         }
 
     def _split(self, store: Store) -> dict[SplitName, np.ndarray]:
-        splits = np.array([clip.split or "" for clip in store.clips])
+        splits = np.array([clip.split or "" for clip in store.samples])
         if self.resplit or not (splits != "").any():
             if self.protocol == "paper":
                 raise ValueError(
@@ -287,7 +287,7 @@ class Manifest(MultimodalData):
         return rows
 
     def _drawn(self, store: Store, rows: np.ndarray, test_share: float) -> dict[SplitName, np.ndarray]:
-        groups = [store.clips[row].group for row in rows]
+        groups = [store.samples[row].group for row in rows]
         drawn = split_by_group(
             groups, store.targets[rows], val_share=self.val_share, test_share=test_share, seed=self.split_seed
         )
@@ -312,7 +312,7 @@ def _check_groups(store: Store, rows: Mapping[SplitName, np.ndarray]) -> None:
     splits_of: dict[str, set[str]] = collections.defaultdict(set)
     for split, chosen in rows.items():
         for row in chosen:
-            splits_of[store.clips[row].group].add(split)
+            splits_of[store.samples[row].group].add(split)
     shared = [group for group, splits in splits_of.items() if len(splits) > 1]
     if shared:
         names = ", ".join(repr(group) for group in shared[:3]) + (", …" if len(shared) > 3 else "")

@@ -16,16 +16,16 @@ import torch
 from bmlr._checks import nearest_name
 from bmlr.data._base import SplitName
 from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.readers._audio import RECORDINGS
-from bmlr.data.readers._base import Reader
+from bmlr.data.readers._audio import AUDIO_SUFFIXES
+from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._images import ImageReader
-from bmlr.data.readers._video import FILMS, VideoReader
+from bmlr.data.readers._video import VIDEO_SUFFIXES, VideoReader
 from bmlr.data.sets._layouts import audio_reader
-from bmlr.data.store._build import prepare_items
+from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._cache import checked_name
-from bmlr.data.store._items import Item
 from bmlr.data.store._options import PrepareOptions, PrepareResult
+from bmlr.data.store._samples import SourceSample
 
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
@@ -68,9 +68,9 @@ KINDS = {
 
 
 _SUFFIXES = {
-    "audio": (*RECORDINGS, ".mp3", ".m4a", ".aac", ".opus"),
+    "audio": (*AUDIO_SUFFIXES, ".mp3", ".m4a", ".aac", ".opus"),
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    "video": FILMS,
+    "video": VIDEO_SUFFIXES,
     "array": (".npy",),
 }
 
@@ -111,7 +111,7 @@ def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepa
     """Read all files of a table once and store them, see :func:`read_table` and :func:`table_items`.
 
     Sounds become the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
-    default); pictures and frames are resized to squares of ``options.size`` pixels; arrays are kept as float32.
+    default); images and frames are resized to squares of ``options.size`` pixels; arrays are kept as float32.
 
     Args:
         source: The table.
@@ -133,7 +133,7 @@ def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepa
     if len(classes) < 2:
         example = next((f", such as {item.problem}" for item in items if item.problem), "")
         raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
-    return prepare_items(
+    return prepare_samples(
         LAYOUT,
         items,
         {name: _reader(name, kind, items, options) for name, kind in table.kinds.items()},
@@ -154,11 +154,11 @@ def read_table(path: Path) -> Table:
     * ``label``: name of the class.
     * ``id`` (optional): a unique name of the sample.
     * ``split`` (optional): train, val or test.
-    * ``group`` (optional): what no two splits should share: the speaker, the patient, the film a clip is cut from.
+    * ``group`` (optional): what no two splits should share: the speaker, the patient, the video a clip is cut from.
     * Every other column is a modality, named by its head; cells are paths, an empty one is a modality that the
       sample lacks. What it is, is told by the files' suffixes or by a kind in the head: ``voice:audio``,
       ``photo:image``, ``clip:video``, ``sensor:array`` (a vector (d) or a sequence (T, d), as in the first file),
-      ``pose:sequence``, ``age:vector``, ``words:text features`` (a sequence). ``audio`` reads the sound of films too.
+      ``pose:sequence``, ``age:vector``, ``words:text features`` (a sequence). ``audio`` reads the sound of videos too.
     * A column ``note:extra`` is kept with the sample and not read.
 
     Args:
@@ -202,7 +202,7 @@ def parse_table(content: bytes, path: Path) -> Table:
     return Table(path, columns, kinds, rows)
 
 
-def table_items(table: Table, *, outside: bool = False) -> list[Item]:
+def table_items(table: Table, *, outside: bool = False) -> list[SourceSample]:
     """The samples of a table.
 
     Args:
@@ -337,11 +337,11 @@ def _cell(table: Table, cells: Sequence[str], name: str) -> str:
 
 def _item(
     table: Table, number: int, cells: Sequence[str], folder: Path | None, *, split_wanted: bool
-) -> tuple[Item, list[str]]:
+) -> tuple[SourceSample, list[str]]:
     """A sample, and what is wrong with its row. Files have to lie in ``folder`` where it is given."""
     name = _cell(table, cells, "id") or f"row-{number}"
     if len(cells) != len(table.columns):
-        return Item(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
+        return SourceSample(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
     problems = []
     label, word = _cell(table, cells, "label"), _cell(table, cells, "split")
     if not label:
@@ -363,7 +363,7 @@ def _item(
         problems.append("it has no file of any modality")
     others = [column for column in table.columns if column not in _ABOUT and column not in table.kinds]
     extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in others}}
-    return Item(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
+    return SourceSample(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
 
 
 def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
@@ -382,14 +382,14 @@ def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
     return found
 
 
-def _classes(items: Sequence[Item]) -> list[str]:
+def _classes(items: Sequence[SourceSample]) -> list[str]:
     """Labels of the usable samples, in order of number where all are numbers."""
     labels = {item.label for item in items if item.problem is None}
     numbers = all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels)
     return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
-def _reader(name: str, kind: str, items: Sequence[Item], options: PrepareOptions) -> Reader:
+def _reader(name: str, kind: str, items: Sequence[SourceSample], options: PrepareOptions) -> FileReader:
     if kind == "audio":
         return audio_reader(options.seconds or _SECONDS, options.dtype)
     if kind == "image":
@@ -401,7 +401,7 @@ def _reader(name: str, kind: str, items: Sequence[Item], options: PrepareOptions
     return ArrayReader("vector")
 
 
-def _dimensions(name: str, items: Sequence[Item]) -> int:
+def _dimensions(name: str, items: Sequence[SourceSample]) -> int:
     """Dimensions of the first array of a column that can be read as a vector or sequence."""
     for item in items:
         if item.problem is None and name in item.files:

@@ -19,7 +19,7 @@ import numpy as np
 from bmlr._checks import check_integer, check_unit_interval, nearest_name
 from bmlr._files import atomic_write
 from bmlr._version import __version__
-from bmlr.data.readers._base import Reader
+from bmlr.data.readers._base import FileReader
 from bmlr.data.store._cache import (
     checked_name,
     entry_folder,
@@ -28,19 +28,19 @@ from bmlr.data.store._cache import (
     write_manifest,
 )
 from bmlr.data.store._interrupt import LOCK, exit_on_sigterm, hold_lock, progress_bar
-from bmlr.data.store._items import Item, Rejection
 from bmlr.data.store._journal import JOURNAL, Journal, naming_kept_progress
 from bmlr.data.store._options import PrepareResult
+from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
 from bmlr.data.store._workers import count_processors, read_results
 
 _VERSION = 1  # of how the arrays are made; part of the key
 
 
-def prepare_items(
+def prepare_samples(
     name: str,
-    items: Sequence[Item],
-    readers: Mapping[str, Reader],
+    items: Sequence[SourceSample],
+    readers: Mapping[str, FileReader],
     classes: Sequence[str],
     dest: Path,
     *,
@@ -109,7 +109,7 @@ def prepare_items(
     return _prepared(folder, decoded=decoded)
 
 
-def _check_arguments(items: Sequence[Item], readers: Mapping[str, Reader], classes: Sequence[str]) -> None:
+def _check_arguments(items: Sequence[SourceSample], readers: Mapping[str, FileReader], classes: Sequence[str]) -> None:
     if not items:
         raise ValueError("`items` should hold at least one sample. Found none.")
     repeated = [item for item, number in collections.Counter(item.id for item in items).items() if number > 1]
@@ -124,10 +124,10 @@ def _check_arguments(items: Sequence[Item], readers: Mapping[str, Reader], class
     known = set(readers)
     for item in items:
         if not set(item.files) <= known:
-            raise ValueError(f"Item '{item.id}' should have files for {sorted(known)}. Found {sorted(item.files)}.")
+            raise ValueError(f"Sample '{item.id}' should have files for {sorted(known)}. Found {sorted(item.files)}.")
 
 
-def _items_checksum(items: Sequence[Item]) -> str:
+def _items_checksum(items: Sequence[SourceSample]) -> str:
     digest = hashlib.sha256()
     for item in items:
         files = {modality: [path.name, _size(path)] for modality, path in item.files.items()}
@@ -145,8 +145,8 @@ def _size(path: Path) -> int:
 
 def _read_all(
     journal: Journal,
-    items: Sequence[Item],
-    readers: Mapping[str, Reader],
+    items: Sequence[SourceSample],
+    readers: Mapping[str, FileReader],
     classes: Sequence[str],
     check: Callable[[], None],
     *,
@@ -167,7 +167,7 @@ def _read_all(
     return len(waiting), [rejected[item.id] for item in items if item.id in rejected]
 
 
-def _reject_unread(item: Item, classes: Sequence[str]) -> Rejection | None:
+def _reject_unread(item: SourceSample, classes: Sequence[str]) -> Rejection | None:
     file = str(next(iter(item.files.values()), ""))
     if item.problem is not None:
         return Rejection(item.id, file, item.problem)
@@ -193,23 +193,23 @@ def _check_share(partial: Path, rejected: Sequence[Rejection], total: int, max_r
         example = f", such as {rejected[0].id}: {rejected[0].reason}" if rejected else ""
         allow = "" if len(rejected) == total else " What was read is kept: allow a larger share to go on."
         raise ValueError(
-            f"{len(rejected)} of {total} clips were rejected, more than the share of {max_rejected:g} that "
+            f"{len(rejected)} of {total} samples were rejected, more than the share of {max_rejected:g} that "
             f"`max_rejected` allows{example.rstrip('.')}. All are listed with reasons in {partial / REJECTED}.{allow}"
         )
 
 
 def _finish(
     journal: Journal,
-    items: Sequence[Item],
-    readers: Mapping[str, Reader],
+    items: Sequence[SourceSample],
+    readers: Mapping[str, FileReader],
     classes: Sequence[str],
     key: Mapping[str, Any],
 ) -> None:
     """Write headers, offsets, targets and, last, the manifest."""
     by_id = {item.id: item for item in items}
-    clips = [_about(by_id[name], entry["files"]) for name, entry in journal.entries.items()]
+    samples = [_about(by_id[name], entry["files"]) for name, entry in journal.entries.items()]
     numbers = {label: number for number, label in enumerate(classes)}
-    small = {"targets": np.array([numbers[clip["label"]] for clip in clips], dtype=np.int64)}
+    small = {"targets": np.array([numbers[sample["label"]] for sample in samples], dtype=np.int64)}
     modalities = {}
     for modality, array in journal.arrays.items():
         modalities[modality] = {"kind": readers[modality].modality.kind, "shape": list(array.finish())}
@@ -218,11 +218,11 @@ def _finish(
         np.save(journal.folder / f"{name}.npy", values)
     large = {m: np.load(journal.folder / f"{m}.npy", mmap_mode="r" if a.offsets[-1] else None, allow_pickle=False)
              for m, a in journal.arrays.items()}  # fmt: skip
-    about = {"classes": list(classes), "modalities": modalities, "versions": _versions(), "clips": clips}
+    about = {"classes": list(classes), "modalities": modalities, "versions": _versions(), "samples": samples}
     write_manifest(journal.folder, key, {**small, **large}, **about)
 
 
-def _about(item: Item, files: Mapping[str, Any]) -> dict[str, Any]:
+def _about(item: SourceSample, files: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": item.id,
         "label": item.label,
@@ -261,7 +261,7 @@ def _versions() -> dict[str, str]:
 def _prepared(folder: Path, *, decoded: int) -> PrepareResult:
     store = open_store(folder)
     counts: dict[str, dict[str, int]] = {}
-    for clip in store.clips:
-        by_class = counts.setdefault(clip.split or "", dict.fromkeys(store.classes, 0))
-        by_class[clip.label] += 1
+    for sample in store.samples:
+        by_class = counts.setdefault(sample.split or "", dict.fromkeys(store.classes, 0))
+        by_class[sample.label] += 1
     return PrepareResult(folder, store.classes, counts, read_rejected(folder), decoded)

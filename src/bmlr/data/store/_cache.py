@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._files import atomic_write_text, is_sealed, sealed
+from bmlr._files import atomic_write_text, file_checksum, has_valid_checksum, with_checksum
 
 _VERSION = 1
 
@@ -128,7 +128,7 @@ def read_entry(
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if not is_sealed(manifest) or manifest["version"] != _VERSION:
+        if not has_valid_checksum(manifest) or manifest["version"] != _VERSION:
             return None
         if key is not None and manifest["key"] != key:
             return None
@@ -149,15 +149,6 @@ def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarra
         raise ValueError(f"{path} is damaged.")
     array.flags.writeable = False
     return array
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 sum of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def reason_of(error: OSError) -> str:
@@ -205,7 +196,7 @@ def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np
             "sha256": file_checksum(path),
         }
     manifest = json.loads(json.dumps({"version": _VERSION, "key": key, "arrays": entries, **about}))
-    atomic_write_text(folder / MANIFEST, json.dumps(sealed(manifest), indent=1))
+    atomic_write_text(folder / MANIFEST, json.dumps(with_checksum(manifest), indent=1))
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:

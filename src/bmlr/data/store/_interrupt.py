@@ -68,7 +68,7 @@ def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the time left; yields what moves it on by one clip."""
+    """A progress bar with the time left; yields what moves it on by one sample."""
     if not enabled or not total:
         yield lambda _: None
         return
@@ -80,7 +80,7 @@ def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]
         TextColumn("decoding"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("clips, {task.fields[rejected]} rejected,"),
+        TextColumn("samples, {task.fields[rejected]} rejected,"),
         TimeElapsedColumn(),
         TextColumn("passed,"),
         Estimate(),

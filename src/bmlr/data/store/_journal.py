@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import Reader, Reading
+from bmlr.data.readers._base import FileContent, FileReader
 from bmlr.data.store._cache import (
     reason_of,
 )
-from bmlr.data.store._items import Item, Rejection
+from bmlr.data.store._samples import Rejection, SourceSample
 
 JOURNAL = "clips.jsonl"
 
@@ -117,7 +117,7 @@ class _Growing:
 class Journal:
     """The stored samples of an unfinished preparation: the growing arrays and a line of JSON per sample."""
 
-    def __init__(self, folder: Path, readers: Mapping[str, Reader]) -> None:
+    def __init__(self, folder: Path, readers: Mapping[str, FileReader]) -> None:
         self.folder = folder
         self.arrays = {m: _Growing(folder / f"{m}.npy", reader.modality) for m, reader in readers.items()}
         self.entries: dict[str, dict[str, Any]] = {}
@@ -144,7 +144,9 @@ class Journal:
         self.file.seek(end)
         self.file.truncate()
 
-    def add(self, item: Item, readings: Mapping[str, tuple[Reading, Mapping[str, Any]]]) -> Rejection | None:
+    def add(
+        self, item: SourceSample, readings: Mapping[str, tuple[FileContent, Mapping[str, Any]]]
+    ) -> Rejection | None:
         """Store a sample; a rejection where its arrays do not fit the others."""
         for modality, (reading, _) in readings.items():
             if complaint := self.arrays[modality].complaint(reading.values):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
 from bmlr.data._base import SplitName
-from bmlr.data.store._items import Rejection
+from bmlr.data.store._samples import Rejection
 
 
 @dataclasses.dataclass(frozen=True)

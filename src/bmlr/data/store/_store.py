@@ -14,7 +14,7 @@ from bmlr.data._base import Modality
 from bmlr.data.store._cache import (
     read_entry,
 )
-from bmlr.data.store._items import Clip, Rejection
+from bmlr.data.store._samples import Rejection, StoredSample
 
 REJECTED = "rejected.csv"
 
@@ -26,7 +26,7 @@ class Store:
     Attributes:
         folder: Where it is.
         classes: Names of the classes, in the order of the targets.
-        clips: The samples.
+        samples: The samples.
         targets: Class indices, shape (N,), int64.
         modalities: Form of each modality's stored arrays; a first dimension of −1 differs between samples.
         arrays: Values of each modality. Sample i has rows ``offsets[name][i]`` to ``offsets[name][i + 1]``: one row
@@ -38,7 +38,7 @@ class Store:
 
     folder: Path
     classes: tuple[str, ...]
-    clips: tuple[Clip, ...]
+    samples: tuple[StoredSample, ...]
     targets: np.ndarray
     modalities: Mapping[str, Modality]
     arrays: Mapping[str, np.ndarray]
@@ -46,7 +46,7 @@ class Store:
     key: Mapping[str, Any]
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.samples)
 
     def present(self, name: str) -> np.ndarray:
         """Which samples have modality ``name``, a boolean array of shape (N,)."""
@@ -64,7 +64,7 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
     """Open prepared data.
 
     Args:
-        folder: What :func:`prepare_items` made.
+        folder: What :func:`prepare_samples` made.
         verify: Compare the files' SHA-256 sums too, which reads them whole.
 
     Raises:
@@ -83,7 +83,7 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
         return Store(
             folder=folder,
             classes=tuple(manifest["classes"]),
-            clips=tuple(Clip(**clip) for clip in manifest["clips"]),
+            samples=tuple(StoredSample(**sample) for sample in manifest["samples"]),
             targets=np.array(arrays["targets"]),
             modalities=modalities,
             arrays={m: arrays[m] for m in modalities},
@@ -91,7 +91,10 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
             key=manifest["key"],
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is not prepared data: its manifest has no {error}.") from error
+        raise ValueError(
+            f"{folder} is not prepared data, or of an earlier version of bmlr: its manifest has no {error}. "
+            "Prepare the data again."
+        ) from error
 
 
 def find_store(root: Path, name: str) -> Path:

@@ -12,25 +12,23 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from bmlr.data.readers._base import Reader, Reading
-from bmlr.data.store._cache import (
-    file_checksum,
-)
-from bmlr.data.store._items import Item, Rejection
+from bmlr._files import file_checksum
+from bmlr.data.readers._base import FileContent, FileReader
+from bmlr.data.store._samples import Rejection, SourceSample
 
-_IN_FLIGHT = 4  # clips per worker that may be waiting: bounds memory, keeps all workers busy
+_IN_FLIGHT = 4  # samples per worker that may be waiting: bounds memory, keeps all workers busy
 
 
 def count_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_Result = dict[str, tuple[Reading, dict[str, Any]]] | Rejection
+_Result = dict[str, tuple[FileContent, dict[str, Any]]] | Rejection
 
 
-def _read_item(item: Item, readers: Mapping[str, Reader]) -> _Result:
+def _read_item(item: SourceSample, readers: Mapping[str, FileReader]) -> _Result:
     """Read the files of one item, in a worker."""
-    readings: dict[str, tuple[Reading, dict[str, Any]]] = {}
+    readings: dict[str, tuple[FileContent, dict[str, Any]]] = {}
     for modality, path in item.files.items():
         try:
             reading = readers[modality](path)
@@ -44,7 +42,9 @@ def _read_item(item: Item, readers: Mapping[str, Reader]) -> _Result:
     return readings
 
 
-def read_results(items: Sequence[Item], readers: Mapping[str, Reader], workers: int) -> Generator[tuple[Item, _Result]]:
+def read_results(
+    items: Sequence[SourceSample], readers: Mapping[str, FileReader], workers: int
+) -> Generator[tuple[SourceSample, _Result]]:
     """The items with what was read, in their order."""
     if not workers:
         for item in items:
@@ -86,10 +86,12 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _pooled(items: Sequence[Item], readers: Mapping[str, Reader], workers: int) -> Iterator[tuple[Item, _Result]]:
+def _pooled(
+    items: Sequence[SourceSample], readers: Mapping[str, FileReader], workers: int
+) -> Iterator[tuple[SourceSample, _Result]]:
     pool = _pool(workers)
     try:
-        waiting: collections.deque[tuple[Item, Future[_Result]]] = collections.deque()
+        waiting: collections.deque[tuple[SourceSample, Future[_Result]]] = collections.deque()
         coming = iter(items)
         while True:
             while len(waiting) < workers * _IN_FLIGHT and (item := next(coming, None)) is not None:
@@ -114,7 +116,7 @@ def _check_start() -> None:
             ) from error
 
 
-def _read_alone(item: Item, readers: Mapping[str, Reader]) -> _Result:
+def _read_alone(item: SourceSample, readers: Mapping[str, FileReader]) -> _Result:
     with _pool(1) as pool:
         try:
             return pool.submit(_read_item, item, dict(readers)).result()

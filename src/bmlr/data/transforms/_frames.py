@@ -99,7 +99,7 @@ def augment_frames(
     """
     _check_frames(frames)
     check_integer("size", size, 1)
-    shift, factor = (_per_colour(name, values, frames.device) for name, values in (("mean", mean), ("std", std)))
+    shift, factor = (_per_channel(name, values, frames.device) for name, values in (("mean", mean), ("std", std)))
     if min(std) <= 0:
         raise ValueError(f"Parameter `std` should hold positive numbers. Found `std = {tuple(std)}`.")
     batch_size, _, height, width, _ = frames.shape
@@ -129,7 +129,7 @@ def sample_crops(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
 ) -> Crops:
-    """Random crops of pictures of (height, width) and flips; see :func:`augment_frames`.
+    """Random crops of images of (height, width) and flips; see :func:`augment_frames`.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -272,7 +272,7 @@ def _check_range(name: str, bounds: tuple[float, float], limit: float) -> None:
         )
 
 
-def _per_colour(name: str, values: Sequence[float], device: torch.device) -> Tensor:
+def _per_channel(name: str, values: Sequence[float], device: torch.device) -> Tensor:
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
         raise ValueError(f"Parameter `{name}` should hold 3 finite numbers. Found `{name} = {tuple(values)}`.")
     return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)

@@ -11,7 +11,7 @@ from bmlr.data._base import SplitName
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class SourceSample:
     """One sample as its source describes it, before any file is read.
 
     Attributes:
@@ -45,7 +45,7 @@ class Rejection:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class StoredSample:
     """A stored sample.
 
     Attributes:
