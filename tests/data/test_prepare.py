@@ -390,7 +390,8 @@ class TestWorkers:
             "from bmlr.data.store._samples import SourceSample\n"
             f"tmp = pathlib.Path({str(tmp_path)!r})\n"
             "samples = [SourceSample('a', 'one', files={'x': tmp / 'a.npy'})]\n"
-            "prepare_samples('toy', samples, {'x': ArrayReader()}, ['one'], tmp / 'out', key={}, workers=1, progress=False)\n"
+            "prepare_samples('toy', samples, {'x': ArrayReader()}, ['one'], tmp / 'out', key={}, workers=1,\n"
+            "                progress=False)\n"
         )
         result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)  # noqa: S603
         assert result.returncode != 0
