@@ -1,4 +1,4 @@
-"""Random state of all generators."""
+"""State of the random generators of torch, NumPy and Python."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import torch
 
 
 def capture_random_state() -> dict[str, Any]:
+    """The state of all generators, in types that ``torch.load(weights_only=True)`` reads.
+
+    Lightning's ``isolate_rng`` collects the same, but its NumPy arrays make a checkpoint that only an unsafe load
+    reads, and it needs the ``train`` extra.
+    """
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the legacy stream is the one user code draws from)
     return {
         "torch": torch.get_rng_state(),
@@ -22,6 +27,7 @@ def capture_random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
+    """Restore the state of :func:`capture_random_state`; GPU generators only where there are as many GPUs."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
@@ -33,7 +39,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Put the random streams of torch (with its devices), NumPy and Python back as they were.
+    """Restore the state of all generators on exit.
 
     Example:
         >>> import torch
@@ -43,11 +49,8 @@ def preserved_random_state() -> Iterator[None]:
         >>> bool((torch.rand(3) == inside).all())
         True
     """
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  (the stream user code draws from)
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    state = capture_random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)

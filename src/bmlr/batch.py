@@ -1,4 +1,4 @@
-"""The batch every data set gives and every method takes."""
+"""Batches of named modalities."""
 
 from __future__ import annotations
 
@@ -64,21 +64,18 @@ class Batch:
 
 
 def as_batch(batch: Any) -> Batch:
-    """A batch of the library from itself or from a pair (inputs by modality, targets).
+    """The batch itself, or the batch of a pair (inputs by modality, targets).
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If ``batch`` is neither.
     """
     if isinstance(batch, Batch):
         return batch
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Mapping)):
+    sequence = isinstance(batch, (tuple, list))
+    if not (sequence and len(batch) == 2 and isinstance(batch[0], Mapping)):
+        contents = f" of {[type(item).__name__ for item in batch]}" if sequence else ""
         raise ValueError(
-            "`batches` should give bmlr.Batch or pairs (inputs by modality, targets). "
-            f"Found {type(batch).__name__}{batch_contents(batch)}."
+            "Batches should be bmlr.Batch or pairs (inputs by modality, targets). "
+            f"Found {type(batch).__name__}{contents}."
         )
     return Batch(dict(batch[0]), torch.as_tensor(batch[1]))
-
-
-def batch_contents(batch: Any) -> str:
-    """What a pair in place of a batch holds, for messages."""
-    return f" of {[type(item).__name__ for item in batch]}" if isinstance(batch, (tuple, list)) else ""

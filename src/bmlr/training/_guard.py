@@ -1,4 +1,4 @@
-"""What is done about losses and gradients that are not finite."""
+"""Detection of losses and gradients that are not finite, and skipped steps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from bmlr.methods import Losses, Method
 #: Stop with an error, or skip the step.
 Policy = Literal["stop", "skip"]
 
-_MOST_EVENTS = 1000  # with their batches; the counts go on
-
+_MAX_EVENTS = 1000  # kept with their batches; further ones are only counted
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
@@ -28,76 +27,81 @@ class NonFiniteLossError(RuntimeError):
 
 
 class StepGuard:
-    """Counts the steps whose loss or gradient is not finite, and undoes what their forwards have changed.
+    """Counter of steps whose loss or gradient is not finite, and undo of their forward passes.
 
-    A step is left out as if its batches had not been drawn: gradients are dropped, so that no optimiser moves
-    anything, and the buffers of the model (running statistics) and the state of the method are put back.
+    A step is skipped as if its batches had not been drawn: gradients are dropped, so that no optimiser moves
+    anything, and the buffers of the model (running statistics) and the state of the method are restored.
 
     Args:
         policy: stop or skip.
-        most_in_row: Steps left out one after another before training stops all the same.
+        max_in_row: Skipped steps in a row that stop training all the same.
 
     Attributes:
-        skipped: Steps left out.
-        overflowed: Steps that the loss scaling of half precision left out, which it does to find its scale.
-        events: What happened, with the samples of the batches.
+        nonfinite: Whether a loss or gradient of the current step is not finite, in any process.
+        skipped: Number of skipped steps.
+        overflowed: Number of steps that the loss scaling of half precision skipped, which it does to find its scale.
+        events: The losses and gradients that were not finite, with the samples of their batches.
     """
 
-    def __init__(self, policy: Policy, most_in_row: int) -> None:
+    def __init__(self, policy: Policy, max_in_row: int) -> None:
         self.policy = check_choice("on_nonfinite", policy, ("stop", "skip"))
-        self.most_in_row = check_integer("max_nonfinite", most_in_row, 1)
+        self.max_in_row = check_integer("max_nonfinite", max_in_row, 1)
+        self.nonfinite = False
         self.skipped = 0
         self.overflowed = 0
         self.events: list[dict[str, Any]] = []
-        self.spoilt = False
         self._in_row = 0
         self._indices: list[Tensor] = []
-        self._before: _Snapshot | None = None
+        self._before_step: _Snapshot | None = None
 
-    def begin(self, model: nn.Module, method: Method) -> None:
+    def begin_step(self, model: nn.Module, method: Method) -> None:
         """Begin an optimiser step."""
-        self.spoilt, self._indices = False, []
-        self._before = _Snapshot(model, method) if self.policy == "skip" else None
+        self.nonfinite, self._indices = False, []
+        self._before_step = _Snapshot(model, method) if self.policy == "skip" else None
 
-    def saw(self, batch: Batch) -> None:
-        """Note a batch of the step."""
+    def record_batch(self, batch: Batch) -> None:
+        """Record the samples of a batch of the step."""
         if batch.indices is not None:
             self._indices.append(batch.indices)
 
-    def samples(self) -> list[int]:
+    def sample_indices(self) -> list[int]:
         """Positions of the samples of the step's batches, as far as they are known."""
         return [int(index) for indices in self._indices for index in indices.tolist()]
 
-    def note(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Keep what happened, of all processes, and mark the step as spoilt."""
-        self.spoilt = True
+    def record_events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Record the events of all processes and mark the step as not finite."""
+        self.nonfinite = True
         self.events += [{**event, "action": self.policy} for event in events]
-        del self.events[_MOST_EVENTS:]
+        del self.events[_MAX_EVENTS:]
 
-    def leave_out(self, parameters: Iterable[nn.Parameter], message: str) -> None:
+    def skip_step(self, parameters: Iterable[nn.Parameter], message: str) -> None:
         """Undo the step.
 
+        Args:
+            parameters: Parameters of the optimiser, whose gradients are dropped.
+            message: Description of the last event, for the error.
+
         Raises:
-            NonFiniteLossError: If it is one too many.
+            NonFiniteLossError: If as many steps in a row were skipped as ``max_nonfinite`` allows.
         """
         for parameter in parameters:
             parameter.grad = None
-        if self._before is not None:
-            self._before.put_back()
+        if self._before_step is not None:
+            self._before_step.restore()
         self.skipped += 1
         self._in_row += 1
-        if self._in_row >= self.most_in_row:
+        if self._in_row >= self.max_in_row:
             raise NonFiniteLossError(
-                f"{self._in_row} steps in a row were left out, as many as `max_nonfinite` allows. {message}"
+                f"{self._in_row} steps in a row were skipped, as many as `max_nonfinite` allows. {message}"
             )
 
-    def finished(self) -> None:
-        """Note a step that was taken."""
+    def end_step(self) -> None:
+        """End a step that was taken."""
         self._in_row = 0
-        self._before = None
+        self._before_step = None
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Counts and events for a checkpoint."""
         return {
             "skipped": self.skipped,
             "overflowed": self.overflowed,
@@ -106,13 +110,13 @@ class StepGuard:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Restore the result of :meth:`state`."""
         self.skipped, self.overflowed = state["skipped"], state["overflowed"]
         self._in_row, self.events = state["in_row"], list(state["events"])
 
 
 class _Snapshot:
-    """What a forward may change: buffers, and the state of the method outside its parameters."""
+    """Everything a forward pass may change: buffers, and the state of the method outside its parameters."""
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         self.method = method
@@ -122,14 +126,16 @@ class _Snapshot:
             for module in root.modules()
             for name, value in module.named_buffers(recurse=False)
         ]
+        # Attributes a method sets in its forward but does not save, such as this batch's coefficients.
         self.attributes = {name: value for name, value in vars(method).items() if name not in _MODULE_ATTRIBUTES}
         self.state = copy.deepcopy(method.get_extra_state())
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         vars(self.method).update(self.attributes)
         self.method.set_extra_state(self.state)
         for module, name, value in self.buffers:
+            # In place: compiled encoders and optimisers hold the buffer itself.
             module.get_buffer(name).copy_(value)
 
 
@@ -139,19 +145,20 @@ def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
     Example:
         >>> import torch
         >>> p = torch.nn.Parameter(torch.zeros(2))
-        >>> p.grad = torch.tensor([1e38, 3e38])  # whose norm would overflow
+        >>> p.grad = torch.tensor([1e38, 3e38])  # whose 2-norm would overflow
         >>> all_finite([p])
         True
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return True
+    # The largest absolute value, and not the 2-norm, which may overflow where every entry is finite.
     largest = [torch.linalg.vector_norm(gradient, math.inf) for gradient in gradients if gradient.numel()]
     return not largest or bool(torch.stack([torch.isfinite(value) for value in largest]).all())
 
 
 def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:
-    """Which losses of a batch are not finite, and which of its inputs."""
+    """The losses of a batch that are not finite, and its inputs that are not."""
     terms = {name: float(value.detach()) for name, value in {**losses.terms, "total": losses.total}.items()}
     return {
         "what": "loss",
@@ -162,7 +169,7 @@ def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:
 
 
 def describe_gradient(named: Iterable[tuple[str, nn.Parameter]], samples: list[int]) -> dict[str, Any]:
-    """Which gradients of a step are not finite."""
+    """The gradients of a step that are not finite."""
     values: dict[str, Tensor] = {name: p.grad for name, p in named if p.grad is not None}
     return {
         "what": "gradient",
@@ -172,8 +179,8 @@ def describe_gradient(named: Iterable[tuple[str, nn.Parameter]], samples: list[i
     }
 
 
-def sentence(event: Mapping[str, Any]) -> str:
-    """An event in words."""
+def describe_event(event: Mapping[str, Any]) -> str:
+    """An event as a sentence."""
     where = f"epoch {event['epoch']}, step {event['step']}, batch {event['batch']}"
     samples = f" Samples of the batch: {event['samples']}." if event["samples"] else ""
     if event["what"] == "gradient":

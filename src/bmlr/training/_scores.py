@@ -1,16 +1,15 @@
-"""Accuracy of the fused prediction and of each modality alone, and their balance."""
+"""Accuracy of the fused and the unimodal predictions, and their ratios."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import SumMetric
+from torchmetrics import MeanMetric, SumMetric
 
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
@@ -20,10 +19,10 @@ from bmlr.model import MultimodalClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How good and how balanced a model is on one split of the data.
+    """Accuracy and balance of a model on one split of the data.
 
     Attributes:
-        accuracy: Share of samples whose class has the largest fused logit.
+        accuracy: Fraction of samples whose class has the largest fused logit.
         unimodal_accuracy: The same for the logits of each modality, over the samples that have it.
         samples: Number of samples.
     """
@@ -54,7 +53,7 @@ class Score:
 
 
 class ScoreMetric(nn.Module):
-    """Running score over batches; its counts are summed over processes where training is distributed.
+    """Running score over batches; in distributed training :meth:`compute` takes in all processes.
 
     Args:
         modalities: Names of the modalities.
@@ -63,39 +62,39 @@ class ScoreMetric(nn.Module):
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
-        # Sums rather than accuracies: a process without a sample of some modality still takes part in adding up.
-        names = ("fused", *self.modalities)
-        self._sums = nn.ModuleDict({f"{what}_{name}": SumMetric() for what in ("hits", "count") for name in names})
+        # A prefix: the names of modules may not be those of attributes, such as "train", which a modality may have.
+        self._means = nn.ModuleDict({f"accuracy_{name}": MeanMetric() for name in ("fused", *self.modalities)})
+        self._samples = SumMetric()
         self.reset()
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
-        """Count a batch."""
-        self._count("fused", prediction.logits, batch.targets, None)
+        """Add a batch."""
+        self._add("fused", prediction.logits, batch.targets, None)
         for name, logits in prediction.unimodal_logits.items():
-            self._count(name, logits, batch.targets, (batch.present or {}).get(name))
+            self._add(name, logits, batch.targets, (batch.present or {}).get(name))
+        self._samples.update(len(batch))
 
     def compute(self) -> Score:
         """The score so far; NaN for a modality that no sample had."""
-        sums = {name: float(metric.compute()) for name, metric in self._metrics().items()}
-        values = {
-            name: sums[f"hits_{name}"] / count if (count := sums[f"count_{name}"]) else math.nan
-            for name in ("fused", *self.modalities)
-        }
-        return Score(values.pop("fused"), values, int(sums["count_fused"]))
+        values = {name: float(self._mean(name).compute()) for name in ("fused", *self.modalities)}
+        return Score(values.pop("fused"), values, int(self._samples.compute()))
 
     def reset(self) -> None:
-        """Forget all batches."""
-        for metric in self._metrics().values():
-            metric.reset()
-            metric.update(0.0)
+        """Remove all batches."""
+        self._samples.reset()
+        self._samples.update(0.0)
+        for name in ("fused", *self.modalities):
+            # An update of no weight: a process without a sample of a modality takes part in the sum all the same,
+            # and torchmetrics would warn of a metric that was never updated.
+            self._mean(name).reset()
+            self._mean(name).update(0.0, 0.0)
 
-    def _metrics(self) -> dict[str, SumMetric]:
-        return {name: cast("SumMetric", metric) for name, metric in self._sums.items()}
+    def _mean(self, name: str) -> MeanMetric:
+        return cast("MeanMetric", self._means[f"accuracy_{name}"])
 
-    def _count(self, name: str, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
-        metrics, hits = self._metrics(), logits.argmax(1) == targets
-        metrics[f"hits_{name}"].update((hits if mask is None else hits & mask).sum())
-        metrics[f"count_{name}"].update(len(targets) if mask is None else mask.sum())
+    def _add(self, name: str, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
+        hits = (logits.argmax(1) == targets).float()
+        self._mean(name).update(hits, 1.0 if mask is None else mask.float())
 
 
 @torch.no_grad()
@@ -103,17 +102,17 @@ def evaluate(
     model: MultimodalClassifier,
     method: Method,
     batches: Iterable[Batch],
-    watch: Callable[[Prediction, Batch], None] | None = None,
+    on_batch: Callable[[Prediction, Batch], None] | None = None,
 ) -> Score:
-    """Score a model by its method's predictions, in evaluation mode; training modes are put back afterwards.
+    """Score a model by its method's predictions, in evaluation mode; training modes are restored afterwards.
 
-    Under distributed training every process gives its share of the batches and gets the score of all.
+    In distributed training every process passes its own batches and gets the score of all.
 
     Args:
         model: The model.
-        method: The method it was trained by, whose :meth:`~bmlr.Method.predict` gives the logits.
+        method: Its training method, whose :meth:`~bmlr.Method.predict` gives the logits.
         batches: Batches of any sizes, on any device.
-        watch: Called with the prediction of every batch.
+        on_batch: Called with the prediction of every batch, and the batch.
 
     Raises:
         ValueError: If there is no batch.
@@ -125,8 +124,8 @@ def evaluate(
             moved = batch.to(parameter.device, dtype=parameter.dtype)
             prediction = method.predict(model(moved.inputs, moved.present))
             metric.update(prediction, moved)
-            if watch is not None:
-                watch(prediction, moved)
+            if on_batch is not None:
+                on_batch(prediction, moved)
         score = metric.compute()
     if not score.samples:
         raise ValueError("`batches` should hold at least one sample. Found none.")
@@ -134,7 +133,7 @@ def evaluate(
 
 
 def flatten_score(prefix: str, score: Score) -> Mapping[str, float]:
-    """The score as flat named numbers, for loggers."""
+    """The score as one number per name, for loggers."""
     flat = {f"{prefix}_accuracy": score.accuracy}
     flat |= {f"{prefix}_accuracy_{name}": value for name, value in score.unimodal_accuracy.items()}
     return flat | {f"{prefix}_ratio_{pair.replace('/', '_')}": value for pair, value in score.ratio.items() if value}

@@ -1,0 +1,76 @@
+"""State of an epoch under way: sums over its samples, and its plan as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bmlr.methods import EpochPlan, Pass
+
+
+class EpochSums:
+    """Sums of losses and logged values over the samples of an epoch.
+
+    Attributes:
+        values: Sums by name, each batch weighted by its number of samples.
+        samples: Number of samples summed.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+        self.samples = 0
+        self._before_step: tuple[dict[str, Tensor], int] = ({}, 0)
+
+    def begin_step(self) -> None:
+        """Remember the sums, in case the optimiser step is skipped."""
+        self._before_step = (dict(self.values), self.samples)  # `add` makes new tensors, so a shallow copy will do
+
+    def skip_step(self) -> None:
+        """Return to the sums before the optimiser step."""
+        self.values, self.samples = self._before_step
+
+    def add(self, values: Mapping[str, Tensor], batch_size: int) -> None:
+        """Add means over a batch."""
+        for name, value in values.items():
+            weighted = value.detach().float() * batch_size
+            previous = self.values.get(name)
+            # Sums of a resumed epoch come from the checkpoint on the CPU.
+            self.values[name] = weighted if previous is None else previous.to(weighted.device) + weighted
+        self.samples += batch_size
+
+    def state(self) -> dict[str, Any]:
+        """The sums for a checkpoint, on the CPU."""
+        return {"sums": {name: value.cpu() for name, value in self.values.items()}, "samples": self.samples}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore the result of :meth:`state`."""
+        self.values, self.samples = dict(state["sums"]), state["samples"]
+
+
+def plan_to_plain(plan: EpochPlan) -> dict[str, Any]:
+    """A plan as data that ``torch.load(weights_only=True)`` reads."""
+    passes = [
+        {
+            "tag": entry.tag,
+            "indices": None if entry.indices is None else torch.tensor(entry.indices, dtype=torch.int64),
+            "fresh_optimizer": entry.fresh_optimizer,
+        }
+        for entry in plan.passes
+    ]
+    return {"passes": passes, "interleave": plan.interleave}
+
+
+def plan_from_plain(plain: Mapping[str, Any]) -> EpochPlan:
+    """The plan of :func:`plan_to_plain`."""
+    passes = [
+        Pass(
+            entry["tag"],
+            None if entry["indices"] is None else tuple(entry["indices"].tolist()),
+            entry["fresh_optimizer"],
+        )
+        for entry in plain["passes"]
+    ]
+    return EpochPlan(tuple(passes), plain["interleave"])
