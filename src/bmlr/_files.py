@@ -13,7 +13,9 @@ from typing import Any
 _CHECKSUM = "checksum"
 
 
-def atomic_write(path: Path, write: Callable[[Path], None], *, previous: Path | None = None) -> None:
+def atomic_write(
+    path: Path, write: Callable[[Path], None], *, previous: Path | None = None, durable: bool = True
+) -> None:
     """Write a file under a temporary name beside it, then rename it.
 
     A reader sees the old content or the new, never a mixture. The temporary file is removed on any error.
@@ -23,18 +25,20 @@ def atomic_write(path: Path, write: Callable[[Path], None], *, previous: Path | 
         write: Writes the content to the path it is called with.
         previous: Path under which the old file is kept; None discards it. The old file is moved once the new one is
             complete; a crash between the two moves leaves the file at ``previous`` only.
+        durable: Wait until the file is on the disk, so that it survives a power failure.
     """
     # Not mkstemp: its files are readable by their owner only, and would stay so in a shared folder.
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         write(temporary)
-        # Without this sync, a power failure after the rename can leave a file of zeros under the final name.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:  # else a power failure after the rename can leave a file of zeros under the final name
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         if previous is not None and path.exists():
             path.replace(previous)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

@@ -248,23 +248,27 @@ class TestInterruption:
     @pytest.mark.parametrize(
         "damage",
         [
-            lambda partial: truncate_by(partial / "clips.jsonl", 5),  # the last line was being written
-            lambda partial: append(partial / "clips.jsonl", b'{"id": "d"'),
-            lambda partial: append(partial / "x.npy", b"half a row"),
-            lambda partial: truncate_by(partial / "x.npy", 1),  # the system lost what was not yet on the disk
-            lambda partial: flip(partial / "x.npy"),
-            lambda partial: (partial / "x.npy").unlink(),
-            lambda partial: (partial / "clips.jsonl").write_bytes(b"\x00" * 200),
-            lambda partial: (partial / "clips.jsonl").write_text('{"stored": {"y": null}}\n[]\n'),
-            *(lambda partial, n=n: flip(partial / "clips.jsonl", at=n) for n in (3, 30, 60, 150, 300, 450)),
-            *(lambda partial, n=n: truncate_by(partial / "clips.jsonl", n) for n in (1, 100, 200, 300)),
+            lambda partial: truncate_by(piece(partial, 2), 5),
+            lambda partial: append(piece(partial, 2), b"half a sample"),
+            lambda partial: piece(partial, 0).unlink(),
+            lambda partial: piece(partial, 1).write_bytes(b""),
+            lambda partial: piece(partial, 1).write_bytes(b"\x00" * 200),  # what a power failure may leave
+            lambda partial: piece(partial, 1).write_bytes(piece(partial, 0).read_bytes()),
+            lambda partial: np.savez(piece(partial, 1), x_values=np.zeros(3, np.float32)),
+            lambda partial: np.savez(piece(partial, 1), entry=np.frombuffer(b'{"id": "b", "shapes": {}}', np.uint8)),
+            lambda partial: (partial / "samples" / ".00000003.npz.1.tmp").write_bytes(b"PK"),
+            lambda partial: (partial / "x.npy").write_bytes(b"half of what was packed"),
+            *(lambda partial, at=at: flip(piece(partial, 1), at=at) for at in range(0, 700, 14)),
+            *(lambda partial, n=n: truncate_by(piece(partial, 1), n) for n in (1, 100, 300, 500)),
         ],
     )
     def test_in_the_middle_of_writing(self, tmp_path, marks, damage):
         items = make_items(tmp_path, ["a", "b", "c", "stop", "d", "e"])
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, items, marks)
-        damage(next((tmp_path / "out").iterdir()))
+        (partial,) = (tmp_path / "out").iterdir()
+        assert len(piece(partial, 1).read_bytes()) > 700
+        damage(partial)
         (marks / "go").touch()
         result = run(tmp_path, items, marks)
         store = open_store(result.folder, verify=True)
@@ -274,21 +278,22 @@ class TestInterruption:
     def test_between_the_manifest_and_the_last_step(self, tmp_path, marks, monkeypatch):
         items = make_items(tmp_path, ["a", "b"])
         with monkeypatch.context() as patch:
-            patch.setattr("bmlr.data.store._build.move_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("bmlr.data.store._build.move_into_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 run(tmp_path, items, marks)
         assert run(tmp_path, items, marks).decoded == 0
         assert len(reads(marks)) == 2
 
-    @pytest.mark.parametrize("name", ["term", "term-swallowed"])
-    def test_by_a_polite_signal(self, tmp_path, marks, name):
+    @pytest.mark.parametrize(("name", "missing"), [("term", ["term", "c"]), ("term-swallowed", ["c"])])
+    def test_by_a_polite_signal(self, tmp_path, marks, name, missing):
+        """A sample whose reader swallowed the signal is whole when the preparation stops, and kept."""
         items = make_items(tmp_path, ["a", "b", name, "c"])
         with pytest.raises(ValueError, match=r"was stopped by SIGTERM. What was read is kept: the same call goes on"):
             run(tmp_path, items, marks)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         (marks / "go").touch()
-        assert run(tmp_path, items, marks).decoded == 2
-        assert reads(marks) == [f"{n}.npy" for n in ("a", "b", name, name, "c")]
+        assert run(tmp_path, items, marks).decoded == len(missing)
+        assert reads(marks) == [f"{n}.npy" for n in ("a", "b", name, *missing)]
 
     def test_a_handler_of_the_program_s_own_stays(self, tmp_path, marks):
         came = []
@@ -308,7 +313,8 @@ class TestInterruption:
         (marks / "go").touch()
         folder = run(tmp_path, items, marks).folder
         assert not list(folder.glob(".*"))
-        (folder / "clips.jsonl").write_text("")  # as one that was killed after the last step but one
+        (folder / "samples").mkdir()  # as one that was killed after the last step but one
+        (folder / "samples" / "00000000.npz").write_text("")
         (folder / "lock").write_text("")
         assert run(tmp_path, items, marks).decoded == 0
         assert sorted(path.name for path in folder.iterdir()) == [
@@ -330,18 +336,15 @@ class TestInterruption:
         script = tmp_path / "script.py"
         script.write_text(program)
         process = subprocess.Popen([sys.executable, str(script)])  # noqa: S603
-        journal = None
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and (journal is None or journal.read_bytes().count(b"\n") < 3):
-            journal = next((tmp_path / "out").glob(".*/clips.jsonl"), None) if (tmp_path / "out").exists() else None
+        while time.monotonic() < deadline and len(pieces(tmp_path / "out")) < 3:
             time.sleep(0.02)
         process.kill()
         process.wait()
-        assert journal is not None
-        assert journal.exists(), "it ended before it was killed"
-        done = journal.read_bytes().count(b"\n")
+        assert pieces(tmp_path / "out"), "it ended before it was killed"
+        time.sleep(1)  # the orphaned worker ends
+        done = len(pieces(tmp_path / "out"))
         assert 3 <= done < 12
-        time.sleep(0.5)  # the orphaned worker ends its item
         before = len(reads(marks))
         result = run(tmp_path, items, marks)
         assert result.decoded == 12 - done
@@ -469,7 +472,7 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"items": []}, "`items` should hold at least one"),
+            ({"items": []}, "`samples` should hold at least one"),
             ({"twice": True}, r"unique ids. Found 1 repeated, among them \['a'\]"),
             ({"classes": ["one", "one"]}, "`classes` should hold unique names"),
             ({"readers": {"y": ArrayReader()}}, r"'a' should have files for \['y'\]. Found \['x'\]"),
@@ -520,6 +523,15 @@ class TestArguments:
         run(tmp_path, make_items(tmp_path, ["a", "b", "odd"]), marks, progress=True, max_rejected=0.5)
         printed = " ".join(capsys.readouterr().err.split())
         assert "3/3 samples, 1 rejected" in printed
+
+
+def pieces(dest):
+    """Files of the samples decoded so far."""
+    return sorted(dest.glob(".*.partial/samples/[0-9]*.npz"))
+
+
+def piece(partial, index):
+    return partial / "samples" / f"{index:08d}.npz"
 
 
 def truncate_by(path, number):

@@ -315,21 +315,21 @@ def room_for_more(disk):
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)  # noqa: S603, S607
 
 
-@pytest.mark.parametrize("leave", [0, 30_000, 300_000, 900_000, 1_212_416, 1_220_608])
+@pytest.mark.parametrize("leave", [0, 30_000, 300_000, 900_000, 1_450_000, 2_600_000])
 def test_a_full_disk_stops_a_preparation_with_a_sentence_and_it_goes_on_later(tmp_path, small_disk, leave):
-    """The last two sizes have room for the values, but not for the manifest too."""
+    """The last two sizes have room for the decoded samples, but not for the packed values or the manifest too."""
     items = list(vectors(tmp_path))
     ballast = fill(small_disk, leave)
     with pytest.raises(ValueError, match="No space left on device") as caught:
         prepared(items, small_disk / "out")
     assert "\n" not in str(caught.value)
     assert "What was read is kept: the same call goes on from there." in str(caught.value)
-    lines = sum(path.read_bytes().count(b"\n") for path in small_disk.glob("out/.*/clips.jsonl"))
-    assert (lines == 30) == (leave > 1_210_000)
+    done = len(list(small_disk.glob("out/.*/samples/[0-9]*.npz")))
+    assert (done == 30) == (leave > 1_400_000)
     ballast.unlink()
     room_for_more(small_disk)
     result = prepared(items, small_disk / "out")
-    assert result.decoded == 30 - lines
+    assert result.decoded == 30 - done
     whole = prepared(items, tmp_path / "whole").folder
     assert {p.name: p.read_bytes() for p in whole.iterdir()} == {
         p.name: p.read_bytes() for p in result.folder.iterdir()

@@ -151,14 +151,14 @@ def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarra
     return array
 
 
-def reason_of(error: OSError) -> str:
+def oserror_reason(error: OSError) -> str:
     """What kept a file from being written. That of numpy tells numbers only."""
     return error.strerror or f"the disk is full, it seems: {error}"
 
 
 def _unwritable(folder: Path, error: OSError) -> OSError:
     return type(error)(
-        f"The cache folder {folder} cannot be written ({reason_of(error)}). "
+        f"The cache folder {folder} cannot be written ({oserror_reason(error)}). "
         "Set the environment variable `BMLR_CACHE` to a folder that can."
     )
 

@@ -1,4 +1,4 @@
-"""Locks, signals and progress of a preparation."""
+"""Lock, SIGTERM and progress bar of a preparation."""
 
 from __future__ import annotations
 
@@ -9,51 +9,62 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
+
 if TYPE_CHECKING:
     from rich.progress import Progress
-
 
 LOCK = "lock"
 
 
 @contextlib.contextmanager
 def hold_lock(partial: Path) -> Iterator[None]:
-    """Hold the folder for this process. The system lets go of it when the process ends, however it ends."""
-    with (partial / LOCK).open("w") as file:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows; two preparations at once are the user's to avoid there
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"Another process is preparing the same data in {partial}. Wait for it to end.") from error
+    """Lock the folder of a preparation for this process.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    lock = filelock.FileLock(partial / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ValueError(f"Another process is preparing the same data in {partial}. Wait for it to end.") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class _Stopped(BaseException):
-    """SIGTERM has come. It is no Exception: the guard around the readers would take that for a fault of a file."""
+    """SIGTERM was received.
+
+    No Exception: a decoder's or reader's ``except Exception`` would take it for a fault of the file.
+    """
 
 
 @contextlib.contextmanager
 def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
-    """Let SIGTERM end the block with a ValueError; yields a check for a signal whose exception a library swallowed."""
-    came = threading.Event()
+    """Turn SIGTERM into a ValueError that says progress is kept.
+
+    Nothing else depends on the handler: pieces are written atomically. A handler of the program's own stays.
+
+    Yields:
+        A function that raises if SIGTERM was received, for libraries that swallow every exception.
+    """
+    received = threading.Event()
 
     def stop(*_: Any) -> None:
-        came.set()
+        received.set()
         raise _Stopped
 
     def check() -> None:
-        if came.is_set():
+        if received.is_set():
             raise _Stopped
 
-    caught = (
-        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handled = in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     try:
-        if caught:
+        if handled:
             signal.signal(signal.SIGTERM, stop)
         yield check
     except _Stopped:
@@ -62,13 +73,17 @@ def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
             "there."
         ) from None
     finally:
-        if caught:
+        if handled:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the time left; yields what moves it on by one sample."""
+    """Show a progress bar with the time left.
+
+    Yields:
+        A function that advances the bar by one sample, called with the number of rejected ones.
+    """
     if not enabled or not total:
         yield lambda _: None
         return
