@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import bmlr.cli
+import bmlr.data
 from bmlr.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -169,8 +169,14 @@ def test_every_command_on_the_page_of_data_sets_is_understood(line, tmp_path, ca
     def reached(*_, **__):
         raise ReachedError("the command was understood")
 
-    for name in ("prepare", "inspect_data", "train", "evaluate_run", "load_run"):
-        monkeypatch.setattr(bmlr.cli, name, reached)
+    for command, name in (
+        ("prepare", "prepare"),
+        ("inspect", "inspect_data"),
+        ("train", "training.train"),
+        ("evaluate", "evaluate_run"),
+        ("predict", "load_run"),
+    ):
+        monkeypatch.setattr(f"bmlr.commands.{command}.{name}", reached)
     assert main(shlex.split(line)[1:]) == 2
     assert capsys.readouterr().err == "bmlr: error: the command was understood\n"
 

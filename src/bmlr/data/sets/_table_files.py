@@ -16,11 +16,11 @@ import torch
 from bmlr._checks import nearest_name
 from bmlr.data._base import SplitName
 from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.readers._audio import AUDIO_SUFFIXES
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._images import ImageReader
-from bmlr.data.readers._video import VIDEO_SUFFIXES, VideoReader
+from bmlr.data.readers._video import VideoReader
+from bmlr.data.readers.suffixes import FILE_KINDS
 from bmlr.data.sets._layouts import audio_reader
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._cache import checked_name
@@ -65,17 +65,6 @@ KINDS = {
     "text features": "sequence",
     "extra": "extra",
 }
-
-
-_SUFFIXES = {
-    "audio": (*AUDIO_SUFFIXES, ".mp3", ".m4a", ".aac", ".opus"),
-    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    "video": VIDEO_SUFFIXES,
-    "array": (".npy",),
-}
-
-
-_KIND_OF = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +297,7 @@ def _kind_of_files(name: str, cells: Sequence[tuple[int, str]], path: Path) -> s
     """The kind of a column by the suffixes of its files."""
     first: dict[str, int] = {}
     for number, cell in cells:
-        kind = _KIND_OF.get(_suffix(cell))
+        kind = FILE_KINDS.get(_suffix(cell))
         if kind is not None:
             first.setdefault(kind, number)
     if len(first) == 1:

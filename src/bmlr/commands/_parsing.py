@@ -1,0 +1,142 @@
+"""From the signature of a function to parsed options: names of classes, lists, switches, files of options."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+import bmlr.data
+import bmlr.methods
+from bmlr.config import class_path, load_plain_yaml
+from bmlr.data import MultimodalData
+
+
+def make_parser(name: str, description: str, function: Callable[..., Any]) -> ArgumentParser:
+    """The parser of a command, with the parameters of ``function`` as options.
+
+    Parameters without a default are positional, unless one of them is a data set: a class is an option to the parser.
+    """
+    parser = ArgumentParser(prog=f"bmlr {name}", description=description, exit_on_error=False)
+    hints = get_type_hints(function)
+    if name == "train":
+        parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these options.")
+    lists = {
+        option: get_args(form)[0]
+        for option, hint in hints.items()
+        for form in (hint, *get_args(hint))  # list[T], or list[T] | None
+        if get_origin(form) is list
+    }
+    parser.add_function_arguments(function, as_positional=not _takes_data(hints), skip=set(lists))
+    texts = {entry.arg_name: entry.description for entry in docstring_parser.parse(function.__doc__ or "").params}
+    for option, kind in lists.items():
+        required = inspect.signature(function).parameters[option].default is inspect.Parameter.empty
+        parser.add_argument(option if required else f"--{option}", nargs="+", type=kind, help=texts[option])
+    if hints.get("run") is Path:  # classes of a run are those imported before it is read
+        parser.add_argument("--import", metavar="MODULE", help="Module of yours to import first, which runs its code.")
+    return parser
+
+
+def complete_arguments(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """The arguments as the parser takes them.
+
+    Options get underscores (--train-list is --train_list), names of data sets and methods become paths of classes, a
+    switch alone (--resume) gets its value, and the data set may come first without --data.
+    """
+    hints = get_type_hints(function)
+    switches = set(_switches(function))
+    if arguments and not arguments[0].startswith("-") and _takes_data(hints):
+        arguments = ["--data", *arguments]
+    completed: list[str] = []
+    base = None  # data or method, where the argument before was an option that takes the name of a class
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        if base and not argument.startswith("--"):
+            completed.append(_class_path(base, argument))
+            base = None
+            continue
+        option, separator, value = argument.partition("=")
+        if re.fullmatch(r"--[a-z][\w.-]*", option):
+            option = f"--{option[2:].replace('-', '_')}"
+        match = re.fullmatch(r"--(data|method)(\.help|\.class_path)?", option)
+        base = match[1] if match and match[1] in hints and hints[match[1]] is not str else None
+        if base and separator:
+            value, base = _class_path(base, value), None
+        completed.append(f"{option}{separator}{value}")
+        if option in switches and not separator and following.casefold() not in {"true", "false", "yes", "no"}:
+            completed.append("true")
+    return completed
+
+
+def import_user_module(module: str) -> None:
+    """Import a module of the user's from where Python finds it, or from the working directory."""
+    _search_working_directory()
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"Option --import: {module} cannot be imported: {error}.") from error
+
+
+class _ConfigFile(ActionConfigFile):
+    """A file of options, read once as plain YAML, with the names of classes in it resolved."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        super().__call__(parser, cfg, yaml.safe_dump(_read_options(Path(values))), option_string)
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no configuration file {path}.")
+    try:
+        content = load_plain_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold options by name. Found {type(content).__name__}.")
+    for base in ("data", "method"):
+        entry = content.get(base)
+        if isinstance(entry, str):
+            content[base] = _class_path(base, entry)
+        elif isinstance(entry, dict) and isinstance(entry.get("class_path"), str):
+            entry["class_path"] = _class_path(base, entry["class_path"])
+    return content
+
+
+def _class_path(base: str, name: str) -> str:
+    """Path of the class of a registered name; names with a dot are paths already."""
+    if "." in name:
+        if not name.startswith("bmlr."):
+            _search_working_directory()
+        return name
+    if base == "method":
+        return class_path(bmlr.methods.get(name))
+    return f"bmlr.data.{name}" if name in bmlr.data.class_names() else class_path(bmlr.data.get(name))
+
+
+def _search_working_directory() -> None:
+    """Let Python find modules in the working directory too, after all others, as ``python -m bmlr`` does."""
+    directory = str(Path.cwd())
+    if directory not in sys.path and "" not in sys.path:
+        sys.path.append(directory)
+
+
+def _takes_data(hints: dict[str, Any]) -> bool:
+    return MultimodalData in (hints.get("data"), *get_args(hints.get("data")))
+
+
+def _switches(function: Callable[..., Any], prefix: str = "--") -> Iterator[str]:
+    """Options of type bool, those of nested options included."""
+    for name, hint in get_type_hints(function).items():
+        if hint is bool:
+            yield f"{prefix}{name}"
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _switches(hint, f"{prefix}{name}.")

@@ -1,0 +1,49 @@
+"""Printing shared by several commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bmlr.runs import RunRecord
+
+
+def make_console(width: int) -> Console:
+    """A console as wide as the terminal, or ``width`` columns where the output goes elsewhere."""
+    return Console(width=None if Console().is_terminal else width)
+
+
+def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table with a row per score: accuracies, fused and per modality, and confidence ratios."""
+    first = next(iter(scores.values()))
+    heads = ["split", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
+    rows = [
+        [
+            name,
+            f"{score['accuracy']:.4f}",
+            *(f"{value:.4f}" for value in score["unimodal_accuracy"].values()),
+            *("–" if value is None else f"{value:.3f}" for value in score["ratio"].values()),
+        ]
+        for name, score in scores.items()
+    ]
+    if len(first["unimodal_accuracy"]) > 2:  # the ratios of all pairs are too many columns for a terminal
+        heads, *rows = ([*line] for line in zip(heads, *rows, strict=True))
+    table = Table(*heads, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def raise_failures(records: Sequence[RunRecord]) -> None:
+    """Raise a RunError if runs failed, so that a script sees it in the exit status."""
+    from bmlr.runs import RunError
+
+    if failed := [record for record in records if record.state == "failed"]:
+        raise RunError(
+            f"{len(failed)} of {len(records)} runs failed, see failed.json in {failed[0].directory}. "
+            "The same command tries them again."
+        )

@@ -1,0 +1,56 @@
+"""``bmlr compare``: methods over seeds, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bmlr import benchmark
+from bmlr.commands._printing import raise_failures
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.data import MultimodalData
+
+
+def execute(  # noqa: PLR0913  (every parameter is an option)
+    data: MultimodalData | None = None,
+    model: ModelOptions = ModelOptions(),  # noqa: B008  (the parser reads defaults from the signature)
+    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008
+    trainer: TrainerOptions = TrainerOptions(),  # noqa: B008
+    *,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    runs: Path = Path("runs"),
+    baseline: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    **engine: Any,
+) -> None:
+    """Train and compare methods over several seeds.
+
+    Args:
+        data: Name of the data set; the runs in --runs are compared if --data and --methods are left out.
+        model: Model.
+        optimizer: Optimiser and learning-rate schedule.
+        trainer: Length of training and hardware.
+        methods: Methods, with parameters as in LFM:mode=bb and epochs of their own as in ReconBoost:t1=1,t2=1@7.
+        seeds: Seeds; 0 1 2 by default.
+        runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
+        baseline: Method the differences are to.
+        out: Folder for the tables and figures.
+        force: Compare runs of different data, protocol or budget too.
+        **engine: Options of :func:`bmlr.benchmark.make_engine`.
+    """
+    workers = benchmark.make_engine(**engine)
+    if (data is None) != (not methods):
+        raise ValueError("Options --data and --methods belong together; without both, the runs in --runs are compared.")
+    if data is None or not methods:
+        result = benchmark.compare_store([runs], baseline=baseline, out=out, force=force)
+    else:
+        result = benchmark.compare(
+            data, methods, [0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,
+            runs=runs, engine=workers, baseline=baseline, out=out, force=force,
+        )  # fmt: skip
+    print(result.table.markdown())
+    for path in result.files:
+        print(path)
+    raise_failures(result.records)

@@ -1,0 +1,42 @@
+"""``bmlr diagnose``: the undertrained modality of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from rich.panel import Panel
+from rich.text import Text
+
+from bmlr.commands._printing import make_console
+from bmlr.diagnosis import diagnose_run, write_diagnosis
+
+
+def execute(
+    run: Path,
+    split: Literal["train", "val", "test"] = "val",
+    weights: Literal["best", "last"] = "best",
+    probe: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Find the undertrained modality of a run.
+
+    Args:
+        run: Directory of a finished run.
+        split: Split of the data; keep the test split for one final reading.
+        weights: Weights of the epoch selected on validation, or of the last epoch.
+        probe: Train every modality alone too, which tells an undertrained modality from an uninformative one and takes
+            about as long as the run.
+        out: Folder for diagnosis.json, diagnosis.md and figures; "diagnosis" in the run's directory by default.
+    """
+    diagnosis = diagnose_run(
+        run, split=split, weights=weights, probe=probe, progress=lambda line: print(line, file=sys.stderr)
+    )
+    files = write_diagnosis(diagnosis, run / "diagnosis" if out is None else out)
+    console = make_console(200)
+    for table in diagnosis.tables():
+        console.print(table)
+    console.print(diagnosis.caption, style="dim", highlight=False, markup=False)
+    console.print(Panel(Text(diagnosis.paragraph), title="verdict"))
+    print("\n".join(map(str, files)))

@@ -1,0 +1,23 @@
+"""``bmlr evaluate``: scores of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from bmlr.commands._printing import print_scores
+from bmlr.training import evaluate_run
+
+
+def execute(
+    run: Path, split: Literal["train", "val", "test"] = "test", weights: Literal["best", "last"] = "best"
+) -> None:
+    """Score the weights of a run on a split.
+
+    Args:
+        run: Directory of a finished or interrupted run.
+        split: Split of the data.
+        weights: Weights of the epoch selected on validation, or of the last epoch.
+    """
+    score = evaluate_run(run, split=split, weights=weights)
+    print_scores(str(run), {f"{split}, {weights} weights": score.as_dict()})

@@ -1,0 +1,93 @@
+"""``bmlr inspect``: faults of a data set, and samples of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
+from typing import Literal
+
+from rich.panel import Panel
+from rich.table import Table
+
+from bmlr._files import atomic_write
+from bmlr.commands._printing import make_console
+from bmlr.data import MultimodalData
+from bmlr.data.inspection._report import InputReport, Inspection, inspect_data
+from bmlr.data.inspection._sheet import contact_sheet
+
+
+def execute(
+    data: MultimodalData,
+    sheet: Path | None = None,
+    split: Literal["train", "val", "test"] = "train",
+    per_class: int = 4,
+    samples: int | None = None,
+    json: bool = False,
+) -> None:
+    """Check a data set and draw samples of it.
+
+    Args:
+        data: Name of the data set; --data.help NAME lists its parameters.
+        sheet: PNG file of the drawn samples; inspect-NAME.png in the working directory by default.
+        split: Split of the drawn samples.
+        per_class: Drawn samples of each class.
+        samples: Samples per split whose values are read; None reads all.
+        json: Print JSON.
+    """
+    inspection = inspect_data(data, samples=samples, progress=sys.stderr.isatty())
+    figure = contact_sheet(data, split=split, per_class=per_class)
+    path = sheet or Path(f"inspect-{data.name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
+    if json:
+        print(dumps({**inspection.as_dict(), "sheet": str(path)}, indent=2))
+    else:
+        _print(inspection)
+        print(f"Samples of each class are shown in {path}")
+
+
+def _print(inspection: Inspection) -> None:
+    splits = inspection.splits
+    console = make_console(120)
+    counts = Table("class", title=f"{inspection.data}, {inspection.protocol} protocol")
+    for name in splits:
+        counts.add_column(name, justify="right")
+    for label in inspection.classes:
+        counts.add_row(label, *(str(split.counts[label]) for split in splits.values()))
+    counts.add_section()
+    counts.add_row("all", *(str(split.samples) for split in splits.values()))
+    counts.add_row("majority rate", *(f"{split.majority_rate:.4f}" for split in splits.values()))
+    counts.add_row("groups", *("–" if split.groups is None else str(split.groups) for split in splits.values()))
+    console.print(counts)
+    lengths = _length_columns(inspection)
+    inputs = Table("modality", "split", "missing", "values", "mean ± std", "NaN, inf", *lengths)
+    for modality, form in inspection.modalities.items():
+        title = f"{modality}: {form.kind} {'×'.join(map(str, form.shape))}"
+        for name, split in splits.items():
+            inputs.add_row(title, name, *_input_cells(split.inputs[modality], lengths))
+            title = ""
+    console.print(inputs)
+    if any(split.looked_at < split.samples for split in splits.values()):
+        read = ", ".join(f"{split.looked_at} of {split.samples} ({name})" for name, split in splits.items())
+        print(f"Values were read of a sample only: {read}.")
+    for remark in inspection.remarks:
+        print(remark)
+    if inspection.alarms:
+        console.print(Panel("\n".join(inspection.alarms), title="WARNING", style="bold red"), markup=False)
+
+
+def _length_columns(inspection: Inspection) -> list[str]:
+    """Columns for the lengths that some modality has."""
+    inputs = [report for split in inspection.splits.values() for report in split.inputs.values()]
+    return [column for column in ("steps", "seconds") if any(getattr(report, column) for report in inputs)]
+
+
+def _input_cells(report: InputReport, lengths: Sequence[str]) -> list[str]:
+    """Cells of a row in the table of inputs."""
+    values = "–" if report.least is None else f"{report.least:.3g} … {report.most:.3g}"
+    mean = "–" if report.mean is None else f"{round(report.mean, 3) + 0:.3f} ± {report.deviation:.3g}"
+    ranges = [getattr(report, column) for column in lengths]
+    cells = ["–" if s is None else f"{s.least:.4g} … {s.median:.4g} … {s.most:.4g}" for s in ranges]
+    return [f"{100 * report.missing:.1f} %", values, mean, f"{report.nan}, {report.infinite}", *cells]

@@ -1,0 +1,40 @@
+"""``bmlr methods``: the methods there are."""
+
+from __future__ import annotations
+
+import dataclasses
+from json import dumps
+from typing import Literal
+
+from rich.table import Table
+
+import bmlr.methods
+from bmlr.commands._printing import make_console
+
+
+def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # noqa: A002
+    """List the methods with papers, costs and defaults.
+
+    Args:
+        format: Table for a terminal, markdown for documents, json for programs.
+    """
+    methods = [bmlr.methods.get(name) for name in bmlr.methods.available()]
+    rows = [
+        {"name": method.__name__, **dataclasses.asdict(method.info), "parameters": method().hparams}
+        for method in methods
+    ]
+    if format == "json":
+        print(dumps(rows, indent=2))
+        return
+    heads = ("name", "paper", "venue", "family", "cost", "parameters")
+    for row in rows:
+        row["parameters"] = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
+    cells = [[str(row[head]) for head in heads] for row in rows]
+    if format == "markdown":
+        for line in (heads, ["---"] * len(heads), *cells):
+            print(f"| {' | '.join(line)} |")
+        return
+    table = Table(*heads, show_lines=True)
+    for line in cells:
+        table.add_row(*line)
+    make_console(200).print(table)

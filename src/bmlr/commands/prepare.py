@@ -1,0 +1,48 @@
+"""``bmlr prepare``: published files decoded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bmlr.data._preparers import prepare
+from bmlr.data.sets._table_files import ManifestOptions
+from bmlr.data.store._options import PrepareOptions, PrepareResult
+from bmlr.data.store._store import REJECTED
+
+
+def execute(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> None:
+    """Decode a data set into a folder for training.
+
+    Args:
+        data: Name of the data set, or manifest for a table of your own.
+        source: Folder of the published files, or the table.
+        dest: Folder in which the folder of the prepared data is made.
+        outside: Let a table name files outside its folder.
+        **options: Options of :class:`bmlr.data.store._options.PrepareOptions`, where the parser finds them.
+    """
+    prepare_options = PrepareOptions(**options)
+    if outside:
+        if data != "manifest":
+            raise ValueError(f"Option --outside is for manifest only. Found {data}.")
+        prepare_options = ManifestOptions(**vars(prepare_options), outside=True)
+    _print(prepare(data, source, dest, prepare_options))
+
+
+def _print(result: PrepareResult) -> None:
+    table = Table("class", *(split or "no published split" for split in result.counts))
+    for label in result.classes:
+        table.add_row(label, *(str(counts[label]) for counts in result.counts.values()))
+    table.add_section()
+    sums = [sum(counts.values()) for counts in result.counts.values()]
+    table.add_row("all", *map(str, sums))
+    Console().print(table)
+    reasons = f", listed with reasons in {result.folder / REJECTED}" if result.rejected else ""
+    print(f"{len(result.classes)} classes, {sum(sums)} samples, {len(result.rejected)} rejected{reasons}")
+    for note in result.notes:
+        print(note)
+    print(f"{result.decoded} read by this call" if result.decoded else "All was prepared before; nothing was read.")
+    print(result.folder)

@@ -1,0 +1,39 @@
+"""``bmlr report``: runs as one page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from bmlr.report import write_report
+
+
+def execute(
+    *,
+    runs: list[str],
+    results: list[str] | None = None,
+    out: Path = Path("report.html"),
+    baseline: str | None = None,
+    title: str | None = None,
+) -> None:
+    """Write runs as one offline HTML page.
+
+    Args:
+        runs: Runs, or folders that hold runs.
+        results: Folders written by bmlr reproduce or tune, whose tables and figures are shown too.
+        out: File of the page; an existing one is replaced.
+        baseline: Method the differences are to; joint training by default, where there are runs of it.
+        title: Title of the page.
+    """
+    values = {"--results": results, "--out": [str(out)], "--baseline": [baseline], "--title": [title]}
+    options = [text for name, texts in values.items() if texts and texts[0] is not None for text in (name, *texts)]
+    report = write_report(
+        runs, out, results=results or (), baseline=baseline, title=title,
+        command=shlex.join(["bmlr", "report", *runs, *options]),
+    )  # fmt: skip
+    for excluded in report.excluded:
+        print(f"left out, {excluded.state}: {excluded.directory}: {excluded.reason}", file=sys.stderr)
+    counts = f"methods: {report.methods}, runs: {report.runs}, left out: {len(report.excluded)}"
+    print(f"{'; '.join(report.sections)} ({counts})")
+    print(report.path)

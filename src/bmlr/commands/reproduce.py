@@ -1,0 +1,55 @@
+"""``bmlr reproduce``: the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from bmlr.benchmark import make_engine
+from bmlr.commands._printing import raise_failures
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.reproduction import Settings, reproduce
+
+
+def execute(  # noqa: PLR0913  (every parameter is an option)
+    model: ModelOptions = ModelOptions(),  # noqa: B008  (the parser reads defaults from the signature)
+    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008
+    trainer: TrainerOptions = TrainerOptions(),  # noqa: B008
+    *,
+    names: list[str],
+    scale: Literal["paper", "small"] = "small",
+    data: list[str] | None = None,
+    root: Path | None = None,
+    tuned: list[str] | None = None,
+    seeds: list[int] | None = None,
+    runs: Path = Path("runs"),
+    out: Path = Path("reproduction"),
+    **engine: Any,
+) -> None:
+    """Make the tables and figures of the BMLR paper.
+
+    Args:
+        model: Model.
+        optimizer: Optimiser and learning-rate schedule.
+        trainer: Length of training and hardware.
+        names: Any of table1 to table6, fig1 and fig3 to fig6, or all.
+        scale: Settings of the paper on its data sets, or a small model for few epochs on any.
+        data: Data sets, as in crema-d:root=FOLDER; by default all of an experiment, or digits at small scale.
+        root: Folder of the prepared data; BMLR_DATA by default, or prepared.
+        tuned: Folders written by bmlr tune, whose best parameters are taken.
+        seeds: Seeds; 0 1 2 by default.
+        runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
+        out: Folder for the tables and figures.
+        **engine: Options of :func:`bmlr.benchmark.make_engine`.
+    """
+    workers = make_engine(**engine)
+    settings = Settings(
+        scale=scale, data=data or (), root=root, tuned=[Path(folder) for folder in tuned or ()],
+        seeds=[0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,
+    )  # fmt: skip
+    result = reproduce(names, settings, runs=runs, out=out, engine=workers)
+    for table in result.tables.values():
+        print(f"{table.markdown()}\n")
+    for line in (*result.files, *result.notes):
+        print(line)
+    raise_failures(result.records)

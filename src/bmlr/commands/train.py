@@ -1,0 +1,60 @@
+"""``bmlr train``: one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bmlr import training
+from bmlr.commands._printing import print_scores
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.data import MultimodalData
+from bmlr.methods import Method
+from bmlr.training._trainer import is_first_process
+
+
+def execute(
+    data: MultimodalData,
+    method: Method,
+    model: ModelOptions = ModelOptions(),  # noqa: B008  (the parser reads defaults from the signature)
+    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008
+    trainer: TrainerOptions = TrainerOptions(),  # noqa: B008
+    seed: int = 0,
+    runs: Path = Path("runs"),
+    run: Path | None = None,
+    resume: bool = False,
+) -> None:
+    """Train a model on a data set by a method.
+
+    Args:
+        data: Name of the data set; --data.help NAME lists its parameters.
+        method: Name of the method; --method.help NAME lists its parameters.
+        model: Model.
+        optimizer: Optimiser and learning-rate schedule.
+        trainer: Length of training and hardware.
+        seed: Seed of weights, order of samples and random transforms.
+        runs: Folder for the run's directory, whose name is made from the configuration.
+        run: Directory of the run, instead of one in --runs.
+        resume: Continue an interrupted run.
+    """
+    result = training.train(data, method, model, optimizer, trainer, seed=seed, runs=runs, run=run, resume=resume)
+    if is_first_process():  # every process of a distributed run gets here
+        _print(result)
+
+
+def _print(result: training.RunResult) -> None:
+    content: dict[str, Any] = result.content
+    epoch = content["best_epoch"] + 1
+    scores = {
+        f"test, epoch {epoch} (selected on validation)": content["test"],
+        "test, last epoch": content.get("test_last_epoch"),
+        "test, best epoch on test (optimistic)": content.get("test_best_epoch"),
+        f"validation, epoch {epoch}": content["validation"],
+    }
+    print_scores(
+        f"{content['method']} on {content['data']} ({content['protocol']} protocol), seed {content['seed']}",
+        {name: score for name, score in scores.items() if score is not None},
+    )
+    if result.reused:
+        print("The run was finished before; nothing was trained.")
+    print(f"majority rate {content['majority_rate']:.4f}, {content['seconds']:.1f} s, {result.directory}")

@@ -1,0 +1,57 @@
+"""``bmlr tune``: parameters of methods, searched on validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from bmlr import benchmark
+from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.data import MultimodalData
+
+
+def execute(  # noqa: PLR0913  (every parameter is an option)
+    data: MultimodalData,
+    model: ModelOptions = ModelOptions(),  # noqa: B008  (the parser reads defaults from the signature)
+    optimizer: OptimizerOptions = OptimizerOptions(),  # noqa: B008
+    trainer: TrainerOptions = TrainerOptions(),  # noqa: B008
+    *,
+    methods: list[str] | None = None,
+    space: list[str] | None = None,
+    trials: int | None = None,
+    sampler: Literal["tpe", "grid"] = "tpe",
+    sampler_seed: int = 0,
+    parallel: int = 1,
+    seeds: list[int] | None = None,
+    runs: Path | None = None,
+    out: Path = Path("tuning"),
+    **engine: Any,
+) -> None:
+    """Search parameters of methods on the validation split.
+
+    Args:
+        data: Name of the data set; --data.help NAME lists its parameters.
+        model: Model.
+        optimizer: Optimiser and learning-rate schedule.
+        trainer: Length of training and hardware.
+        methods: Methods, with the parameters that are not searched as in LFM:mode=bb.
+        space: Ranges to search, as alpha=0.1:10:log,beta=0:1 or BMLR:alpha=0.5|1|2.
+        trials: Trials of every method; 20 by default, or all points of the grid.
+        sampler: Order of the search, tpe or grid.
+        sampler_seed: Seed of the search.
+        parallel: Trials of a method that start before the first is finished.
+        seeds: Seeds of the runs of a trial; 0 by default.
+        runs: Folder of the runs; runs in the folder of --out by default, apart from runs that are results.
+        out: Folder for the journal, tables, surfaces and the best configurations for bmlr train --config.
+        **engine: Options of :func:`bmlr.benchmark.make_engine`.
+    """
+    workers = benchmark.make_engine(**engine)
+    if not methods or not space:
+        raise ValueError("Options --methods and --space should name at least one each.")
+    result = benchmark.tune(
+        data, methods, space, benchmark.Search(trials, sampler, sampler_seed, parallel), seeds=seeds or [0],
+        model=model, optimizer=optimizer, trainer=trainer, runs=runs, out=out, engine=workers,
+    )  # fmt: skip
+    print(result.table.markdown())
+    for path in result.files:
+        print(path)
