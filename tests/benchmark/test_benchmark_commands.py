@@ -72,7 +72,7 @@ def test_failed_runs_are_told_after_the_table(tmp_path, capsys):
     [
         (["compare", "--data", "toy.Toy"], "--data and --methods belong together"),
         (["compare", "--methods", "Joint"], "--data and --methods belong together"),
-        (["compare", "--runs", "nowhere"], "There is no folder of runs nowhere"),
+        (["compare", "--runs", "nowhere"], "There is no run nowhere: no such folder"),
         (["compare", "--data", "toy.Toy", "--methods", "BMRL"], "Did you mean 'BMLR'"),
         (["compare", "--data", "digts", "--methods", "BMLR"], "Did you mean 'digits'"),
         (

@@ -15,7 +15,7 @@ def compared(tmp_path):
     records = [finished(tmp_path, "Joint", seed, [1, 0, 0, 0]) for seed in (0, 1)]
     records += [finished(tmp_path, "BMLR", seed, [1, 1, seed, 1]) for seed in (0, 1)]
     records += [finished(tmp_path, "DGL", seed, [1, 1, 0, 0]) for seed in (0, 1)]
-    return compare_runs([*records, failed(tmp_path, "LFM", 0)], baseline="Joint", resamples=200)
+    return compare_runs([*records, failed(tmp_path, "LFM", 0)], baseline="Joint", n_resamples=200)
 
 
 def test_the_table_shows_means_marks_majority_and_failures(tmp_path):

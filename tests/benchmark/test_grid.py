@@ -22,7 +22,7 @@ from bmlr.benchmark import _grid as grid_module
 from bmlr.benchmark import _worker as worker_module
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.config import OptimizerOptions
-from bmlr.runs import DirectoryLock, RunInterruptedError, read_record
+from bmlr.runs import DirectoryLock, RunInterruptedError, read_run
 from toy import Toy
 
 TESTS = Path(__file__).parents[1]
@@ -357,7 +357,7 @@ def test_a_worker_makes_its_run_and_removes_what_a_killed_one_left(tmp_path, wor
     directory = prepared_job(tmp_path)
     (directory / ".metrics.csv.7.tmp").write_text("half")
     assert worker([str(directory), "toy"]) == DONE
-    assert read_record(directory).state == "finished"
+    assert read_run(directory).state == "finished"
     assert not list(directory.glob(".*.tmp"))
     assert not DirectoryLock(directory).held_elsewhere()
 
@@ -373,14 +373,14 @@ def test_a_worker_leaves_a_run_to_the_process_that_has_it(tmp_path, worker):
 def test_a_worker_says_how_its_run_ended(tmp_path, worker, monkeypatch):
     directory = prepared_job(tmp_path, poison=3)
     assert worker([str(directory), "toy"]) == FAILED
-    assert read_record(directory).state == "failed"
+    assert read_run(directory).state == "failed"
 
     def stopped(*_, **__):
         raise RunInterruptedError("stopped")
 
     monkeypatch.setattr(worker_module, "train", stopped)
     assert worker([str(directory), "toy"]) == STOPPED
-    assert read_record(directory).state == "interrupted"  # the failure before is forgotten
+    assert read_run(directory).state == "unfinished"  # the failure before is forgotten
 
 
 class Cluster:

@@ -11,7 +11,7 @@ from inline import failed, finished
 from bmlr.benchmark import IncomparableError, bootstrap_difference, compare_runs, mean_ranks, run_frame
 from bmlr.benchmark._comparison import title_of
 from bmlr.benchmark.statistics import estimate
-from bmlr.runs import group_records
+from bmlr.runs import group_runs
 
 
 def hits(rate, seed, samples=200):
@@ -51,7 +51,7 @@ def test_the_interval_holds_the_difference_and_narrows_with_samples():
         first, second = (
             np.stack([hits(rate, 10 * seed + int(100 * rate), samples) for seed in range(3)]) for rate in (0.8, 0.7)
         )
-        low, high = bootstrap_difference(first, second, resamples=500)
+        low, high = bootstrap_difference(first, second, n_resamples=500)
         assert low < first.mean() - second.mean() < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 3
@@ -61,8 +61,8 @@ def test_pairing_over_samples_narrows_the_interval():
     # Both are right on the same samples but for a few: only a paired interval can know that.
     second = np.stack([hits(0.5, seed, 2000) for seed in range(3)])
     first = second | (np.arange(2000) % 50 == 0)
-    low, high = bootstrap_difference(first, second, resamples=500)
-    unpaired = bootstrap_difference(first, np.roll(second, 997, axis=1), resamples=500)
+    low, high = bootstrap_difference(first, second, n_resamples=500)
+    unpaired = bootstrap_difference(first, np.roll(second, 997, axis=1), n_resamples=500)
     assert 0 < low < first.mean() - second.mean() < high
     assert high - low < (unpaired[1] - unpaired[0]) / 3
 
@@ -75,14 +75,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         shift = 0.1 + rng.normal(0, 0.02, (12, 1))
         first = rng.random((12, 150)) < 0.6 + shift
         second = rng.random((12, 150)) < 0.6
-        low, high = bootstrap_difference(first, second, resamples=300, seed=trial)
+        low, high = bootstrap_difference(first, second, n_resamples=300, seed=trial)
         covered += low <= 0.1 <= high
     assert 50 <= covered <= 60
 
 
 def test_intervals_of_few_values():
     assert bootstrap_difference([[0.7]], [[0.6]]) is None
-    low, high = bootstrap_difference([[0.7], [0.8], [0.9]], [[0.6], [0.6], [0.6]], resamples=300)
+    low, high = bootstrap_difference([[0.7], [0.8], [0.9]], [[0.6], [0.6], [0.6]], n_resamples=300)
     assert 0.1 - 1e-12 <= low < 0.2 < high <= 0.3 + 1e-12
     assert bootstrap_difference([[0.5, 0.5]], [[0.25, 0.25]]) == (0.25, 0.25)
     assert bootstrap_difference([[1, 0, 1]], [[0, 0, 1]], seed=1) == bootstrap_difference(
@@ -95,7 +95,7 @@ def test_intervals_of_few_values():
 def test_differences_are_paired_by_seed(tmp_path):
     records = [finished(tmp_path, "Joint", seed, hits(0.5, seed)) for seed in (0, 1, 2)]
     records += [finished(tmp_path, "BMLR", seed, hits(0.5, seed) | hits(0.2, 9)) for seed in (1, 2, 3)]
-    base, other = compare_runs(records, baseline="Joint", resamples=300).methods
+    base, other = compare_runs(records, baseline="Joint", n_resamples=300).methods
     assert base.difference is None
     assert other.difference.seeds == (1, 2)
     expected = np.mean([(hits(0.5, s) | hits(0.2, 9)).mean() - hits(0.5, s).mean() for s in (1, 2)])
@@ -127,7 +127,7 @@ def test_failed_and_unfinished_runs_are_counted_and_said(tmp_path):
     assert (bmlr.failed, bmlr.unfinished, bmlr.seeds, bmlr.difference) == (1, 1, (), None)
     assert "Failed runs, left out of the means: 1 of Baseline, 1 of BMLR." in comparison.notes
     frame = run_frame(records)
-    assert frame["state"].tolist() == ["finished", "failed", "failed", "interrupted"]
+    assert frame["state"].tolist() == ["finished", "failed", "failed", "unfinished"]
     assert frame["error"][1] == "ValueError: broken"
     with pytest.raises(ValueError, match="no finished run to compare. The first failed with ValueError: broken"):
         compare_runs(records[1:])
@@ -182,7 +182,7 @@ def test_runs_without_labels_are_told_apart_by_what_differs(tmp_path):
         record = dataclasses.replace(finished(tmp_path, f"BMLR:{alpha}", 0, [1]), label="")
         record.config["method"]["init_args"] = {"alpha": alpha, "beta": 0.1}
         records.append(record)
-    groups = group_records(records)
+    groups = group_runs(records)
     assert list(groups) == ["Joint", "BMLR:alpha=1.0", "BMLR:alpha=2.0"]
     assert [record.config["seed"] for record in groups["Joint"]] == [0, 1]
     assert title_of("BMLR:alpha=2.0") == "BMLR (alpha=2.0)"

@@ -39,10 +39,10 @@ from bmlr.runs import RunError
 from bmlr.runs.storage import (
     _seal,
     read_checkpoint,
-    read_result,
+    read_json,
     read_weights,
     write_checkpoint,
-    write_result,
+    write_json,
     write_weights,
 )
 from toy import Toy
@@ -310,12 +310,12 @@ def test_results(tmp_path, cases):
         "reshaped": [0.25, 0.5],
         "digest": "ab" * 32,
     }
-    write_result(tmp_path / "r", content)
+    write_json(tmp_path / "r", content)
     seed = (tmp_path / "r").read_bytes()
     whole = json.loads(seed)
 
     def read(path):
-        assert read_result(path) == whole  # white space may have changed, numbers not
+        assert read_json(path) == whole  # white space may have changed, numbers not
 
     fuzz(read, tmp_path / "x", [seed], cases)
 
@@ -326,7 +326,7 @@ def test_results(tmp_path, cases):
 def test_results_of_other_shapes(tmp_path, content):
     (tmp_path / "x").write_text(content)
     with pytest.raises(ValueError, match="x"):
-        read_result(tmp_path / "x")
+        read_json(tmp_path / "x")
 
 
 def configuration():

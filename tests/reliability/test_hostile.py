@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+from bmlr.benchmark import compare_store
 from bmlr.cli import main
 from bmlr.config import read_config
 from bmlr.data.readers._audio import read_audio
@@ -23,8 +24,7 @@ from bmlr.data.readers._idx import read_idx_images
 from bmlr.data.readers._images import read_gray_image, read_rgb_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._table_files import read_table
-from bmlr.runs import read_store
-from bmlr.runs.storage import read_checkpoint, read_result, read_weights
+from bmlr.runs.storage import read_checkpoint, read_json, read_weights
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def test_a_store_of_runs_with_such_settings(tmp_path):
     written(tmp_path / "run" / "config.yaml", BOMB.encode())
     written(tmp_path / "run" / "result.json", b"{}")
     with refused("run", error=(ValueError, FileNotFoundError)):
-        read_store([tmp_path])
+        compare_store([tmp_path])
 
 
 # Weights, checkpoints, results
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_is_no_archive(tmp_path):
 
 def test_a_result_of_a_number_without_end(tmp_path):
     with refused("x is not a JSON file"):
-        read_result(written(tmp_path / "x", b'{"a": ' + b"9" * 10_000_000 + b"}"))
+        read_json(written(tmp_path / "x", b'{"a": ' + b"9" * 10_000_000 + b"}"))
 
 
 def test_a_recording_of_a_format_that_only_looks_like_one(tmp_path):

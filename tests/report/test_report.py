@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from fabric import make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,9 +18,10 @@ from bmlr.report import write_report
 from bmlr.report._page import _find_baseline
 from bmlr.report._sections import make_sections
 from bmlr.report._tables import method_table, run_table
-from bmlr.runs import PredictionTable, read_runs
+from bmlr.runs import PredictionTable, find_runs
 from bmlr.runs.layout import FAILURE, PREDICTIONS
 from bmlr.training import train
+from fabric import make_run
 from toy import Toy
 
 
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 def table_of(*folders, baseline=None):
     """Texts and marks of the methods' table, by method and head."""
-    runs, _ = read_runs(folders)
+    runs = find_runs(folders)
     (section,), _ = make_sections(runs)
     heads, rows = method_table(section, _find_baseline(section, baseline) if baseline else None)
     return {row[0].text: {head.text: cell for head, cell in zip(heads, row, strict=True)} for row in rows}
@@ -116,7 +116,7 @@ def test_a_method_with_two_settings_is_two_methods(tmp_path):
     make_run(tmp_path / "c", "Joint", epochs=4)
     table = table_of(tmp_path)
     assert list(table) == ["Baseline", "BMLR (beta=0.1)", "BMLR (beta=0.5)"]
-    runs, _ = read_runs([tmp_path])
+    runs = find_runs([tmp_path])
     (section,), _ = make_sections(runs)
     assert [group.parameters for group in section.groups] == ["", "", "beta=0.5"]
     assert "The methods differ in trainer.epochs: 4 (Baseline); 3 (BMLR (beta=0.1), BMLR (beta=0.5))." in section.notes
@@ -142,7 +142,7 @@ def test_notes_say_what_makes_numbers_hard_to_compare(tmp_path):
     make_run(tmp_path / "a", "Joint", 0)
     make_run(tmp_path / "b", "Joint", 1, result={"versions": {"bmlr": "0.1.0", "torch": "9"}})
     make_run(tmp_path / "c", "BMLR", 0)
-    runs, _ = read_runs([tmp_path])
+    runs = find_runs([tmp_path])
     (section,), _ = make_sections(runs)
     assert any("seeds 0, 1 (Baseline); seed 0 (BMLR)" in note for note in section.notes)
     assert any("different versions" in note for note in section.notes)
@@ -335,14 +335,15 @@ def test_what_cannot_be_used_is_named_with_the_reason(tmp_path):
     assert report.runs == 1
     assert set(found) == {"cut", "unfinished", "failed", "empty", "bare", "swapped", "wild", "lacking", "killed"}
     assert found["cut"][0] == "unreadable"
-    assert "result.json is cut off or no JSON" in found["cut"][1]
+    assert "result.json is not a JSON file" in found["cut"][1]
     assert found["unfinished"][0] == "unfinished"
     assert "after 3 of 3 epochs" in found["unfinished"][1]
     assert "--resume" in found["unfinished"][1]
     assert found["failed"] == ("failed", "It failed: NonFiniteLossError: the loss is <NaN>")
-    assert found["killed"] == ("failed", "It failed; why cannot be told, failed.json is cut off.")
+    assert found["killed"] == ("failed", "It failed: the reason is not known, failed.json is cut off or damaged.")
     assert found["empty"] == ("no run", "The folder is empty.")
-    assert found["bare"] == ("unreadable", "config.yaml is missing.")
+    assert found["bare"][0] == "unreadable"
+    assert "holds a result.json but no config.yaml" in found["bare"][1]
     assert "are of different runs" in found["swapped"][1]
     assert "accuracies in [0, 1]. Found accuracy = 1.2" in found["wild"][1]
     assert "no usable entry majority_rate" in found["lacking"][1]
@@ -356,10 +357,10 @@ def test_what_cannot_be_used_is_named_with_the_reason(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "cut off or no JSON"),
-        ("[]", "should hold entries by name"),
-        ('{"data": 3}', "no usable entry data"),
-        ("\xff\xfe", "no usable|cut off"),
+        ("", "not a JSON file"),
+        ("[]", "should hold a JSON object"),
+        ('{"data": 3}', "does not fit its checksum"),
+        ("\xff\xfe", "not a JSON file"),
     ],
 )
 def test_damaged_results(tmp_path, content, reason):
@@ -374,15 +375,15 @@ def test_damaged_results(tmp_path, content, reason):
 def test_damaged_configurations(tmp_path, text):
     run = make_run(tmp_path / "a")
     (run / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml"):
-        read_runs([run])
+    (record,) = find_runs([run])
+    assert record.state == "unreadable"
+    assert "config.yaml" in record.reason
 
 
 def test_a_configuration_makes_no_objects(tmp_path):
     run = make_run(tmp_path / "a")
     (run / "config.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']")
-    with pytest.raises(ValueError, match="not a YAML file"):
-        read_runs([run])
+    assert "not a YAML file" in find_runs([run])[0].reason
     assert not (tmp_path / "made").exists()
 
 
@@ -503,7 +504,7 @@ def test_the_same_runs_give_the_same_page(tmp_path):
 def test_run_table_has_a_row_per_run(tmp_path):
     make_run(tmp_path / "a", seed=1)
     make_run(tmp_path / "b", seed=0)
-    runs, _ = read_runs([tmp_path])
+    runs = find_runs([tmp_path])
     (section,), _ = make_sections(runs)
     heads, rows = run_table(section)
     texts = [{head.text: cell.text for head, cell in zip(heads, row, strict=True)} for row in rows]

@@ -4,7 +4,7 @@ Needs the ``train`` extra; the search of parameters and runs on a Ray cluster th
 """
 
 from bmlr.benchmark._compare import CompareResult, compare, compare_store
-from bmlr.benchmark._comparison import Comparison, IncomparableError, MethodSummary, compare_runs, run_frame
+from bmlr.benchmark._comparison import Comparison, IncomparableError, MethodSummary, compare_runs, run_frame, title_of
 from bmlr.benchmark._engines import Engine, LocalEngine, RayEngine, Task, make_engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
@@ -44,6 +44,7 @@ __all__ = [
     "parse_method",
     "run_frame",
     "run_grid",
+    "title_of",
     "tune",
     "write_table",
 ]

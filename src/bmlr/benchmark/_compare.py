@@ -1,4 +1,4 @@
-"""From methods and seeds to tables and figures."""
+"""Comparison of methods: runs, table and figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import Comparison, compare_runs, run_frame, title_of
@@ -17,7 +16,8 @@ from bmlr.benchmark._tables import Table, comparison_frame, comparison_table, wr
 from bmlr.benchmark.drawing import draw_comparison
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
-from bmlr.runs import RunRecord, group_records, read_store
+from bmlr.runs import RunRecord, find_runs, group_runs
+from bmlr.runs.layout import CONFIG
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CompareResult:
         comparison: The numbers.
         table: The table.
         records: The runs.
-        files: What was written.
+        files: The files that were written.
     """
 
     comparison: Comparison
@@ -84,18 +84,28 @@ def compare(  # noqa: PLR0913
 def compare_store(
     runs: Iterable[Path], *, baseline: str | None = None, out: Path | None = None, force: bool = False
 ) -> CompareResult:
-    """Compare the runs there are in folders of runs, grouped by their settings.
+    """Compare the runs in folders, grouped by their settings.
+
+    Args:
+        runs: Directories of runs, or folders with runs up to four levels below.
+        baseline: Method the differences are to, by its label or title.
+        out: Folder of the tables and figures; None writes none.
+        force: Compare methods of different data or budgets too.
 
     Raises:
         FileNotFoundError: If a folder does not exist or holds no run.
         ValueError: If the runs do not belong into one table, or a file is damaged.
     """
-    order = {name: place for place, name in enumerate(bmlr.methods.available())}
-    groups = sorted(
-        group_records(read_store(runs)).items(),
-        key=lambda item: (order.get(item[1][0].config["method"]["class_path"].rpartition(".")[2], len(order)), item[0]),
-    )
-    return _conclude([record for _, members in groups for record in members], baseline, out, force)
+    folders = list(runs)
+    records = find_runs(folders)
+    for record in records:
+        if record.state == "unreadable":
+            raise ValueError(record.reason)
+    records = [record for record in records if record.config]
+    if not records:
+        raise FileNotFoundError(f"There is no run in {', '.join(map(str, folders))}: no folder in it holds a {CONFIG}.")
+    groups = group_runs(records)
+    return _conclude([record for members in groups.values() for record in members], baseline, out, force)
 
 
 def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool) -> CompareResult:
@@ -110,7 +120,7 @@ def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | No
 
 
 def _check_baseline(baseline: str, labels: Sequence[str]) -> None:
-    """Say that a baseline is unknown before hours of training rather than after."""
+    """Raise for an unknown baseline before hours of training rather than after."""
     if baseline not in labels and baseline not in map(title_of, labels):
         raise ValueError(
             f"Parameter `baseline` should be one of {', '.join(labels)}. Found `baseline = {baseline!r}`."

@@ -12,23 +12,23 @@ import pandas as pd
 from bmlr._checks import check_integer, nearest_name
 from bmlr.benchmark._specification import parse_method
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
-from bmlr.runs import RunRecord, group_records
-from bmlr.runs._settings import data_settings, finished_result, flatten, method_settings
+from bmlr.runs import RunRecord, group_runs
+from bmlr.runs.settings import data_settings, method_settings
 
-#: Data passes may differ by this share and still count as one budget: methods sample a little more or less.
+#: Data passes may differ by this fraction and still count as one budget: methods sample a little more or less.
 _BUDGET_TOLERANCE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodSummary:
-    """What the runs of one method come to.
+    """Summary of the runs of one method.
 
     Attributes:
         label: Its specification.
         title: Its name in the literature, with parameters.
         seeds: Seeds of the finished runs.
         failed: Number of runs that failed.
-        unfinished: Number of runs that are not finished for another reason.
+        unfinished: Number of other runs without a result.
         accuracy: Fused accuracy.
         unimodal: Accuracy of each modality.
         ratio: Quotient of accuracies of each pair of modalities.
@@ -64,12 +64,12 @@ class Comparison:
         data: Name of the data set.
         protocol: Protocol.
         samples: Samples of the test split.
-        majority_rate: Share of its most frequent class.
+        majority_rate: Fraction of its most frequent class.
         modalities: Names of the modalities.
         pairs: Names of the ratios.
-        baseline: Label of the method the differences are to; None without one.
+        baseline: Label of the method that the differences are taken to; None without one.
         methods: The methods, in the order given.
-        notes: What a reader has to know before comparing numbers.
+        notes: Caveats of the numbers.
     """
 
     data: str
@@ -92,7 +92,7 @@ def compare_runs(
     *,
     baseline: str | None = None,
     force: bool = False,
-    resamples: int = 2000,
+    n_resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
     """Compare methods by their finished runs; failed ones are counted.
@@ -101,15 +101,15 @@ def compare_runs(
         records: Runs, grouped by their labels; those without a label are grouped by their settings.
         baseline: Label or title of the method the differences are to.
         force: Compare runs of different data, protocol or budget too; a note says so.
-        resamples: Resamples of the bootstrap.
+        n_resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap.
 
     Raises:
         IncomparableError: If the runs are of different data, protocol or budget.
         ValueError: If no run is finished, a method has a seed twice, or there is no such baseline.
     """
-    check_integer("resamples", resamples, 1)
-    groups = group_records(records)
+    check_integer("n_resamples", n_resamples, 1)
+    groups = group_runs(records)
     finished = [record for members in groups.values() for record in members if record.result is not None]
     if not finished:
         reasons = [record.failure["error"] for members in groups.values() for record in members if record.failure]
@@ -123,22 +123,22 @@ def compare_runs(
         seeds = [record.config["seed"] for record in members]
         if twice := [value for value in seeds if seeds.count(value) > 1]:
             raise ValueError(f"Method '{label}' should have each seed once. Found seed {twice[0]} twice.")
-    chosen = None if baseline is None else _find_label(baseline, groups)
-    first = finished_result(finished[0])
+    baseline_label = None if baseline is None else _find_label(baseline, groups)
     methods = tuple(
-        _summarise(label, members, None if chosen in {None, label} else groups[str(chosen)], resamples, seed)
+        _summarise(
+            label, members, None if baseline_label in {None, label} else groups[str(baseline_label)], n_resamples, seed
+        )
         for label, members in groups.items()
     )
+    results = [record.finished_result for record in finished]
     return Comparison(
-        data=" and ".join(dict.fromkeys(finished_result(record)["data"] for record in finished)),
-        protocol=" and ".join(dict.fromkeys(finished_result(record)["protocol"] for record in finished)),
-        samples=first["samples"]["test"],
-        majority_rate=first["majority_rate"],
-        modalities=tuple(
-            dict.fromkeys(name for r in finished for name in finished_result(r)["test"]["unimodal_accuracy"])
-        ),
-        pairs=tuple(dict.fromkeys(name for r in finished for name in finished_result(r)["test"]["ratio"])),
-        baseline=chosen,
+        data=" and ".join(dict.fromkeys(result["data"] for result in results)),
+        protocol=" and ".join(dict.fromkeys(result["protocol"] for result in results)),
+        samples=results[0]["samples"]["test"],
+        majority_rate=results[0]["majority_rate"],
+        modalities=tuple(dict.fromkeys(name for result in results for name in result["test"]["unimodal_accuracy"])),
+        pairs=tuple(dict.fromkeys(name for result in results for name in result["test"]["ratio"])),
+        baseline=baseline_label,
         methods=methods,
         notes=tuple([f"FORCED: {reason}" for reason in obstacles] + _remarks(groups, methods)),
     )
@@ -163,7 +163,7 @@ def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def _summarise(
-    label: str, members: Sequence[RunRecord], baseline: Sequence[RunRecord] | None, resamples: int, seed: int
+    label: str, members: Sequence[RunRecord], baseline: Sequence[RunRecord] | None, n_resamples: int, seed: int
 ) -> MethodSummary:
     results = [record.result for record in members if record.result is not None]
 
@@ -178,13 +178,13 @@ def _summarise(
         title=title_of(label),
         seeds=tuple(int(result["seed"]) for result in results),
         failed=sum(record.state == "failed" for record in members),
-        unfinished=sum(record.state in {"new", "interrupted"} for record in members),
+        unfinished=sum(record.state == "unfinished" for record in members),
         accuracy=read("test", "accuracy"),
         unimodal={name: read("test", "unimodal_accuracy", name) for name in names},
         ratio={name: read("test", "ratio", name) for name in pairs},
         last_epoch=read("test_last_epoch", "accuracy"),
         best_on_test=read("test_best_epoch", "accuracy"),
-        difference=None if baseline is None else difference_of(members, baseline, resamples=resamples, seed=seed),
+        difference=None if baseline is None else difference_of(members, baseline, n_resamples=n_resamples, seed=seed),
         epochs=int(results[0]["epochs"]) if results else None,
         data_passes=read("data_passes"),
         minutes=minutes,
@@ -193,32 +193,32 @@ def _summarise(
 
 def _data_differences(records: Sequence[RunRecord]) -> list[str]:
     """A sentence for everything in which the data of the runs differ."""
-    flat = [flatten(data_settings(record)) for record in records]
+    settings = [data_settings(record) for record in records]
     sentences = []
-    for key in dict.fromkeys(key for one in flat for key in one):
-        values = list(dict.fromkeys(str(one.get(key, "none")) for one in flat))
+    for key in dict.fromkeys(key for entries in settings for key in entries):
+        values = list(dict.fromkeys(str(entries.get(key, "none")) for entries in settings))
         if len(values) > 1:
-            sentences.append(f"Their {key.replace('init_args.', '')} differs ({' and '.join(values[:3])}).")
+            sentences.append(f"Their {key.removeprefix('init_args.')} differs ({' and '.join(values[:3])}).")
     return sentences
 
 
 def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """A sentence if methods had neither the epochs nor, nearly, the data passes of the others."""
+    """A sentence for every method with other epochs than most and clearly more or fewer data passes."""
     budgets = {
-        label: (finished_result(record)["epochs"], float(finished_result(record)["data_passes"]))
+        label: (record.result["epochs"], float(record.result["data_passes"]))
         for label, members in groups.items()
         for record in members
         if record.result is not None
     }
     epochs = [value for value, _ in budgets.values()]
-    usual = max(dict.fromkeys(epochs), key=epochs.count)
-    passes = [value for number, value in budgets.values() if number == usual]
+    most_frequent = max(dict.fromkeys(epochs), key=epochs.count)
+    passes = [value for number, value in budgets.values() if number == most_frequent]
     low, high = min(passes) * (1 - _BUDGET_TOLERANCE), max(passes) * (1 + _BUDGET_TOLERANCE)
     return [
-        f"'{label}' had {number} epochs and {value:g} data passes, the others {usual} epochs and "
+        f"'{label}' had {number} epochs and {value:g} data passes, the others {most_frequent} epochs and "
         f"{_span(passes)} data passes."
         for label, (number, value) in budgets.items()
-        if number != usual and not low <= value <= high
+        if number != most_frequent and not low <= value <= high
     ]
 
 
@@ -228,13 +228,13 @@ def _span(values: Sequence[float]) -> str:
 
 def _remarks(groups: Mapping[str, Sequence[RunRecord]], methods: Sequence[MethodSummary]) -> list[str]:
     remarks = []
-    if lost := [f"{method.failed} of {method.title}" for method in methods if method.failed]:
-        remarks.append(f"Failed runs, left out of the means: {', '.join(lost)}.")
-    if open_ := [f"{method.unfinished} of {method.title}" for method in methods if method.unfinished]:
-        remarks.append(f"Unfinished runs, left out: {', '.join(open_)}.")
+    if failed := [f"{method.failed} of {method.title}" for method in methods if method.failed]:
+        remarks.append(f"Failed runs, left out of the means: {', '.join(failed)}.")
+    if unfinished := [f"{method.unfinished} of {method.title}" for method in methods if method.unfinished]:
+        remarks.append(f"Unfinished runs, left out: {', '.join(unfinished)}.")
     if len({method.seeds for method in methods if method.seeds}) > 1:
         remarks.append("The methods do not have the same seeds.")
-    flat = {label: flatten(method_settings(members[0])) for label, members in groups.items() if members[0].config}
+    flat = {label: method_settings(members[0]) for label, members in groups.items() if members[0].config}
     for key in dict.fromkeys(key for settings in flat.values() for key in settings):
         values = {json.dumps(settings.get(key)) for settings in flat.values()}
         if len(values) > 1 and not key.startswith(("method.", "trainer.epochs")):
@@ -257,11 +257,12 @@ def _find_label(baseline: str, groups: Mapping[str, Any]) -> str:
 
 
 def title_of(label: str) -> str:
-    """Name in the literature of a label, with its parameters; the label itself if it is no specification."""
+    """Name of a label in the literature, with its parameters; the label itself where it is no specification."""
     try:
         return parse_method(label).title
-    except ValueError:
-        return label
+    except ValueError:  # a class of the user's, whose short name is not registered
+        name, _, parameters = label.partition(":")
+        return f"{name} ({parameters.replace(',', ', ')})" if name.isidentifier() and parameters else label
 
 
 def _value(content: Any, keys: Sequence[str]) -> float | None:

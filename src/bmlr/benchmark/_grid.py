@@ -15,7 +15,7 @@ from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
 from bmlr.benchmark._specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, fill_defaults
 from bmlr.data import MultimodalData
-from bmlr.runs import DirectoryLock, RunRecord, read_record, write_failure
+from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE
 
 _WAIT = 2.0  # seconds between looks at runs that another process is making
@@ -86,7 +86,7 @@ def run_grid(
     jobs = list(jobs)
     engine, say = engine or LocalEngine(), say or _say
     distinct = {job.directory(runs): job for job in jobs}
-    waiting = [job for path, job in distinct.items() if read_record(path).result is None]
+    waiting = [job for path, job in distinct.items() if read_run(path).result is None]
     if waiting:
         for job in {id(job.config.data): job for job in waiting}.values():
             job.config.data.prepare()
@@ -106,14 +106,14 @@ def run_grid(
             waiting.remove(job)
         if waiting:
             time.sleep(_WAIT)
-    return [read_record(job.directory(runs), job.label) for job in jobs]
+    return [read_run(job.directory(runs), job.label) for job in jobs]
 
 
 def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[Job, str]]:
     """Make runs; give each with what became of it, but for those another process turned out to have begun."""
     tasks: dict[Task, Job] = {}
     for job in jobs:
-        if read_record(job.directory(runs)).result is not None:
+        if read_run(job.directory(runs)).result is not None:
             yield job, "was finished by another process"
         else:
             tasks[_task(job, runs)] = job
@@ -124,14 +124,14 @@ def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[
 
 def _what_became(task: Task, code: int) -> str:
     """The state of a run whose process has ended; a failure that it could not record itself is recorded."""
-    record = read_record(task.directory)
+    record = read_run(task.directory)
     if record.result is not None:
         return f"finished in {_duration(record.result['seconds'])}"
     if code == STOPPED:
         return "was stopped from outside; the same command continues it"
     if record.failure is None or code != FAILED:
         write_failure(task.directory, _sudden_end(code))
-        record = read_record(task.directory)
+        record = read_run(task.directory)
     return f"failed: {(record.failure or {}).get('error', '')} (see {task.directory / FAILURE})"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
@@ -154,8 +153,7 @@ def _identity(
             name.removeprefix(OPTIMIZER), None
         )
     config.pop("seed")
-    for name in ("progress", "num_workers", "checkpoint_every"):
-        config["trainer"].pop(name, None)
+    config["trainer"] = TrainerOptions.affecting_result(config["trainer"])
     return {
         "config": config,
         "space": {name: dataclasses.asdict(one) | {"choices": list(one.choices)} for name, one in space.items()},
@@ -233,7 +231,7 @@ def _conclude(
 
 def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Path]:
     path = folder / f"best-{file_name(method.text)}.yaml"
-    atomic_write_text(path, yaml.safe_dump(job.config.as_dict(), sort_keys=False, allow_unicode=True))
+    atomic_write_text(path, job.config.as_yaml())
     return [path]
 
 

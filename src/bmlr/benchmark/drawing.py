@@ -13,7 +13,7 @@ from bmlr._files import atomic_write
 from bmlr.benchmark._comparison import run_frame
 from bmlr.benchmark._comparison import title_of as title_of_label
 from bmlr.figures.style import legend_above
-from bmlr.runs import RunRecord, group_records, read_metrics
+from bmlr.runs import RunRecord, group_runs, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
         The files.
     """
     finished = [record for record in records if record.result is not None]
-    groups = group_records(finished)
+    groups = group_runs(finished)
     metrics = {label: read_group(members) for label, members in groups.items()}
     files = save_figure(draw_panels(metrics, figures.plot_accuracy), folder, "accuracy")
     with_ratio = {

@@ -1,4 +1,4 @@
-"""Means, deviations, bootstrap intervals and ranks."""
+"""Means, standard deviations, bootstrap intervals and ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr.runs import RunRecord, read_predictions
-from bmlr.runs._settings import finished_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Difference:
         mean: The difference.
         low: Lower end of the interval; None where there is too little to resample.
         high: Upper end.
-        over: What was resampled: seeds and samples, samples, seeds, or nothing.
+        over: Axes that were resampled: seeds and samples, samples, seeds, or nothing.
         seeds: Seeds that both have.
     """
 
@@ -49,7 +48,7 @@ class Difference:
     seeds: tuple[int, ...]
 
     def text(self, digits: int = 1, *, mean: bool = True) -> str:
-        """The difference in points with its interval, where it has one; the interval alone without ``mean``.
+        """The difference in points with its interval; the interval alone without ``mean``.
 
         Example:
             >>> Difference(0.05, 0.011, 0.09, "seeds", (0, 1)).text(), Difference(0.05, None, None, "", (0,)).text()
@@ -62,23 +61,23 @@ class Difference:
 
 
 def bootstrap_difference(
-    first: ArrayLike, second: ArrayLike, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    first: ArrayLike, second: ArrayLike, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
     """Interval of the mean difference of two methods, paired over seeds and over test samples.
 
-    Seeds and samples are resampled independently of each other (percentile method), so the interval holds what comes
-    of the draw of the test part as well as of the training. With the usual three seeds it is too narrow rather than
-    too wide: three values tell little of the spread between seeds.
+    Seeds and samples are resampled independently (percentile method), so the interval covers the draw of the test
+    split as well as that of the training. With the usual three seeds it is too narrow: three values tell little of the
+    variation between seeds.
 
     Args:
-        first: Whether a method is right, shape (seeds, samples).
-        second: The same of the baseline, for the same seeds and samples; with one column, the accuracies themselves.
-        resamples: Resamples.
-        level: Coverage.
+        first: Correctness of a method's predictions, shape (seeds, samples); with one column, its accuracies.
+        second: The same of the baseline, for the same seeds and samples.
+        n_resamples: Number of resamples.
+        level: Coverage of the interval.
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; None where there is a single value, which cannot be resampled.
+        Lower and upper end; None for a single value, which cannot be resampled.
 
     Raises:
         ValueError: If the shapes differ.
@@ -106,21 +105,21 @@ def bootstrap_difference(
     if np.ptp(gains) == 0:
         return float(gains.flat[0]), float(gains.flat[0])
     rows, columns = gains.shape
-    # Scipy resamples the numbers of the rows and of the columns; an axis of length one it would refuse.
+    # Scipy resamples the indices of rows and columns; it refuses an axis of length one.
     axes = [np.arange(length) for length in (rows, columns) if length > 1]
 
-    def mean_of(*chosen: NDArray[Any]) -> float:
-        if len(chosen) == 2:
-            counts = np.bincount(chosen[0], minlength=rows)
-            weights = np.bincount(chosen[1], minlength=columns)
-            return float(counts @ gains @ weights / (rows * columns))
-        return float(gains.reshape(-1)[chosen[0]].mean())
+    def mean_of(*indices: NDArray[Any]) -> float:
+        if len(indices) == 2:
+            row_counts = np.bincount(indices[0], minlength=rows)
+            column_counts = np.bincount(indices[1], minlength=columns)
+            return float(row_counts @ gains @ column_counts / (rows * columns))
+        return float(gains.reshape(-1)[indices[0]].mean())
 
-    found = bootstrap(
-        axes, mean_of, n_resamples=resamples, vectorized=False, paired=False, confidence_level=level,
+    interval = bootstrap(
+        axes, mean_of, n_resamples=n_resamples, vectorized=False, paired=False, confidence_level=level,
         method="percentile", random_state=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
 
 
 def mean_ranks(accuracies: pd.DataFrame) -> pd.Series[float]:
@@ -160,43 +159,43 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 
 def difference_of(
-    members: Sequence[RunRecord], baseline: Sequence[RunRecord], *, resamples: int = 2000, seed: int = 0
+    members: Sequence[RunRecord], baseline: Sequence[RunRecord], *, n_resamples: int = 2000, seed: int = 0
 ) -> Difference | None:
-    """Difference of one method's runs to another's over the seeds that both have; None where there is none.
+    """Difference of one method's runs to another's over the seeds that both have; None without a common seed.
 
     Raises:
         ValueError: If the predictions of a run are damaged.
     """
-    mine, theirs = (
-        {int(record.config["seed"]): record for record in some if record.result is not None}
-        for some in (members, baseline)
+    first, second = (
+        {int(record.config["seed"]): record for record in records if record.result is not None}
+        for records in (members, baseline)
     )
-    seeds = tuple(sorted(set(mine) & set(theirs)))
+    seeds = tuple(sorted(set(first) & set(second)))
     if not seeds:
         return None
-    accuracies = np.array([[finished_result(runs[s])["test"]["accuracy"] for s in seeds] for runs in (mine, theirs)])
-    mean = float((accuracies[0] - accuracies[1]).mean())
-    right = _correctness([mine[s] for s in seeds], [theirs[s] for s in seeds])
-    if right is not None:
-        interval = bootstrap_difference(*right, resamples=resamples, seed=seed)
+    pairs = [[records[seed] for seed in seeds] for records in (first, second)]
+    accuracies = np.array([[record.finished_result["test"]["accuracy"] for record in records] for records in pairs])
+    correct = _correct_samples(*pairs)
+    if correct is not None:
+        interval = bootstrap_difference(*correct, n_resamples=n_resamples, seed=seed)
         over = "seeds and samples" if len(seeds) > 1 else "samples"
     else:
-        interval = bootstrap_difference(*accuracies[:, :, None], resamples=resamples, seed=seed)
+        interval = bootstrap_difference(*accuracies[:, :, None], n_resamples=n_resamples, seed=seed)
         over = "seeds" if len(seeds) > 1 else "nothing"
     low, high = (None, None) if interval is None else interval
-    return Difference(mean, low, high, over, seeds)
+    return Difference(float((accuracies[0] - accuracies[1]).mean()), low, high, over, seeds)
 
 
-def _correctness(
-    mine: Sequence[RunRecord], theirs: Sequence[RunRecord]
+def _correct_samples(
+    first: Sequence[RunRecord], second: Sequence[RunRecord]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Which samples are right, (seeds, samples) each; None where some run kept no predictions of the same samples."""
+    """Correctness by sample, shape (seeds, samples); None unless all runs predicted the same samples."""
     try:
-        tables = [[read_predictions(record.directory) for record in some] for some in (mine, theirs)]
+        tables = [[read_predictions(record.directory) for record in records] for records in (first, second)]
     except FileNotFoundError:
         return None
     targets = tables[0][0]["targets"]
-    if any(not np.array_equal(table["targets"], targets) for some in tables for table in some):
+    if any(not np.array_equal(table["targets"], targets) for group in tables for table in group):
         return None
-    first, second = (np.stack([table["fused"] == table["targets"] for table in some]) for some in tables)
-    return first, second
+    left, right = (np.stack([table["fused"] == table["targets"] for table in group]) for group in tables)
+    return left, right

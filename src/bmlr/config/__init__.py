@@ -1,10 +1,10 @@
-"""Configuration of a run: options, the model they describe, the file that re-runs it."""
+"""Configuration of a run: its options, its model and its file."""
 
 from bmlr.config._classes import class_path, resolve_class
+from bmlr.config._file import load_plain_yaml, read_config_entries
 from bmlr.config._model import build_model
 from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
 from bmlr.config._run_config import RunConfig, read_config
-from bmlr.config._yaml import load_plain_yaml
 
 __all__ = [
     "ModelOptions",
@@ -16,5 +16,6 @@ __all__ = [
     "fill_defaults",
     "load_plain_yaml",
     "read_config",
+    "read_config_entries",
     "resolve_class",
 ]

@@ -1,4 +1,4 @@
-"""Classes by path: registered, or imported by the user."""
+"""Classes by their path, registered or imported by the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def resolve_class(name: str, base: type[T]) -> type[T]:
-    """The registered or already imported subclass of ``base`` that ``name`` (short or with its module) stands for.
+    """Find a registered or already imported subclass of ``base`` by its short name or path.
 
     Raises:
         ValueError: If there is none; the message gives the nearest name.
@@ -25,13 +25,12 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
     short = name.rpartition(".")[2]
     registry: Any = bmlr.methods if issubclass(base, Method) else bmlr.data
     names = bmlr.methods.available() if issubclass(base, Method) else bmlr.data.class_names()
-    registered = {known: f"{registry.__name__}.{known}" for known in names}
+    registered = {registered_name: f"{registry.__name__}.{registered_name}" for registered_name in names}
     if short in registered and name in {short, registered[short]}:
-        found: Any = getattr(registry, short)
-        return found  # type: ignore[no-any-return]
-    found = getattr(sys.modules.get(name.rpartition(".")[0]), short, None)
-    if isinstance(found, type) and issubclass(found, base):
-        return found
+        return getattr(registry, short)  # type: ignore[no-any-return]
+    cls = getattr(sys.modules.get(name.rpartition(".")[0]), short, None)
+    if isinstance(cls, type) and issubclass(cls, base):
+        return cls
     raise ValueError(
         f"'{name}' is neither a registered nor an imported {base.__name__}. Registered are {', '.join(registered)}."
         f"{nearest_name(short, registered)} "
@@ -40,7 +39,7 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
 
 
 def class_path(cls: type) -> str:
-    """Public path of a class: those of the library are found in its packages, not in the modules inside them."""
+    """Public path of a class; for classes of the library, their package and name."""
     module = cls.__module__
     if module.startswith("bmlr."):
         module = ".".join(module.split(".")[:2])
@@ -48,22 +47,25 @@ def class_path(cls: type) -> str:
 
 
 def class_entry(thing: MultimodalData | Method) -> dict[str, Any]:
+    """Class path and parameters of an object, as plain data."""
     return {"class_path": class_path(type(thing)), "init_args": plain_data(thing.hparams)}
 
 
-def make_class(entry: Any, base: type[T], where: str) -> T:
+def make_class(entry: Any, base: type[T], where: str, hint: str = "") -> T:
+    """Make the object that a class entry describes; ``hint`` ends the message where its parameters do not fit."""
     if not isinstance(entry, dict) or not {"class_path"} <= set(entry) <= {"class_path", "init_args"}:
-        raise ValueError(f"{where} should have the entries class_path and init_args. Found {entry!r}.")
+        raise ValueError(f"{where} should have the entries class_path and init_args. Found {entry!r}.{hint}")
     cls = resolve_class(str(entry["class_path"]), base)
     try:
         return cls(**(entry.get("init_args") or {}))
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise ValueError(f"{error}{hint}") from error
     except Exception as error:  # whatever parameters of wrong types cause in any class
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}{hint}") from error
 
 
 def plain_data(value: Any) -> Any:
+    """Nested values as YAML and JSON hold them: mappings with text keys, lists, paths as text."""
     if isinstance(value, Mapping):
         return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

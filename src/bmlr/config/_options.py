@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +17,9 @@ Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 
 
 OnNonFinite = Literal["stop", "skip"]
+
+#: Metadata of options that cannot change a result: runs that differ in nothing else are one configuration.
+_NO_EFFECT = {"affects_result": False}
 
 
 @dataclasses.dataclass
@@ -164,11 +167,11 @@ class TrainerOptions:
     precision: Precision = "32-true"
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
-    num_workers: int = 0
+    num_workers: int = dataclasses.field(default=0, metadata=_NO_EFFECT)
     compile: bool = False
-    progress: bool = True
-    gradients: bool = False
-    checkpoint_every: int | None = None
+    progress: bool = dataclasses.field(default=True, metadata=_NO_EFFECT)
+    gradients: bool = dataclasses.field(default=False, metadata=_NO_EFFECT)
+    checkpoint_every: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
     on_nonfinite: OnNonFinite = "stop"
     max_nonfinite: int = 10
 
@@ -181,6 +184,20 @@ class TrainerOptions:
         check_choice("on_nonfinite", self.on_nonfinite, get_args(OnNonFinite))
         if self.gradient_clip_val is not None:
             check_positive("gradient_clip_val", self.gradient_clip_val)
+
+    @staticmethod
+    def affecting_result(entries: Mapping[str, Any]) -> dict[str, Any]:
+        """Select the entries of a ``trainer`` section that can change a result.
+
+        Example:
+            >>> TrainerOptions.affecting_result({"epochs": 3, "progress": False, "on_nonfinite": "stop"})
+            {'epochs': 3}
+        """
+        fields = dataclasses.fields(TrainerOptions)
+        ignored = {field.name for field in fields if not field.metadata.get("affects_result", True)}
+        if entries.get("on_nonfinite", "stop") == "stop":  # a run that it stops has no result
+            ignored |= {"on_nonfinite", "max_nonfinite"}
+        return {name: value for name, value in entries.items() if name not in ignored}
 
 
 def fill_defaults(

@@ -142,6 +142,8 @@ class MultimodalData(ABC):
     name: ClassVar[str]
     #: The paper's settings, where a data set does not say otherwise.
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults()
+    #: Parameters that say where files are: the same files elsewhere are the same data.
+    location_parameters: ClassVar[frozenset[str]] = frozenset({"root", "cache"})
     protocol: str
     classes: tuple[str, ...]
     modalities: dict[str, Modality]

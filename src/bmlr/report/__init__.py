@@ -1,8 +1,9 @@
-"""A report of runs: one HTML page that needs nothing else, with tables, curves, figures and what was left out.
+"""Report of runs: one self-contained HTML page with tables, curves, figures and the excluded runs.
 
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """
 
 from bmlr.report._page import Report, write_report
+from bmlr.report._sections import ExcludedRun
 
-__all__ = ["Report", "write_report"]
+__all__ = ["ExcludedRun", "Report", "write_report"]

@@ -49,7 +49,7 @@ def section_curves(section: Section) -> dict[str, Any]:
 
 def usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
     """The metrics of a group's runs by seed, those that there are."""
-    return {str(run.result["seed"]): run.metrics for run in group.runs if run.metrics is not None}
+    return {str(run.config["seed"]): run.metrics for run in group.runs if run.metrics is not None}
 
 
 def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[str, list[float | None]]:

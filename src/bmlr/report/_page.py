@@ -25,9 +25,9 @@ from bmlr._version import __version__
 from bmlr.benchmark.contents import Picture, read_contents
 from bmlr.figures.style import legend_above
 from bmlr.report._curves import section_curves, usable_metrics
-from bmlr.report._sections import MethodGroup, Section, make_sections, methods_text
+from bmlr.report._sections import ExcludedRun, MethodGroup, Section, exclude_run, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, shown_table
-from bmlr.runs import ExcludedRun, read_runs
+from bmlr.runs import RunRecord, find_runs
 from bmlr.runs.layout import CONFIG
 
 
@@ -40,7 +40,7 @@ class Report:
         sections: Headings of its sections.
         methods: Number of methods.
         runs: Number of runs in its numbers.
-        excluded: What was left out, and why.
+        excluded: Runs that were left out, with the reason.
     """
 
     path: Path
@@ -83,7 +83,7 @@ def write_report(
     out = Path(out)
     if out.suffix.lower() not in {".html", ".htm"} or out.is_dir():
         raise ValueError(f"`out` should be a file named .html. Found {str(out)!r}.")
-    finished, excluded = read_runs(runs)
+    finished, excluded = _read_finished(runs)
     sections, repeated = make_sections(finished)
     excluded += repeated
     counted = len(finished) - len(repeated)
@@ -103,6 +103,19 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out, _render(content))
     return Report(out, tuple(section.heading for section in sections), methods, counted, tuple(excluded))
+
+
+def _read_finished(paths: Iterable[Path | str]) -> tuple[list[RunRecord], list[ExcludedRun]]:
+    """The finished runs, and the others with the reason why each is left out."""
+    records = find_runs(paths)
+    finished = [record for record in records if record.state == "finished"]
+    excluded = [exclude_run(record) for record in records if record.state != "finished"]
+    if not records:
+        raise ValueError("`runs` should name at least one run or folder of runs. Found none.")
+    if not finished:
+        others = f" So it is with {len(excluded) - 1} more." if len(excluded) > 1 else ""
+        raise ValueError(f"There is no finished run to report. {records[0].directory}: {excluded[0].reason}{others}")
+    return finished, excluded
 
 
 def _render(content: dict[str, Any]) -> str:
@@ -132,8 +145,9 @@ def _check_baseline(baseline: str | None, sections: Sequence[Section]) -> None:
 def _find_baseline(section: Section, baseline: str | None) -> MethodGroup | None:
     """The first method of that name in the page or of that class."""
     name = "Joint" if baseline is None else baseline
-    named = [group for group in section.groups if group.label == name]
-    return next(iter(named or [group for group in section.groups if group.runs[0].result["method"] == name]), None)
+    by_label = [group for group in section.groups if group.label == name]
+    by_class = [group for group in section.groups if group.runs[0].finished_result["method"] == name]
+    return next(iter(by_label or by_class), None)
 
 
 def _results_content(folder: Path) -> dict[str, Any]:
@@ -172,11 +186,11 @@ def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
             {
                 "group": group,
                 "cells": cells,
-                "config": run.config_text,
-                "versions": run.result.get("versions") or {},
+                "config": (run.directory / CONFIG).read_text(encoding="utf-8"),
+                "versions": run.finished_result.get("versions") or {},
                 "directory": run.directory,
-                "parameters": run.result.get("parameters"),
-                "remark": run.remark,
+                "parameters": run.finished_result.get("parameters"),
+                "remark": run.metrics_problem,
                 "command": f"bmlr train --config {shlex.quote(str(run.directory / CONFIG))} --runs again",
             }
             for (group, run), cells in zip(runs, run_rows, strict=True)
@@ -208,8 +222,11 @@ def _draw_figures(section: Section) -> dict[str, _Figure]:
     table = pd.DataFrame(
         {
             "method": group.label,
-            "accuracy": run.result["test"]["accuracy"],
-            **{f"accuracy_{name}": run.result["test"]["unimodal_accuracy"].get(name) for name in section.modalities},
+            "accuracy": run.finished_result["test"]["accuracy"],
+            **{
+                f"accuracy_{name}": run.finished_result["test"]["unimodal_accuracy"].get(name)
+                for name in section.modalities
+            },
         }
         for group in section.groups
         for run in group.runs

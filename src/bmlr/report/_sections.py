@@ -1,41 +1,56 @@
-"""Sorts runs into sections of the same data, and in them by method and setting."""
+"""Runs sorted into sections of the same data, and in them by method."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import bmlr.methods
-from bmlr.runs import ExcludedRun, FinishedRun
+from bmlr.benchmark import title_of
+from bmlr.runs import RunRecord, group_runs
+from bmlr.runs.settings import data_settings, method_settings, settings, software_version, text_of
 
-#: Where the files are, which does not make other data.
-_PLACES = {"root", "cache"}
-#: What cannot change a result.
-_IDLE = {"trainer.progress", "trainer.num_workers"}
+
+@dataclasses.dataclass(frozen=True)
+class ExcludedRun:
+    """A run, or a folder taken for one, without a place in the report's numbers.
+
+    Attributes:
+        directory: Its directory.
+        state: failed, unfinished, unreadable, repeated or no run.
+        reason: One sentence.
+        details: Traceback of a failed run, or the end of its log, or "".
+    """
+
+    directory: Path
+    state: str
+    reason: str
+    details: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodGroup:
-    """The runs of one method with one setting, which differ in the seed.
+    """The runs of one method with one setting: its seeds.
 
     Attributes:
-        label: Name in the literature, with what tells it from another setting of the same method.
+        label: Name in the literature, with the settings that differ among groups of the same method.
         parameters: The method's parameters that are not its defaults, as text.
-        search: What the filter looks in.
+        search: Text that the filter searches.
         runs: The runs, by seed.
     """
 
     label: str
     parameters: str
     search: str
-    runs: tuple[FinishedRun, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
     def seeds(self) -> list[int]:
         """Seeds of the runs."""
-        return [run.result["seed"] for run in self.runs]
+        return [record.config["seed"] for record in self.runs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +59,8 @@ class Section:
 
     Attributes:
         heading: Data and protocol.
-        facts: What was compared, text by name.
-        notes: What a reader has to know before comparing numbers.
+        facts: Text about data, runs and shared settings, by name.
+        notes: Caveats of the numbers.
         modalities: Names of the modalities.
         pairs: Names of the ratios.
         groups: The methods.
@@ -61,21 +76,27 @@ class Section:
     majority: float
 
 
-def make_sections(runs: Iterable[FinishedRun]) -> tuple[list[Section], list[ExcludedRun]]:
-    """Sort runs into sections; a run that repeats another (same settings, data and seed) is left out and returned."""
-    by_data: dict[str, list[FinishedRun]] = {}
+def exclude_run(record: RunRecord) -> ExcludedRun:
+    """Entry of a run without a result in the list of excluded runs."""
+    return ExcludedRun(record.directory, record.state, record.reason, record.details)
+
+
+def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[ExcludedRun]]:
+    """Sort finished runs into sections; of runs with equal data, settings and seed, all but the first are excluded."""
+    by_data: dict[str, list[RunRecord]] = {}
     repeated = []
-    first: dict[str, FinishedRun] = {}
-    for run in runs:
-        key = _key(_data_settings(run), _settings(run), run.result["seed"])
+    first: dict[str, RunRecord] = {}
+    for record in runs:
+        data = data_settings(record)
+        key = _key(data, settings(record), software_version(record), record.config["seed"])
         if key in first:
             reason = f"It has the settings and the seed of {first[key].directory}, which is counted."
-            repeated.append(ExcludedRun(run.directory, "repeated", reason))
+            repeated.append(ExcludedRun(record.directory, "repeated", reason))
             continue
-        first[key] = run
-        by_data.setdefault(_key(_data_settings(run)), []).append(run)
-    sections = [_make_section(members) for members in by_data.values()]
-    return _tell_apart(sections, list(by_data.values())), repeated
+        first[key] = record
+        by_data.setdefault(_key(data), []).append(record)
+    sections = [_make_section(records) for records in by_data.values()]
+    return _tell_apart(sections, [records[0] for records in by_data.values()]), repeated
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -89,23 +110,28 @@ def methods_text(groups: Sequence[MethodGroup]) -> str:
     return _counted(methods, "method") + (f" in {settings} settings" if settings > methods else "")
 
 
-def _make_section(runs: list[FinishedRun]) -> Section:
+def _make_section(runs: list[RunRecord]) -> Section:
     groups = _make_groups(runs)
-    first = runs[0].result
-    modalities = list(dict.fromkeys(name for run in runs for name in run.result["test"]["unimodal_accuracy"]))
-    pairs = list(dict.fromkeys(name for run in runs for name in run.result["test"]["ratio"]))
+    results = [record.finished_result for record in runs]
+    first = results[0]
+    modalities = list(dict.fromkeys(name for result in results for name in result["test"]["unimodal_accuracy"]))
+    pairs = list(dict.fromkeys(name for result in results for name in result["test"]["ratio"]))
     samples = first["samples"]
-    data = runs[0].config["data"].get("init_args") or {}
-    shared, different = _compare(groups)
+    parameters = {
+        key.removeprefix("init_args."): value
+        for key, value in data_settings(runs[0]).items()
+        if key.startswith("init_args.")
+    }
+    shared, different = _compare_settings(groups)
     facts = {
-        "Data": f"{first['data']}{_in_brackets({k: v for k, v in data.items() if k not in _PLACES | {'protocol'}})}",
+        "Data": f"{first['data']}{_in_brackets(parameters)}",
         "Protocol": f"{first['protocol']}{_PROTOCOLS.get(first['protocol'], '')}",
         "Samples": f"{samples['train']} training, {samples['val']} validation, {samples['test']} test",
         "Majority rate": f"{100 * first['majority_rate']:.1f} % of the test split is of the most frequent class",
         "Modalities": ", ".join(modalities),
         "Methods and runs": f"{methods_text(groups)}, {_counted(len(runs), 'run')}",
         "Shared settings": ", ".join(f"{key} {value}" for key, value in shared.items()) or "none",
-        "Versions": _versions(runs),
+        "Versions": _versions(results),
     }
     return Section(
         heading=f"{first['data']}, {first['protocol']} protocol",
@@ -124,81 +150,59 @@ _PROTOCOLS = {
 }
 
 
-def _make_groups(runs: list[FinishedRun]) -> list[MethodGroup]:
-    settings: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        settings.setdefault(_key(_settings(run)), []).append(run)
-    members = [sorted(group, key=lambda run: int(run.result["seed"])) for group in settings.values()]
-    order = {name: place for place, name in enumerate(bmlr.methods.available())}
+def _make_groups(runs: list[RunRecord]) -> list[MethodGroup]:
     groups = []
-    for group in members:
-        first = group[0]
-        name = first.result["method"]
-        same = [other[0] for other in members if other[0].config["method"]["class_path"] == _class(first)]
-        title = bmlr.methods.get(name).info.title if name in order else name
-        label = title + _in_brackets(_telling(first, same))
-        given = first.config["method"].get("init_args") or {}
-        usual = bmlr.methods.create(name).hparams if name in order else {}
-        changed = {key: value for key, value in given.items() if key not in usual or _key(usual[key]) != _key(value)}
+    by_label = group_runs(runs)
+    titles = {label: title_of(label) for label in by_label}
+    for label, records in by_label.items():
+        title = titles[label]
+        if list(titles.values()).count(title) > 1:  # a title does not name the epochs
+            title += f" ({records[0].finished_result['epochs']} epochs)"
+        name = str(records[0].finished_result["method"])
+        parameters = records[0].config["method"].get("init_args") or {}
+        defaults = bmlr.methods.create(name).hparams if name in bmlr.methods.available() else {}
+        changed = {k: v for k, v in parameters.items() if k not in defaults or _key(defaults[k]) != _key(v)}
         groups.append(
             MethodGroup(
-                label=label,
-                parameters=", ".join(f"{key}={_short(value)}" for key, value in changed.items()),
-                search=f"{label} {name}".casefold(),
-                runs=tuple(group),
+                label=title,
+                parameters=", ".join(f"{key}={text_of(value)}" for key, value in changed.items()),
+                search=f"{title} {name}".casefold(),
+                runs=tuple(records),
             )
         )
-    # Settings of a method by their text; methods that are not known last, as they came.
-    known = {group.label: order.get(str(group.runs[0].result["method"]), len(order)) for group in groups}
-    return sorted(groups, key=lambda one: (known[one.label], one.label if known[one.label] < len(order) else ""))
+    return groups
 
 
-def _telling(run: FinishedRun, same: list[FinishedRun]) -> dict[str, Any]:
-    """The settings of a run that differ among the settings of the same method."""
-    flat = [_flatten(_settings(other)) for other in same]
-    mine = _flatten(_settings(run))
-    keys = [
-        key
-        for key in dict.fromkeys(key for other in flat for key in other)
-        if len({_key(o.get(key)) for o in flat}) > 1 and key != "model.modalities"
-    ]
-    telling = {key.removeprefix("method.init_args."): mine.get(key, "not recorded") for key in keys}
-    # Always said: a method on fewer modalities must not pass for the method itself where that has no run.
-    if modalities := mine.get("model.modalities"):
-        telling["modalities"] = "+".join(modalities)
-    return telling
-
-
-def _compare(groups: Sequence[MethodGroup]) -> tuple[dict[str, str], list[str]]:
-    """What model, optimiser and trainer have in common, in few words, and a sentence for each entry that differs."""
+def _compare_settings(groups: Sequence[MethodGroup]) -> tuple[dict[str, str], list[str]]:
+    """Shared settings of model, optimiser and trainer in few words, and a sentence for each that differs."""
     flat = {
-        group.label: {k: v for k, v in _settings(group.runs[0]).items() if not k.startswith("method.")}
+        group.label: {k: v for k, v in method_settings(group.runs[0]).items() if not k.startswith("method.")}
         for group in groups
     }
     shared, different = {}, []
-    for key in dict.fromkeys(key for settings in flat.values() for key in settings):
-        values = _by_value({label: _short(settings.get(key, "not recorded")) for label, settings in flat.items()})
+    for key in dict.fromkeys(key for entries in flat.values() for key in entries):
+        values = _by_value({label: text_of(entries.get(key, "not recorded")) for label, entries in flat.items()})
         if len(values) == 1:
             shared[key] = next(iter(values))
-        elif key != "bmlr":  # versions have a sentence of their own
+        else:
             different.append(f"The methods differ in {key}: {_listed(values)}.")
     return {name: shared[key] for key, name in _SHOWN.items() if shared.get(key, "null") != "null"}, different
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
     """The labels that have each value."""
-    found: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     for label, value in values.items():
-        found.setdefault(value, []).append(label)
-    return found
+        labels.setdefault(value, []).append(label)
+    return labels
 
 
 def _listed(values: Mapping[str, list[str]]) -> str:
-    """Values with who has them, by name if they are few."""
+    """Values with the labels that have them, by name if they are few."""
     return "; ".join(
         f"{value} ({', '.join(labels) if len(labels) <= 4 else f'{len(labels)} methods'})"
         for value, labels in values.items()
@@ -212,7 +216,7 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _notes(runs: list[FinishedRun], groups: list[MethodGroup], different: list[str]) -> list[str]:
+def _notes(runs: list[RunRecord], groups: list[MethodGroup], different: list[str]) -> list[str]:
     notes = list(different)
     seeds = _by_value({group.label: seeds_text(group.seeds) for group in groups})
     if len(seeds) > 1:
@@ -221,75 +225,40 @@ def _notes(runs: list[FinishedRun], groups: list[MethodGroup], different: list[s
         )
     if max(len(group.runs) for group in groups) == 1:
         notes.append("Every method has one run: how much results vary with the seed is not known.")
-    if len({_key(run.result.get("versions")) for run in runs}) > 1:
+    if len({_key(record.finished_result.get("versions")) for record in runs}) > 1:
         notes.append("The runs were made with different versions or on different machines (see each run's details).")
-    return notes + [run.remark for run in runs if run.remark]
+    return notes + [record.metrics_problem for record in runs if record.metrics_problem]
 
 
-def _versions(runs: list[FinishedRun]) -> str:
-    found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for name, version in (run.result.get("versions") or {}).items():
-            found.setdefault(str(name), {})[str(version)] = None
-    return ", ".join(f"{name} {' or '.join(versions)}" for name, versions in found.items()) or "not recorded"
+def _versions(results: Iterable[Mapping[str, Any]]) -> str:
+    versions: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, version in (result.get("versions") or {}).items():
+            versions.setdefault(str(name), {})[str(version)] = None
+    return ", ".join(f"{name} {' or '.join(values)}" for name, values in versions.items()) or "not recorded"
 
 
-def _tell_apart(sections: list[Section], runs: list[list[FinishedRun]]) -> list[Section]:
-    """Add what differs to the headings of sections of the same data and protocol."""
+def _tell_apart(sections: list[Section], runs: list[RunRecord]) -> list[Section]:
+    """Add the differing data settings to equal headings; ``runs`` has one run of each section."""
     result = []
-    for section, members in zip(sections, runs, strict=True):
-        same = [other[0] for s, other in zip(sections, runs, strict=True) if s.heading == section.heading]
-        flat = [_flatten(_data_settings(run)) for run in same]
-        mine = _flatten(_data_settings(members[0]))
-        keys = [key for key in mine if len({_key(other.get(key)) for other in flat}) > 1]
-        told = {key.rpartition(".")[2]: mine[key] for key in keys}
-        result.append(dataclasses.replace(section, heading=section.heading + _in_brackets(told)))
+    for section, record in zip(sections, runs, strict=True):
+        same = [data_settings(r) for s, r in zip(sections, runs, strict=True) if s.heading == section.heading]
+        different = {
+            key.removeprefix("init_args."): value
+            for key, value in data_settings(record).items()
+            if len({_key(other.get(key)) for other in same}) > 1
+        }
+        result.append(dataclasses.replace(section, heading=section.heading + _in_brackets(different)))
     return result
 
 
-def _data_settings(run: FinishedRun) -> dict[str, Any]:
-    """What makes two runs' data the same: the data set, its parameters but for places, and what was counted in it."""
-    entry = run.config["data"]
-    given = {key: value for key, value in (entry.get("init_args") or {}).items() if key not in _PLACES}
-    result = run.result
-    return {
-        "class": entry["class_path"],
-        "name": result["data"],
-        "protocol": result["protocol"],
-        "init_args": given,
-        "samples": result["samples"],
-        "majority_rate": round(result["majority_rate"], 6),
-    }
-
-
-def _settings(run: FinishedRun) -> dict[str, Any]:
-    """What makes two runs the same but for the seed."""
-    config = {key: value for key, value in run.config.items() if key not in {"data", "seed"}}
-    flat = {key: value for key, value in _flatten(config).items() if key not in _IDLE}
-    return {**flat, "bmlr": (run.result.get("versions") or {}).get("bmlr")}
-
-
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _class(run: FinishedRun) -> str:
-    return str(run.config["method"]["class_path"])
+def _class(record: RunRecord) -> str:
+    return str(record.config["method"]["class_path"])
 
 
 def _key(*content: Any) -> str:
     return json.dumps(content, sort_keys=True, default=str)
 
 
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
-
-
 def _in_brackets(entries: Mapping[str, Any]) -> str:
-    return f" ({', '.join(f'{key}={_short(value)}' for key, value in entries.items())})" if entries else ""
+    return f" ({', '.join(f'{key}={text_of(value)}' for key, value in entries.items())})" if entries else ""

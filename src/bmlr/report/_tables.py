@@ -11,10 +11,10 @@ from typing import Any
 from bmlr.benchmark._tables import Table
 from bmlr.benchmark.statistics import difference_of, estimate
 from bmlr.report._sections import MethodGroup, Section, seeds_text
-from bmlr.runs import FinishedRun, RunRecord
+from bmlr.runs import RunRecord
 
 #: Reads a number of a run; None where it is not defined.
-Read = Callable[[FinishedRun], float | None]
+Read = Callable[[RunRecord], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def method_table(section: Section, baseline: MethodGroup | None = None) -> tuple
             "rather too narrow",
         )
         add(head, [_difference_cell(group, baseline) for group in groups])
-    if any("test_last_epoch" in run.result for group in groups for run in group.runs):
+    if any("test_last_epoch" in run.finished_result for group in groups for run in group.runs):
         for split, head in _PAPER_COLUMNS.items():
             add(head, [_spread(group, _reader(split, "accuracy"), 100, 1) for group in groups])
     passes = [_spread(group, _reader("data_passes"), 1, 1, deviation=False) for group in groups]
@@ -94,7 +94,7 @@ def run_table(section: Section) -> tuple[list[Head], list[list[Cell]]]:
     rows = []
     for group in section.groups:
         for run in group.runs:
-            result = run.result
+            result = run.finished_result
             row = [Cell(group.label, group.label.casefold()), Cell(str(result["seed"]), result["seed"])]
             row += [_plain(read(run), 100, 1) for _, read in _score_columns(section, "test")]
             row += [_plain(_reader("test", "ratio", pair)(run), 1, 2) for pair in section.pairs]
@@ -146,7 +146,7 @@ def _score_columns(section: Section, split: str) -> list[tuple[Head, Read]]:
 
 
 def _reader(*keys: str) -> Read:
-    def read(run: FinishedRun) -> float | None:
+    def read(run: RunRecord) -> float | None:
         value: Any = run.result
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
@@ -178,16 +178,12 @@ def _difference_cell(group: MethodGroup, baseline: MethodGroup) -> Cell:
     if group is baseline:
         return Cell("0", 0.0)
     try:
-        found = difference_of(_records(group), _records(baseline))
+        found = difference_of(group.runs, baseline.runs)
     except (OSError, ValueError) as error:
         return Cell("–", None, note=" ".join(str(error).split()))
     if found is None:
         return Cell("–", None, note="no seed in common")
     return Cell(found.text(), 100 * found.mean, note=f"resampled over {found.over}; {seeds_text(found.seeds)}")
-
-
-def _records(group: MethodGroup) -> list[RunRecord]:
-    return [RunRecord(group.label, run.directory, run.config, run.result) for run in group.runs]
 
 
 def _runs_cell(group: MethodGroup) -> Cell:

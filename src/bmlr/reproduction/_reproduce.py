@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
@@ -21,7 +19,7 @@ from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import Table, write_table
 from bmlr.benchmark._tune import tune
 from bmlr.benchmark.contents import Contents, Picture, write_contents
-from bmlr.config import class_path
+from bmlr.config import class_path, read_config_entries
 from bmlr.data import MultimodalData
 from bmlr.reproduction._figures import Drawn, Made, draw_bars, draw_figures
 from bmlr.reproduction._paper import EXPERIMENTS, GRID, Experiment, Row
@@ -143,7 +141,7 @@ def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> 
         if not files:
             raise FileNotFoundError(f"There is no best-….yaml in {folder}: it should be the folder of a bmlr tune.")
         for path in files:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_config_entries(path)
             if content["data"]["class_path"] != class_path(type(data)):
                 continue
             name = content["method"]["class_path"].rpartition(".")[2]

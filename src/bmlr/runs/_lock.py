@@ -1,28 +1,21 @@
-"""A lock on a directory that ends with its process, however that ends."""
+"""Exclusive locks on directories."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import filelock
+
 from bmlr.runs._errors import RunError
-
-LOCK = ".lock"
-
-
-_UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+from bmlr.runs.layout import LOCK
 
 
 class DirectoryLock:
-    """An exclusive lock on a directory, kept by the operating system.
+    """Exclusive lock on a directory, held by the operating system for this process.
 
-    The system gives it back when its process ends, also by SIGKILL, so a lock of a dead process does not exist: the
-    file ``.lock`` that stays behind says nothing. On a file system without locks a warning is given and none is kept.
+    The system releases it when the process ends, also by SIGKILL: the file ``.lock`` that stays behind blocks nobody.
+    On a file system without locks, ``filelock`` warns and uses a marker file with the process's number instead.
 
     Args:
         directory: The directory; it is made if it is missing.
@@ -40,76 +33,37 @@ class DirectoryLock:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.path = Path(directory) / LOCK
-        self._file: int | None = None
+        self.directory = Path(directory)
+        self._lock = filelock.FileLock(self.directory / LOCK, thread_local=False)
 
     def acquire(self) -> bool:
-        """Take the lock without waiting; False where another process, or another object here, has it."""
-        if self._file is not None:
-            return True
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            taken = _lock(file)
-        except BaseException:
-            os.close(file)
-            raise
-        if not taken:
-            os.close(file)
-            return False
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
-        self._file = file
+        """Take the lock without waiting; False where another process, or another object here, holds it."""
+        if not self._lock.is_locked:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(blocking=False)
+            except filelock.Timeout:
+                return False
         return True
 
     def release(self) -> None:
         """Give the lock back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._lock.release()
 
     def held_elsewhere(self) -> bool:
-        """Whether somebody else has the lock at this moment."""
-        if self._file is not None or not self.path.exists():
+        """Whether another process or object holds the lock at this moment."""
+        if self._lock.is_locked or not (self.directory / LOCK).exists():
             return False
-        taken = self.acquire()
+        acquired = self.acquire()
         self.release()
-        return not taken
+        return not acquired
 
     def __enter__(self) -> DirectoryLock:
         if not self.acquire():
-            owner = ""
-            with contextlib.suppress(OSError):
-                owner = self.path.read_text(encoding="utf-8").strip()
-            raise RunError(f"{self.path.parent} is in use by another process{f' ({owner})' if owner else ''}.")
+            raise RunError(f"{self.directory} is in use by another process. Wait until it ends, or end it.")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-
-def _lock(file: int) -> bool:
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
-            raise
-        warnings.warn("There are no file locks here: start no second comparison on this folder.", stacklevel=3)
-    return True
-
-
-@contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Keep a directory to oneself.
-
-    Raises:
-        RunError: If another process has it.
-    """
-    with DirectoryLock(directory):
-        yield

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from bmlr.runs.layout import METRICS
+
 
 def read_metrics(run: Path | str) -> pd.DataFrame:
-    """The metrics of a run, one row per epoch.
+    """Read the metrics of a run, one row per epoch.
 
     Args:
         run: Directory of the run.
@@ -17,7 +19,7 @@ def read_metrics(run: Path | str) -> pd.DataFrame:
         FileNotFoundError: If the run has no finished epoch.
         ValueError: If the file is not a table of epochs.
     """
-    path = Path(run) / "metrics.csv"
+    path = Path(run) / METRICS
     if not path.is_file():
         raise FileNotFoundError(f"There are no metrics in {run}: {path.name} is missing.")
     try:

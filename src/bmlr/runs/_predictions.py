@@ -1,4 +1,4 @@
-"""What a run predicted for every test sample: two runs can be compared sample by sample."""
+"""Predicted classes of a run, by which two runs are compared sample by sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bmlr.methods import Prediction
 from bmlr.runs.layout import PREDICTIONS
 from bmlr.runs.storage import read_weights, write_weights
 
-#: Stands where a sample lacks the modality.
+#: Class of a modality that the sample lacks.
 ABSENT = -1
 
 
@@ -26,7 +26,7 @@ class PredictionTable:
     Args:
         modalities: Names of the modalities.
         samples: Number of samples of the split.
-        device: Where the table is kept.
+        device: Device of the table.
     """
 
     def __init__(self, modalities: Sequence[str], samples: int, device: torch.device | str = "cpu") -> None:
@@ -37,7 +37,7 @@ class PredictionTable:
         """Fill in a batch.
 
         Raises:
-            ValueError: If the batch does not say which samples it holds.
+            ValueError: If the batch has no indices of its samples.
         """
         if batch.indices is None:
             raise ValueError("`batch.indices` should say which samples the batch holds. Found None.")
@@ -49,7 +49,7 @@ class PredictionTable:
             self.values[row, batch.indices] = classes if mask is None else classes.where(mask, ABSENT)
 
     def save(self, path: Path, values: Tensor | None = None) -> None:
-        """Write the table, or ``values`` in its place, as one integer array per name."""
+        """Write the table as one integer array per name; ``values`` replaces its content."""
         table = self.values if values is None else values
         dtype = torch.int16 if int(table.max()) <= torch.iinfo(torch.int16).max else torch.int32
         write_weights(path, {name: row.to(dtype) for name, row in zip(self.names, table, strict=True)})

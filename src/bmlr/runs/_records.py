@@ -1,22 +1,28 @@
-"""The store of runs: which are finished, which failed and why, and what they hold."""
+"""Runs as they lie on disk. Nothing else in the package knows how to read a run directory."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import json
+import shlex
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+import pandas as pd
 
 from bmlr._files import atomic_write_text
-from bmlr.runs.layout import CONFIG, FAILURE, LOG, RESULT
-from bmlr.runs.storage import read_result
+from bmlr.config import read_config_entries
+from bmlr.runs._metrics import read_metrics
+from bmlr.runs._result import read_result
+from bmlr.runs.layout import CONFIG, FAILURE, LOG, METRICS, RESULT
 
-State = Literal["new", "interrupted", "failed", "finished"]
+State = Literal["finished", "failed", "unfinished", "unreadable", "no run"]
+
+_MAX_DEPTH = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +30,13 @@ class RunRecord:
     """A run as it lies on disk.
 
     Attributes:
-        label: What it is counted as in a table.
-        directory: Where it is.
-        config: What ``config.yaml`` holds.
-        result: What ``result.json`` holds; None if the run is not finished.
-        failure: What ``failed.json`` holds; None if it did not fail.
+        label: Its name in a table; "" leaves that to :func:`group_runs`.
+        directory: Its directory.
+        config: Content of ``config.yaml``; empty where there is none.
+        result: Content of ``result.json``; None if the run is not finished.
+        failure: Content of ``failed.json``; None if it did not fail.
+        problem: Reason why the directory cannot be read as a run, or "".
+        exists: False where the directory holds no file of a run.
     """
 
     label: str
@@ -36,53 +44,104 @@ class RunRecord:
     config: dict[str, Any]
     result: dict[str, Any] | None
     failure: dict[str, Any] | None = None
+    problem: str = ""
+    exists: bool = True
 
     @property
     def state(self) -> State:
-        """new, interrupted, failed or finished."""
+        """One of finished, failed, unfinished, unreadable and no run."""
+        if self.problem:
+            return "unreadable" if self.exists else "no run"
         if self.result is not None:
             return "finished"
+        return "unfinished" if self.failure is None else "failed"
+
+    @property
+    def finished_result(self) -> dict[str, Any]:
+        """The result of a finished run.
+
+        Raises:
+            ValueError: If the run is not finished.
+        """
+        if self.result is None:
+            raise ValueError(f"{self.directory} is not finished: it has no {RESULT}.")
+        return self.result
+
+    @property
+    def reason(self) -> str:
+        """Sentence that says why the run has no usable result; "" where it has one."""
+        if self.problem or self.result is not None:
+            return self.problem
         if self.failure is not None:
-            return "failed"
-        return "interrupted" if self.config else "new"
+            return f"It failed: {self.failure.get('error') or 'no reason was recorded'}"
+        epochs = " before its first epoch was done"
+        if (self.directory / METRICS).is_file():
+            planned = self.config.get("trainer", {}).get("epochs")
+            done = 0 if self.metrics is None else len(self.metrics)
+            epochs = f" after {done}{f' of {planned}' if planned else ''} epochs" if done else ""
+        config, directory = shlex.quote(str(self.directory / CONFIG)), shlex.quote(str(self.directory))
+        command = f"bmlr train --config {config} --run {directory} --resume"
+        return f"It stopped, or is still running,{epochs}. To go on: {command}"
+
+    @property
+    def details(self) -> str:
+        """Traceback of a failed run, or the end of its log, or ""."""
+        failure = self.failure or {}
+        log = failure.get("log")
+        return str(failure.get("traceback") or "") or "\n".join(map(str, log if isinstance(log, list) else []))
+
+    @property
+    def metrics(self) -> pd.DataFrame | None:
+        """Table of epochs, read when first asked for; None where it is missing or damaged."""
+        return self._metrics[0]
+
+    @property
+    def metrics_problem(self) -> str:
+        """Reason why there are no metrics, or ""."""
+        return self._metrics[1]
+
+    @functools.cached_property
+    def _metrics(self) -> tuple[pd.DataFrame | None, str]:
+        try:
+            return _checked_metrics(self.directory, self.result), ""
+        except (OSError, ValueError) as error:
+            return None, f"No curves of {self.directory}: {error}"
 
 
-def read_record(directory: Path, label: str = "") -> RunRecord:
-    """Read a run, whatever its state.
+def read_run(directory: Path, label: str = "") -> RunRecord:
+    """Read a run, whatever its state; a directory that is not there yet is an unfinished run.
 
     Raises:
-        ValueError: If a file of it is cut off or not what it should be; the message names it.
+        ValueError: If its configuration or result is damaged or they do not belong together; the message says what
+            to do.
     """
-    config = _read_yaml(directory / CONFIG)
-    path = directory / RESULT
+    config: dict[str, Any] = {}
+    if (directory / CONFIG).is_file():
+        config = read_config_entries(directory / CONFIG)
     result = None
-    if path.is_file():
-        try:
-            result = read_result(path)
-        except ValueError as error:
-            raise ValueError(f"{error} Remove it, and the same command finishes the run again.") from error
+    if (directory / RESULT).is_file():
+        result = read_result(directory)
         if not config:
             raise ValueError(f"{directory} holds a {RESULT} but no {CONFIG}: it cannot be told what was run.")
-        _check_result(path, result)
-    failure = None if result is not None else _read_json(directory / FAILURE)
-    return RunRecord(label, directory, config, result, failure)
+        _check_same_run(directory, result, config)
+    return RunRecord(label, directory, config, result, None if result else _read_failure(directory))
 
 
-def read_store(runs: Iterable[Path]) -> list[RunRecord]:
-    """All runs in folders of runs; a folder may be a run itself.
+def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:
+    """Read all runs in folders, each run once. A folder may be a run itself or hold runs up to four levels below.
+
+    Returns:
+        Records of all states; those with the state unreadable or no run have a ``reason`` and no content.
 
     Raises:
-        FileNotFoundError: If a folder does not exist, or holds no run.
-        ValueError: If a file of a run is cut off or not what it should be; the message names it.
+        FileNotFoundError: If a path does not exist.
     """
     records: dict[Path, RunRecord] = {}
-    for folder in runs:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder of runs {folder}.")
-        found = [path for path in (folder, *sorted(folder.iterdir())) if (path / CONFIG).is_file()]
-        if not found:
-            raise FileNotFoundError(f"There is no run in {folder}: no folder in it holds a {CONFIG}.")
-        records |= {path.resolve(): read_record(path) for path in found}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"There is no run {path}: no such folder.")
+        for record in _read_folder(path):
+            records.setdefault(record.directory.resolve(), record)
     return list(records.values())
 
 
@@ -95,19 +154,19 @@ def write_failure(directory: Path, error: BaseException | str, *, log_lines: int
         log_lines: Lines of the log that are kept.
     """
     if isinstance(error, BaseException):
-        text = "".join(traceback.format_exception(error))
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        trace = "".join(traceback.format_exception(error))
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     else:
-        text, what = "", error
+        trace, message = "", error
     log = directory / LOG
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-log_lines:] if log.is_file() else []
     try:
-        config = _read_yaml(directory / CONFIG)
-    except ValueError as unreadable:
+        config = read_config_entries(directory / CONFIG)
+    except (OSError, ValueError) as unreadable:  # the failure is recorded all the same
         config = {"unreadable": str(unreadable)}
     content = {
-        "error": what,
-        "traceback": text,
+        "error": message,
+        "traceback": trace,
         "log": lines,
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "config": config,
@@ -115,37 +174,76 @@ def write_failure(directory: Path, error: BaseException | str, *, log_lines: int
     atomic_write_text(directory / FAILURE, json.dumps(content, indent=2, default=str) + "\n")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _read_folder(path: Path) -> Iterator[RunRecord]:
+    """Records of the runs a path leads to, or one record that says why it leads to none."""
+    if not path.is_dir():
+        yield _unusable(path, "It is a file; a run is a folder.", exists=False)
+    elif records := list(_walk(path, _MAX_DEPTH)):
+        yield from records
+    else:
+        yield _unusable(path, f"Neither it nor a folder in it holds a {CONFIG} or {RESULT}.", exists=False)
+
+
+def _walk(path: Path, depth: int) -> Iterator[RunRecord]:
+    if any((path / name).is_file() for name in (CONFIG, RESULT, METRICS, FAILURE)):
+        yield _read_or_explain(path)
+        return
+    children = sorted(path.iterdir(), key=lambda child: child.name)
+    if not children:
+        yield _unusable(path, "The folder is empty.", exists=False)
+    for child in children:
+        if child.is_dir() and not child.name.startswith(".") and depth:
+            yield from _walk(child, depth - 1)
+
+
+def _read_or_explain(directory: Path) -> RunRecord:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not {"data", "method", "trainer", "seed"} <= set(content):
-        raise ValueError(f"{path} is cut off or not the configuration of a run.")
-    return content
+        record = read_run(directory)
+    except OSError as error:
+        return _unusable(directory, f"{error.filename or directory}: {error.strerror or error}.")
+    except ValueError as error:
+        return _unusable(directory, str(error))
+    if record.config or record.failure is not None:
+        return record
+    return _unusable(directory, f"{CONFIG} is missing: it cannot be told what was run.")
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _unusable(directory: Path, problem: str, *, exists: bool = True) -> RunRecord:
+    return RunRecord("", directory, {}, None, problem=problem, exists=exists)
+
+
+def _read_failure(directory: Path) -> dict[str, Any] | None:
+    """Content of ``failed.json``. A damaged one still says that the run failed."""
+    path = directory / FAILURE
     if not path.is_file():
         return None
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one too
-        raise ValueError(f"{path} is cut off or damaged ({error}). Remove it and start again.") from error
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold entries by name. Found {type(content).__name__}.")
+        return {"error": f"the reason is not known, {path.name} is cut off or damaged.", "traceback": text}
     return content
 
 
-_ENTRIES = ("data", "protocol", "method", "seed", "test", "validation", "epochs", "data_passes", "majority_rate",
-            "seconds", "samples", "digest")  # fmt: skip
+def _check_same_run(directory: Path, result: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raise where the configuration would make another run than the one whose numbers are shown."""
+    method = config["method"]["class_path"].rpartition(".")[2]
+    if result["method"] != method or result["seed"] != config["seed"]:
+        raise ValueError(
+            f"{directory}: {RESULT} ({result['method']}, seed {result['seed']}) and {CONFIG} ({method}, seed "
+            f"{config['seed']}) are of different runs. Put back the file that belongs here, or make the run again."
+        )
 
 
-def _check_result(path: Path, content: dict[str, Any]) -> None:
-    missing = [name for name in _ENTRIES if name not in content]
-    if not missing and not {"accuracy", "unimodal_accuracy", "ratio"} <= set(content["test"]):
-        missing = ["test.accuracy, test.unimodal_accuracy or test.ratio"]
-    if missing:
-        raise ValueError(f"{path} is not a run's result: it lacks {', '.join(missing)}.")
+def _checked_metrics(directory: Path, result: dict[str, Any] | None) -> pd.DataFrame:
+    metrics = read_metrics(directory)
+    if result is None:
+        return metrics
+    if len(metrics) != result["epochs"]:
+        raise ValueError(f"{METRICS} holds {len(metrics)} epochs where {RESULT} says {result['epochs']}.")
+    curves = [name for name in metrics if str(name).startswith(("val_accuracy", "val_ratio_", "train_reshaped_"))]
+    if not curves or any(not pd.api.types.is_numeric_dtype(metrics[name]) for name in ["epoch", *curves]):
+        raise ValueError(f"{METRICS} should hold numbers in the columns of accuracies.")
+    return metrics

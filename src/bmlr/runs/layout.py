@@ -4,12 +4,8 @@ from __future__ import annotations
 
 CONFIG, RESULT, METRICS, CHECKPOINT = "config.yaml", "result.json", "metrics.csv", "last.ckpt"
 PREDICTIONS = "predictions.safetensors"
-#: The checkpoint before the last, kept while the run goes on.
+#: The checkpoint before the last, kept until the run is finished.
 PREVIOUS = "previous.ckpt"
-
-
-#: What is known of losses and gradients that were not finite.
+#: Losses and gradients that were not finite.
 NONFINITE = "nonfinite.json"
-
-
-FAILURE, LOG = "failed.json", "log.txt"
+FAILURE, LOG, LOCK = "failed.json", "log.txt", ".lock"

@@ -1,7 +1,10 @@
-"""What a run writes and reads back, each with a checksum, so that damage is named and never taken for a number.
+"""Checkpoints, weights and JSON files of runs, written atomically and checked when read.
 
-A checkpoint is an ordinary torch file, a zip archive, whose comment holds the SHA-256 sum of what stands before it.
-Weights have the sum of their tensors among the metadata of the safetensors file, a result has it beside its entries.
+A checkpoint is an ordinary torch file, a zip archive, with the SHA-256 sum of all before it in the archive's comment.
+The archive's own CRC-32 sums do not suffice: ``torch.load`` ignores them, and ``ZipFile.testzip`` covers the entries
+but not their directory, where one flipped bit (the mark of a folder) makes torch return uninitialised memory.
+
+Weights carry the SHA-256 sum of their tensors in the metadata of the safetensors file, a JSON file that of its entries.
 """
 
 from __future__ import annotations
@@ -22,38 +25,30 @@ from torch import Tensor
 from bmlr._files import atomic_write, atomic_write_text, has_valid_checksum, with_checksum
 
 _END = b"PK\x05\x06"  # begins the last record of a zip archive, whose last two bytes are the length of the comment
-
-
 _END_LENGTH = 22
-
-
 _MARK = b"sha256:"
-
-
 _COMMENT_LENGTH = len(_MARK) + 64
-
-
 _SUM = "sha256"
 
 
 class DamagedFileError(ValueError):
-    """A file is not what was written."""
+    """A file was damaged, cut off or changed after it was written."""
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path | None = None) -> None:
-    """Write a checkpoint atomically, with its checksum.
+    """Write a checkpoint and its checksum atomically.
 
     Args:
         path: The file.
-        content: What it is to hold.
-        previous: Where the checkpoint that is at ``path`` now is kept, once the new one is whole.
+        content: Plain data and tensors.
+        previous: New place of the checkpoint now at ``path``, moved there once the new one is whole.
     """
 
     def write(temporary: Path) -> None:
         try:
             with temporary.open("wb") as file:
                 torch.save(dict(content), file)
-        except RuntimeError as error:  # by which torch hides that of the system
+        except RuntimeError as error:  # torch raises it in place of the system's error, as of a full disk
             if isinstance(error.__context__, OSError):
                 raise OSError(*error.__context__.args) from error
             raise
@@ -63,13 +58,13 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path |
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint back. Nothing in it is executed, and memory is bounded by the size of the file.
+    """Read a checkpoint. Nothing in it is executed, and memory is bounded by the size of the file.
 
     Raises:
         FileNotFoundError: If there is none.
-        DamagedFileError: If it cannot be read, or is one of ours and its checksum is missing or wrong.
+        DamagedFileError: If it cannot be read, or its checksum is wrong or, in a checkpoint of a run, missing.
     """
-    whole = _fits_checksum(path)
+    has_checksum = _fits_checksum(path)
     try:
         _check_archive(path)
         content = torch.load(path, weights_only=True, map_location="cpu")
@@ -77,13 +72,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint.") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} should hold a dictionary. Found {type(content).__name__}.")
-    if not whole and "bmlr_run" in content:
+    if not has_checksum and "bmlr_run" in content:
         raise DamagedFileError(f"{path} has no checksum.")
     return content
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file atomically, with their checksum."""
+    """Write tensors and their checksum to a safetensors file atomically."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     content = save(plain, {_SUM: _tensor_sum(plain)})
 
@@ -94,12 +89,11 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors back.
+    """Read tensors from a safetensors file. Files of other programs have no checksum and are read without one.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        DamagedFileError: If it is no safetensors file, or its checksum is wrong. Files without metadata, written by
-            other programs, have none.
+        DamagedFileError: If it is no safetensors file, or its checksum is wrong.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
@@ -114,33 +108,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_result(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a JSON file atomically, with the checksum of its entries among them; returns what was written."""
+def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write entries and their checksum to a JSON file atomically; return what was written."""
     plain = with_checksum(json.loads(json.dumps(content)))
     atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
     return {**content, "checksum": plain["checksum"]}
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Read a result back.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of :func:`write_json`.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such file.
         DamagedFileError: If it is no JSON object, or its checksum is missing or wrong.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is not a JSON file: {error}") from error
+        raise DamagedFileError(f"{path} is not a JSON file: {error}.") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} should hold a JSON object. Found {type(content).__name__}.")
     if not has_valid_checksum(content):
-        raise DamagedFileError(f"{path} does not fit its checksum.")
+        raise DamagedFileError(f"{path} does not fit its checksum: it was changed or damaged after it was written.")
     return content
 
 
 def _seal(path: Path) -> None:
-    """Make the checksum of a zip archive its comment."""
+    """Append the checksum of a zip archive as its comment."""
     with path.open("r+b") as file:
         file.seek(-_END_LENGTH, 2)
         end = file.read(_END_LENGTH)
@@ -155,10 +149,10 @@ def _seal(path: Path) -> None:
 
 
 def _fits_checksum(path: Path) -> bool:
-    """Whether a zip archive has a checksum as its comment.
+    """Whether a zip archive has a checksum as its comment, and a right one.
 
     Raises:
-        DamagedFileError: If it has, and it is wrong.
+        DamagedFileError: If the checksum is wrong.
     """
     length = path.stat().st_size - _COMMENT_LENGTH
     if length < _END_LENGTH:
@@ -180,11 +174,12 @@ def _fits_checksum(path: Path) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise unless a checkpoint is an archive as torch writes it, which does not unpack to more than its own size."""
+    """Raise unless a checkpoint is an archive as torch writes it, which unpacks to no more than its size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        # Entries may also overlap: a thousand names for the same megabyte.
+        if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("It unpacks to more than its size.")
         for entry in entries:
             if entry.filename.endswith("/data.pkl"):
@@ -192,7 +187,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_names(content: bytes) -> None:
-    """Raise if a pickle names the one function torch lets it call that takes as much memory as it is told to."""
+    """Reject ``bytearray``, the one callable allowed by ``weights_only`` that can allocate without bound."""
     for operation, argument, _ in pickletools.genops(content):
         if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
             raise ValueError("It asks for a bytearray.")

@@ -9,12 +9,8 @@ from typing import Any
 
 from bmlr._files import atomic_write_text, file_checksum, remove_leftovers
 from bmlr.config import RunConfig, read_config
-from bmlr.runs import RunError
+from bmlr.runs import RunError, read_result
 from bmlr.runs.layout import CHECKPOINT, CONFIG, METRICS, NONFINITE, RESULT
-from bmlr.runs.storage import (
-    DamagedFileError,
-    read_result,
-)
 from bmlr.training._outside import first_line
 from bmlr.training._trainer import is_first_process
 
@@ -37,15 +33,12 @@ class RunResult:
 
 
 def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
-    path = directory / RESULT
-    if not path.exists():
+    if not (directory / RESULT).exists():
         return None
     try:
-        content = read_result(path)
-        if not isinstance(content.get("digest"), str):
-            raise DamagedFileError(f"{path} names no run.")
-    except DamagedFileError as error:
-        raise RunError(f"{path} is damaged ({error}). Remove it to finish the run again with --resume.") from error
+        content = read_result(directory)
+    except ValueError as error:
+        raise RunError(str(error)) from error
     if content["digest"] != config.digest:
         raise RunError(
             f"{directory} holds another run ({content.get('method')} on {content.get('data')}). Choose another folder."

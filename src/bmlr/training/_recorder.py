@@ -18,7 +18,7 @@ from bmlr.runs import PredictionTable, RunError, RunInterruptedError
 from bmlr.runs.layout import CHECKPOINT, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
 from bmlr.runs.storage import (
     write_checkpoint,
-    write_result,
+    write_json,
 )
 from bmlr.training._checkpoints import Checkpoint
 from bmlr.training._directory import RunResult
@@ -99,7 +99,7 @@ class Recorder:
     def keep_events(self, module: BalancedModule) -> None:
         """Write down what was not finite."""
         if module.trainer.is_global_zero:
-            write_result(self.directory / NONFINITE, {"events": module.guard.events})
+            write_json(self.directory / NONFINITE, {"events": module.guard.events})
 
     def _write_metrics(self, module: BalancedModule) -> None:
         if module.trainer.is_global_zero:
@@ -184,7 +184,7 @@ class Recorder:
         if module.trainer.is_global_zero:
             content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
             (self.directory / PREVIOUS).unlink(missing_ok=True)
-            content = write_result(self.directory / RESULT, content)
+            content = write_json(self.directory / RESULT, content)
         return RunResult(self.directory, content)
 
     def _score(

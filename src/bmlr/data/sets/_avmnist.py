@@ -164,7 +164,7 @@ class AVMNIST(MultimodalData):
         image_files = find_images(root)
         recordings = find_recordings(root)
         key = {
-            **{name: value for name, value in self.hparams.items() if name not in {"root", "cache"}},
+            **{name: value for name, value in self.hparams.items() if name not in self.location_parameters},
             "version": _VERSION,
             "files": checksum([*image_files, *(recording.path for recording in recordings)]),
         }

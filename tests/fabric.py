@@ -1,9 +1,9 @@
 """Run folders as training leaves them, made without training."""
 
-import json
-
 import pandas as pd
 import yaml
+
+from bmlr.runs.storage import write_json
 
 MODALITIES = ("audio", "image")
 
@@ -63,6 +63,6 @@ def make_run(folder, method="Joint", seed=0, *, fused=0.7, audio=0.5, image=0.6,
         table |= {f"train_reshaped_{name}": [0.25] * epochs for name in names}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    write_json(folder / "result.json", result)
     pd.DataFrame(table).to_csv(folder / "metrics.csv", index=False)
     return folder

@@ -1,0 +1,100 @@
+"""Text of ``config.yaml``: plain YAML without aliases, sealed by a checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bmlr._files import text_checksum
+
+SECTIONS = ("data", "method", "model", "optimizer", "trainer", "seed")
+
+_SEAL = "# Checksum of what follows; remove this line if you change that: sha256 "
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Loader of plain data without aliases, by which a page of text can stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            where = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken", where)
+        return super().compose_node(parent, index)
+
+
+def load_plain_yaml(text: str) -> Any:
+    """Parse YAML into plain data. Nothing is made or imported, and aliases are refused.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or more than plain data.
+
+    Example:
+        >>> load_plain_yaml("a: [1, x]")
+        {'a': [1, 'x']}
+    """
+    return yaml.load(text, _PlainLoader)  # noqa: S506  (it is a SafeLoader)
+
+
+def sealed_yaml(entries: Mapping[str, Any]) -> str:
+    """YAML text of entries with its checksum in the first line."""
+    text = yaml.safe_dump(dict(entries), sort_keys=False, allow_unicode=True)
+    return f"{_SEAL}{text_checksum(text)}\n{text}"
+
+
+def read_config_entries(path: Path) -> dict[str, Any]:
+    """Read the ``config.yaml`` of a run as plain data, by section. No class is made and nothing is imported.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or not the configuration of a run; the message says what to do.
+    """
+    return read_entries(path)[0]
+
+
+def read_entries(path: Path) -> tuple[dict[str, Any], bool]:
+    """Sections of a ``config.yaml``, and whether its seal proves that they are as they were written."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        entries = load_plain_yaml(text)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
+    sealed = _check_seal(text, path)
+    if not isinstance(entries, dict) or set(entries) != set(SECTIONS):
+        found = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
+        raise ValueError(f"{path} should have the entries {', '.join(SECTIONS)}. Found {found}.{other_version(sealed)}")
+    for name in SECTIONS[:-1]:
+        if not isinstance(entries[name], dict):
+            raise ValueError(f"{path}: {name} should be entries by name. Found {entries[name]!r}.")
+    for name in ("data", "method"):
+        class_path, parameters = entries[name].get("class_path"), entries[name].get("init_args") or {}
+        if not isinstance(class_path, str) or not isinstance(parameters, dict):
+            raise ValueError(
+                f"{path}: {name} should have the entries class_path and init_args. Found {entries[name]!r}."
+            )
+    if isinstance(entries["seed"], bool) or not isinstance(entries["seed"], int):
+        raise ValueError(f"{path}: seed should be an integer. Found {entries['seed']!r}.")
+    return entries, sealed
+
+
+def other_version(sealed: bool) -> str:
+    """Cause and remedy where a file is as it was written and still not understood."""
+    return " The file is intact: another version of bmlr wrote it. Make the run again with this one." if sealed else ""
+
+
+def _check_seal(text: str, path: Path) -> bool:
+    """Whether the text has a seal; raise if it does not fit."""
+    first_line, _, content = text.partition("\n")
+    # A file without the line was changed on purpose; any other comment in its place is what damage left of it.
+    if not first_line.startswith("#"):
+        return False
+    if first_line != f"{_SEAL}{text_checksum(content)}":
+        raise ValueError(
+            f"{path} does not fit its checksum: it was changed or damaged after it was written. Put it back, or "
+            "remove its first line if the change was meant."
+        )
+    return True

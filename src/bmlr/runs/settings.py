@@ -1,0 +1,144 @@
+"""Settings that decide a result, and runs grouped by them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import bmlr.methods
+from bmlr.config import TrainerOptions, resolve_class
+from bmlr.data import MultimodalData
+from bmlr.runs._records import RunRecord
+
+
+def group_runs(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Group the seeds of each configuration, by label.
+
+    Runs with a label are grouped by it, in the order given. The others are grouped by all settings that can change a
+    result, in the order of the methods' registry, and labelled by their method with the settings that tell its groups
+    apart, as ``BMLR:beta=0.5@20``.
+
+    Returns:
+        Runs by label, those of a group in the order of their seeds. The records carry the label.
+    """
+    labelled: dict[str, list[RunRecord]] = {}
+    unlabelled = []
+    for record in records:
+        if record.label:
+            labelled.setdefault(record.label, []).append(record)
+        else:
+            unlabelled.append(record)
+    groups = _groups_of_settings(unlabelled)
+    flat = [{**settings(members[0]), "bmlr": _version(members)} for members in groups]
+    labels = [_label(own, flat) for own in flat]
+    order = {name: position for position, name in enumerate(bmlr.methods.available())}
+    ranks = [(order.get(_class_name(own), len(order)), label) for own, label in zip(flat, labels, strict=True)]
+    for _, label, members in sorted(zip(ranks, labels, groups, strict=True), key=lambda item: item[0]):
+        labelled.setdefault(label, []).extend(dataclasses.replace(record, label=label) for record in members)
+    return labelled
+
+
+def settings(record: RunRecord) -> dict[str, Any]:
+    """Settings of a run that can change its result, but for the seed; flat, by dotted path.
+
+    Locations of the data and options of the trainer without an effect on the result are left out.
+    """
+    data = {"class_path": record.config["data"]["class_path"], "init_args": _data_parameters(record)}
+    return {**method_settings(record), **_flatten({"data": data})}
+
+
+def method_settings(record: RunRecord) -> dict[str, Any]:
+    """The settings of method, model, optimiser and trainer; flat, by dotted path."""
+    sections = {name: record.config.get(name) or {} for name in ("method", "model", "optimizer", "trainer")}
+    return _flatten({**sections, "trainer": TrainerOptions.affecting_result(sections["trainer"])})
+
+
+def data_settings(record: RunRecord) -> dict[str, Any]:
+    """What must be equal for two finished runs to have the same data; flat, by name."""
+    result = record.finished_result
+    parameters = {key: value for key, value in _data_parameters(record).items() if key != "protocol"}
+    return _flatten(
+        {
+            "data": record.config["data"]["class_path"],
+            "protocol": result["protocol"],
+            "init_args": parameters,
+            "samples": result["samples"],
+            "majority rate": round(float(result["majority_rate"]), 6),
+        }
+    )
+
+
+def software_version(record: RunRecord) -> str | None:
+    """Version of the package that made a finished run."""
+    return ((record.result or {}).get("versions") or {}).get("bmlr")
+
+
+def text_of(value: Any) -> str:
+    """A setting as it is written on the command line: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
+
+
+def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """Runs of equal settings, by seed. Runs that are not finished name no version and join the first one."""
+    by_settings: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_settings.setdefault(_key(settings(record)), []).append(record)
+    groups = []
+    for members in by_settings.values():
+        versions = list(dict.fromkeys(software_version(record) for record in members if record.result is not None))
+        by_version: dict[str | None, list[RunRecord]] = {version: [] for version in versions or [None]}
+        for record in members:
+            by_version[versions[0] if versions and record.result is None else software_version(record)].append(record)
+        groups += [sorted(group, key=lambda record: int(record.config["seed"])) for group in by_version.values()]
+    return groups
+
+
+def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """Name of the method with the settings in which it differs from other groups of the same method."""
+    same = [other for other in others if other["method.class_path"] == own["method.class_path"]]
+    different = [key for key in own if len({_key(other.get(key)) for other in same}) > 1]
+    telling = {
+        key.removeprefix("method.init_args."): text_of(own[key])
+        for key in different
+        if key not in {"trainer.epochs", "model.modalities"}
+    }
+    # Always named: a method on fewer modalities must not pass for the method itself where that has no run.
+    if modalities := own.get("model.modalities"):
+        telling["modalities"] = "+".join(modalities)
+    text = ",".join(f"{key}={value}" for key, value in telling.items())
+    epochs = f"@{own['trainer.epochs']}" if "trainer.epochs" in different else ""
+    return f"{_class_name(own)}{f':{text}' if text else ''}{epochs}"
+
+
+def _version(members: Sequence[RunRecord]) -> str | None:
+    return next((software_version(record) for record in members if record.result is not None), None)
+
+
+def _class_name(flat: Mapping[str, Any]) -> str:
+    return str(flat["method.class_path"]).rpartition(".")[2]
+
+
+def _data_parameters(record: RunRecord) -> dict[str, Any]:
+    """Parameters of the data set without the locations of its files."""
+    entry = record.config["data"]
+    try:
+        locations = resolve_class(entry["class_path"], MultimodalData).location_parameters  # type: ignore[type-abstract]
+    except ValueError:  # a class of the user's that is not imported here
+        locations = MultimodalData.location_parameters
+    return {key: value for key, value in (entry.get("init_args") or {}).items() if key not in locations}
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _key(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, default=str)
