@@ -118,7 +118,7 @@ def test_packages_meet_through_public_names():
     ("module", "line", "finding"),
     [
         ("functional._labels", "import bmlr.methods", arrows_up),
-        ("runs._settings", "from bmlr.training import train", arrows_up),
+        ("runs._records", "from bmlr.training import train", arrows_up),
         ("data.readers._audio", "def read():\n    from bmlr.data.store import _cache", arrows_up),
         ("report._page", "from bmlr.training._module import BalancedModule", private_imports),
         ("methods._base", "from bmlr.methods._bmlr import BMLR", circles),

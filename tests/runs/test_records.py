@@ -46,7 +46,7 @@ def test_a_failure_tells_its_traceback_its_log_and_the_configuration(tmp_path):
     [
         ("result.json", lambda text: text[: len(text) // 2], r"result.json is not a JSON file.*Remove it"),
         ("result.json", lambda text: text.replace('"seed": 0', '"seed": 1'), r"result.json does not fit its checksum"),
-        ("config.yaml", lambda text: text[: text.index("trainer:")], r"config.yaml does not fit its checksum"),
+        ("config.yaml", lambda text: text[: text.index("trainer:")], r"config.yaml is cut off"),
         ("config.yaml", lambda text: "a: [", r"config.yaml is not a YAML file"),
         ("config.yaml", lambda text: None, r"holds a result.json but no config.yaml"),
     ],

@@ -14,7 +14,7 @@ from bmlr.config import ModelOptions, TrainerOptions
 from bmlr.data import SelectedModalities, Synthetic
 from bmlr.methods import BMLR, Joint
 from bmlr.report import write_report
-from bmlr.runs import RunInterruptedError, read_predictions, read_store
+from bmlr.runs import RunInterruptedError, find_runs, read_predictions
 from bmlr.training import _recorder, evaluate_run, load_run, predict_run, train
 from toy import Toy
 
@@ -172,7 +172,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, st
 def test_names_tell_it_from_the_joint_run(tmp_path):
     joint, alone = train(Toy(), Joint(), trainer=CPU, runs=tmp_path), train_alone(tmp_path)
     assert joint.directory != alone.directory
-    table = compare_runs(read_store([tmp_path]), baseline="Joint")
+    table = compare_runs(find_runs([tmp_path]), baseline="Joint")
     assert {method.label for method in table.methods} == {"Joint", "Joint:modalities=audio"}
     assert set(table.modalities) == {"audio", "image"}
     by_label = {method.label: method for method in table.methods}
@@ -186,7 +186,7 @@ def test_names_tell_it_from_the_joint_run(tmp_path):
 
 def test_it_is_labelled_where_it_stands_by_itself(tmp_path):
     train_alone(tmp_path)
-    (method,) = compare_runs(read_store([tmp_path])).methods
+    (method,) = compare_runs(find_runs([tmp_path])).methods
     assert method.label == "Joint:modalities=audio"
     assert method.title == "Baseline (modalities=audio)"
 
@@ -254,5 +254,5 @@ def test_runs_scored_on_other_samples_do_not_go_into_one_table(tmp_path):
     train(data, Joint(), trainer=CPU, runs=tmp_path)
     train_alone(tmp_path, data)
     with pytest.raises(ValueError, match=r"samples.test differs \(\d+ and \d+\)"):
-        compare_runs(read_store([tmp_path]))
-    assert len(compare_runs(read_store([tmp_path]), force=True).methods) == 2
+        compare_runs(find_runs([tmp_path]))
+    assert len(compare_runs(find_runs([tmp_path]), force=True).methods) == 2

@@ -223,7 +223,7 @@ def test_a_damaged_result_is_named(tmp_path):
     result = trained(tmp_path)
     path = result.directory / "result.json"
     path.write_text(path.read_text()[:40])
-    with pytest.raises(RunError, match=r"result.json is damaged"):
+    with pytest.raises(RunError, match=r"result.json is not a JSON file.*Remove it and resume"):
         trained(tmp_path)
 
 

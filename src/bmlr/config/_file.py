@@ -51,11 +51,13 @@ def read_config_entries(path: Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or not the configuration of a run; the message says what to do.
     """
-    return read_entries(path)[0]
+    entries, intact = read_entries(path)
+    check_seal(path, intact)
+    return entries
 
 
-def read_entries(path: Path) -> tuple[dict[str, Any], bool]:
-    """Sections of a ``config.yaml``, and whether its seal proves that they are as they were written."""
+def read_entries(path: Path) -> tuple[dict[str, Any], bool | None]:
+    """Sections of a ``config.yaml``, and whether they fit its seal; None without a seal."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
     try:
@@ -63,10 +65,13 @@ def read_entries(path: Path) -> tuple[dict[str, Any], bool]:
         entries = load_plain_yaml(text)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
-    sealed = _check_seal(text, path)
+    intact = _fits_seal(text)
     if not isinstance(entries, dict) or set(entries) != set(SECTIONS):
         found = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
-        raise ValueError(f"{path} should have the entries {', '.join(SECTIONS)}. Found {found}.{other_version(sealed)}")
+        raise ValueError(
+            f"{path} is cut off or not the configuration of a run: it should have the entries {', '.join(SECTIONS)}. "
+            f"Found {found}.{other_version(intact)}"
+        )
     for name in SECTIONS[:-1]:
         if not isinstance(entries[name], dict):
             raise ValueError(f"{path}: {name} should be entries by name. Found {entries[name]!r}.")
@@ -78,23 +83,29 @@ def read_entries(path: Path) -> tuple[dict[str, Any], bool]:
             )
     if isinstance(entries["seed"], bool) or not isinstance(entries["seed"], int):
         raise ValueError(f"{path}: seed should be an integer. Found {entries['seed']!r}.")
-    return entries, sealed
+    return entries, intact
 
 
-def other_version(sealed: bool) -> str:
-    """Cause and remedy where a file is as it was written and still not understood."""
-    return " The file is intact: another version of bmlr wrote it. Make the run again with this one." if sealed else ""
+def check_seal(path: Path, intact: bool | None) -> None:
+    """Raise if a configuration does not fit its seal.
 
-
-def _check_seal(text: str, path: Path) -> bool:
-    """Whether the text has a seal; raise if it does not fit."""
-    first_line, _, content = text.partition("\n")
-    # A file without the line was changed on purpose; any other comment in its place is what damage left of it.
-    if not first_line.startswith("#"):
-        return False
-    if first_line != f"{_SEAL}{text_checksum(content)}":
+    Callers look for wrong entries first: a typo is better named than the changed checksum that it causes.
+    """
+    if intact is False:
         raise ValueError(
             f"{path} does not fit its checksum: it was changed or damaged after it was written. Put it back, or "
             "remove its first line if the change was meant."
         )
-    return True
+
+
+def other_version(intact: bool | None) -> str:
+    """Cause and remedy of entries that are as they were written and still not understood."""
+    return " The file is intact: another version of bmlr wrote it. Make the run again with this one." if intact else ""
+
+
+def _fits_seal(text: str) -> bool | None:
+    first_line, _, content = text.partition("\n")
+    # A file without the line was changed on purpose; any other comment in its place is what damage left of it.
+    if not first_line.startswith("#"):
+        return None
+    return first_line == f"{_SEAL}{text_checksum(content)}"

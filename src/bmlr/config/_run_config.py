@@ -13,7 +13,7 @@ from typing import Any
 from bmlr._checks import nearest_name
 from bmlr._version import __version__
 from bmlr.config._classes import T, class_entry, make_class, plain_data
-from bmlr.config._file import other_version, read_entries, sealed_yaml
+from bmlr.config._file import check_seal, other_version, read_entries, sealed_yaml
 from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
@@ -90,9 +90,9 @@ def read_config(path: Path) -> RunConfig:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not the configuration of a run; the message names the entry.
     """
-    entries, sealed = read_entries(path)
-    hint = other_version(sealed)
-    return RunConfig(
+    entries, intact = read_entries(path)
+    hint = other_version(intact)
+    config = RunConfig(
         data=make_class(entries["data"], MultimodalData, f"{path}: data", hint),  # type: ignore[type-abstract]
         method=make_class(entries["method"], Method, f"{path}: method", hint),  # type: ignore[type-abstract]
         model=_make_options(entries["model"], ModelOptions, f"{path}: model", hint),
@@ -100,6 +100,8 @@ def read_config(path: Path) -> RunConfig:
         trainer=_make_options(entries["trainer"], TrainerOptions, f"{path}: trainer", hint),
         seed=entries["seed"],
     )
+    check_seal(path, intact)
+    return config
 
 
 def _make_options(values: Mapping[str, Any], options: type[T], where: str, hint: str) -> T:
