@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmlr.data.transforms import _frames as _augment
-from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_frames, sample_crops, uniform
+from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_frames, sample_crops
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -44,7 +44,11 @@ def reference_crop(height, width, scale, ratio, rng):
 
 
 def numbers(crops):
-    return {name: getattr(crops, name).numpy() for name in ("top", "left", "height", "width")}
+    return {name: np.array([getattr(crop, name) for crop in crops]) for name in ("top", "left", "height", "width")}
+
+
+def flips(crops):
+    return np.array([crop.flipped for crop in crops])
 
 
 def noise(*shape, seed=0):
@@ -60,37 +64,37 @@ def by_pil(frame, size, top, left, height, width, flipped):
 
 
 class TestNumbers:
-    def test_mixing_is_splitmix64(self):
-        """The first outputs from seed 1234567, as the reference implementation prints them."""
-        states = 1234567 + torch.arange(1, 6) * _augment._GAMMA
-        assert [value % 2**64 for value in _augment._mix(states).tolist()] == [
-            6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821,
-        ]  # fmt: skip
-
-    @given(st.integers(-(2**63), 2**63 - 1))
-    @settings(deadline=None, max_examples=50)
-    def test_draws_are_those_of_the_formula(self, seed):
-        def mix(x):
-            x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-            x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
-            return x ^ x >> 31
-
-        start = mix(seed % 2**64)
-        expected = [(mix((start + (j + 1) * 0x9E3779B97F4A7C15) % 2**64) >> 11) / 2**53 for j in range(5)]
-        assert uniform(torch.tensor([seed]), 5)[0].tolist() == expected
-        assert uniform(torch.tensor([seed]), 3)[0].tolist() == expected[:3]
-
-    def test_uniform_and_independent_for_successive_seeds(self):
+    @pytest.mark.parametrize("step", [1, 2**31, 2**32, 2**40])
+    def test_uniform_and_independent_for_seeds_at_any_distance(self, step):
+        """Fraction of the area, ratio, position and flip, of each seed and the next."""
         stats = pytest.importorskip("scipy.stats")
-        draws = uniform(torch.arange(20_000), 8).numpy()
-        assert 0 <= draws.min() < draws.max() < 1
-        for column in draws.T:
+        count = 5000
+        crops = sample_crops(torch.arange(count) * step, 10_000, 10_000, scale=(0.1, 0.5), ratio=(0.5, 2.0))
+        columns = fractions(crops)
+        for column in columns:
             assert stats.kstest(column, "uniform").pvalue > 1e-3
-        together = np.concatenate([draws[:-1], draws[1:]], axis=1)  # each seed's draws and those of the next seed
-        correlations = np.corrcoef(together.T) - np.eye(16)
-        same = np.abs(correlations) > 0.99
-        assert not same.any()
-        assert np.abs(correlations).max() < 5 / math.sqrt(20_000)
+        draws = np.array([*columns, flips(crops)])
+        pairs = np.concatenate([draws[:, :-1], draws[:, 1:]])
+        assert np.abs(np.corrcoef(pairs) - np.eye(10)).max() < 5 / math.sqrt(count)
+
+    @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 63))
+    @settings(deadline=None, max_examples=50)
+    def test_every_bit_of_a_seed_counts(self, seed, bit):
+        other = (seed ^ 1 << bit) if bit < 63 else seed + 2**63 if seed < 0 else seed - 2**63
+        first, second = sample_crops(torch.tensor([seed, other]), 10_000, 10_000)
+        assert first[:4] != second[:4]
+
+
+def fractions(crops):
+    """Area, ratio and position of crops of 10,000 × 10,000 pixels, each uniform in [0, 1] where all attempts fit."""
+    found = numbers(crops)
+    height, width = found["height"].astype(float), found["width"].astype(float)
+    return [
+        (height * width / 1e8 - 0.1) / 0.4,
+        np.log2(width / height) / 2 + 0.5,
+        (found["top"] + 0.5) / (10_001 - height),
+        (found["left"] + 0.5) / (10_001 - width),
+    ]
 
 
 class TestDistribution:
@@ -122,14 +126,7 @@ class TestDistribution:
     def test_area_and_ratio_are_as_documented(self):
         """Where every attempt fits: area uniform, ratio log-uniform, place uniform, and independent of each other."""
         stats = pytest.importorskip("scipy.stats")
-        found = numbers(sample_crops(torch.arange(20_000), 10_000, 10_000, scale=(0.1, 0.5), ratio=(0.5, 2.0)))
-        height, width = found["height"].astype(float), found["width"].astype(float)
-        columns = [
-            (height * width / 1e8 - 0.1) / 0.4,
-            np.log2(width / height) / 2 + 0.5,
-            (found["top"] + 0.5) / (10_001 - height),
-            (found["left"] + 0.5) / (10_001 - width),
-        ]
+        columns = fractions(sample_crops(torch.arange(20_000), 10_000, 10_000, scale=(0.1, 0.5), ratio=(0.5, 2.0)))
         for column in columns:
             assert stats.kstest(column, "uniform").pvalue > 1e-3
         assert np.abs(np.corrcoef(columns) - np.eye(4)).max() < 4 / math.sqrt(20_000)
@@ -165,10 +162,10 @@ class TestDistribution:
 
     def test_flips(self):
         crops = sample_crops(torch.arange(20_000), 64, 64, flip=0.3)
-        assert float(crops.flipped.double().mean()) == pytest.approx(0.3, abs=0.01)
-        assert abs(np.corrcoef(crops.flipped, crops.top)[0, 1]) < 4 / math.sqrt(20_000)
-        assert not sample_crops(torch.arange(1000), 64, 64, flip=0).flipped.any()
-        assert sample_crops(torch.arange(1000), 64, 64, flip=1).flipped.all()
+        assert flips(crops).mean() == pytest.approx(0.3, abs=0.01)
+        assert abs(np.corrcoef(flips(crops), numbers(crops)["top"])[0, 1]) < 4 / math.sqrt(20_000)
+        assert not flips(sample_crops(torch.arange(1000), 64, 64, flip=0)).any()
+        assert flips(sample_crops(torch.arange(1000), 64, 64, flip=1)).all()
 
 
 class TestPixels:
@@ -179,11 +176,11 @@ class TestPixels:
         frames, seeds = noise(8, 2, *shape), torch.arange(8) + 100
         found = augment_frames(frames, size, seeds, train=True, **RAW)
         crops = sample_crops(seeds, *shape)
-        assert 0 < crops.flipped.sum() < 8
+        assert 0 < flips(crops).sum() < 8
         for sample in range(8):
             box = {name: int(values[sample]) for name, values in numbers(crops).items()}
             for frame in range(2):
-                expected = by_pil(frames[sample, frame], size, **box, flipped=bool(crops.flipped[sample]))
+                expected = by_pil(frames[sample, frame], size, **box, flipped=crops[sample].flipped)
                 assert float((found[sample, frame] - expected).abs().max()) <= 1.01
 
     @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (32, 32), (300, 200), (3, 5)])
