@@ -74,7 +74,7 @@ class TestCremaD:
 
     def test_paper_parts_are_the_lists(self, crema_d):
         source, prepared = crema_d
-        splits = all_splits(bmlr.data.create("crema-d", root=prepared.folder, protocol="paper", val_share=0.25))
+        splits = all_splits(bmlr.data.create("crema-d", root=prepared.folder, protocol="paper", val_fraction=0.25))
         listed = {p: {line.split(",")[0] for line in (source / f"{p}.csv").read_text().split()} for p in PARTS[::2]}
         assert set(splits["test"].ids) == listed["test"]
         assert set(splits["train"].ids) | set(splits["val"].ids) == listed["train"]
@@ -128,7 +128,7 @@ class TestAve:
         prepared = ave[1]
         assert sum(sum(c.values()) for c in prepared.counts.values()) == 15
         assert set(prepared.counts) == set(PARTS)
-        splits = all_splits(bmlr.data.create("ave", root=prepared.folder, val_share=0.2, test_share=0.2))
+        splits = all_splits(bmlr.data.create("ave", root=prepared.folder, val_fraction=0.2, test_fraction=0.2))
         groups = [set(split.groups) for split in splits.values()]
         assert sum(map(len, groups)) == len(set().union(*groups)) == 12
         assert sum(map(len, splits.values())) == 15
@@ -234,36 +234,36 @@ class TestSplit:
     def test_every_sample_is_in_one_part_and_no_group_in_two(self, sizes, classes, seed):
         groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
         targets = np.random.default_rng(seed).integers(0, classes, len(groups))
-        splits = split_by_group(groups, targets, val_share=0.1, test_share=0.2, seed=seed)
+        splits = split_by_group(groups, targets, val_fraction=0.1, test_fraction=0.2, seed=seed)
         assert sorted(np.concatenate(list(splits.values()))) == list(range(len(groups)))
         seen = [{groups[row] for row in rows} for rows in splits.values()]
         assert sum(map(len, seen)) == len(sizes)
         assert all(len(rows) for rows in splits.values())
 
-    def test_shares_and_classes_are_kept_where_groups_allow(self):
+    def test_fractions_and_classes_are_kept_where_groups_allow(self):
         rng = np.random.default_rng(0)
         groups = [str(actor) for actor in range(91) for _ in range(82)]
         targets = rng.integers(0, 6, len(groups))
-        splits = split_by_group(groups, targets, val_share=0.1, test_share=0.1, seed=3)
+        splits = split_by_group(groups, targets, val_fraction=0.1, test_fraction=0.1, seed=3)
         for name, share in (("train", 0.8), ("val", 0.1), ("test", 0.1)):
             assert len(splits[name]) / len(groups) == pytest.approx(share, abs=0.015)
             expected = np.bincount(targets) / len(groups)
             np.testing.assert_allclose(np.bincount(targets[splits[name]]) / len(splits[name]), expected, atol=0.03)
 
     def test_what_cannot_be(self):
-        for shares in ({"val_share": -0.1, "test_share": 0.1}, {"val_share": 0.5, "test_share": 0.5}):
-            with pytest.raises(ValueError, match="`val_share` and `test_share`"):
+        for shares in ({"val_fraction": -0.1, "test_fraction": 0.1}, {"val_fraction": 0.5, "test_fraction": 0.5}):
+            with pytest.raises(ValueError, match="`val_fraction` and `test_fraction`"):
                 split_by_group(["a"], np.array([0]), **shares, seed=0)
         with pytest.raises(ValueError, match="need at least 3 groups. Found 2"):
-            split_by_group(["a", "b", "b"], np.array([0, 0, 1]), val_share=0.1, test_share=0.1, seed=0)
+            split_by_group(["a", "b", "b"], np.array([0, 0, 1]), val_fraction=0.1, test_fraction=0.1, seed=0)
 
 
 class TestErrors:
     @pytest.mark.parametrize(
         ("change", "name"),
         [({"protocol": "papr"}, "protocol"), ({"frames": 0}, "frames"), ({"split_seed": -1}, "split_seed"),
-         ({"val_share": 0.0}, "val_share"), ({"test_share": 1.5}, "test_share"),
-         ({"val_share": 0.5, "test_share": 0.5}, "val_share")],
+         ({"val_fraction": 0.0}, "val_fraction"), ({"test_fraction": 1.5}, "test_fraction"),
+         ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction")],
     )  # fmt: skip
     def test_parameters(self, change, name):
         with pytest.raises(ValueError, match=f"`{name}"):
@@ -353,7 +353,7 @@ class TestCommandLine:
         run = str(tmp_path / "run")
         training = ["train", "--data", "ave", "--data.root", folder, "--method", "Joint", "--run", run,
                     "--model.width", "2", "--trainer.epochs", "1", "--trainer.accelerator", "cpu",
-                    "--trainer.devices", "1", "--data.val_share", "0.2"]  # fmt: skip
+                    "--trainer.devices", "1", "--data.val_fraction", "0.2"]  # fmt: skip
         with warnings.catch_warnings():
             assert main(training) == 0
         assert main(["evaluate", run]) == 0

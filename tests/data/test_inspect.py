@@ -16,7 +16,7 @@ from bmlr.cli import main
 from bmlr.data import ArraySplit, Modality, MultimodalData
 from bmlr.data.inspection._report import inspect_data
 from bmlr.data.inspection._sheet import contact_sheet
-from bmlr.data.sets._table_files import ManifestOptions, prepare_manifest
+from bmlr.data.sets._table_files import TableOptions, prepare_table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from table_fixtures import write_samples, write_table
@@ -110,7 +110,7 @@ def test_mean_and_deviation_do_not_depend_on_how_the_batches_fall(count, shift):
 
 
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
-def test_shared_groups_are_named_and_their_samples_counted(protocol):
+def test_fractiond_groups_are_named_and_their_samples_counted(protocol):
     data = Known(protocol)
     data.groups["test"] = ["train0", "train0", "train3", "other"]
     found = inspect_data(data)
@@ -270,13 +270,13 @@ def test_a_store_tells_durations_and_rejections_and_leakage_is_loud(tmp_path, ca
     rows = [[*row[:2], f"g{n % 4}", *row[3:5], ("train", "val", "test")[n % 3]] for n, row in enumerate(rows)]
     rows[3][3] = "nowhere.wav"
     table = write_table(tmp_path / "files" / "t.csv", rows, ["id", "label", "group", "voice", "photo", "split"])
-    prepare_manifest(table, tmp_path / "out", ManifestOptions(workers=0, size=16, seconds=1.0, progress=False))
-    assert main(["inspect", "manifest", "--data.root", "out", "--data.protocol", "paper"]) == 0
+    prepare_table(table, tmp_path / "out", TableOptions(workers=0, size=16, seconds=1.0, progress=False))
+    assert main(["inspect", "table", "--data.root", "out", "--data.protocol", "paper"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "1.2 … 1.2 … 1.2" in printed
     assert "1 sample was rejected in preparation" in printed
     assert "LEAKAGE: train and val share 4 groups (g0, g1, g2, g3)" in printed
-    found = inspect_data(bmlr.data.create("manifest", root=str(tmp_path / "out"), protocol="paper"))
+    found = inspect_data(bmlr.data.create("table", root=str(tmp_path / "out"), protocol="paper"))
     assert found.rejected == 1
     assert found.splits["train"].inputs["voice"].seconds.most == pytest.approx(1.2)
     assert found.splits["train"].inputs["photo"].seconds is None
@@ -297,7 +297,7 @@ def test_alarms_stand_out_and_do_not_change_the_exit_status(tmp_path, capsys, mo
 def test_what_cannot_be_read_fails_with_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
-        (["manifest", "--data.root", "nowhere"], "There is no prepared 'manifest' in nowhere"),
+        (["table", "--data.root", "nowhere"], "There is no prepared 'table' in nowhere"),
         (["digts"], "Did you mean 'digits'"),
         ([], "required"),
     ):

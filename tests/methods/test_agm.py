@@ -33,7 +33,7 @@ def shapley_by_orders(model, inputs):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), modalities=st.sampled_from([2, 3]), fusion=st.sampled_from(bmlr.fusion.available()))
-def test_shares_are_shapley_values_and_add_up(seed, modalities, fusion):
+def test_fractions_are_shapley_values_and_add_up(seed, modalities, fusion):
     model = make_model(modalities, fusion, dtype=torch.float64, seed=seed).eval()
     inputs = make_batch(modalities, 4, dtype=torch.float64, seed=seed).inputs
     full = model(inputs).logits

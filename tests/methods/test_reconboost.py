@@ -163,7 +163,7 @@ def test_bb_plans_a_stage_of_two_passes_per_modality():
     assert set(loop.method.members) == {"audio", "video", "text"}
 
 
-def test_shared_head_is_one_module():
+def test_fractiond_head_is_one_module():
     method = set_up(ReconBoost(), equal_width_model())
     assert sorted(method.state_dict()) == [
         "_extra_state", "boost_rate", "heads.0.bias", "heads.0.weight", "heads.2.bias", "heads.2.weight", "is_member"
@@ -237,7 +237,7 @@ def test_an_absent_modality_adds_nothing_and_does_not_learn():
     torch.testing.assert_close(method.compute_losses(model, batch).total, method.compute_losses(model, alone).total)
 
 
-def test_shared_head_learns_under_autocast():
+def test_fractiond_head_learns_under_autocast():
     model, batch = equal_width_model(), tagged("boost:video")
     method = set_up(ReconBoost(), model)
     with torch.autocast("cpu", torch.bfloat16):

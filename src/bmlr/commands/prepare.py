@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bmlr.data._preparers import prepare
-from bmlr.data.sets._table_files import ManifestOptions
+from bmlr.data.sets._table_files import TableOptions
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import REJECTED
 
@@ -26,9 +26,9 @@ def execute(data: str, source: Path, dest: Path, outside: bool = False, **option
     """
     prepare_options = PrepareOptions(**options)
     if outside:
-        if data != "manifest":
-            raise ValueError(f"Option --outside is for manifest only. Found {data}.")
-        prepare_options = ManifestOptions(**vars(prepare_options), outside=True)
+        if data != "table":
+            raise ValueError(f"Option --outside is for table only. Found {data}.")
+        prepare_options = TableOptions(**vars(prepare_options), outside=True)
     _print(prepare(data, source, dest, prepare_options))
 
 

@@ -11,7 +11,7 @@ from bmlr.data._base import SplitName
 
 
 def split_by_group(
-    groups: Sequence[str], targets: np.ndarray, *, val_share: float, test_share: float, seed: int
+    groups: Sequence[str], targets: np.ndarray, *, val_fraction: float, test_fraction: float, seed: int
 ) -> dict[SplitName, np.ndarray]:
     """Positions of the samples of each split; no group is in two.
 
@@ -22,8 +22,8 @@ def split_by_group(
     Args:
         groups: Group of each sample.
         targets: Class index of each sample, shape (N,).
-        val_share: Share of the validation split; 0 leaves it empty.
-        test_share: Share of the test split; 0 leaves it empty.
+        val_fraction: Share of the validation split; 0 leaves it empty.
+        test_fraction: Share of the test split; 0 leaves it empty.
         seed: Seed of the order.
 
     Raises:
@@ -31,15 +31,19 @@ def split_by_group(
 
     Example:
         >>> import numpy as np
-        >>> splits = split_by_group(list("aabbccdd"), np.array([0, 1] * 4), val_share=0.25, test_share=0.25, seed=0)
+        >>> splits = split_by_group(list("aabbccdd"), np.array([0, 1] * 4), val_fraction=0.25, test_fraction=0.25, seed=0)
         >>> {name: len(rows) for name, rows in splits.items()}
         {'train': 4, 'val': 2, 'test': 2}
     """
-    shares: dict[SplitName, float] = {"train": 1 - val_share - test_share, "val": val_share, "test": test_share}
-    if not (0 <= val_share < 1 and 0 <= test_share < 1 and shares["train"] > 0):
+    shares: dict[SplitName, float] = {
+        "train": 1 - val_fraction - test_fraction,
+        "val": val_fraction,
+        "test": test_fraction,
+    }
+    if not (0 <= val_fraction < 1 and 0 <= test_fraction < 1 and shares["train"] > 0):
         raise ValueError(
-            "Parameters `val_share` and `test_share` should be at least 0 and together below 1. "
-            f"Found `val_share = {val_share}`, `test_share = {test_share}`."
+            "Parameters `val_fraction` and `test_fraction` should be at least 0 and together below 1. "
+            f"Found `val_fraction = {val_fraction}`, `test_fraction = {test_fraction}`."
         )
     check_integer("seed", seed, 0)
     wanted = [name for name, share in shares.items() if share > 0]

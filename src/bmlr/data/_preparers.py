@@ -16,7 +16,7 @@ PREPARERS: dict[str, tuple[str, str]] = {
     "ave": ("bmlr.data.sets._layouts", "prepare_ave"),
     "mosi": ("bmlr.data.sets._sentiment", "prepare_mosi"),
     "mosei": ("bmlr.data.sets._sentiment", "prepare_mosei"),
-    "manifest": ("bmlr.data.sets._table_files", "prepare_manifest"),
+    "table": ("bmlr.data.sets._table_files", "prepare_table"),
 }
 
 

@@ -73,8 +73,8 @@ class _AudioVisual(MultimodalData):
         protocol: ``clean`` (no group in two splits) or ``paper`` (the published split).
         frames: Frames per sample; None takes the data set's (CREMA-D 1, the others 3).
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation split, where none is published.
-        test_share: Share of the test split under ``clean``.
+        val_fraction: Share of the validation split, where none is published.
+        test_fraction: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -89,20 +89,20 @@ class _AudioVisual(MultimodalData):
         protocol: Literal["clean", "paper"] = "clean",
         frames: int | None = None,
         split_seed: int = 0,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
     ) -> None:
         self.root = str(root)
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
         self.frames = self.usual_frames if frames is None else check_integer("frames", frames, 1)
         self.split_seed = check_integer("split_seed", split_seed, 0)
-        self.val_share = check_unit_interval("val_share", val_share)
-        self.test_share = check_unit_interval("test_share", test_share)
-        for name, share in (("val_share", val_share), ("test_share", test_share)):
-            if not share or val_share + test_share >= 1:
+        self.val_fraction = check_unit_interval("val_fraction", val_fraction)
+        self.test_fraction = check_unit_interval("test_fraction", test_fraction)
+        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            if not share or val_fraction + test_fraction >= 1:
                 raise ValueError(
                     f"Parameter `{name}` should be above 0, and both shares together below 1. Found "
-                    f"`val_share = {val_share}`, `test_share = {test_share}`."
+                    f"`val_fraction = {val_fraction}`, `test_fraction = {test_fraction}`."
                 )
         self.classes = self._usual_classes()
         self.modalities = {
@@ -191,7 +191,11 @@ class _AudioVisual(MultimodalData):
     def _clean(self, store: Store) -> dict[SplitName, np.ndarray]:
         groups = [clip.group for clip in store.samples]
         return split_by_group(
-            groups, store.targets, val_share=self.val_share, test_share=self.test_share, seed=self.split_seed
+            groups,
+            store.targets,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.split_seed,
         )
 
     def _published(self, store: Store) -> dict[SplitName, np.ndarray]:
@@ -215,7 +219,7 @@ class _AudioVisual(MultimodalData):
         """A validation split out of the published training split, clip by clip: groups are shared, as in that split."""
         ids = [store.samples[row].id for row in train]
         splits = split_by_group(
-            ids, store.targets[train], val_share=self.val_share, test_share=0.0, seed=self.split_seed
+            ids, store.targets[train], val_fraction=self.val_fraction, test_fraction=0.0, seed=self.split_seed
         )
         return train[splits["train"]], train[splits["val"]]
 
@@ -229,7 +233,7 @@ class CREMAD(_AudioVisual):
 
     * ``protocol="clean"``: by actor; every actor is in one split.
     * ``protocol="paper"``: the published lists, which the preparation was given; all actors are in both splits. They
-      have no validation split, on which an epoch could be selected: ``val_share`` of the training clips are drawn for
+      have no validation split, on which an epoch could be selected: ``val_fraction`` of the training clips are drawn for
       it, of all classes alike.
 
     Args:
@@ -237,8 +241,8 @@ class CREMAD(_AudioVisual):
         protocol: ``clean`` or ``paper``.
         frames: Frames per clip; None for 1.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation split.
-        test_share: Share of the test split under ``clean``.
+        val_fraction: Share of the validation split.
+        test_fraction: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -270,15 +274,15 @@ class KineticsSounds(_AudioVisual):
 
     * ``protocol="clean"``: by source video; no video is in two splits.
     * ``protocol="paper"``: the published lists, which the preparation was given, or the folders train, val and test.
-      Where there is no validation split, ``val_share`` of the training clips are drawn for it.
+      Where there is no validation split, ``val_fraction`` of the training clips are drawn for it.
 
     Args:
         root: The prepared folder, or the one it alone was made in.
         protocol: ``clean`` or ``paper``.
         frames: Frames per clip; None for 3.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation split, where none is published.
-        test_share: Share of the test split under ``clean``.
+        val_fraction: Share of the validation split, where none is published.
+        test_fraction: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -307,8 +311,8 @@ class AVE(_AudioVisual):
         protocol: ``clean`` or ``paper``.
         frames: Frames per video; None for 3.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation split, where none is published.
-        test_share: Share of the test split under ``clean``.
+        val_fraction: Share of the validation split, where none is published.
+        test_fraction: Share of the test split under ``clean``.
 
     Raises:
         ValueError: If a parameter is out of its range.

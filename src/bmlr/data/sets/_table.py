@@ -26,7 +26,7 @@ from bmlr.data.transforms._frames import augment_frames
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-class ManifestSplit(Split):
+class TableSplit(Split):
     """Some samples of a store made from a table.
 
     Args:
@@ -125,15 +125,15 @@ class Form:
         return standardised
 
 
-class Manifest(MultimodalData):
-    """A data set of one's own, made from a CSV table by ``bmlr prepare manifest TABLE.csv DEST``.
+class TableData(MultimodalData):
+    """A data set of one's own, made from a CSV table by ``bmlr prepare table TABLE.csv DEST``.
 
     The table has a row per sample, with its label and a file per modality; what it may hold is told by
     ``read_table`` of ``_table_files``. Once prepared, table and files are not needed any more. Sounds are log
     spectrograms, images and frames are normalised with ImageNet's mean and deviation. Samples may lack a modality.
 
     The splits are those of the table's column ``split``. Where there is no such column, they are drawn: no group is in
-    two of them, and classes are in like proportion. Where it has no val, ``val_share`` of train becomes val, by group.
+    two of them, and classes are in like proportion. Where it has no val, ``val_fraction`` of train becomes val, by group.
 
     * ``protocol="clean"``: a table whose split shares a group between splits is refused.
     * ``protocol="paper"``: the table's split is taken as it is, as when it is a published one.
@@ -146,15 +146,15 @@ class Manifest(MultimodalData):
         augment: Crop and mirror images and frames at random in training, and choose frames at random.
         standardise: Shift and scale each feature of arrays to mean 0 and standard deviation 1 of the training split.
         split_seed: Seed of what is drawn of the split.
-        val_share: Share of the validation split, where it is drawn.
-        test_share: Share of the test split, where it is drawn.
+        val_fraction: Share of the validation split, where it is drawn.
+        test_fraction: Share of the test split, where it is drawn.
 
     Raises:
         ValueError: If a parameter is out of its range.
 
     Example:
         >>> import bmlr.data
-        >>> data = bmlr.data.create("manifest", root="prepared", val_share=0.2)  # reads no file yet
+        >>> data = bmlr.data.create("table", root="prepared", val_fraction=0.2)  # reads no file yet
         >>> data.protocol, data.modalities
         ('clean', {})
     """
@@ -171,8 +171,8 @@ class Manifest(MultimodalData):
         augment: bool = True,
         standardise: bool = True,
         split_seed: int = 0,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
     ) -> None:
         self.root = str(root)
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
@@ -181,12 +181,12 @@ class Manifest(MultimodalData):
         self.resplit, self.augment, self.standardise = resplit, augment, standardise
         self.frames = check_integer("frames", frames, 1)
         self.split_seed = check_integer("split_seed", split_seed, 0)
-        if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):  # NaN fails this too
+        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):  # NaN fails this too
             raise ValueError(
-                "Parameters `val_share` and `test_share` should be above 0 and together below 1. "
-                f"Found `val_share = {val_share}`, `test_share = {test_share}`."
+                "Parameters `val_fraction` and `test_fraction` should be above 0 and together below 1. "
+                f"Found `val_fraction = {val_fraction}`, `test_fraction = {test_fraction}`."
             )
-        self.val_share, self.test_share = float(val_share), float(test_share)
+        self.val_fraction, self.test_fraction = float(val_fraction), float(test_fraction)
         self.classes = ()
         self.modalities = {}
         self._store: Store | None = None
@@ -227,11 +227,11 @@ class Manifest(MultimodalData):
             raise AssertionError("prepare() opens the store or raises.")
         return self._store
 
-    def split(self, name: SplitName) -> ManifestSplit:
+    def split(self, name: SplitName) -> TableSplit:
         """One split; groups are those of the table, else every sample is one."""
         check_choice("name", name, _SPLITS)
         store = self.store
-        return ManifestSplit(store, self._rows[name], self._forms, augment=self.augment)
+        return TableSplit(store, self._rows[name], self._forms, augment=self.augment)
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, read as the table's files were; the middle frames, no random transform.
@@ -271,7 +271,7 @@ class Manifest(MultimodalData):
                 raise ValueError(
                     f"Parameter `protocol` cannot be 'paper': the table of {store.folder} has no column 'split'."
                 )
-            return self._drawn(store, np.arange(len(store)), self.test_share)
+            return self._drawn(store, np.arange(len(store)), self.test_fraction)
         rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(splits == name) for name in _SPLITS}
         for name in ("train", "test"):
             if not len(rows[name]):
@@ -286,10 +286,14 @@ class Manifest(MultimodalData):
             _check_groups(store, rows)
         return rows
 
-    def _drawn(self, store: Store, rows: np.ndarray, test_share: float) -> dict[SplitName, np.ndarray]:
+    def _drawn(self, store: Store, rows: np.ndarray, test_fraction: float) -> dict[SplitName, np.ndarray]:
         groups = [store.samples[row].group for row in rows]
         drawn = split_by_group(
-            groups, store.targets[rows], val_share=self.val_share, test_share=test_share, seed=self.split_seed
+            groups,
+            store.targets[rows],
+            val_fraction=self.val_fraction,
+            test_fraction=test_fraction,
+            seed=self.split_seed,
         )
         return {name: rows[chosen] for name, chosen in drawn.items()}
 

@@ -30,7 +30,7 @@ from bmlr.data.store._samples import SourceSample
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-LAYOUT = "manifest"
+LAYOUT = "table"
 
 
 _ABOUT = ("id", "label", "split", "group")  # columns that are no modality
@@ -68,7 +68,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class FileTable:
     """A table that has been read, before any of its files.
 
     Attributes:
@@ -86,7 +86,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class ManifestOptions(PrepareOptions):
+class TableOptions(PrepareOptions):
     """Options of the preparation of a table.
 
     Attributes:
@@ -96,7 +96,7 @@ class ManifestOptions(PrepareOptions):
     outside: bool = False
 
 
-def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
+def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Read all files of a table once and store them, see :func:`read_table` and :func:`table_items`.
 
     Sounds become the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
@@ -104,7 +104,7 @@ def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepa
 
     Args:
         source: The table.
-        dest: Folder in which the folder ``manifest-<hash>`` is made.
+        dest: Folder in which the folder ``table-<hash>`` is made.
         options: Options.
 
     Raises:
@@ -117,7 +117,7 @@ def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepa
     table = read_table(source)
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()
-    items = table_items(table, outside=isinstance(options, ManifestOptions) and options.outside)
+    items = table_items(table, outside=isinstance(options, TableOptions) and options.outside)
     classes = _classes(items)
     if len(classes) < 2:
         example = next((f", such as {item.problem}" for item in items if item.problem), "")
@@ -135,7 +135,7 @@ def prepare_manifest(source: Path, dest: Path, options: PrepareOptions) -> Prepa
     )
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> FileTable:
     """Read a table: what its columns are and its rows, but none of its files.
 
     The table is CSV in UTF-8, with or without byte order mark, any line ends, commas, semicolons or tabs. Columns:
@@ -163,7 +163,7 @@ def read_table(path: Path) -> Table:
     return parse_table(path.read_bytes(), path)
 
 
-def parse_table(content: bytes, path: Path) -> Table:
+def parse_table(content: bytes, path: Path) -> FileTable:
     r"""The table in the bytes of a file, see :func:`read_table`.
 
     Example:
@@ -188,10 +188,10 @@ def parse_table(content: bytes, path: Path) -> Table:
             kinds[name] = given[name] or _kind_of_files(name, cells, path)
     if len(kinds) < 2:
         raise ValueError(f"{path} should have columns of files for at least 2 modalities. Found {list(kinds)}.")
-    return Table(path, columns, kinds, rows)
+    return FileTable(path, columns, kinds, rows)
 
 
-def table_items(table: Table, *, outside: bool = False) -> list[SourceSample]:
+def table_items(table: FileTable, *, outside: bool = False) -> list[SourceSample]:
     """The samples of a table.
 
     Args:
@@ -319,13 +319,13 @@ def _suffix(cell: str) -> str:
     return f".{suffix.lower()}" if stem and dot else ""
 
 
-def _cell(table: Table, cells: Sequence[str], name: str) -> str:
+def _cell(table: FileTable, cells: Sequence[str], name: str) -> str:
     place = table.columns.get(name)
     return cells[place] if place is not None and place < len(cells) else ""
 
 
 def _item(
-    table: Table, number: int, cells: Sequence[str], folder: Path | None, *, split_wanted: bool
+    table: FileTable, number: int, cells: Sequence[str], folder: Path | None, *, split_wanted: bool
 ) -> tuple[SourceSample, list[str]]:
     """A sample, and what is wrong with its row. Files have to lie in ``folder`` where it is given."""
     name = _cell(table, cells, "id") or f"row-{number}"

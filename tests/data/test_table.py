@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import bmlr.data
 from bmlr._files import with_checksum
 from bmlr.cli import main
-from bmlr.data.sets._table_files import KINDS, ManifestOptions, parse_table, prepare_manifest, read_table, table_items
+from bmlr.data.sets._table_files import KINDS, TableOptions, parse_table, prepare_table, read_table, table_items
 from bmlr.data.store._store import open_store, read_rejected
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,7 +22,7 @@ from media_fixtures import write_mp4
 from table_fixtures import HEAD, LABELS, write_samples, write_table
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.batch_size", "8"]
-OPTIONS = ManifestOptions(workers=0, size=16, seconds=1.0, progress=False, max_rejected=0.9)
+OPTIONS = TableOptions(workers=0, size=16, seconds=1.0, progress=False, max_rejected=0.9)
 PLACE = Path("t.csv")
 
 
@@ -50,8 +50,8 @@ def vector_rows(count=24, *, split=(), groups=2):
 
 
 def prepared(folder, rows, **parameters):
-    prepare_manifest(write_vectors(folder, rows), folder / "out", OPTIONS)
-    return bmlr.data.create("manifest", root=folder / "out", **parameters)
+    prepare_table(write_vectors(folder, rows), folder / "out", OPTIONS)
+    return bmlr.data.create("table", root=folder / "out", **parameters)
 
 
 # The table
@@ -189,7 +189,7 @@ def test_what_is_wrong_with_a_row_is_said_with_row_and_column(tmp_path):
     assert set(by_id["row-11"].files) == {"a"}
     assert by_id["s1"].extra == {"row": 3}
     assert (by_id["s1"].group, by_id["row-11"].group) == ("g0", None)
-    result = prepare_manifest(path, tmp_path / "out", OPTIONS)
+    result = prepare_table(path, tmp_path / "out", OPTIONS)
     reasons = {rejection.id: rejection.reason for rejection in read_rejected(result.folder)}
     assert reasons == {name: problem for name, problem in problems.items() if problem}
 
@@ -239,10 +239,10 @@ def test_labels_are_in_order_of_number_where_they_are_numbers(tmp_path):
     rows = vector_rows(24)
     for n, row in enumerate(rows):
         row[1] = str((2, 10, 9)[n % 3])
-    assert prepare_manifest(write_vectors(tmp_path, rows), tmp_path / "out", OPTIONS).classes == ("2", "9", "10")
+    assert prepare_table(write_vectors(tmp_path, rows), tmp_path / "out", OPTIONS).classes == ("2", "9", "10")
     for row in rows:
         row[1] = f"c{row[1]}"
-    assert prepare_manifest(write_vectors(tmp_path, rows), tmp_path / "o", OPTIONS).classes == ("c10", "c2", "c9")
+    assert prepare_table(write_vectors(tmp_path, rows), tmp_path / "o", OPTIONS).classes == ("c10", "c2", "c9")
 
 
 def test_one_class_is_not_enough(tmp_path):
@@ -252,12 +252,12 @@ def test_one_class_is_not_enough(tmp_path):
     path = write_vectors(tmp_path, rows)
     (tmp_path / "nope.npy").unlink()
     with pytest.raises(ValueError, match=r"at least 2 classes. Usable are \['one'\], such as row 3: column 'b'"):
-        prepare_manifest(path, tmp_path / "out", OPTIONS)
+        prepare_table(path, tmp_path / "out", OPTIONS)
 
 
 def test_lists_are_not_for_tables(tmp_path):
     with pytest.raises(ValueError, match="column 'split'"):
-        prepare_manifest(tmp_path / "t.csv", tmp_path, ManifestOptions(train_list=tmp_path / "x"))
+        prepare_table(tmp_path / "t.csv", tmp_path, TableOptions(train_list=tmp_path / "x"))
 
 
 def test_arrays_are_vectors_or_sequences_as_the_first_that_can_be_read(tmp_path):
@@ -270,7 +270,7 @@ def test_arrays_are_vectors_or_sequences_as_the_first_that_can_be_read(tmp_path)
     np.save(tmp_path / "a5.npy", np.zeros(4))
     np.save(tmp_path / "a6.npy", np.array([{}]), allow_pickle=True)
     np.save(tmp_path / "a7.npy", np.full((3, 4), np.nan))
-    result = prepare_manifest(tmp_path / "t.csv", tmp_path / "out", OPTIONS)
+    result = prepare_table(tmp_path / "t.csv", tmp_path / "out", OPTIONS)
     store = open_store(result.folder)
     assert (store.modalities["a"].kind, store.modalities["a"].shape) == ("sequence", (-1, 4))
     assert (store.modalities["b"].kind, store.modalities["b"].shape) == ("vector", (3,))
@@ -279,11 +279,11 @@ def test_arrays_are_vectors_or_sequences_as_the_first_that_can_be_read(tmp_path)
 
 def test_a_second_preparation_does_nothing_and_a_changed_table_another_store(tmp_path):
     rows = vector_rows(8)
-    first = prepare_manifest(write_vectors(tmp_path, rows), tmp_path / "out", OPTIONS)
-    again = prepare_manifest(tmp_path / "t.csv", tmp_path / "out", OPTIONS)
+    first = prepare_table(write_vectors(tmp_path, rows), tmp_path / "out", OPTIONS)
+    again = prepare_table(tmp_path / "t.csv", tmp_path / "out", OPTIONS)
     assert (first.decoded, again.decoded, again.folder) == (8, 0, first.folder)
     rows[0][1] = "two"
-    assert prepare_manifest(write_vectors(tmp_path, rows), tmp_path / "out", OPTIONS).folder != first.folder
+    assert prepare_table(write_vectors(tmp_path, rows), tmp_path / "out", OPTIONS).folder != first.folder
 
 
 def test_further_columns_are_kept_unread(tmp_path):
@@ -300,13 +300,13 @@ def ids_of(data):
 
 
 def test_parts_are_drawn_by_group_where_there_is_no_split(tmp_path):
-    data = prepared(tmp_path, vector_rows(60, groups=3), val_share=0.2, test_share=0.2)
+    data = prepared(tmp_path, vector_rows(60, groups=3), val_fraction=0.2, test_fraction=0.2)
     groups = {name: set(data.split(name).groups) for name in ("train", "val", "test")}
     assert not groups["train"] & groups["val"]
     assert not (groups["train"] | groups["val"]) & groups["test"]
     assert {name: len(ids) for name, ids in ids_of(data).items()} == {"train": 36, "val": 12, "test": 12}
-    again = bmlr.data.create("manifest", root=tmp_path / "out", val_share=0.2, test_share=0.2)
-    other = bmlr.data.create("manifest", root=tmp_path / "out", val_share=0.2, test_share=0.2, split_seed=1)
+    again = bmlr.data.create("table", root=tmp_path / "out", val_fraction=0.2, test_fraction=0.2)
+    other = bmlr.data.create("table", root=tmp_path / "out", val_fraction=0.2, test_fraction=0.2, split_seed=1)
     assert ids_of(again) == ids_of(data)
     assert ids_of(other) != ids_of(data)
 
@@ -317,7 +317,7 @@ def test_the_table_s_split_is_kept_and_validation_drawn_if_it_has_none(tmp_path)
     assert splits == {split: {row[0] for row in rows if row[2] == split} for split in splits}
     (tmp_path / "two").mkdir()
     rows = vector_rows(30, split=("train", "train", "Training", "testing"), groups=1)
-    splits = ids_of(prepared(tmp_path / "two", rows, val_share=0.25))
+    splits = ids_of(prepared(tmp_path / "two", rows, val_fraction=0.25))
     assert splits["test"] == {row[0] for row in rows if row[2] == "testing"}
     assert splits["train"] | splits["val"] == {row[0] for row in rows if row[2] != "testing"}
     assert len(splits["val"]) == pytest.approx(0.25 * 23, abs=1)
@@ -328,9 +328,9 @@ def test_a_split_that_shares_groups_is_refused_taken_or_drawn_anew(tmp_path):
     data = prepared(tmp_path, rows)
     with pytest.raises(ValueError, match=r"puts 6 of 6 groups in several splits \('g0', 'g1', 'g2', …\).*resplit"):
         data.prepare()
-    taken = bmlr.data.create("manifest", root=tmp_path / "out", protocol="paper")
+    taken = bmlr.data.create("table", root=tmp_path / "out", protocol="paper")
     assert ids_of(taken)["val"] == {row[0] for row in rows if row[2] == "val"}
-    drawn = bmlr.data.create("manifest", root=tmp_path / "out", resplit=True, val_share=0.2, test_share=0.2)
+    drawn = bmlr.data.create("table", root=tmp_path / "out", resplit=True, val_fraction=0.2, test_fraction=0.2)
     assert not set(drawn.split("train").groups) & set(drawn.split("test").groups)
 
 
@@ -352,25 +352,25 @@ def test_splits_that_cannot_be_used_are_refused(tmp_path, split, parameters, mes
     [
         ({"protocol": "cleen"}, "Did you mean 'clean'"),
         ({"frames": 0}, "`frames`"),
-        ({"val_share": 0.0}, "`val_share = 0.0`"),
-        ({"val_share": 0.5, "test_share": 0.5}, "together below 1"),
-        ({"test_share": float("nan")}, "`test_share = nan`"),
+        ({"val_fraction": 0.0}, "`val_fraction = 0.0`"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "together below 1"),
+        ({"test_fraction": float("nan")}, "`test_fraction = nan`"),
         ({"split_seed": -1}, "`split_seed`"),
         ({"resplit": True, "protocol": "paper"}, "`resplit`"),
     ],
 )
 def test_parameters_are_checked(parameters, message):
     with pytest.raises(ValueError, match=message):
-        bmlr.data.create("manifest", root="x", **parameters)
+        bmlr.data.create("table", root="x", **parameters)
 
 
 def test_another_data_set_is_not_taken_for_a_table(tmp_path):
-    folder = prepare_manifest(write_vectors(tmp_path, vector_rows(8)), tmp_path / "out", OPTIONS).folder
+    folder = prepare_table(write_vectors(tmp_path, vector_rows(8)), tmp_path / "out", OPTIONS).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["key"]["key"]["layout"] = "ave"
     (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
     with pytest.raises(ValueError, match="should hold data prepared from a table"):
-        bmlr.data.create("manifest", root=folder).prepare()
+        bmlr.data.create("table", root=folder).prepare()
 
 
 def test_a_modality_no_training_sample_has_is_an_error(tmp_path):
@@ -386,12 +386,12 @@ def everything(tmp_path_factory):
     """A prepared table with a file of every kind, some images missing."""
     folder = tmp_path_factory.mktemp("everything")
     table = write_table(folder / "table.csv", write_samples(folder), delimiter=";", encoding="utf-8-sig")
-    prepare_manifest(table, folder / "out", OPTIONS)
+    prepare_table(table, folder / "out", OPTIONS)
     return folder
 
 
 def open_everything(folder, **parameters):
-    data = bmlr.data.create("manifest", root=folder / "out", val_share=0.2, test_share=0.2, **parameters)
+    data = bmlr.data.create("table", root=folder / "out", val_fraction=0.2, test_fraction=0.2, **parameters)
     data.prepare()
     return data
 
@@ -506,7 +506,7 @@ def test_the_sound_of_videos_can_be_a_modality(tmp_path):
     for n in range(4):
         write_mp4(tmp_path / f"{n}.mp4", 1.0, fps=4, channels=1, frequency=200 * (n + 1))
     path = write_table(tmp_path / "t.csv", rows, ["label", "sound:audio", "video"])
-    store = open_store(prepare_manifest(path, tmp_path / "out", OPTIONS).folder)
+    store = open_store(prepare_table(path, tmp_path / "out", OPTIONS).folder)
     assert {name: form.kind for name, form in store.modalities.items()} == {"sound": "spectrogram", "video": "frames"}
 
 
@@ -523,7 +523,7 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     write_table(tmp_path / "files" / "table.csv", rows, head)
     (tmp_path / "files" / "cat 12.wav").write_bytes(b"RIFF")
 
-    prepare = ["prepare", "manifest", "files/table.csv", "out", "--workers", "0", "--size", "16", "--seconds", "1"]
+    prepare = ["prepare", "table", "files/table.csv", "out", "--workers", "0", "--size", "16", "--seconds", "1"]
     assert main([*prepare, "--max-rejected", "0.01", "--progress", "false"]) == 2
     assert "more than the share" in capsys.readouterr().err
     assert main([*prepare, "--max-rejected", "0.1", "--progress", "false"]) == 0
@@ -533,15 +533,15 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     assert reasons["s7"] == "row 9: column 'voice': there is no file 'gone.wav'"
     assert "cat 12.wav" in reasons["s12"]
 
-    given_data = ["--data.root", "out", "--data.val_share", "0.2", "--data.test_share", "0.2"]
-    assert main(["inspect", "manifest", *given_data, "--json"]) == 0
+    given_data = ["--data.root", "out", "--data.val_fraction", "0.2", "--data.test_fraction", "0.2"]
+    assert main(["inspect", "table", *given_data, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(split["samples"] for split in found["splits"].values()) == 28
     assert found["rejected"] == 2
     assert found["leaks"] == []
 
     run = tmp_path / "run"
-    train = ["train", "--data", "manifest", *given_data, "--method", "BMLR", "--model.width", "2", "--trainer.epochs",
+    train = ["train", "--data", "table", *given_data, "--method", "BMLR", "--model.width", "2", "--trainer.epochs",
              "1", "--run", str(run), *CPU]  # fmt: skip
     assert main(train) == 0
     assert "majority rate" in capsys.readouterr().out
@@ -570,13 +570,13 @@ def test_the_option_for_outside_files_is_for_tables_only(tmp_path, capsys, monke
     write_vectors(tmp_path, rows)
     rows = [[*row[:4], f"../{row[4]}", f"../{row[5]}"] for row in rows]
     write_table(tmp_path / "data" / "t.csv", rows, ["id", "label", "split", "group", "a", "b"])
-    command = ["prepare", "manifest", "data/t.csv", "out", "--workers", "0", "--progress", "false"]
+    command = ["prepare", "table", "data/t.csv", "out", "--workers", "0", "--progress", "false"]
     assert main(command) == 2
     assert "row 2: column 'a': '../a0.npy' leads out of the folder" in capsys.readouterr().err
     assert main([*command, "--outside"]) == 0
     assert "4 samples" in capsys.readouterr().out
     assert main(["prepare", "ave", "data", "out", "--outside"]) == 2
-    assert "for manifest only" in capsys.readouterr().err
+    assert "for table only" in capsys.readouterr().err
 
 
 def test_recordings_of_all_formats_are_read(tmp_path):
@@ -587,5 +587,5 @@ def test_recordings_of_all_formats_are_read(tmp_path):
         soundfile.write(tmp_path / f"{n}{suffix}", wave, 22050)
     np.save(tmp_path / "a.npy", np.zeros(2))
     path = write_table(tmp_path / "t.csv", rows, ["label", "voice", "a"])
-    result = prepare_manifest(path, tmp_path / "out", OPTIONS)
+    result = prepare_table(path, tmp_path / "out", OPTIONS)
     assert (len(result.rejected), result.decoded) == (0, 4)
