@@ -31,7 +31,8 @@ def split_by_group(
 
     Example:
         >>> import numpy as np
-        >>> splits = split_by_group(list("aabbccdd"), np.array([0, 1] * 4), val_fraction=0.25, test_fraction=0.25, seed=0)
+        >>> groups, targets = list("aabbccdd"), np.array([0, 1] * 4)
+        >>> splits = split_by_group(groups, targets, val_fraction=0.25, test_fraction=0.25, seed=0)
         >>> {name: len(rows) for name, rows in splits.items()}
         {'train': 4, 'val': 2, 'test': 2}
     """

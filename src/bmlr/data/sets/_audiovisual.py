@@ -233,8 +233,7 @@ class CREMAD(_AudioVisual):
 
     * ``protocol="clean"``: by actor; every actor is in one split.
     * ``protocol="paper"``: the published lists, which the preparation was given; all actors are in both splits. They
-      have no validation split, on which an epoch could be selected: ``val_fraction`` of the training clips are drawn for
-      it, of all classes alike.
+      have no validation split: ``val_fraction`` of the training clips are drawn for it, of all classes alike.
 
     Args:
         root: The prepared folder, or the one it alone was made in.

@@ -133,7 +133,7 @@ class TableData(MultimodalData):
     spectrograms, images and frames are normalised with ImageNet's mean and deviation. Samples may lack a modality.
 
     The splits are those of the table's column ``split``. Where there is no such column, they are drawn: no group is in
-    two of them, and classes are in like proportion. Where it has no val, ``val_fraction`` of train becomes val, by group.
+    two of them, and classes are in like proportion. Where it has no val, ``val_fraction`` of train is, by group.
 
     * ``protocol="clean"``: a table whose split shares a group between splits is refused.
     * ``protocol="paper"``: the table's split is taken as it is, as when it is a published one.
