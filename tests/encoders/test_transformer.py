@@ -22,7 +22,6 @@ METHODS = {name: (name, {}) for name in bmlr.methods.available()} | {
     "Remix": ("Remix", {"warmup": 0}),
     "ReconBoost": ("ReconBoost", {"t1": 1, "t2": 1, "hidden": 8}),
     "LFM, learnable": ("LFM", {"alpha": "learnable", "meta_size": 4, "meta_scope": "all"}),
-    "LFM, bb": ("LFM", {"mode": "bb"}),
 }
 
 

@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr
-from bmlr.methods import CML, Joint
+from bmlr.methods import CML, CMLBalanceBenchmark, Joint
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, stored
 from zoo import make_batch, make_model
 
+FORMS = {"paper": CML, "benchmark": CMLBalanceBenchmark}
 
-def literal(output, targets, ranks, *, mode):
+
+def literal(output, targets, ranks, *, form):
     """The loss terms one sample at a time, in plain Python, for the given order of removal."""
     names, subsets = sorted(output.features), len(output.features)
     batch = output.batch_size
@@ -31,7 +33,7 @@ def literal(output, targets, ranks, *, mode):
             small, large = probabilities[k][i], probabilities[k - 1][i]
             spared = small.index(max(small)) == y and large.index(max(large)) != y
             rises.append((max(small) - max(large), spared))
-        if mode == "bb":
+        if form == "benchmark":
             ranking += max(0.0, sum(rise for rise, _ in rises))
         else:
             ranking += sum(max(0.0, rise) for rise, spared in rises if not spared) / batch
@@ -42,17 +44,17 @@ def literal(output, targets, ranks, *, mode):
 @given(
     seed=st.integers(0, 1000),
     modalities=st.sampled_from([2, 3]),
-    mode=st.sampled_from(["clean", "bb"]),
+    form=st.sampled_from(list(FORMS)),
     order=st.sampled_from(["sample", "batch", "epoch"]),
 )
-def test_agrees_with_a_literal_version(seed, modalities, mode, order):
+def test_agrees_with_a_literal_version(seed, modalities, form, order):
     model = make_model(modalities, dtype=torch.float64, seed=seed)
     batch = make_batch(modalities, 5, dtype=torch.float64, seed=seed)
     output = model({name: 3 * x for name, x in batch.inputs.items()})
-    method = CML(mode, weight=2.0, order=order, seed=seed)
+    method = FORMS[form](weight=2.0, order=order, seed=seed)
     ranks = method.removal_ranks(output)
     losses = method(output, batch.targets)
-    entropies, ranking = literal(output, batch.targets, ranks, mode=mode)
+    entropies, ranking = literal(output, batch.targets, ranks, form=form)
     assert losses.terms["fused"].item() == pytest.approx(entropies[0] / modalities)
     assert losses.terms["subsets"].item() == pytest.approx(sum(entropies[1:]) / modalities)
     assert losses.terms["calibration"].item() == pytest.approx(2 * ranking, abs=1e-12)
@@ -67,10 +69,10 @@ def test_last_subset_is_the_head_on_zero_padded_features_with_the_whole_bias():
     torch.testing.assert_close(method._subset(output, method.removal_ranks(output) >= 2), model.fusion.linear(padded))
 
 
-@pytest.mark.parametrize("mode", ["clean", "bb"])
-def test_no_ranking_loss_and_no_gradient_where_the_removed_modality_has_no_weight(mode):
+@pytest.mark.parametrize("form", FORMS)
+def test_no_ranking_loss_and_no_gradient_where_the_removed_modality_has_no_weight(form):
     model, batch = make_model(), make_batch()
-    method = CML(mode, order="batch")
+    method = FORMS[form](order="batch")
     removed = sorted(model.modalities)[method.removal_ranks(model(batch.inputs))[0].argmin()]
     columns = {"audio": slice(0, 7), "video": slice(7, 12)}[removed]
     with torch.no_grad():
@@ -89,7 +91,9 @@ def test_without_ranking_the_full_subset_has_the_joint_loss_over_the_number_of_m
     assert terms["calibration"].item() == 0
 
 
-@pytest.mark.parametrize(("method", "epoch"), [(CML(first_epoch=2), 1), (CML(last_epoch=2), 3), (CML("bb"), 81)])
+@pytest.mark.parametrize(
+    ("method", "epoch"), [(CML(first_epoch=2), 1), (CML(last_epoch=2), 3), (CMLBalanceBenchmark(), 81)]
+)
 def test_is_the_joint_baseline_outside_its_epochs(method, epoch):
     model, batch = make_model(), make_batch()
     method.epoch = epoch
@@ -98,21 +102,21 @@ def test_is_the_joint_baseline_outside_its_epochs(method, epoch):
     )
 
 
-def test_bb_keeps_one_order_per_epoch_and_clean_draws_one_per_sample():
+def test_the_benchmark_keeps_one_order_per_epoch_and_the_paper_draws_one_per_sample():
     output = make_model(3)(make_batch(3, 50).inputs)
-    bb, clean = CML("bb"), CML()
+    benchmark, paper = CMLBalanceBenchmark(), CML()
     orders = []
-    for bb.epoch in range(8):
-        orders.append(bb.removal_ranks(output).tolist())
-        bb(output, torch.zeros(50, dtype=torch.int64))
-        assert bb.removal_ranks(output).tolist() == orders[-1]
+    for benchmark.epoch in range(8):
+        orders.append(benchmark.removal_ranks(output).tolist())
+        benchmark(output, torch.zeros(50, dtype=torch.int64))
+        assert benchmark.removal_ranks(output).tolist() == orders[-1]
     assert len({str(order) for order in orders}) > 1
-    ranks = clean.removal_ranks(output)
+    ranks = paper.removal_ranks(output)
     assert sorted(map(tuple, ranks.unique(dim=0).tolist())) == sorted(
         [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
     )
-    clean(output, torch.zeros(50, dtype=torch.int64))
-    assert not torch.equal(clean.removal_ranks(output), ranks)
+    paper(output, torch.zeros(50, dtype=torch.int64))
+    assert not torch.equal(paper.removal_ranks(output), ranks)
 
 
 def test_evaluation_leaves_the_orders_to_come_alone():
@@ -135,27 +139,27 @@ def test_a_subset_counts_only_for_samples_that_have_one_of_its_modalities():
     torch.testing.assert_close(terms["subsets"], expected)
 
 
-@pytest.mark.parametrize("mode", ["clean", "bb"])
-def test_the_ranking_loss_leaves_out_who_has_nothing_left(mode):
+@pytest.mark.parametrize("form", FORMS)
+def test_the_ranking_loss_leaves_out_who_has_nothing_left(form):
     mask = torch.tensor([True, False, True, True, False, True])
     targets = make_batch(batch_size=6).targets
     logits = torch.randn(2, 6, 3, dtype=torch.float64)
     logits[1] *= 4  # most are surer without the audio
-    value = CML(mode)._ranking(list(logits), [mask], targets)
+    value = FORMS[form]()._ranking(list(logits), [mask], targets)
     rises, y = [], targets.tolist()
     for i in [0, 2, 3, 5]:
         large, small = logits[0][i].softmax(0), logits[1][i].softmax(0)
-        spared = mode == "clean" and small.argmax() == y[i] and large.argmax() != y[i]
+        spared = form == "paper" and small.argmax() == y[i] and large.argmax() != y[i]
         rises.append(0.0 if spared else (small.max() - large.max()).item())
-    expected = max(0.0, sum(rises)) if mode == "bb" else sum(max(0.0, rise) for rise in rises) / 4
+    expected = max(0.0, sum(rises)) if form == "benchmark" else sum(max(0.0, rise) for rise in rises) / 4
     assert expected > 0
     assert value.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("mode", ["clean", "bb"])
-def test_resumes_bit_for_bit(mode, modalities):
-    assert_resumes(lambda: CML(mode), modalities)
+@pytest.mark.parametrize("form", FORMS)
+def test_resumes_bit_for_bit(form, modalities):
+    assert_resumes(FORMS[form], modalities)
 
 
 def test_state_counts_steps():
@@ -164,14 +168,14 @@ def test_state_counts_steps():
     assert stored(loop.method.state_dict())["_extra_state"] == {"epoch": 1, "max_epochs": 4, "step": 4}
 
 
-@pytest.mark.parametrize("mode", ["clean", "bb"])
-def test_order_of_modalities_does_not_matter(mode):
-    assert_any_order(lambda: CML(mode), ("audio", "video", "text"))
+@pytest.mark.parametrize("form", FORMS)
+def test_order_of_modalities_does_not_matter(form):
+    assert_any_order(FORMS[form], ("audio", "video", "text"))
 
 
-@pytest.mark.parametrize("mode", ["clean", "bb"])
-def test_half_precision(mode):
-    assert_half_precision(lambda: CML(mode, weight=0.1), 3)
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision(form):
+    assert_half_precision(lambda: FORMS[form](weight=0.1), 3)
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
@@ -183,7 +187,6 @@ def test_every_fusion(fusion, modalities):
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({"mode": "cleen"}, "mode"),
         ({"weight": -1.0}, "weight"),
         ({"weight": math.nan}, "weight"),
         ({"order": "step"}, "order"),

@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 import bmlr
+from bmlr.functional import pareto_weight
 from bmlr.methods import UniformBaseline
-from bmlr.methods._mmpareto import MMPareto, _gradients, _growth, pareto_weight
+from bmlr.methods._mmpareto import MMPareto, _growth
+from bmlr.methods._support import reduced_gradients
 from method_loop import assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model
 
@@ -58,12 +60,12 @@ def test_gradients_are_averaged_over_processes(monkeypatch):
     layers = {"used": torch.nn.Linear(3, 2), "unused": torch.nn.Linear(3, 2)}
     parameters = [p for layer in layers.values() for p in layer.parameters()]
     loss = layers["used"](torch.randn(4, 3)).square().sum()
-    alone = _gradients(loss, parameters, retain_graph=True)
+    alone = reduced_gradients(loss, parameters, retain_graph=True)
     assert set(alone) == set(layers["used"].parameters())
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.add_(10.0))  # the other's are all ten
-    both = _gradients(loss, parameters, retain_graph=False)
+    both = reduced_gradients(loss, parameters, retain_graph=False)
     assert set(both) == set(alone)
     for parameter, gradient in alone.items():
         torch.testing.assert_close(both[parameter], (gradient + 10) / 2)

@@ -78,7 +78,7 @@ def step(model, method, batch):
 def test_gradients_are_scaled_per_encoder_and_the_fusion_is_left_alone(seed, modalities, which):
     model = make_model(modalities, dtype=torch.float64, seed=seed)
     batch = make_batch(modalities, 6, dtype=torch.float64, seed=seed)
-    plain, adjusted = step(model, OGMGE(alpha=0.7, noise=False, parameters=which), batch)
+    plain, adjusted = step(model, OGMGE(alpha=0.7, noise=False, scope=which), batch)
     with torch.no_grad():
         logits = model(batch.inputs).unimodal_logits
     scores = {u: sum(float(x.softmax(0)[y]) for x, y in zip(logits[u], batch.targets, strict=True)) for u in logits}
@@ -95,12 +95,12 @@ def test_convolutions_are_chosen_by_their_four_dimensions():
     encoders = {u: bmlr.encoders.resnet18(in_channels=1, width=2, stem="small") for u in ("audio", "image")}
     model = bmlr.MultimodalClassifier(encoders, 3)
     batch = bmlr.Batch({u: torch.randn(4, 1, 8, 8) for u in encoders}, torch.tensor([0, 1, 2, 0]))
-    plain, adjusted = step(model, OGMGE(parameters="conv"), batch)
+    plain, adjusted = step(model, OGMGE(scope="conv"), batch)
     for name, gradient in plain.items():
         assert torch.equal(gradient, adjusted[name]) == (not name.startswith("encoders.") or gradient.ndim != 4)
     of_videos = torch.nn.Conv3d(1, 1, 2)
     of_videos(torch.ones(1, 1, 2, 2, 2)).sum().backward()
-    assert OGMGE(parameters="conv")._chosen(of_videos) == []
+    assert OGMGE(scope="conv")._gradients(of_videos) == []
 
 
 def test_the_noise_has_the_spread_of_the_unscaled_gradient_and_hits_every_encoder():
@@ -226,7 +226,7 @@ def test_every_fusion(fusion, modalities):
     [
         ({"alpha": -0.1}, "`alpha` should be a non-negative"),
         ({"alpha": math.nan}, "`alpha` should be a non-negative"),
-        ({"parameters": "weights"}, "Did you mean 'weight'"),
+        ({"scope": "weights"}, "Did you mean 'weight'"),
         ({"reference": "max"}, "`reference` should be one of mean, min"),
         ({"last_epoch": -1}, "`last_epoch` should be an integer"),
         ({"seed": -1}, "`seed` should be an integer"),

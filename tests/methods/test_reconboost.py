@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import bmlr
-from bmlr.methods import Joint, ReconBoost
+from bmlr.methods import Joint, ReconBoost, ReconBoostBalanceBenchmark
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, stored
 from zoo import FEATURE_DIMS, INPUT_DIMS, make_batch, make_model
+
+FORMS = {"paper": ReconBoost, "benchmark": ReconBoostBalanceBenchmark}
 
 
 def set_up(method, model):
@@ -153,8 +155,8 @@ def test_modalities_outside_the_ensemble_rest():
     assert not torch.equal(loop.model.encoders["video"].state_dict()["0.weight"], before["0.weight"])
 
 
-def test_bb_plans_a_stage_of_two_passes_per_modality():
-    loop = MethodLoop(make_model(3), ReconBoost("bb", order=("text", "audio", "video")), make_batch(3, 12))
+def test_the_benchmark_plans_a_stage_of_two_passes_per_modality():
+    loop = MethodLoop(make_model(3), ReconBoostBalanceBenchmark(order=("text", "audio", "video")), make_batch(3, 12))
     plan = loop.method.start_epoch(loop.context(0))
     assert [p.tag for p in plan.passes] == ["boost:text", "rectify", "boost:audio", "rectify", "boost:video", "rectify"]
     assert not any(p.fresh_optimizer for p in plan.passes)
@@ -247,9 +249,9 @@ def test_fractiond_head_learns_under_autocast():
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("mode", ["official", "bb"])
-def test_resumes_bit_for_bit(mode, modalities):
-    assert_resumes(lambda: ReconBoost(mode, t1=1, t2=1, mcr="real"), modalities)
+@pytest.mark.parametrize("form", FORMS)
+def test_resumes_bit_for_bit(form, modalities):
+    assert_resumes(lambda: FORMS[form](t1=1, t2=1, mcr="real"), modalities)
 
 
 def test_state_holds_the_ensemble():
@@ -288,7 +290,6 @@ def test_auxiliary_readouts_learn_from_the_features_that_are_there():
 @pytest.mark.parametrize(
     ("parameters", "name"),
     [
-        ({"mode": "clean"}, "mode"),
         ({"t1": 0}, "t1"),
         ({"t2": -1}, "t2"),
         ({"w1": 0.0}, "w1"),
@@ -305,10 +306,10 @@ def test_bad_parameters(parameters, name):
         ReconBoost(**parameters)
 
 
-@pytest.mark.parametrize("mode", ["official", "bb"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fresh", [True, False])
-def test_optimisers_are_forgotten_as_said(mode, fresh):
-    loop = MethodLoop(make_model(), ReconBoost(mode, reset_optimizer_per_phase=fresh), make_batch())
+def test_optimisers_are_forgotten_as_said(form, fresh):
+    loop = MethodLoop(make_model(), FORMS[form](reset_optimizer_per_phase=fresh), make_batch())
     assert loop.method.start_epoch(loop.context(0)).passes[0].fresh_optimizer == fresh
 
 

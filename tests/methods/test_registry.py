@@ -70,22 +70,22 @@ def test_create():
 DEFAULTS = {
     "AGM": "alpha=1.0, first_epoch=0, last_epoch=20",
     "BMLR": "alpha=1.0, beta=0.1",
-    "CML": "mode='clean', weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
+    "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
     "DGL": "alpha=4.0, clip=40.0, surrogate='zero'",
     "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0",
     "Joint": "",
     "LFM": (
-        "mode='official', alpha='fitted', head='late_avg', label_weight=0.05, schedule_epochs=None, meta_lr=0.0001, "
+        "alpha='fitted', head='late_avg', label_weight=0.05, schedule_epochs=None, meta_lr=0.0001, "
         "meta_size=8, meta_scope='first', seed=0"
     ),
-    "MBSD": "mode='clean', weight=1.0, first_epoch=0, last_epoch=None",
+    "MBSD": "weight=1.0, first_epoch=0, last_epoch=None",
     "MMPareto": "boost=1.5, rescale='tensor'",
-    "OGMGE": "alpha=0.3, noise=True, parameters='weight', reference='mean', first_epoch=0, last_epoch=50, seed=0",
+    "OGMGE": "alpha=0.3, noise=True, scope='weight', reference='mean', first_epoch=0, last_epoch=50, seed=0",
     "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=5, seed=0",
     "OnlyReshape": "alpha=1.0, beta=0.1",
     "OnlyTPO": "",
     "ReconBoost": (
-        "mode='official', t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
+        "t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
         "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
     ),
     "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', interleave=False",
@@ -93,19 +93,15 @@ DEFAULTS = {
     "UniReshaping": "epsilon=0.1",
     "UniformBaseline": "weight=0.5",
     "VanillaReshape": "alpha=1.0, beta=0.1",
-}
-
-#: Those of mode ``bb``, BalanceBenchmark's re-implementation.
-BB_DEFAULTS = {
-    "CML": "mode='bb', weight=0.1, order='epoch', first_epoch=0, last_epoch=80, seed=0",
-    "LFM": (
-        "mode='bb', alpha='learnable', head='fusion', label_weight=0.95, schedule_epochs=None, meta_lr=0.0001, "
-        "meta_size=None, meta_scope='first', seed=0"
+    "CMLBalanceBenchmark": "weight=0.1, order='epoch', first_epoch=0, last_epoch=80, seed=0",
+    "LFMBalanceBenchmark": (
+        "alpha='learnable', head='fusion', label_weight=0.95, schedule_epochs=None, meta_lr=0.0001, "
+        "meta_size=None, meta_scope='first'"
     ),
-    "MBSD": "mode='bb', weight=1.0, first_epoch=0, last_epoch=80",
-    "ReconBoost": (
-        "mode='bb', t1=1, t2=1, w1=5.0, w2=1.0, r_init=0.01, r_learnable=True, shared_head=None, hidden=0, "
-        "reset_optimizer_per_phase=False, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
+    "MBSDBalanceBenchmark": "weight=1.0, first_epoch=0, last_epoch=80",
+    "ReconBoostBalanceBenchmark": (
+        "t1=1, t2=1, w1=5.0, w2=1.0, r_init=0.01, r_learnable=True, shared_head=None, hidden=0, "
+        "reset_optimizer_per_phase=False, mcr='none', mcr_weight=0.5, clean_bn=False, order=None"
     ),
 }
 
@@ -113,11 +109,6 @@ BB_DEFAULTS = {
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_defaults(name):
     assert repr(methods.create(name)) == f"{name}({DEFAULTS[name]})"
-
-
-@pytest.mark.parametrize("name", BB_DEFAULTS)
-def test_defaults_of_the_other_mode(name):
-    assert repr(methods.create(name, mode="bb")) == f"{name}({BB_DEFAULTS[name]})"
 
 
 #: Parameters at the lower end of their ranges.

@@ -4,20 +4,19 @@ import pytest
 import torch
 
 import bmlr
+from bmlr.functional import log_probabilities, widened
+from bmlr.methods import Losses
 from bmlr.methods._support import (
-    acts_in,
+    WindowedMethod,
     all_reduce_mean,
     all_reduce_sum,
     batch_scores,
     check_batch,
-    check_epochs,
     draw_per_sample,
-    log_probabilities,
     pair_mask,
     presence,
     samples_at,
     select,
-    widened,
 )
 from method_loop import take
 from zoo import make_batch, make_model
@@ -62,18 +61,13 @@ def test_presence_has_a_column_per_modality():
     assert torch.equal(presence(output, ["video", "audio"]), torch.stack([SOME, everyone], 1))
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "default", "expected"),
-    [
-        (0, None, None, (0, None)),
-        (0, 0, None, (0, 0)),
-        (3, 7, 5, (3, 7)),
-        (3, None, 80, (3, 80)),
-        (90, None, 80, (90, 90)),
-    ],
-)
-def test_ranges_of_epochs(first, last, default, expected):
-    assert check_epochs(first, last, default) == expected
+class Windowed(WindowedMethod):
+    def __init__(self, first_epoch, last_epoch):
+        super().__init__()
+        self.set_window(first_epoch, last_epoch)
+
+    def losses(self, output, targets):
+        return Losses({"fused": output.logits.sum()})
 
 
 @pytest.mark.parametrize(
@@ -85,12 +79,15 @@ def test_ranges_of_epochs(first, last, default, expected):
 )
 def test_what_is_no_range_of_epochs(first, last, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        check_epochs(first, last)
+        Windowed(first, last)
 
 
-def test_both_ends_of_a_range_act():
-    assert [epoch for epoch in range(8) if acts_in(epoch, 2, 4)] == [2, 3, 4]
-    assert [epoch for epoch in range(8) if acts_in(epoch, 5, None)] == [5, 6, 7]
+@pytest.mark.parametrize(("first", "last", "acting"), [(2, 4, [2, 3, 4]), (5, None, [5, 6, 7]), (0, 0, [0])])
+def test_both_ends_of_a_range_act(first, last, acting):
+    method, epochs = Windowed(first, last), []
+    for method.epoch in range(8):
+        epochs += [method.epoch] * method.is_acting
+    assert epochs == acting
 
 
 def pretend(monkeypatch, rank, world):

@@ -1,4 +1,4 @@
-"""Methods and data sets as they are written on the command line: ``LFM:mode=bb``, ``ReconBoost:t1=1,t2=1@7``."""
+"""Methods and data sets as they are written on the command line: ``LFM:alpha=constant``, ``ReconBoost:t1=1,t2=1@7``."""
 
 from __future__ import annotations
 

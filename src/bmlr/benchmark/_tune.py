@@ -277,7 +277,7 @@ def file_name(text: str) -> str:
     """A specification as part of a file's name.
 
     Example:
-        >>> file_name("LFM:mode=bb@7")
-        'LFM-mode-bb-7'
+        >>> file_name("LFM:alpha=constant@7")
+        'LFM-alpha-constant-7'
     """
     return "".join(character if character.isalnum() or character in "._" else "-" for character in text)

@@ -32,7 +32,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         model: Model.
         optimizer: Optimiser and learning-rate schedule.
         trainer: Length of training and hardware.
-        methods: Methods, with parameters as in LFM:mode=bb and epochs of their own as in ReconBoost:t1=1,t2=1@7.
+        methods: Methods, with parameters as in LFM:alpha=constant and epochs of their own as in ReconBoost:t1=1,t2=1@7.
         seeds: Seeds; 0 1 2 by default.
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
         baseline: Method the differences are to.

@@ -34,7 +34,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         model: Model.
         optimizer: Optimiser and learning-rate schedule.
         trainer: Length of training and hardware.
-        methods: Methods, with the parameters that are not searched as in LFM:mode=bb.
+        methods: Methods, with the parameters that are not searched as in LFM:alpha=constant.
         space: Ranges to search, as alpha=0.1:10:log,beta=0:1 or BMLR:alpha=0.5|1|2.
         trials: Trials of every method; 20 by default, or all points of the grid.
         sampler: Order of the search, tpe or grid.

@@ -1,5 +1,6 @@
-"""The equations as pure functions on dictionaries of tensors, keyed by modality name."""
+"""Equations as pure functions on tensors, keyed by modality name."""
 
+from bmlr.functional._alignment import alignment
 from bmlr.functional._labels import (
     MINIMUM_TEMPERATURE,
     ReshapedLabels,
@@ -9,14 +10,23 @@ from bmlr.functional._labels import (
     smooth_labels,
 )
 from bmlr.functional._losses import masked_mean, soft_cross_entropy
+from bmlr.functional._pareto import pareto_weight
+from bmlr.functional._precision import log_probabilities, widened
+from bmlr.functional._shapley import shapley_values, subsets_of
 
 __all__ = [
     "MINIMUM_TEMPERATURE",
     "ReshapedLabels",
+    "alignment",
     "confidence_ratio",
     "cross_modal_labels",
+    "log_probabilities",
     "masked_mean",
+    "pareto_weight",
     "reshape_labels",
+    "shapley_values",
     "smooth_labels",
     "soft_cross_entropy",
+    "subsets_of",
+    "widened",
 ]

@@ -20,6 +20,7 @@ from bmlr._checks import (
     check_unimodal_logits,
     check_unit_interval,
 )
+from bmlr.functional._precision import widened
 
 #: Lower bound of the temperature T = α·λ of Eq. 5. Below it a softmax of distinct logits is one-hot to every
 #: floating point type, so the bound changes a label only where the two largest logits differ by less than
@@ -251,10 +252,7 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
 
 def _working_precision(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detach, and widen half types to float32: labels must sum to one to better than a half type can say."""
-    return {
-        name: values.detach().float() if values.dtype in {torch.float16, torch.bfloat16} else values.detach()
-        for name, values in logits.items()
-    }
+    return {name: widened(values.detach()) for name, values in logits.items()}
 
 
 def _mask(name: str, present: Mapping[str, Tensor] | None, like: Tensor) -> Tensor:

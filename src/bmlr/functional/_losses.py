@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from bmlr.functional._precision import widened
+
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean cross-entropy between label distributions and predictions (BMLR, Eq. 10).
@@ -27,8 +29,7 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = 
         >>> soft_cross_entropy(torch.zeros(1, 4), torch.full((1, 4), 0.25))
         tensor(1.3863)
     """
-    if logits.dtype in {torch.float16, torch.bfloat16}:
-        logits = logits.float()
+    logits = widened(logits)
     if mask is not None:
         logits = torch.where(mask[:, None], logits, 0.0)
     if not labels.dtype.is_floating_point:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bmlr._checks import nearest_name
 from bmlr.fusion._additive import ConcatFusion, SumFusion
-from bmlr.fusion._base import Fusion
+from bmlr.fusion._base import Fusion, match_dtype
 from bmlr.fusion._conditional import BilinearGatedFusion, FiLMFusion, GatedFusion
 
 _FUSIONS: dict[str, type[Fusion]] = {
@@ -64,4 +64,5 @@ __all__ = [
     "SumFusion",
     "available",
     "create",
+    "match_dtype",
 ]

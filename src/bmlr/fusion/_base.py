@@ -116,7 +116,13 @@ class Fusion(nn.Module, ABC):
 
 
 def match_dtype(features: Tensor, reader: nn.Module) -> Tensor:
-    """Features in the type of the reader's parameters, except under autocast, which sees to that itself."""
+    """Features in the type of the reader's parameters; unchanged under autocast, which converts by itself.
+
+    Example:
+        >>> import torch
+        >>> match_dtype(torch.zeros(2, 4, dtype=torch.bfloat16), torch.nn.Linear(4, 3)).dtype
+        torch.float32
+    """
     weight = next(reader.parameters(), None)
     if weight is None:
         return features

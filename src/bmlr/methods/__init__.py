@@ -8,6 +8,12 @@ from typing import Any, get_args
 
 from bmlr._checks import nearest_name
 from bmlr.methods._agm import AGM
+from bmlr.methods._balance_benchmark import (
+    CMLBalanceBenchmark,
+    LFMBalanceBenchmark,
+    MBSDBalanceBenchmark,
+    ReconBoostBalanceBenchmark,
+)
 from bmlr.methods._base import (
     Conformance,
     EpochContext,
@@ -100,12 +106,15 @@ __all__ = [
     "MBSD",
     "OGMGE",
     "OPM",
+    "CMLBalanceBenchmark",
     "Conformance",
     "DiagnosingRelearning",
     "EpochContext",
     "EpochPlan",
     "Joint",
+    "LFMBalanceBenchmark",
     "Losses",
+    "MBSDBalanceBenchmark",
     "MMPareto",
     "Method",
     "MethodInfo",
@@ -114,6 +123,7 @@ __all__ = [
     "Pass",
     "Prediction",
     "ReconBoost",
+    "ReconBoostBalanceBenchmark",
     "Remedy",
     "Remix",
     "UniDistill",

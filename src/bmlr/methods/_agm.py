@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,16 +12,16 @@ from torch import Tensor
 from bmlr._checks import check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
-from bmlr.methods._support import acts_in, all_reduce_mean, check_batch, check_epochs, log_probabilities
+from bmlr.functional import log_probabilities, shapley_values, soft_cross_entropy, subsets_of
+from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._support import WindowedMethod, all_reduce_mean, check_batch
 from bmlr.model import MultimodalClassifier, Output
 
 _LARGEST_LOSS = -math.log(1e-8)
 _LARGEST_EXPONENT = 10.0
 
 
-class AGM(Method):
+class AGM(WindowedMethod):
     r"""Adaptive Gradient Modulation (Li et al., ICCV 2023): each modality's share of the logits, at a pace of its own.
 
     The fused logits f are split into Shapley values :math:`m_u`, with the *inputs* of the missing modalities replaced
@@ -91,7 +90,7 @@ class AGM(Method):
     def __init__(self, alpha: float = 1.0, first_epoch: int = 0, last_epoch: int | None = 20) -> None:
         super().__init__()
         self.alpha = check_non_negative("alpha", alpha)
-        self.first_epoch, self.last_epoch = check_epochs(first_epoch, last_epoch)
+        self.set_window(first_epoch, last_epoch)
         self.register_buffer("running_scores", torch.zeros(0))
         self.register_buffer("steps", torch.zeros(()))
 
@@ -107,13 +106,13 @@ class AGM(Method):
         Raises:
             RuntimeError: In an epoch with modulation, which needs the inputs: use :meth:`compute_losses`.
         """
-        if self.training and acts_in(self.epoch, self.first_epoch, self.last_epoch):
+        if self.training and self.is_acting:
             raise RuntimeError("AGM modulates by forwards with zero inputs: call `compute_losses(model, batch)`.")
         return Losses({"fused": soft_cross_entropy(output.logits, targets)})
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """The fused cross-entropy, with the gradients of the modalities' shares scaled."""
-        if not (self.training and acts_in(self.epoch, self.first_epoch, self.last_epoch)):
+        if not (self.training and self.is_acting):
             return super().compute_losses(model, batch)
         if batch.present is not None:
             raise ValueError("AGM compares subsets of modalities and needs all in every sample. Found `present`.")
@@ -147,31 +146,17 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], fu
         inputs: Inputs of all modalities, first dimension B.
         full: Fused logits of all modalities, from a forward in training mode.
     """
-    names = list(inputs)
     with module_mode(model, training=False):
         real = {u: model.encode(u, x) for u, x in inputs.items()}
         zero = {u: model.encode(u, torch.zeros_like(x[:1])).expand(len(x), -1) for u, x in inputs.items()}
-
-        def fused(subset: tuple[str, ...]) -> Tensor:
-            if len(subset) == len(names):
-                return full
-            logits: Tensor = model.fusion({u: real[u] if u in subset else zero[u] for u in names})
-            return logits
-
         values = {
-            frozenset(subset): fused(subset)
-            for size in range(1, len(names) + 1)
-            for subset in itertools.combinations(names, size)
+            subset: full
+            if len(subset) == len(inputs)
+            else model.fusion({u: real[u] if u in subset else zero[u] for u in inputs})
+            for subset in subsets_of(list(inputs))
         }
-    shares = {}
-    for u in names:
-        terms = []
-        for subset in [without for without in (*values, frozenset[str]()) if u not in without]:
-            weight = 1 / (len(names) * math.comb(len(names) - 1, len(subset)))
-            gain = values[subset | {u}] - values[subset] if subset else values[subset | {u}]
-            terms.append(weight * gain)
-        shares[u] = torch.stack(terms).sum(0)
-    return shares
+    shares = shapley_values(values)
+    return {u: shares[u] for u in inputs}
 
 
 def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:

@@ -267,7 +267,11 @@ class Method(nn.Module, ABC):
         """Change gradients in place, once per optimiser step, after unscaling and before clipping."""
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """Begin an epoch and say which passes over the training data it has; by default one over all of it."""
+        """Begin an epoch and plan its passes over the training data, by default one over all of it.
+
+        A loop asks exactly once per epoch. A run that resumes within an epoch goes on with the plan of its checkpoint,
+        so that draws and updates made here happen once.
+        """
         self.epoch, self.max_epochs = context.epoch, context.max_epochs
         return EpochPlan()
 

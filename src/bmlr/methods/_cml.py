@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.functional import masked_mean, soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, Method, MethodInfo
-from bmlr.methods._support import acts_in, check_epochs, draw_per_sample, log_probabilities, presence
+from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy
+from bmlr.methods._base import Conformance, Losses, MethodInfo
+from bmlr.methods._support import SteppedMethod, WindowedMethod, draw_per_sample, presence
 from bmlr.model import Output
 
 
-class CML(Method):
+class CML(SteppedMethod, WindowedMethod):
     r"""Calibrating Multimodal Learning (Ma et al., ICML 2023): confidence should not rise when a modality is removed.
 
     Modalities are removed one after another in random order, :math:`S_0 \supset S_1 \supset \dots \supset S_{M-1}`,
@@ -29,20 +29,17 @@ class CML(Method):
     where s is 0 where the smaller subset is right and the larger wrong, else 1. Nothing is detached.
 
     Deviations: the official code has no network for audio and video (its CPM-Nets and MIWAE complete missing views);
-    mode ``clean`` applies its ranking loss, its mask s and its order of removal, drawn for each sample, to a fusion,
-    with means over the batch for sums. Mode ``bb`` is BalanceBenchmark's re-implementation: one order per epoch, no
-    mask, and :math:`\max(0, \sum_i (q_{k,i} - q_{k-1,i}))`, in which samples may cancel. The default λ of ``clean``,
-    6.4, is the λ = 0.1 of ``bb`` times its batch size of 64, since a mean replaces the sum.
-    Where samples lack a modality, a subset counts for those that have at least one of its modalities.
+    here its ranking loss, its mask s and its order of removal, drawn for each sample, are applied to a fusion, with
+    means over the batch for sums. The default λ of 6.4 is BalanceBenchmark's λ = 0.1 times its batch size of 64, since
+    a mean replaces the sum; its own form is :class:`CMLBalanceBenchmark`. Where samples lack a modality, a subset
+    counts for those that have at least one of its modalities.
 
     Args:
-        mode: ``clean`` (default) or ``bb``.
-        weight: Weight λ ≥ 0 of the ranking loss; None takes 6.4 (``clean``) or 0.1 (``bb``).
-        order: How often an order of removal is drawn: for each ``sample``, ``batch`` or ``epoch``; None takes
-            ``sample`` (``clean``) or ``epoch`` (``bb``).
+        weight: Weight λ ≥ 0 of the ranking loss.
+        order: How often an order of removal is drawn: for each ``sample``, ``batch`` or ``epoch``.
         first_epoch: First epoch, from zero, in which the method acts; outside its epochs the loss is the plain
             fused cross-entropy.
-        last_epoch: Last epoch in which it acts; None takes no end (``clean``) or 80 (``bb``).
+        last_epoch: Last epoch in which it acts; None is no end.
         seed: Seed of the orders of removal. They depend on it and on the number of the training step alone.
 
     Raises:
@@ -72,28 +69,24 @@ class CML(Method):
 
     def __init__(
         self,
-        mode: Literal["clean", "bb"] = "clean",
-        weight: float | None = None,
-        order: Literal["sample", "batch", "epoch"] | None = None,
+        weight: float = 6.4,
+        order: Literal["sample", "batch", "epoch"] = "sample",
         first_epoch: int = 0,
         last_epoch: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.mode = check_choice("mode", mode, ("clean", "bb"))
-        bb = self.mode == "bb"
-        self.weight = check_non_negative("weight", (0.1 if bb else 6.4) if weight is None else weight)
-        self.order = check_choice("order", order or ("epoch" if bb else "sample"), ("sample", "batch", "epoch"))
-        self.first_epoch, self.last_epoch = check_epochs(first_epoch, last_epoch, 80 if bb else None)
+        self.weight = check_non_negative("weight", weight)
+        self.order = check_choice("order", order, ("sample", "batch", "epoch"))
+        self.set_window(first_epoch, last_epoch)
         self.seed = check_integer("seed", seed, 0)
-        self.step = 0
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Cross-entropies of the nested subsets and their ranking loss."""
-        if not acts_in(self.epoch, self.first_epoch, self.last_epoch):
+        if not self.is_acting:
             return Losses({"fused": soft_cross_entropy(output.logits, targets)})
         ranks = self.removal_ranks(output)
-        self.step += self.training  # bool; evaluation leaves the orders to come alone
+        self.step += self.training  # evaluation must not change the orders of later steps
         keeps = [ranks >= removed for removed in range(1, len(output.features))]
         subsets = [self._subset(output, keep) for keep in keeps]
         masks = [_nonempty(output, keep) for keep in keeps]
@@ -107,14 +100,13 @@ class CML(Method):
         )
 
     def removal_ranks(self, output: Output) -> Tensor:
-        """Place of each modality in the order of removal, from zero.
+        """Rank of each modality in the order of removal, from zero.
 
         Returns:
             Integers on the CPU, shape (B, M) where the order is drawn for each sample, else (1, M). Columns are the
             modalities sorted by name, so that the orders do not depend on how the model lists them.
         """
-        number = self.epoch if self.order == "epoch" else self.step
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        generator = self.generator(self.epoch if self.order == "epoch" else self.step)
         if self.order == "sample":
             return draw_per_sample(output.batch_size, len(output.features), generator).argsort(1)
         return torch.rand(1, len(output.features), generator=generator).argsort(1)
@@ -129,28 +121,19 @@ class CML(Method):
         return output.replace_features(features).logits
 
     def _ranking(self, logits: list[Tensor], masks: list[Tensor | None], targets: Tensor) -> Tensor:
-        """R: the rise in confidence from a subset to the next smaller one."""
+        """Ranking loss R: rises of confidence from a subset to the next smaller one."""
         log_p = [log_probabilities(f) for f in logits]
         confidence = [values.amax(1).exp() for values in log_p]
         correct = [values.argmax(1) == targets for values in log_p]
         terms = []
         for k, mask in enumerate(masks, start=1):
-            rise = confidence[k] - confidence[k - 1]
-            if self.mode == "bb":
-                terms.append(F.relu((rise if mask is None else torch.where(mask, rise, 0.0)).sum()))
-            else:
-                punished = ~(correct[k] & ~correct[k - 1])
-                terms.append(masked_mean(torch.where(punished, F.relu(rise), 0.0), mask))
+            is_deserved = correct[k] & ~correct[k - 1]
+            terms.append(self._penalty(confidence[k] - confidence[k - 1], is_deserved, mask))
         return torch.stack(terms).sum()
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state: the epoch and the number of training steps, from which the orders are drawn."""
-        return {**super().get_extra_state(), "step": self.step}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
-        super().set_extra_state(state)
-        self.step = state["step"]
+    def _penalty(self, rise: Tensor, is_deserved: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean of the positive rises, shape (B,), that are not deserved."""
+        return masked_mean(torch.where(is_deserved, 0.0, F.relu(rise)), mask)
 
 
 def _nonempty(output: Output, keep: Tensor) -> Tensor | None:

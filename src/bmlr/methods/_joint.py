@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr.functional import soft_cross_entropy
-from bmlr.fusion._base import match_dtype
-from bmlr.methods._base import Losses, Method, MethodInfo, Prediction, Remedy
-from bmlr.model import MultimodalClassifier, Output
+from bmlr.methods._base import Losses, Method, MethodInfo, Remedy
+from bmlr.methods._support import HeadedMethod
+from bmlr.model import Output
 
 
 class Joint(Method):
@@ -38,7 +38,7 @@ class Joint(Method):
         return Losses({"fused": soft_cross_entropy(output.logits, targets)})
 
 
-class UniformBaseline(Method):
+class UniformBaseline(HeadedMethod):
     r"""Joint training with evenly weighted unimodal losses.
 
     .. math:: L = \mathrm{CE}(y, p) + w \sum_u \mathrm{CE}(y, h_u(z^u))
@@ -75,45 +75,7 @@ class UniformBaseline(Method):
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__()
         self.weight = check_non_negative("weight", weight)
-        self.heads = nn.ModuleDict()
-
-    def setup(self, model: MultimodalClassifier) -> None:
-        """Make one linear head per modality."""
-        self.heads = unimodal_heads(model)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused and the weighted unimodal cross-entropies."""
-        terms = {"fused": soft_cross_entropy(output.logits, targets)}
-        for name, logits in apply_heads(self, self.heads, output).items():
-            terms[name] = self.weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
-        return Losses(terms)
-
-    def predict(self, output: Output) -> Prediction:
-        """Fused logits of the model, unimodal logits of the heads."""
-        return Prediction(output.logits, apply_heads(self, self.heads, output))
-
-
-def unimodal_heads(model: MultimodalClassifier) -> nn.ModuleDict:
-    """One linear head per modality, on the model's device and in its type."""
-    like = next(model.parameters())
-    return nn.ModuleDict(
-        {
-            name: nn.Linear(width, model.num_classes, device=like.device, dtype=like.dtype)
-            for name, width in model.fusion.feature_dims.items()
-        }
-    )
-
-
-def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[str, Tensor]:
-    """Logits of each head, shape (B, C).
-
-    Raises:
-        RuntimeError: If the heads were not made for this model's modalities.
-    """
-    if set(heads) != set(output.features):
-        name = type(method).__name__
-        raise RuntimeError(
-            f"{name} has heads for {sorted(heads)} and got features of {sorted(output.features)}: call "
-            "`method.setup(model)` once, before the optimiser is made."
-        )
-    return {name: heads[name](match_dtype(z, heads[name])) for name, z in output.features.items()}
+        return self.head_losses(output, targets, self.weight)

@@ -14,10 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import masked_mean, soft_cross_entropy
+from bmlr.functional import alignment, masked_mean, soft_cross_entropy
 from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
-from bmlr.methods._joint import apply_heads, unimodal_heads
-from bmlr.methods._support import log_probabilities, pair_mask, presence, samples_at, select
+from bmlr.methods._support import apply_heads, pair_mask, presence, samples_at, unimodal_heads
 from bmlr.model import MultimodalClassifier, Output
 
 #: The official polynomial of α₀ in the epoch, of 200 epochs, lowest power first.
@@ -46,22 +45,19 @@ class LFM(Method):
     Deviations: the paper describes contrastive matching, the official code has the alignment above and no
     contrastive loss; this follows the code. It holds 16 samples out of training and uses 8 of them for ``learnable``;
     here those used are held out, seen with the transforms of evaluation, by the model in evaluation mode (there: in
-    training mode before the first epoch, in evaluation mode later). Mode ``bb`` is BalanceBenchmark's
-    re-implementation: ``head="fusion"``, ``alpha="learnable"`` from α₀ = 0.95 (the official start is 0.05), with the
-    first quarter of the first validation batch and the model in training mode, so that its batch statistics move.
-    Samples that lack a modality are left out of its pairs, and of its share in the mean logits.
+    training mode before the first epoch, in evaluation mode later). BalanceBenchmark's form is
+    :class:`LFMBalanceBenchmark`. Samples that lack a modality are left out of its pairs, and of its share in the mean
+    logits.
 
     Args:
-        mode: ``official`` (default) or ``bb``; sets the defaults of ``alpha``, ``head`` and ``label_weight``.
-        alpha: ``fitted``, ``learnable`` or ``constant``; None takes ``fitted`` (``official``), ``learnable`` (``bb``).
-        head: ``late_avg`` or ``fusion``; None takes ``late_avg`` (``official``), ``fusion`` (``bb``).
-        label_weight: α₀ in [0, 1] at the start (``learnable``) or throughout (``constant``); None takes 0.05
-            (``official``), 0.95 (``bb``), or 0.5 where it is constant.
+        alpha: ``fitted``, ``learnable`` or ``constant``.
+        head: ``late_avg`` or ``fusion``.
+        label_weight: α₀ in [0, 1] at the start (``learnable``) or throughout (``constant``); None takes 0.05, or 0.5
+            where it is constant.
         schedule_epochs: Length of run the polynomial is stretched over; None takes that of the training, 200 is the
             polynomial as it stands in the official script.
         meta_lr: Step size of the learnable α, halved every 20 epochs.
-        meta_size: Number of samples for the learnable α; in mode ``bb`` None takes a quarter of a batch, at
-            least two, which batch normalisation needs.
+        meta_size: Number of samples for the learnable α.
         meta_scope: The step is the mean over the entries of :math:`\nabla_\theta \langle \nabla_\theta L_{tot},
             \nabla_\theta \mathrm{CE} \rangle` for the ``first`` parameter of the model, as in both codes, which give
             no reason for it, or for ``all`` parameters.
@@ -93,32 +89,31 @@ class LFM(Method):
     )
     leaves_gradients_unset: ClassVar[bool] = True  # with heads of its own the fusion is not trained
 
+    #: α₀ at the start of a learnable one.
+    _first_label_weight: ClassVar[float] = 0.05
+    #: Whether the model is in training mode for the learnable α.
+    _meta_training: ClassVar[bool] = False
+
     def __init__(
         self,
-        mode: Literal["official", "bb"] = "official",
-        alpha: Literal["fitted", "learnable", "constant"] | None = None,
-        head: Literal["late_avg", "fusion"] | None = None,
+        alpha: Literal["fitted", "learnable", "constant"] = "fitted",
+        head: Literal["late_avg", "fusion"] = "late_avg",
         label_weight: float | None = None,
         schedule_epochs: int | None = None,
         meta_lr: float = 1e-4,
-        meta_size: int | None = None,
+        meta_size: int = 8,
         meta_scope: Literal["first", "all"] = "first",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.mode = check_choice("mode", mode, ("official", "bb"))
-        bb = self.mode == "bb"
-        self.alpha = check_choice(
-            "alpha", alpha or ("learnable" if bb else "fitted"), ("fitted", "learnable", "constant")
-        )
-        self.head = check_choice("head", head or ("fusion" if bb else "late_avg"), ("late_avg", "fusion"))
+        self.alpha = check_choice("alpha", alpha, ("fitted", "learnable", "constant"))
+        self.head = check_choice("head", head, ("late_avg", "fusion"))
         if label_weight is None:
-            label_weight = 0.5 if self.alpha == "constant" else 0.95 if bb else 0.05
+            label_weight = 0.5 if self.alpha == "constant" else self._first_label_weight
         self.label_weight = check_unit_interval("label_weight", label_weight)
         self.schedule_epochs = None if schedule_epochs is None else check_integer("schedule_epochs", schedule_epochs, 1)
         self.meta_lr = check_positive("meta_lr", meta_lr)
-        default_size = None if bb else 8
-        self.meta_size = default_size if meta_size is None else check_integer("meta_size", meta_size, 1)
+        self.meta_size: int | None = check_integer("meta_size", meta_size, 1)
         self.meta_scope = check_choice("meta_scope", meta_scope, ("first", "all"))
         self.seed = check_integer("seed", seed, 0)
         self.heads = nn.ModuleDict()
@@ -127,7 +122,6 @@ class LFM(Method):
     def _start_over(self) -> None:
         #: The weight α₀ of the label loss in the current epoch.
         self.current_label_weight = fitted_label_weight(0, 1) if self.alpha == "fitted" else self.label_weight
-        self._updated_epoch = -1
         self._meta_batch: Batch | None = None  # read again from the data after a restart
 
     def setup(self, model: MultimodalClassifier) -> None:
@@ -143,13 +137,8 @@ class LFM(Method):
             self.current_label_weight = fitted_label_weight(context.epoch, self.schedule_epochs or context.max_epochs)
         if self.alpha != "learnable":
             return EpochPlan()
-        if self._updated_epoch != context.epoch:  # asked again when a run resumes within an epoch
-            self._learn_label_weight(context)
-            self._updated_epoch = context.epoch
-        if self.mode == "bb":
-            return EpochPlan()
-        held_out = set(self._held_out(context))
-        return EpochPlan((Pass(indices=tuple(i for i in range(context.num_train) if i not in held_out)),))
+        self._learn_label_weight(context)
+        return self._plan(context)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The weighted label and alignment losses."""
@@ -166,14 +155,13 @@ class LFM(Method):
         return Prediction(self._fused_logits(output, logits), logits)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state: α₀ and the epoch it was last learned for."""
-        learned = {"label_weight": self.current_label_weight, "updated_epoch": self._updated_epoch}
-        return {**super().get_extra_state(), **learned}
+        """Plain Python state: α₀ beside the epoch."""
+        return {**super().get_extra_state(), "label_weight": self.current_label_weight}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore the state of :meth:`get_extra_state`."""
         super().set_extra_state(state)
-        self.current_label_weight, self._updated_epoch = state["label_weight"], state["updated_epoch"]
+        self.current_label_weight = state["label_weight"]
 
     def _unimodal_logits(self, output: Output) -> dict[str, Tensor]:
         return apply_heads(self, self.heads, output) if self.head == "late_avg" else output.unimodal_logits
@@ -198,11 +186,7 @@ class LFM(Method):
 
     def _learn_label_weight(self, context: EpochContext) -> None:
         if self._meta_batch is None:
-            self._meta_batch = (
-                self._val_samples(context)
-                if self.mode == "bb"
-                else samples_at(context.train_batches(), self._held_out(context))
-            )
+            self._meta_batch = self._meta_samples(context)
         gradient = self._hyper_gradient(context.model, self._meta_batch)
         if not math.isfinite(gradient):
             raise ValueError(f"The gradient of LFM's α should be finite. Found {gradient} in epoch {context.epoch}.")
@@ -215,7 +199,7 @@ class LFM(Method):
         parameters = [p for p in (*model.parameters(), *self.parameters()) if p.requires_grad]
         # Neither fused attention nor cuDNN's recurrent layers can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-            with module_mode(model, training=self.mode == "bb"):
+            with module_mode(model, training=self._meta_training):
                 output = model(batch.inputs, batch.present)
             weight, logits = self.current_label_weight, self._unimodal_logits(output)
             label = soft_cross_entropy(self._fused_logits(output, logits), batch.targets)
@@ -228,10 +212,19 @@ class LFM(Method):
                 if t is not None and c is not None
             ]
             product = torch.stack([(t * c).sum() for _, t, c in both]).sum()
-            chosen = [p for p, _, _ in both]
-            chosen = chosen[:1] if self.meta_scope == "first" else chosen
-            second = torch.autograd.grad(product, chosen, allow_unused=True, materialize_grads=True)
+            scope = [p for p, _, _ in both]
+            scope = scope[:1] if self.meta_scope == "first" else scope
+            second = torch.autograd.grad(product, scope, allow_unused=True, materialize_grads=True)
         return float(torch.cat([g.flatten() for g in second]).mean())
+
+    def _plan(self, context: EpochContext) -> EpochPlan:
+        """One pass over the samples that α is not learned on."""
+        held_out = set(self._held_out(context))
+        return EpochPlan((Pass(indices=tuple(i for i in range(context.num_train) if i not in held_out)),))
+
+    def _meta_samples(self, context: EpochContext) -> Batch:
+        """Samples that α is learned on."""
+        return samples_at(context.train_batches(), self._held_out(context))
 
     def _held_out(self, context: EpochContext) -> Sequence[int]:
         size = self.meta_size or 0
@@ -243,33 +236,6 @@ class LFM(Method):
         generator = torch.Generator().manual_seed(self.seed)
         indices: list[int] = torch.randperm(context.num_train, generator=generator)[:size].tolist()
         return indices
-
-    def _val_samples(self, context: EpochContext) -> Batch:
-        batch = next(iter(context.val_batches()), None)
-        if batch is None:
-            raise ValueError("LFM in mode 'bb' with a learnable α needs a validation split. Found none.")
-        size = max(2, len(batch) // 4) if self.meta_size is None else self.meta_size
-        return select(batch, torch.arange(len(batch), device=batch.targets.device) < size)
-
-
-def alignment(first: Tensor, second: Tensor) -> Tensor:
-    r"""½ [KL(m ‖ p) + KL(m ‖ q)] for m = ½ (p + q) of each sample; not the Jensen-Shannon divergence.
-
-    Args:
-        first: Logits of p, shape (B, C).
-        second: Logits of q, shape (B, C).
-
-    Returns:
-        Non-negative values, shape (B,), zero for equal predictions.
-
-    Example:
-        >>> import torch
-        >>> alignment(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
-        tensor([0.])
-    """
-    log_p, log_q = log_probabilities(first), log_probabilities(second)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (log_m.exp() * (log_m - 0.5 * (log_p + log_q))).sum(1)
 
 
 def fitted_label_weight(epoch: int, num_epochs: int) -> float:

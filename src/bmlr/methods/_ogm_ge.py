@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
-from bmlr.methods._support import acts_in, all_reduce_sum, batch_scores, check_epochs
+from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._support import SteppedMethod, WindowedMethod, all_reduce_sum, batch_scores
 from bmlr.model import MultimodalClassifier, Output
 
+#: Numbers of dimensions of the gradients that each scope scales.
+_DIMENSIONS = {"weight": range(2, 100), "conv": (4,), "all": range(100)}
 
-class OGMGE(Method):
+
+class OGMGE(SteppedMethod, WindowedMethod):
     r"""On-the-fly Gradient Modulation with Generalisation Enhancement (Peng et al., CVPR 2022).
 
     Joint training whose encoder gradients are scaled down where a modality is ahead, with noise added to all of them:
@@ -32,7 +35,7 @@ class OGMGE(Method):
     Choices and deviations:
 
     * The official code scales 4-D gradients, which a Transformer has none of, and waits for the GPU once per
-      parameter. Here ``parameters`` says which gradients, and nothing waits.
+      parameter. Here ``scope`` selects the gradients, and the step waits for no device.
     * With more than two modalities ρ compares with the mean score of the others, or, as BalanceBenchmark does, with
       the smallest. The paper has two.
     * The noise is drawn from a generator seeded by ``seed`` and the number of the step: the same on every process, and
@@ -46,7 +49,7 @@ class OGMGE(Method):
     Args:
         alpha: Strength α ≥ 0; 0 scales nothing.
         noise: Add the noise (GE). Without it this is OGM.
-        parameters: Which gradients of the encoders: ``weight`` (two or more dimensions), ``conv`` (four dimensions, as
+        scope: Gradients of the encoders to scale: ``weight`` (two or more dimensions), ``conv`` (four dimensions, as
             the official code) or ``all``.
         reference: What a score is compared with: the ``mean`` or the ``min`` of the others.
         first_epoch: First epoch in which gradients are modulated.
@@ -85,7 +88,7 @@ class OGMGE(Method):
         self,
         alpha: float = 0.3,
         noise: bool = True,
-        parameters: Literal["weight", "conv", "all"] = "weight",
+        scope: Literal["weight", "conv", "all"] = "weight",
         reference: Literal["mean", "min"] = "mean",
         first_epoch: int = 0,
         last_epoch: int | None = 50,
@@ -94,24 +97,16 @@ class OGMGE(Method):
         super().__init__()
         self.alpha = check_non_negative("alpha", alpha)
         self.noise = bool(noise)
-        # `parameters` itself is nn.Module's iterator over parameters.
-        self.parameter_choice = check_choice("parameters", parameters, ("weight", "conv", "all"))
+        self.scope = check_choice("scope", scope, tuple(_DIMENSIONS))
         self.reference = check_choice("reference", reference, ("mean", "min"))
-        self.first_epoch, self.last_epoch = check_epochs(first_epoch, last_epoch)
+        self.set_window(first_epoch, last_epoch)
         self.seed = check_integer("seed", seed, 0)
-        self.step = 0
-        self._scores: Tensor | None = None  # of the optimiser step under way; none between steps
-
-    @property
-    def hparams(self) -> dict[str, Any]:
-        """The parameters the method was made with, by name."""
-        given = super().hparams
-        return {name: self.parameter_choice if name == "parameters" else value for name, value in given.items()}
+        self._scores: Tensor | None = None  # of the optimiser step under way
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy; in training the scores of the batch are noted."""
+        """The fused cross-entropy; in training the scores of the batch are added up."""
         terms = {"fused": soft_cross_entropy(output.logits, targets)}
-        if not (self.training and acts_in(self.epoch, self.first_epoch, self.last_epoch)):
+        if not (self.training and self.is_acting):
             return Losses(terms)
         scores = batch_scores(output, targets)
         self._scores = scores if self._scores is None else self._scores + scores
@@ -127,7 +122,7 @@ class OGMGE(Method):
         self._scores = None
         generators: dict[torch.device, torch.Generator] = {}
         for name, coefficient in zip(sorted(model.encoders), coefficients, strict=True):
-            gradients = self._chosen(model.encoders[name])
+            gradients = self._gradients(model.encoders[name])
             if not gradients:
                 continue
             noise = [self._draw(g, generators) for g in gradients] if self.noise else None
@@ -137,37 +132,26 @@ class OGMGE(Method):
         self.step += 1
 
     def coefficients(self, scores: Tensor) -> Tensor:
-        """K of each modality, shape (M,), from the scores, shape (M,) (Eqs. 9 and 10)."""
+        """Coefficient k of each modality, shape (M,), from the scores, shape (M,) (Eqs. 9 and 10)."""
         others = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        spread = scores.expand(len(scores), -1)
+        rows = scores.expand(len(scores), -1)
         if self.reference == "mean":
-            compared = torch.where(others, spread, 0.0).sum(1) / (len(scores) - 1)
+            compared = torch.where(others, rows, 0.0).sum(1) / (len(scores) - 1)
         else:
-            compared = spread.masked_fill(~others, torch.inf).amin(1)
+            compared = rows.masked_fill(~others, torch.inf).amin(1)
         ratios = scores / compared
         return torch.where(ratios > 1, 1 - torch.tanh(self.alpha * ratios), 1.0)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The number of the step, which seeds the noise, beside the epoch."""
-        return {**super().get_extra_state(), "step": self.step}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
-        super().set_extra_state(state)
-        self.step = state["step"]
-
-    def _chosen(self, encoder: nn.Module) -> list[Tensor]:
-        least, most = {"weight": (2, 99), "conv": (4, 4), "all": (0, 99)}[self.parameter_choice]
-        return [p.grad for p in encoder.parameters() if least <= p.ndim <= most and p.grad is not None]
+    def _gradients(self, encoder: nn.Module) -> list[Tensor]:
+        dimensions = _DIMENSIONS[self.scope]
+        return [p.grad for p in encoder.parameters() if p.ndim in dimensions and p.grad is not None]
 
     def _draw(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         if gradient.device not in generators:
-            generators[gradient.device] = torch.Generator(gradient.device).manual_seed(
-                self.seed * 1_000_003 + self.step
-            )
+            generators[gradient.device] = self.generator(self.step, gradient.device)
         normal = torch.randn(
             gradient.shape, generator=generators[gradient.device], device=gradient.device, dtype=gradient.dtype
         )
-        # One number has no spread; the noise on it is that of the 1e-8 alone.
-        deviation = gradient.std() if gradient.numel() > 1 else gradient.new_zeros(())
-        return normal * (deviation + 1e-8)
+        # The std of a single number is NaN, which would end the training.
+        std = gradient.std() if gradient.numel() > 1 else gradient.new_zeros(())
+        return normal * (std + 1e-8)

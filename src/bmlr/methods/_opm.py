@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
-from bmlr.methods._support import all_reduce_mean, all_reduce_sum, batch_scores, draw_per_sample, presence
+from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._support import (
+    SteppedMethod,
+    all_reduce_mean,
+    all_reduce_sum,
+    batch_scores,
+    draw_per_sample,
+    presence,
+)
 from bmlr.model import Output
 
 
-class OPM(Method):
+class OPM(SteppedMethod):
     r"""On-the-fly Prediction Modulation (Wei et al., TPAMI 2024): drop features of the modality that is ahead.
 
     With the scores :math:`s_u = \sum_i \mathrm{softmax}(\ell^u_i)_{y_i}` of the batch and the mean score of the other
@@ -82,13 +89,12 @@ class OPM(Method):
         self.probability = check_unit_interval("probability", probability)
         self.warmup = check_integer("warmup", warmup, 0)
         self.seed = check_integer("seed", seed, 0)
-        self.step = 0
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy, in training of what the drop has left."""
+        """The fused cross-entropy; in training after the drop."""
         if not self.training or self.epoch < self.warmup:
             return Losses({"fused": soft_cross_entropy(output.logits, targets)})
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        generator = self.generator(self.step)
         self.step += 1
         if float(torch.rand((), generator=generator)) >= self.probability:
             return Losses({"fused": soft_cross_entropy(output.logits, targets)})
@@ -102,26 +108,18 @@ class OPM(Method):
         for u, column in zip(names, keep.unbind(1), strict=True):
             z = output.features[u]
             features[u] = torch.where(column[:, None], z, 0.0) / (1 - theta + 1e-5).to(z.dtype)
-        left = output.replace_features({u: features[u] for u in output.features})
+        remaining = output.replace_features({u: features[u] for u in output.features})
         has_any = (keep & presence(output, names)).any(1)
         logs = {f"drop_{u}": rate for u, rate in zip(names, rates, strict=True)}
-        fused = soft_cross_entropy(left.logits, targets, mask=has_any)
-        # Over several processes the mean is over all samples that are left, wherever they are.
+        fused = soft_cross_entropy(remaining.logits, targets, mask=has_any)
+        # The trainer averages over processes; without this weight a process with few samples left would count as much
+        # as one with many.
         count = has_any.sum().to(fused.dtype)
-        share = count / all_reduce_mean(count).clamp(min=torch.finfo(fused.dtype).tiny)
-        return Losses({"fused": fused * share}, logs)
+        weight = count / all_reduce_mean(count).clamp(min=torch.finfo(fused.dtype).tiny)
+        return Losses({"fused": fused * weight}, logs)
 
     def drop_rates(self, scores: Tensor) -> Tensor:
-        """Q of each modality, shape (M,), from the scores, shape (M,)."""
+        """Rate q of each modality, shape (M,), from the scores, shape (M,)."""
         others = (scores.sum() - scores) / (len(scores) - 1)
         lead = torch.tanh(torch.relu(scores / others - 1))
         return torch.where(lead > 0, (self.rate * (1 + self.strength * lead)).clamp(0, 1), 0.0)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The number of the step, which seeds the draws, beside the epoch."""
-        return {**super().get_extra_state(), "step": self.step}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
-        super().set_extra_state(state)
-        self.step = state["step"]

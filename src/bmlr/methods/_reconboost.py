@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import masked_mean, soft_cross_entropy
+from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
 from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
-from bmlr.methods._support import check_batch, log_probabilities, widened
+from bmlr.methods._support import check_batch
 from bmlr.model import MultimodalClassifier, Output
 
 _BOOST, _RECTIFY = "boost:", "rectify"
@@ -33,11 +33,10 @@ class ReconBoost(Method):
 
     as in the official code: cross-entropy, weighted down where the others already predict the label.
 
-    In mode ``official`` (default) **an epoch is one stage**: t1 + t2 passes over the data, 8 by default, and modality
-    k is the one whose turn it is; the ensemble grows from the first modality on, a modality without ensemble learns
-    with q = 1, and predictions come from the ensemble so far. Mode ``bb`` is BalanceBenchmark's re-implementation:
-    **an epoch has M stages**, M (t1 + t2) passes, 2 M by default, all modalities are in the ensemble from the start,
-    H is one linear layer, r starts at 0.01 and the optimiser keeps its state. Compare methods by data passes.
+    **An epoch is one stage**: t1 + t2 passes over the data, 8 by default, and modality k is the one whose turn it is.
+    The ensemble grows from the first modality on, a modality without ensemble learns with q = 1, and predictions come
+    from the ensemble so far. BalanceBenchmark's form is :class:`ReconBoostBalanceBenchmark`. Compare methods by data
+    passes.
 
     Deviations: the memory consolidation term of both codes is :math:`\alpha\,\mathrm{MSE}` between two detached
     predictions; having no gradient, it is left out (``mcr="none"``) and saves a forward pass; ``mcr="real"`` lets it
@@ -47,18 +46,16 @@ class ReconBoost(Method):
     Samples that lack modality k do not count in its stage, and a modality they lack adds nothing to F.
 
     Args:
-        mode: ``official`` (default) or ``bb``; sets the defaults of the parameters below that are None.
-        t1: Passes with one modality per stage; None takes 4 (``official``), 1 (``bb``).
-        t2: Passes with all per stage; 0 leaves rectification out; None takes 4 (``official``), 1 (``bb``).
+        t1: Passes with one modality per stage.
+        t2: Passes with all per stage; 0 leaves rectification out.
         w1: Weight w₁ > 0; 5 on CREMA-D, 4 on AVE and ModelNet40, 1 on MOSI and MOSEI.
         w2: Weight w₂ in [0, w₁]; 1 on all but MOSI and MOSEI, where it is 0.25.
-        r_init: Start of the boost rate r; None takes 1 (``official``), 0.01 (``bb``).
+        r_init: Start of the boost rate r.
         r_learnable: Whether r is learned, in rectification.
         shared_head: One H for all modalities, as in both codes, or one for each; None shares it where the feature
             widths are equal, as they are there.
-        hidden: Width of the hidden layer of H; 0 is a linear layer; None takes 256 (``official``), 0 (``bb``).
-        reset_optimizer_per_phase: Whether each phase starts with a fresh optimiser; None takes True (``official``),
-            False (``bb``).
+        hidden: Width of the hidden layer of H; 0 is a linear layer.
+        reset_optimizer_per_phase: Whether each phase starts with a fresh optimiser.
         mcr: Memory consolidation, ``none`` (default) or ``real``.
         mcr_weight: Weight α ≥ 0 of ``mcr="real"``.
         clean_bn: Whether the modalities held still run in evaluation mode; in both codes they run in training mode,
@@ -85,7 +82,7 @@ class ReconBoost(Method):
         venue="ICML 2024",
         url="https://arxiv.org/abs/2405.09321",
         family="data and alternation",
-        cost="t1 + t2 passes per epoch (mode bb: M times that); in t1 1 forward and the backward of one encoder",
+        cost="t1 + t2 passes per epoch; in t1 1 forward and the backward of one encoder",
     )
     pass_parameters: ClassVar[tuple[str, ...]] = ("t1", "t2")
     conformance: ClassVar[Conformance] = Conformance(short={"t1": 1, "t2": 1, "hidden": 8}, order_parameter="order")
@@ -93,17 +90,16 @@ class ReconBoost(Method):
 
     def __init__(  # noqa: PLR0913
         self,
-        mode: Literal["official", "bb"] = "official",
         *,
-        t1: int | None = None,
-        t2: int | None = None,
+        t1: int = 4,
+        t2: int = 4,
         w1: float = 5.0,
         w2: float = 1.0,
-        r_init: float | None = None,
+        r_init: float = 1.0,
         r_learnable: bool = True,
         shared_head: bool | None = None,
-        hidden: int | None = None,
-        reset_optimizer_per_phase: bool | None = None,
+        hidden: int = 256,
+        reset_optimizer_per_phase: bool = True,
         mcr: Literal["none", "real"] = "none",
         mcr_weight: float = 0.5,
         clean_bn: bool = False,
@@ -111,17 +107,14 @@ class ReconBoost(Method):
         order: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.mode = check_choice("mode", mode, ("official", "bb"))
-        bb = self.mode == "bb"
-        self.t1 = check_integer("t1", (1 if bb else 4) if t1 is None else t1, 1)
-        self.t2 = check_integer("t2", (1 if bb else 4) if t2 is None else t2, 0)
+        self.t1, self.t2 = check_integer("t1", t1, 1), check_integer("t2", t2, 0)
         self.w1, self.w2 = check_positive("w1", w1), check_non_negative("w2", w2)
         if self.w2 > self.w1:
             raise ValueError(f"Parameter `w2` should be at most `w1 = {w1}`. Found `w2 = {w2}`.")
-        self.r_init = check_positive("r_init", (0.01 if bb else 1.0) if r_init is None else r_init)
+        self.r_init = check_positive("r_init", r_init)
         self.r_learnable, self.shared_head = r_learnable, shared_head
-        self.hidden = check_integer("hidden", (0 if bb else 256) if hidden is None else hidden, 0)
-        self.reset_optimizer_per_phase = (not bb) if reset_optimizer_per_phase is None else reset_optimizer_per_phase
+        self.hidden = check_integer("hidden", hidden, 0)
+        self.reset_optimizer_per_phase = reset_optimizer_per_phase
         self.mcr = check_choice("mcr", mcr, ("none", "real"))
         self.mcr_weight = check_non_negative("mcr_weight", mcr_weight)
         self.clean_bn, self.pretrained = clean_bn, pretrained
@@ -165,18 +158,19 @@ class ReconBoost(Method):
         self.boost_rate.data = self.boost_rate.data.to(like).fill_(self.r_init)
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """Plan the passes of one stage (``official``) or of one stage per modality (``bb``)."""
+        """Plan the passes of each stage of the epoch."""
         self._check_setup()
         super().start_epoch(context)
-        turns = self.turns
-        if self.mode == "official":
-            turns = (self.turns[context.epoch % len(self.turns)],)
-            self._set_members(self.turns if self.pretrained else self.turns[: context.epoch + 1])
         passes = []
-        for name in turns:
+        for name in self._stages(context.epoch):
             for tag, count in ((_BOOST + name, self.t1), (_RECTIFY, self.t2)):
                 passes += [Pass(tag, fresh_optimizer=self.reset_optimizer_per_phase and i == 0) for i in range(count)]
         return EpochPlan(tuple(passes))
+
+    def _stages(self, epoch: int) -> tuple[str, ...]:
+        """Modality whose turn it is; the ensemble grows by it."""
+        self._set_members(self.turns if self.pretrained else self.turns[: epoch + 1])
+        return (self.turns[epoch % len(self.turns)],)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The loss of global rectification, CE(y, F)."""
@@ -222,7 +216,7 @@ class ReconBoost(Method):
         return {**super().get_extra_state(), "members": list(self.members)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore the state of :meth:`get_extra_state`."""
         super().set_extra_state(state)
         self.members = tuple(state["members"])  # the buffer comes with the tensors
 
@@ -245,7 +239,7 @@ class ReconBoost(Method):
     def _check_setup(self) -> None:
         if not self.turns:
             raise RuntimeError(
-                "ReconBoost has no heads: call `method.setup(model)` once, before the optimiser is made."
+                f"{type(self).__name__} has no heads: call `method.setup(model)` once, before the optimiser is made."
             )
 
     def _head(self, name: str) -> nn.Module:

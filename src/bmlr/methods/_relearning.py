@@ -93,7 +93,7 @@ class DiagnosingRelearning(Method):
         self.resets += 1
 
     def reset_weights(self, context: EpochContext) -> dict[str, float]:
-        """W of each modality, in [0, 1)."""
+        """Weight w of each modality, in [0, 1)."""
         import numpy as np
 
         gaps = {

@@ -6,21 +6,20 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
-from bmlr.methods._joint import apply_heads, unimodal_heads
-from bmlr.methods._support import check_batch, log_probabilities
+from bmlr.functional import log_probabilities, soft_cross_entropy
+from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
+from bmlr.methods._support import HeadedMethod, apply_heads, check_batch
 from bmlr.model import MultimodalClassifier, Output
 
 _PREFIX = "remix:"
 
 
-class Remix(Method):
+class Remix(HeadedMethod):
     r"""Data Remixing (Ma et al., ICML 2025): each sample trains the modality that is least sure of it.
 
     In the first ``warmup`` epochs the loss is :math:`\mathrm{CE}(y, f) + w \sum_u \mathrm{CE}(y, h_u(z^u))` with a
@@ -88,27 +87,24 @@ class Remix(Method):
         self.weight, self.gamma = check_non_negative("weight", weight), check_non_negative("gamma", gamma)
         self.masked_encoder = check_choice("masked_encoder", masked_encoder, ("run", "skip"))
         self.interleave = interleave
-        self.heads = nn.ModuleDict()
         self._start_over()
 
     def _start_over(self) -> None:
         #: Position of the modality each training sample is assigned to, shape (N,); empty before the first remix.
         self.assignment = torch.zeros(0, dtype=torch.int64)
-        self._assigned_epoch = -1
-        self._masked: tuple[str, ...] = ()  # whose encoders the batch between losses and backward leaves out
+        self._masked: tuple[str, ...] = ()  # encoders that the current batch leaves out, between losses and backward
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Make one linear head per modality."""
+        super().setup(model)
         self._start_over()
-        self.heads = unimodal_heads(model)
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
         """After the warm-up, assign every sample to a modality and plan one pass per modality."""
         super().start_epoch(context)
         if context.epoch < self.warmup:
             return EpochPlan()
-        if self._assigned_epoch != context.epoch:  # asked again when a run resumes within an epoch
-            self.assignment, self._assigned_epoch = self._assign(context), context.epoch
+        self.assignment = self._assign(context)
         passes = []
         for position, name in reversed(list(enumerate(context.model.modalities))):
             indices: list[int] = (self.assignment == position).nonzero().squeeze(1).tolist()
@@ -119,10 +115,7 @@ class Remix(Method):
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The losses of the warm-up: fused and weighted unimodal cross-entropies."""
-        terms = {"fused": soft_cross_entropy(output.logits, targets)}
-        for name, logits in apply_heads(self, self.heads, output).items():
-            terms[name] = self.weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
-        return Losses(terms)
+        return self.head_losses(output, targets, self.weight)
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """Losses of a batch; of one modality alone where the batch is tagged with it."""
@@ -160,18 +153,14 @@ class Remix(Method):
                     if parameter.requires_grad and parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
 
-    def predict(self, output: Output) -> Prediction:
-        """Fused logits of the model, unimodal logits of the heads."""
-        return Prediction(output.logits, apply_heads(self, self.heads, output))
-
     def get_extra_state(self) -> dict[str, Any]:
         """Plain Python state and the assignments."""
-        return {**super().get_extra_state(), "assignment": self.assignment, "assigned_epoch": self._assigned_epoch}
+        return {**super().get_extra_state(), "assignment": self.assignment}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore the state of :meth:`get_extra_state`."""
         super().set_extra_state(state)
-        self.assignment, self._assigned_epoch = state["assignment"].cpu(), state["assigned_epoch"]
+        self.assignment = state["assignment"].cpu()
 
     def _assign(self, context: EpochContext) -> Tensor:
         assignment = torch.full((context.num_train,), -1, dtype=torch.int64)

@@ -1,32 +1,120 @@
-"""Small pieces that several methods share."""
+"""Pieces of several methods: epoch windows, seeded draws, heads, gradients, sums over processes, batches."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from bmlr._checks import check_integer, check_targets
 from bmlr.batch import Batch
+from bmlr.functional import log_probabilities, soft_cross_entropy
+from bmlr.fusion import match_dtype
+from bmlr.methods._base import Losses, Method, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
 
-def widened(logits: Tensor) -> Tensor:
-    """The logits in float32 or wider: losses are not computed in half precision."""
-    return logits.float() if logits.dtype in {torch.float16, torch.bfloat16} else logits
+class WindowedMethod(Method):
+    """A method that acts from one epoch to another, both included."""
+
+    first_epoch: int
+    last_epoch: int | None
+
+    def set_window(self, first_epoch: int, last_epoch: int | None) -> None:
+        """Keep the epochs in which the method acts; a last epoch of None is no end.
+
+        Raises:
+            ValueError: If they are no range of epochs.
+        """
+        self.first_epoch = check_integer("first_epoch", first_epoch, 0)
+        self.last_epoch = None if last_epoch is None else check_integer("last_epoch", last_epoch, first_epoch)
+
+    @property
+    def is_acting(self) -> bool:
+        """Whether the method acts in the current epoch."""
+        return self.first_epoch <= self.epoch and (self.last_epoch is None or self.epoch <= self.last_epoch)
 
 
-def log_probabilities(logits: Tensor) -> Tensor:
-    """Log-softmax over the classes, shape (B, C), in float32 or wider."""
-    return F.log_softmax(widened(logits), dim=1)
+class SteppedMethod(Method):
+    """A method that counts training steps, from which a resumed run repeats its draws."""
+
+    seed: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+
+    def generator(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Random generator of a step (or epoch) ``number``: the same in every process and after a resume."""
+        return torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Plain Python state: the number of the step beside the epoch."""
+        return {**super().get_extra_state(), "step": self.step}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the state of :meth:`get_extra_state`."""
+        super().set_extra_state(state)
+        self.step = state["step"]
+
+
+class HeadedMethod(Method):
+    """A method with a linear head h_u per modality, trained with the model and read for unimodal predictions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict()
+
+    def setup(self, model: MultimodalClassifier) -> None:
+        """Make one linear head per modality."""
+        self.heads = unimodal_heads(model)
+
+    def head_losses(self, output: Output, targets: Tensor, weight: float = 1.0) -> Losses:
+        """CE(y, p), and w CE(y, h_u(zᵘ)) over the samples that have modality u."""
+        terms = {"fused": soft_cross_entropy(output.logits, targets)}
+        for name, logits in apply_heads(self, self.heads, output).items():
+            terms[name] = weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
+        return Losses(terms)
+
+    def predict(self, output: Output) -> Prediction:
+        """Fused logits of the model, unimodal logits of the heads."""
+        return Prediction(output.logits, apply_heads(self, self.heads, output))
+
+
+def unimodal_heads(model: MultimodalClassifier) -> nn.ModuleDict:
+    """One linear head per modality, on the model's device and in its type."""
+    like = next(model.parameters())
+    return nn.ModuleDict(
+        {
+            name: nn.Linear(width, model.num_classes, device=like.device, dtype=like.dtype)
+            for name, width in model.fusion.feature_dims.items()
+        }
+    )
+
+
+def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[str, Tensor]:
+    """Logits of each head, shape (B, C).
+
+    Raises:
+        RuntimeError: If the heads were not made for this model's modalities.
+    """
+    if set(heads) != set(output.features):
+        raise RuntimeError(
+            f"{type(method).__name__} has heads for {sorted(heads)} and got features of {sorted(output.features)}: "
+            "call `method.setup(model)` once, before the optimiser is made."
+        )
+    return {name: heads[name](match_dtype(z, heads[name])) for name, z in output.features.items()}
+
+
+# Scores and masks
 
 
 @torch.no_grad()
 def batch_scores(output: Output, targets: Tensor) -> Tensor:
-    """Sum over the batch of each modality's probability of the true class, shape (M,), in the order of sorted names."""
+    """Sum over the batch of each modality's probability of the true class, shape (M,), by sorted name."""
     logits = output.fusion(output.detached_features, unimodal=True)
     scores = []
     for name in sorted(output.features):
@@ -37,45 +125,38 @@ def batch_scores(output: Output, targets: Tensor) -> Tensor:
 
 
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
-    """The samples that have both modalities, shape (B,); None where all have."""
+    """Samples that have both modalities, shape (B,); None where all have."""
     masks = [mask for name in (first, second) if (mask := output.mask(name)) is not None]
     return functools.reduce(torch.logical_and, masks) if masks else None
 
 
-def check_epochs(first_epoch: int, last_epoch: int | None, default_last: int | None = None) -> tuple[int, int | None]:
-    """Return the first and the last epoch in which a method acts; None is no end, unless there is a default one.
-
-    Raises:
-        ValueError: If it is not a range of epochs.
-    """
-    check_integer("first_epoch", first_epoch, 0)
-    if last_epoch is not None:
-        check_integer("last_epoch", last_epoch, first_epoch)
-    elif default_last is not None:
-        last_epoch = max(default_last, first_epoch)
-    return first_epoch, last_epoch
+def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
+    """Modalities of each sample, boolean, shape (B, M); columns in the order of ``names`` or of the model."""
+    device = next(iter(output.features.values())).device
+    everyone = torch.ones(output.batch_size, dtype=torch.bool, device=device)
+    return torch.stack(
+        [everyone if (mask := output.mask(name)) is None else mask for name in names or output.features], 1
+    )
 
 
-def acts_in(epoch: int, first_epoch: int, last_epoch: int | None) -> bool:
-    """Whether ``epoch`` lies between both, which are included."""
-    return first_epoch <= epoch and (last_epoch is None or epoch <= last_epoch)
+# Processes of a distributed training
 
 
 def draw_per_sample(batch_size: int, columns: int, generator: torch.Generator) -> Tensor:
     """Uniform random numbers in [0, 1) for every sample of a batch, shape (B, columns), on the CPU.
 
-    Under distributed training a generator that is in the same state in every process gives each its rows of the numbers
-    of the joined batch, whose samples are dealt to the processes in turn.
+    Under distributed training a generator in the same state in every process gives each its rows of the numbers of the
+    joined batch, whose samples are dealt to the processes in turn.
     """
     rank, world = 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _is_distributed():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return torch.rand(batch_size * world, columns, generator=generator)[rank::world]
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of ``values`` over all processes of a distributed training; the values themselves without one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """Sum of ``values`` over all processes; the values themselves without distributed training."""
+    if not _is_distributed():
         return values
     summed = values.detach().clone()
     torch.distributed.all_reduce(summed)
@@ -83,9 +164,46 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """The mean of ``values`` over all processes of a distributed training; the values themselves without one."""
+    """Mean of ``values`` over all processes; the values themselves without distributed training."""
     summed = all_reduce_sum(values)
     return values if summed is values else summed / torch.distributed.get_world_size()
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+# Gradients
+
+
+def reduced_gradients(
+    loss: Tensor, parameters: Sequence[nn.Parameter], *, retain_graph: bool
+) -> dict[nn.Parameter, Tensor]:
+    """Gradient of each parameter that the loss reaches, averaged over processes."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+    reached = {p: g for p, g in zip(parameters, gradients, strict=True) if g is not None}
+    if not _is_distributed():
+        return reached
+    # One exchange of all gradients: one per tensor would wait for the network as often.
+    flat = all_reduce_mean(torch.cat([g.flatten() for g in reached.values()]))
+    pieces = flat.split([g.numel() for g in reached.values()])
+    return {p: piece.view_as(p) for p, piece in zip(reached, pieces, strict=True)}
+
+
+def accumulate_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Add gradients to those the parameters hold."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        value = gradient.detach()
+        parameter.grad = value if parameter.grad is None else parameter.grad + value
+
+
+def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all entries of all tensors, a scalar."""
+    norm: Tensor = torch.stack([t.norm() for t in tensors]).norm()
+    return norm
+
+
+# Batches
 
 
 def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
@@ -95,22 +213,13 @@ def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
     check_targets(batch.targets, len(next(iter(batch.inputs.values()))), model.num_classes)
 
 
-def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
-    """Which sample has which modality, boolean, shape (B, M); columns in the order of ``names`` or of the model."""
-    device = next(iter(output.features.values())).device
-    everyone = torch.ones(output.batch_size, dtype=torch.bool, device=device)
-    return torch.stack(
-        [everyone if (mask := output.mask(name)) is None else mask for name in names or output.features], 1
-    )
-
-
-def select(batch: Batch, chosen: Tensor) -> Batch:
-    """The samples of a batch where the boolean mask ``chosen``, shape (B,), is True."""
+def select(batch: Batch, mask: Tensor) -> Batch:
+    """Samples of a batch where the boolean ``mask``, shape (B,), is True."""
     return Batch(
-        {name: x[chosen] for name, x in batch.inputs.items()},
-        batch.targets[chosen],
-        None if batch.present is None else {name: mask[chosen] for name, mask in batch.present.items()},
-        None if batch.indices is None else batch.indices[chosen],
+        {name: x[mask] for name, x in batch.inputs.items()},
+        batch.targets[mask],
+        None if batch.present is None else {name: present[mask] for name, present in batch.present.items()},
+        None if batch.indices is None else batch.indices[mask],
         batch.tag,
     )
 
@@ -119,18 +228,19 @@ def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
     """One batch of the samples at ``indices`` of a split, in the order of the split.
 
     Raises:
-        ValueError: If the batches do not tell their indices, or a sample is not among them.
+        ValueError: If the batches have no indices, or a sample is not among them.
     """
-    wanted, found = torch.tensor(indices), list[Batch]()
+    wanted, pieces = torch.tensor(indices), list[Batch]()
     for batch in batches:
         if batch.indices is None:
             raise ValueError("Batches should have `indices` where a method looks for samples. Found None.")
-        found.append(select(batch, torch.isin(batch.indices, wanted.to(batch.indices.device))))
-        if sum(len(piece) for piece in found) == len(indices):
-            present = [piece.present for piece in found if piece.present is not None]
+        pieces.append(select(batch, torch.isin(batch.indices, wanted.to(batch.indices.device))))
+        if sum(len(piece) for piece in pieces) == len(indices):
+            present = [piece.present for piece in pieces if piece.present is not None]
             return Batch(
-                {name: torch.cat([piece.inputs[name] for piece in found]) for name in batch.inputs},
-                torch.cat([piece.targets for piece in found]),
+                {name: torch.cat([piece.inputs[name] for piece in pieces]) for name in batch.inputs},
+                torch.cat([piece.targets for piece in pieces]),
                 {name: torch.cat([masks[name] for masks in present]) for name in present[0]} if present else None,
             )
-    raise ValueError(f"The split should hold the samples {list(indices)}. Found {sum(len(piece) for piece in found)}.")
+    count = sum(len(piece) for piece in pieces)
+    raise ValueError(f"The split should hold the samples {list(indices)}. Found {count}.")

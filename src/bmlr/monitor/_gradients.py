@@ -19,8 +19,7 @@ from bmlr._checks import check_integer
 from bmlr._files import atomic_write
 from bmlr._random import preserved_random_state
 from bmlr.batch import Batch, as_batch
-from bmlr.functional import soft_cross_entropy
-from bmlr.methods._support import widened
+from bmlr.functional import soft_cross_entropy, widened
 from bmlr.model import MultimodalClassifier
 
 #: Name of the file in a run's directory.

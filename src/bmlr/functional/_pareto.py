@@ -1,0 +1,37 @@
+"""Shortest vector between two gradients, of MMPareto (Wei and Hu, 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pareto_weight(g_m: Sequence[Tensor], g_u: Sequence[Tensor]) -> Tensor:
+    r"""Weight :math:`w_m` of the first of two gradients (MMPareto); the second has :math:`1 - w_m`.
+
+    One half where the gradients agree, :math:`g_m^\top g_u > 0`; else the closed form
+
+    .. math:: \gamma = \mathrm{clip}\Bigl( \frac{(g_u - g_m)^\top g_u}{\lVert g_m - g_u \rVert^2}, 0, 1 \Bigr)
+
+    of the problem that the official code solves by Frank–Wolfe steps.
+
+    Args:
+        g_m: Gradient of the fused loss, tensor by tensor.
+        g_u: Gradient of the unimodal loss in the same tensors.
+
+    Returns:
+        A scalar in [0, 1]; one half for equal gradients. It stays on the device.
+
+    Example:
+        >>> import torch
+        >>> pareto_weight([torch.tensor([1.0, 0.0])], [torch.tensor([-3.0, 0.0])])
+        tensor(0.7500)
+    """
+    product = torch.stack([(m * u).sum() for m, u in zip(g_m, g_u, strict=True)]).sum()
+    gap = [m - u for m, u in zip(g_m, g_u, strict=True)]
+    numerator = -torch.stack([(d * u).sum() for d, u in zip(gap, g_u, strict=True)]).sum()
+    distance = torch.stack([(d * d).sum() for d in gap]).sum()
+    gamma = (numerator / distance).clamp(0, 1)
+    return torch.where((product > 0) | (distance == 0), 0.5, gamma)
