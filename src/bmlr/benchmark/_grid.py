@@ -1,4 +1,4 @@
-"""A grid of runs that can be stopped anywhere and started again."""
+"""Grids of runs, which can be stopped anywhere and started again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bmlr.data import MultimodalData
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE
 
-_WAIT = 2.0  # seconds between looks at runs that another process is making
+_POLL_SECONDS = 2.0  # between looks at runs of another process
 
 
 def make_jobs(
@@ -30,7 +30,7 @@ def make_jobs(
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
 ) -> list[Job]:
-    """A job per method and seed, all with the same options but for a method's own epochs.
+    """Jobs for every method and seed, with the same options but for a method's own epochs.
 
     Raises:
         ValueError: If there is no method or seed, one is named twice, or a method does not take a parameter.
@@ -42,17 +42,19 @@ def make_jobs(
         [('Joint', 0, 25), ('ReconBoost:t1=1,t2=1@7', 0, 7), ('Joint', 1, 25)]
     """
     specifications = [parse_method(method) if isinstance(method, str) else method for method in methods]
-    for what, values in (("methods", [one.text for one in specifications]), ("seeds", list(map(str, seeds)))):
+    for argument, values in (("methods", [method.text for method in specifications]), ("seeds", list(map(str, seeds)))):
         if not values:
-            raise ValueError(f"`{what}` should name at least one. Found none.")
-        if twice := [value for value in values if values.count(value) > 1]:
-            raise ValueError(f"`{what}` should name each once. Found {twice[0]} twice.")
-    options = fill_defaults(data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions())
+            raise ValueError(f"`{argument}` should name at least one. Found none.")
+        if repeated := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"`{argument}` should name each once. Found {repeated[0]} twice.")
+    model, optimizer, trainer = fill_defaults(
+        data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions()
+    )
     jobs = []
     for seed in seeds:
-        for one in specifications:
-            chosen = options[2] if one.epochs is None else dataclasses.replace(options[2], epochs=one.epochs)
-            jobs.append(Job(one.text, RunConfig(data, one.make(), *options[:2], chosen, seed)))
+        for method in specifications:
+            own = trainer if method.epochs is None else dataclasses.replace(trainer, epochs=method.epochs)
+            jobs.append(Job(method.text, RunConfig(data, method.make(), model, optimizer, own, seed)))
     return jobs
 
 
@@ -63,28 +65,28 @@ def run_grid(
     *,
     say: Callable[[str], None] | None = None,
 ) -> list[RunRecord]:
-    """Make every run that is not finished and return all of them, in the order of the jobs.
+    """Train the runs that are not finished; return all runs in the order of the jobs.
 
-    Finished runs are left alone, interrupted ones resume, failed ones are tried again. A run that fails is recorded
-    in its directory and does not stop the others. Runs that another process is making are waited for. The grid keeps
-    no state of its own: whatever has become of it, the same call goes on from the directories of the runs.
+    Finished runs are reused, unfinished ones resume, failed ones are tried again. A run that fails is recorded in its
+    directory and does not stop the others. Runs of another process are waited for. The grid has no state of its own:
+    after an interruption, the same call continues from the directories of the runs.
 
     Args:
-        jobs: The runs; those of the same configuration are made once.
+        jobs: The runs; jobs of the same configuration are trained once.
         runs: Folder of the runs.
-        engine: Where they are made; None is one after another on this machine.
-        say: Takes a line of text as each run ends; None prints to the error stream.
+        engine: Engine that trains them; None trains one after another on this machine.
+        say: Called with a line of text as each run ends; None prints to the error stream.
 
     Returns:
         The runs, finished or failed.
 
     Raises:
-        FileNotFoundError: If data is missing that an unfinished run needs.
+        FileNotFoundError: If data of an unfinished run is missing.
         ValueError: If a file of a run is damaged; the message names it.
         PermissionError: If the folder cannot be written.
     """
     jobs = list(jobs)
-    engine, say = engine or LocalEngine(), say or _say
+    engine, say = engine or LocalEngine(), say or _print_line
     distinct = {job.directory(runs): job for job in jobs}
     waiting = [job for path, job in distinct.items() if read_run(path).result is None]
     if waiting:
@@ -95,22 +97,22 @@ def run_grid(
     if len(waiting) < len(distinct):
         say(f"{len(distinct) - len(waiting)} of {len(distinct)} runs were finished before.")
     number = itertools.count(len(distinct) - len(waiting) + 1)
-    told = False
+    announced = False
     while waiting:
         free = [job for job in waiting if not DirectoryLock(job.directory(runs)).held_elsewhere()]
-        if not free and not told:
+        if not free and not announced:
             say(f"Waiting for {len(waiting)} runs that another process is making.")
-            told = True
+            announced = True
         for job, state in _execute(free, runs, engine):
             say(f"[{next(number)}/{len(distinct)}] {job.config.name} {state}")
             waiting.remove(job)
         if waiting:
-            time.sleep(_WAIT)
+            time.sleep(_POLL_SECONDS)
     return [read_run(job.directory(runs), job.label) for job in jobs]
 
 
 def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[Job, str]]:
-    """Make runs; give each with what became of it, but for those another process turned out to have begun."""
+    """Run the jobs; yield (job, outcome). Jobs locked by another process are skipped."""
     tasks: dict[Task, Job] = {}
     for job in jobs:
         if read_run(job.directory(runs)).result is not None:
@@ -119,23 +121,23 @@ def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[
             tasks[_task(job, runs)] = job
     for task, code in engine.execute(list(tasks)) if tasks else ():
         if code != BUSY:
-            yield tasks[task], _what_became(task, code)
+            yield tasks[task], _outcome(task, code)
 
 
-def _what_became(task: Task, code: int) -> str:
-    """The state of a run whose process has ended; a failure that it could not record itself is recorded."""
+def _outcome(task: Task, code: int) -> str:
+    """State of a run whose process has ended. A failure that the process could not record is recorded here."""
     record = read_run(task.directory)
     if record.result is not None:
         return f"finished in {_duration(record.result['seconds'])}"
     if code == STOPPED:
         return "was stopped from outside; the same command continues it"
     if record.failure is None or code != FAILED:
-        write_failure(task.directory, _sudden_end(code))
+        write_failure(task.directory, _exit_reason(code))
         record = read_run(task.directory)
     return f"failed: {(record.failure or {}).get('error', '')} (see {task.directory / FAILURE})"
 
 
-def _sudden_end(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == LOST:
         return "The machine or process of the run was lost more often than Ray may try again."
     if code < 0:
@@ -146,8 +148,9 @@ def _sudden_end(code: int) -> str:
 
 
 def _task(job: Job, runs: Path) -> Task:
-    own = (class_path(type(thing)) for thing in (job.config.data, job.config.method))
-    modules = dict.fromkeys(path.rpartition(".")[0] for path in own if not path.startswith("bmlr."))
+    class_paths = (class_path(type(instance)) for instance in (job.config.data, job.config.method))
+    modules = dict.fromkeys(path.rpartition(".")[0] for path in class_paths if not path.startswith("bmlr."))
+    # A run's process has to find the user's modules where this one found them.
     paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).is_dir()] if modules else []
     return Task(job.directory(runs).resolve(), tuple(modules), tuple(paths))
 
@@ -166,5 +169,5 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Runs to be made."""
+"""Jobs: runs to be trained."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from bmlr.config import RunConfig
 
-#: Exit statuses of a run's process: finished, failed and recorded, in another process's hands, stopped from outside.
+#: Exit statuses of a run's process: finished, failed and recorded, locked by another process, stopped from outside.
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 76
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run to be made.
+    """A run to be trained.
 
     Attributes:
-        label: What the run is counted as in a table: a method's specification.
+        label: Name of the run's method in a table: its specification.
         config: Its resolved configuration, which names its directory.
     """
 

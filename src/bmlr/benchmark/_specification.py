@@ -1,4 +1,4 @@
-"""Methods and data sets as they are written on the command line: ``LFM:alpha=constant``, ``ReconBoost:t1=1,t2=1@7``."""
+"""Specifications of methods and data sets in text: ``LFM:alpha=constant``, ``ReconBoost:t1=1,t2=1@7``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bmlr.methods import Method
 
 @dataclasses.dataclass(frozen=True)
 class MethodSpecification:
-    """A method with its parameters, and epochs of its own if it has some.
+    """A method with its parameters and, optionally, its own epochs.
 
     Attributes:
-        text: As it was written, which is what runs are grouped by.
-        name: Name of the method, or the path of a class of one's own.
+        text: Text of the specification, the label of its runs.
+        name: Name of a registered method, or path of a class of the user's.
         parameters: Its parameters, as text.
-        epochs: Epochs in place of those of the other methods: a method of several passes per epoch takes fewer.
+        epochs: Epochs of this method alone; one with several passes per epoch needs fewer.
     """
 
     text: str
@@ -46,9 +46,9 @@ class MethodSpecification:
     @property
     def title(self) -> str:
         """Name in the literature, with the parameters that were set."""
-        known = self.name if "." in self.name else bmlr.methods.get(self.name).info.title
-        given = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"{known} ({given})" if given else known
+        title = self.name if "." in self.name else bmlr.methods.get(self.name).info.title
+        parameters = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{title} ({parameters})" if parameters else title
 
 
 def parse_method(text: str) -> MethodSpecification:
@@ -66,7 +66,7 @@ def parse_method(text: str) -> MethodSpecification:
         raise ValueError(f"Method '{text}' should name its epochs after the @ as a positive integer. Found '{epochs}'.")
     name, parameters = _split(specification, "Method", text)
     if "." not in name:
-        bmlr.methods.get(name)  # an unknown name is told at once, with the nearest
+        bmlr.methods.get(name)  # raises for an unknown name, with the nearest one
     return MethodSpecification(text, name, parameters, check_integer("epochs", int(epochs), 1) if separator else None)
 
 
@@ -85,15 +85,15 @@ def parse_data(text: str) -> MultimodalData:
     return _construct(cls, parameters, f"Data set '{text}'")  # type: ignore[no-any-return]
 
 
-def _split(specification: str, what: str, text: str) -> tuple[str, dict[str, str]]:
+def _split(specification: str, kind: str, text: str) -> tuple[str, dict[str, str]]:
     name, separator, rest = specification.partition(":")
     items = [item for item in rest.split(",") if item.strip()]
     pairs = [item.partition("=") for item in items]
     if not name.strip() or (separator and not items) or any(not key.strip() or not equals for key, equals, _ in pairs):
-        raise ValueError(f"{what} '{text}' should be written NAME or NAME:parameter=value,parameter=value.")
+        raise ValueError(f"{kind} '{text}' should be written NAME or NAME:parameter=value,parameter=value.")
     parameters = {key.strip(): value.strip() for key, _, value in pairs}
     if len(parameters) < len(pairs):
-        raise ValueError(f"{what} '{text}' should name every parameter once.")
+        raise ValueError(f"{kind} '{text}' should name every parameter once.")
     return name.strip(), parameters
 
 
@@ -101,17 +101,18 @@ def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
     """An object of the class, its parameters converted by the types of its constructor as the command line does."""
     from jsonargparse import ArgumentError, ArgumentParser
 
-    known = list(inspect.signature(cls).parameters)
-    if unknown := [name for name in parameters if name not in known]:
-        has = f"It has {', '.join(known)}." if known else "It has none."
-        raise ValueError(f"{where} has no parameter {unknown[0]}. {has}{nearest_name(unknown[0], known)}")
+    accepted = list(inspect.signature(cls).parameters)
+    if unknown := [name for name in parameters if name not in accepted]:
+        has = f"It has {', '.join(accepted)}." if accepted else "It has none."
+        raise ValueError(f"{where} has no parameter {unknown[0]}. {has}{nearest_name(unknown[0], accepted)}")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "made")
+    prefix = "class_arguments"  # not a word of any message
+    parser.add_class_arguments(cls, prefix)
     try:
-        chosen = parser.parse_args([f"--made.{name}={value}" for name, value in parameters.items()])
-        return parser.instantiate(chosen).made
+        values = parser.parse_args([f"--{prefix}.{name}={value}" for name, value in parameters.items()])
+        return parser.instantiate(values)[prefix]
     except (ArgumentError, ValueError) as error:
-        reason = re.sub(r"\s+", " ", str(error)).replace("made.", "").strip()
+        reason = re.sub(r"\s+", " ", str(error)).replace(f"{prefix}.", "").strip()
         raise ValueError(f"{where}: {reason}") from error
 
 
@@ -122,9 +123,9 @@ def _own_class(path: str) -> type:
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{path} cannot be imported: {error}.") from error
-    if not (isinstance(found, type) and issubclass(found, (Method, MultimodalData))):
-        raise ValueError(f"{path} should be a class of a method or a data set. Found {found!r}.")
-    return found
+    if not (isinstance(cls, type) and issubclass(cls, (Method, MultimodalData))):
+        raise ValueError(f"{path} should be a class of a method or a data set. Found {cls!r}.")
+    return cls

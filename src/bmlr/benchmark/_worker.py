@@ -1,8 +1,8 @@
 """The process of one run of a grid: ``python -m bmlr.benchmark._worker DIRECTORY [MODULE …]``.
 
-It reads ``config.yaml`` from the run's directory, keeps the directory to itself, trains or resumes, and records a
-failure. Its standard input is a pipe from the process that started it: when that process ends, however it ends, the
-pipe closes and the run ends with it, with a checkpoint of its last step, to be resumed by the next start.
+It reads ``config.yaml`` from the run's directory, locks the directory, trains or resumes, and records a failure. Its
+standard input is a pipe from the process that started it. When that process ends, even by SIGKILL, the pipe closes, and
+the run stops with a checkpoint of its last step.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from bmlr.runs import DirectoryLock, RunInterruptedError, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE
 from bmlr.training import train
 
-_GRACE = 10.0  # seconds to leave a checkpoint in
-# Processes that a distributed run starts inherit it: the first of them has the lock for all.
-_HELD = "BMLR_RUN_LOCK"
+_GRACE = 10.0  # seconds to write a checkpoint
+# Processes of a distributed run inherit this variable: the first of them holds the lock for all.
+_LOCKED = "BMLR_RUN_LOCK"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the run in a directory; return one of the exit statuses."""
+    """Train the run in a directory; return its exit status."""
     directory = Path(arguments[0])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if os.environ.get(_HELD) == str(directory):
+    if os.environ.get(_LOCKED) == str(directory):
         return _run(directory, arguments[1:])
     lock = DirectoryLock(directory)
     if not lock.acquire():
         return BUSY
-    os.environ[_HELD] = str(directory)
-    for leftover in directory.glob(".*.tmp"):  # of a process that was killed while it wrote
+    os.environ[_LOCKED] = str(directory)
+    for leftover in directory.glob(".*.tmp"):  # left by a process that was killed while writing
         with contextlib.suppress(OSError):
             leftover.unlink()
     try:
@@ -59,13 +59,14 @@ def _run(directory: Path, modules: Sequence[str]) -> int:
         )  # fmt: skip
     except RunInterruptedError:
         return STOPPED
-    except Exception as error:  # whatever it was, it is recorded and must not stop the other runs
+    except Exception as error:  # any error is recorded and must not stop the other runs
         write_failure(directory, error)
         return FAILED
     return DONE
 
 
 def _end_with_parent() -> None:
+    """Wait until the parent's pipe closes, then stop the run as SIGTERM does; exit if that takes too long."""
     while os.read(0, 64):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

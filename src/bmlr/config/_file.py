@@ -67,10 +67,10 @@ def read_entries(path: Path) -> tuple[dict[str, Any], bool | None]:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
     intact = _fits_seal(text)
     if not isinstance(entries, dict) or set(entries) != set(SECTIONS):
-        found = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
+        names = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
         raise ValueError(
             f"{path} is cut off or not the configuration of a run: it should have the entries {', '.join(SECTIONS)}. "
-            f"Found {found}.{other_version(intact)}"
+            f"Found {names}.{other_version(intact)}"
         )
     for name in SECTIONS[:-1]:
         if not isinstance(entries[name], dict):

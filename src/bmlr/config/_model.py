@@ -13,7 +13,7 @@ from bmlr.model import MultimodalClassifier
 
 
 def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassifier:
-    """The model of ``options`` for the modalities and classes of ``data``; weights from torch's random generator.
+    """Build the model of a configuration; its weights come from torch's random generator.
 
     Raises:
         ValueError: If a modality is unknown or has no default encoder.
@@ -21,20 +21,20 @@ def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassi
     width = options.width or data.defaults.width
     modalities = options.select(data).modalities
     encoders = {name: _encoder(name, modality, width, options) for name, modality in modalities.items()}
-    given = {"unimodal": options.unimodal, "conditioner": options.conditioner}
+    fusion_options = {"unimodal": options.unimodal, "conditioner": options.conditioner}
     return MultimodalClassifier(
         encoders,
         len(data.classes),
         options.fusion,
-        fusion_options={name: value for name, value in given.items() if value is not None},
+        fusion_options={name: value for name, value in fusion_options.items() if value is not None},
     )
 
 
 def _encoder(name: str, modality: Modality, width: int, options: ModelOptions) -> nn.Module:
     if modality.kind in {"image", "spectrogram", "frames"}:
         channels, height, breadth = modality.shape[-3:]
-        chosen: Literal["imagenet", "small"] = options.stem or ("small" if max(height, breadth) < 96 else "imagenet")
-        return resnet18(in_channels=channels, width=width, stem=chosen)
+        stem: Literal["imagenet", "small"] = options.stem or ("small" if max(height, breadth) < 96 else "imagenet")
+        return resnet18(in_channels=channels, width=width, stem=stem)
     if modality.kind == "vector":
         return MLP(modality.shape[0], 4 * width)
     if modality.kind == "sequence":

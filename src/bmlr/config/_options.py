@@ -136,7 +136,7 @@ class OptimizerOptions:
 
 @dataclasses.dataclass
 class TrainerOptions:
-    """How long and on what to train.
+    """Length, hardware and precision of the training.
 
     Attributes:
         epochs: Number of epochs; None takes the data set's default.
@@ -203,7 +203,7 @@ class TrainerOptions:
 def fill_defaults(
     data: MultimodalData, model: ModelOptions, optimizer: OptimizerOptions, trainer: TrainerOptions
 ) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
-    """The options with the data set's defaults in every place that was left open.
+    """Fill options that are None with the data set's defaults.
 
     The model's modalities come in the order of the data set, and as None where they are all of it, so that equal
     models have equal configurations.

@@ -1,4 +1,4 @@
-"""Puts sections, figures and the template together to one HTML page."""
+"""The HTML page of a report."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_report(
     _check_baseline(baseline, sections)
     methods = len({group.label for section in sections for group in section.groups})
     content = {
-        "title": title or f"Comparison of {methods_text([group for one in sections for group in one.groups])}",
+        "title": title or f"Comparison of {methods_text([group for section in sections for group in section.groups])}",
         "sections": [_section_content(section, baseline) for section in sections],
         "results": [_results_content(Path(folder)) for folder in results],
         "excluded": excluded,
@@ -134,7 +134,7 @@ def _render(content: dict[str, Any]) -> str:
 
 
 def _check_baseline(baseline: str | None, sections: Sequence[Section]) -> None:
-    """Every section may have it or not, but a name that none has is a mistake."""
+    """Raise if no section has the baseline; some sections may lack it."""
     labels = {group.label: None for section in sections for group in section.groups}
     if baseline is not None and all(_find_baseline(section, baseline) is None for section in sections):
         raise ValueError(
@@ -201,7 +201,7 @@ def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Figure:
-    """A figure as a data URI, with what it shows."""
+    """A figure as a data URI, with its caption and alternative text."""
 
     source: str
     caption: str
@@ -209,7 +209,7 @@ class _Figure:
 
 
 def _figures(section: Section) -> dict[str, _Figure]:
-    """The figures of a section: bars, and curves of every kind that some method has."""
+    """The figures of a section: bars, and the curves that its methods have."""
     import matplotlib as mpl
 
     # A fixed salt: the same runs give the same bytes. Characters become outlines: the layout does not depend on fonts
