@@ -9,6 +9,7 @@ import pytest
 import torch
 from subjects import (
     COMBINATIONS,
+    FUSIONS,
     METHODS,
     NOT_MEAN_OVER_SAMPLES,
     SUBJECTS,
@@ -123,6 +124,19 @@ def make_any_encoder_loop(subject, modalities=3, *, dtype=torch.float32, samples
 @each_subject
 def test_any_encoder_is_trained(subject, modalities):
     assert_trains(make_any_encoder_loop(subject, modalities), modalities)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@each_subject
+def test_a_single_modality_is_trained_or_refused(subject, fusion):
+    names = ("audio",)
+    torch.manual_seed(0)
+    model, batch = make_model(names, fusion), make_batch(names, 18)
+    if method_class(subject).min_modalities > 1:
+        with pytest.raises(ValueError, match=f"^Method {base(subject)} needs a model of at least 2 modalities. Found "):
+            make_method(subject).setup(model)
+    else:
+        assert_trains(MethodLoop(model, make_method(subject), batch, max_epochs=2), 2)
 
 
 # Names

@@ -701,7 +701,7 @@ def runnable():
 
 
 @pytest.mark.parametrize("layout", ["unaligned_50.pkl", "mosi_data.pkl"])
-@pytest.mark.parametrize("method", ["BMLR", "AGM", "ReconBoost"])
+@pytest.mark.parametrize("method", ["BMLR", "AGM", "ReconBoostBalanceBenchmark"])
 def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     options = runnable()
     from bmlr.config import build_model
@@ -712,8 +712,7 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     prepare_sentiment("mosi", write(tmp_path / layout, make(splits)), tmp_path / "out")
     (tmp_path / layout).unlink()
     data = MOSI(tmp_path / "out", incomplete="zeros" if method == "AGM" else "mask")
-    given = {"mode": "bb"} if method == "ReconBoost" else {}  # all modalities in one epoch
-    result = train(data, bmlr.methods.create(method, **given), **options, runs=tmp_path / "runs")
+    result = train(data, bmlr.methods.create(method), **options, runs=tmp_path / "runs")
     assert set(result.content["test"]["unimodal_accuracy"]) == set(MODALITIES)
     assert result.content["samples"] == {split: SIZES[published] for split, published in PARTS.items()}
     assert result.content["majority_rate"] == data.majority_rate()

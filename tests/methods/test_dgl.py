@@ -211,3 +211,11 @@ def test_every_fusion(fusion, modalities):
 def test_bad_parameters(parameters, name):
     with pytest.raises(ValueError, match=f"Parameter `{name}` should"):
         DGL(**parameters)
+
+
+@pytest.mark.parametrize("fusion", bmlr.fusion.available())
+def test_official_readings_of_a_single_modality_are_the_general_one(fusion):
+    model, batch = make_model(("audio",), fusion), make_batch(("audio",))
+    terms = [DGL(surrogate=surrogate)(model(batch.inputs), batch.targets).terms for surrogate in ("zero", "official")]
+    assert terms[0].keys() == {"fused", "audio"}
+    assert all(torch.equal(terms[0][name], terms[1][name]) for name in terms[0])

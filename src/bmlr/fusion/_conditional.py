@@ -32,6 +32,18 @@ class _ConditionalFusion(Fusion):
         self.conditioned = [name for name in names if name != self.conditioner]
         if not self.conditioned:
             self.linear = nn.Linear(self.feature_dims[self.conditioner], num_classes)
+        dims = {name: self.feature_dims[name] for name in self.conditioned}
+        self.make_layers(self.feature_dims[self.conditioner], dims, num_classes)
+
+    @abstractmethod
+    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+        """Make the layers of each term.
+
+        Args:
+            width: Feature width of the conditioner.
+            dims: Feature width of each modality it conditions.
+            num_classes: Number of classes C.
+        """
 
     @abstractmethod
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
@@ -41,8 +53,8 @@ class _ConditionalFusion(Fusion):
         """Fused logits, shape (B, C)."""
         condition = features[self.conditioner]
         if not self.conditioned:
-            alone: Tensor = self.linear(condition)
-            return alone
+            logits: Tensor = self.linear(condition)
+            return logits
         return torch.stack([self.term(condition, name, features[name]) for name in self.conditioned]).sum(0)
 
 
@@ -66,17 +78,8 @@ class FiLMFusion(_ConditionalFusion):
         torch.Size([2, 3])
     """
 
-    def __init__(
-        self,
-        feature_dims: Mapping[str, int],
-        num_classes: int,
-        *,
-        conditioner: str | None = None,
-        unimodal: Readout | None = None,
-    ) -> None:
-        super().__init__(feature_dims, num_classes, conditioner=conditioner, unimodal=unimodal)
-        width = self.feature_dims[self.conditioner]
-        dims = {name: self.feature_dims[name] for name in self.conditioned}
+    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+        """Modulation and heads."""
         self.modulation = nn.ModuleDict({name: nn.Linear(width, 2 * dim) for name, dim in dims.items()})
         self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})
 
@@ -106,17 +109,8 @@ class GatedFusion(_ConditionalFusion):
         torch.Size([2, 3])
     """
 
-    def __init__(
-        self,
-        feature_dims: Mapping[str, int],
-        num_classes: int,
-        *,
-        conditioner: str | None = None,
-        unimodal: Readout | None = None,
-    ) -> None:
-        super().__init__(feature_dims, num_classes, conditioner=conditioner, unimodal=unimodal)
-        width = self.feature_dims[self.conditioner]
-        dims = {name: self.feature_dims[name] for name in self.conditioned}
+    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+        """Gates, projections and heads."""
         self.gates = nn.ModuleDict({name: nn.Linear(width, dim) for name, dim in dims.items()})
         self.projections = nn.ModuleDict({name: nn.Linear(dim, dim) for name, dim in dims.items()})
         self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})
@@ -152,17 +146,8 @@ class BilinearGatedFusion(_ConditionalFusion):
         torch.Size([2, 3])
     """
 
-    def __init__(
-        self,
-        feature_dims: Mapping[str, int],
-        num_classes: int,
-        *,
-        conditioner: str | None = None,
-        unimodal: Readout | None = None,
-    ) -> None:
-        super().__init__(feature_dims, num_classes, conditioner=conditioner, unimodal=unimodal)
-        width = self.feature_dims[self.conditioner]
-        dims = {name: self.feature_dims[name] for name in self.conditioned}
+    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+        """Gates, bilinear maps and heads."""
         self.gates = nn.ModuleDict({name: nn.Linear(width, dim) for name, dim in dims.items()})
         self.bilinear = nn.ModuleDict({u: nn.Bilinear(dim, dim, num_classes, bias=False) for u, dim in dims.items()})
         self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})

@@ -96,6 +96,7 @@ class AGM(WindowedMethod):
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Make room for the running mean of each modality's score, in the order of the sorted names."""
+        super().setup(model)
         like = next(model.parameters())
         self.running_scores = torch.zeros(len(model.modalities), device=like.device)
         self.steps = torch.zeros((), device=like.device)

@@ -211,11 +211,12 @@ class Method(nn.Module, ABC):
         self.max_epochs = 1
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Make what depends on the model, such as auxiliary heads; called once, before the optimiser is made.
+        """Check the model and make modules that depend on it, such as heads; called once, before the optimiser is made.
 
         Raises:
             ValueError: If the method cannot train this model.
         """
+        self.check_modalities(model.modalities)
 
     def check_modalities(self, names: Collection[str]) -> None:
         """Check that the model has enough modalities for this method.

@@ -146,6 +146,7 @@ class OnlyTPO(_TargetedMethod):
     """
 
     info: ClassVar[MethodInfo] = _info("Only-TPO", "Table V")
+    min_modalities: ClassVar[int] = 1
 
     def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
@@ -195,6 +196,7 @@ class UniReshaping(_TargetedMethod):
     """
 
     info: ClassVar[MethodInfo] = _info("Uni-Reshaping", "Table IV")
+    min_modalities: ClassVar[int] = 1
 
     def __init__(self, epsilon: float = 0.1) -> None:
         super().__init__()

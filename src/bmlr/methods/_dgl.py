@@ -32,11 +32,11 @@ class DGL(Method):
 
     Deviations: by default :math:`f_u` is, for every fusion, the fused logits with the other features replaced by
     zero; that is the official form for ``concat``. ``surrogate="official"`` takes the forms of the official code for
-    three others: ``sum`` reads each modality with its own bias only; ``gated`` reads :math:`\sigma(h_u) \odot h_u`
+    three others. ``sum`` reads each modality with its own bias only. ``gated`` reads :math:`\sigma(h_u) \odot h_u`
     for :math:`h_u` the gate or projection of modality u, and detaches :math:`h_u` in the fused logits, so that gates
-    and projections are **never trained**, there as here; ``film`` conditions each modality on itself, as theirs,
-    which is a bilinear map under that name, takes outer products of each modality with itself. Any other fusion keeps
-    the general form. Samples that lack a modality are left out of its unimodal loss.
+    and projections are **never trained**, there as here. ``film``: each modality is its own conditioner. (The official
+    "FiLM" is a bilinear layer: it takes outer products of each modality with itself.) Any other fusion keeps the
+    general form. Samples that lack a modality are left out of its unimodal loss.
 
     Args:
         alpha: Weight α > 0 of the unimodal losses.
@@ -65,6 +65,7 @@ class DGL(Method):
         family="labels and losses",
         cost="1 forward, 1 backward, M + 1 fusion forwards",
     )
+    min_modalities: ClassVar[int] = 1
     remedy: ClassVar[Remedy | None] = Remedy("decision", "trains every encoder by a loss of its own only", rank=4)
     conformance: ClassVar[Conformance] = Conformance(variants={"clip": {"clip": 0.1}})
 
@@ -82,6 +83,7 @@ class DGL(Method):
         Raises:
             ValueError: If it is not, because the feature widths differ.
         """
+        super().setup(model)
         dims = model.fusion.feature_dims
         if self.surrogate == "official" and isinstance(model.fusion, FiLMFusion) and len(set(dims.values())) > 1:
             raise ValueError(
@@ -103,14 +105,15 @@ class DGL(Method):
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
 
     def _fused_logits(self, output: Output) -> Tensor:
-        if self.surrogate == "official" and isinstance(output.fusion, GatedFusion):
-            return _gated_logits(output.fusion, output.detached_features)
+        fusion = output.fusion
+        if self.surrogate == "official" and isinstance(fusion, GatedFusion) and fusion.conditioned:
+            return _gated_logits(fusion, output.detached_features)
         return output.decision_logits
 
     def _unimodal_logits(self, output: Output, name: str) -> Tensor:
         fusion = output.fusion
         if self.surrogate == "official":
-            if isinstance(fusion, GatedFusion):
+            if isinstance(fusion, GatedFusion) and fusion.conditioned:
                 return _self_gated_logits(fusion, output.features[name], name)
             if isinstance(fusion, FiLMFusion):
                 alone = output.replace_features(dict.fromkeys(output.features, output.features[name]))
@@ -118,7 +121,7 @@ class DGL(Method):
         logits = output.subset_logits((name,), freeze_fusion=True)
         if self.surrogate == "official" and isinstance(fusion, SumFusion):
             others = [head.get_parameter("bias").detach() for u, head in fusion.heads.items() if u != name]
-            return logits - torch.stack(others).sum(0)
+            return logits - torch.stack(others).sum(0) if others else logits
         return logits
 
 

@@ -70,6 +70,7 @@ class UniformBaseline(HeadedMethod):
         url="https://arxiv.org/abs/2605.28869",
         family="baseline",
     )
+    min_modalities: ClassVar[int] = 1
     remedy: ClassVar[Remedy | None] = Remedy("decision", "gives every modality a loss of its own", rank=2)
 
     def __init__(self, weight: float = 0.5) -> None:

@@ -126,6 +126,7 @@ class LFM(Method):
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Make one linear layer per modality where ``head="late_avg"``; α starts over."""
+        super().setup(model)
         self._start_over()
         if self.head == "late_avg":
             self.heads = unimodal_heads(model)

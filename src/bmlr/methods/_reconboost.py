@@ -84,6 +84,7 @@ class ReconBoost(Method):
         family="data and alternation",
         cost="t1 + t2 passes per epoch; in t1 1 forward and the backward of one encoder",
     )
+    min_modalities: ClassVar[int] = 1
     pass_parameters: ClassVar[tuple[str, ...]] = ("t1", "t2")
     conformance: ClassVar[Conformance] = Conformance(short={"t1": 1, "t2": 1, "hidden": 8}, order_parameter="order")
     leaves_gradients_unset: ClassVar[bool] = True
@@ -136,6 +137,7 @@ class ReconBoost(Method):
         Raises:
             ValueError: If ``order`` does not name the model's modalities, or a shared head meets unequal widths.
         """
+        super().setup(model)
         self.turns = self.order or model.modalities
         if sorted(self.turns) != sorted(model.modalities):
             raise ValueError(f"Parameter `order` should name {list(model.modalities)} once. Found {list(self.turns)}.")

@@ -60,6 +60,7 @@ class DiagnosingRelearning(Method):
         family="data and alternation",
         cost="1 forward, 1 backward; per reset a forward of the training and validation splits and k-means",
     )
+    min_modalities: ClassVar[int] = 1
     epoch_parameters: ClassVar[tuple[str, ...]] = ("reinit_epoch",)
     remedy: ClassVar[Remedy | None] = Remedy("encoder", "resets the encoders that are ahead in part", rank=4)
     conformance: ClassVar[Conformance] = Conformance(short={"reinit_epoch": 1})
@@ -73,6 +74,7 @@ class DiagnosingRelearning(Method):
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Keep a copy of the encoders' parameters as they are now."""
+        super().setup(model)
         self.resets = 0
         for number, (_, parameter) in enumerate(_sorted_parameters(model)):
             self.register_buffer(f"initial_{number}", parameter.detach().clone())

@@ -68,6 +68,7 @@ class Remix(HeadedMethod):
         family="data and alternation",
         cost="after warm-up M forwards and 1 backward of one encoder, and 1 inference pass per epoch",
     )
+    min_modalities: ClassVar[int] = 1
     epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
     conformance: ClassVar[Conformance] = Conformance(
         short={"warmup": 1}, variants={"skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True}}

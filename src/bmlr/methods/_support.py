@@ -70,6 +70,7 @@ class HeadedMethod(Method):
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Make one linear head per modality."""
+        super().setup(model)
         self.heads = unimodal_heads(model)
 
     def head_losses(self, output: Output, targets: Tensor, weight: float = 1.0) -> Losses:
