@@ -169,7 +169,7 @@ class TestReadWave:
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"x\.wav"):
             read_wave(tmp_path / "x.wav", 8000)
-        with pytest.raises(FileNotFoundError, match="recording"):
+        with pytest.raises(FileNotFoundError, match="no audio file"):
             read_wave(tmp_path, 8000)
 
 

@@ -240,5 +240,5 @@ def test_a_recording_of_a_format_that_only_looks_like_one(tmp_path):
     content = bytearray(file.getvalue())
     at = content.index(b"data")
     content[at + 4 : at + 12] = struct.pack(">Q", 1 << 50)
-    with refused(r"x\.caf cannot be read as a recording"):
+    with refused(r"x\.caf cannot be read as audio"):
         read_wave(written(tmp_path / "x.caf", bytes(content)), 8000)

@@ -38,7 +38,7 @@ def test_a_recording_that_claims_more_samples_than_memory_holds(tmp_path, claime
     content = flac()
     head = int.from_bytes(content[18:26], "big")  # rate, channels, bits, and 36 bits of samples
     content[18:26] = (head >> 36 << 36 | claimed).to_bytes(8, "big")
-    with refused(r"x\.flac cannot be read as a recording: .*too long|truncated|Internal"):
+    with refused(r"x\.flac cannot be read as audio: .*too long|truncated|Internal"):
         read_wave(written(tmp_path / "x.flac", bytes(content)), 8000)
 
 
@@ -116,9 +116,9 @@ def test_a_video_is_never_held_whole():
     """Small images are kept of its frames, and before the first that is wanted only those from the middle on."""
     sampler = _Sampler(0.01, lambda frame: -frame, 10)
     for frame in range(1000):
-        sampler.see(frame, frame / 25, 1 / 25)
-    assert len(sampler.halves) <= 502
-    assert sampler.finish(None) == ([20.0], [-500], 40.0)
+        sampler.add(frame, frame / 25, 1 / 25)
+    assert len(sampler.middles) <= 502
+    assert sampler.finish(None) == ([-500], 40.0)  # the frame shown at 20 s
 
 
 # Arrays

@@ -1,4 +1,4 @@
-"""Read arrays of numbers."""
+"""Read arrays from ``.npy`` files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bmlr.data.readers._base import FileContent, reader_parameters
 
 @dataclasses.dataclass(frozen=True)
 class ArrayReader:
-    """Reads an array of numbers from a ``.npy`` file, as float32. Nothing in the file is ever executed.
+    """Reader of ``.npy`` files of numbers, as float32; never unpickles.
 
     Args:
-        kind: What the array is: a ``vector`` (d) or a ``sequence`` (T, d) whose length T may differ between files.
-        width: Number of features d; None takes that of the first file for all.
+        kind: ``vector``, shape (d,), or ``sequence``, shape (T, d), whose length T may differ between files.
+        width: Number of features d; None requires that of the first file of all.
     """
 
     kind: Literal["vector", "sequence"] = "vector"
@@ -34,7 +34,7 @@ class ArrayReader:
 
     @property
     def modality(self) -> Modality:
-        """A vector (d) or a sequence (T, d)."""
+        """A vector (d,) or a sequence (T, d)."""
         kind: Kind = self.kind
         row = () if self.width is None else (self.width,)
         return Modality(kind, (-1, *row) if kind == "sequence" else row)
@@ -52,7 +52,7 @@ class ArrayReader:
         try:
             with path.open("rb") as file:
                 values = np.load(file, allow_pickle=False)
-        except Exception as error:  # numpy's are of a dozen kinds, some of more than one line
+        except Exception as error:  # numpy raises a dozen kinds, some with messages of several lines
             raise ValueError(
                 f"{path} cannot be read as a .npy file of numbers: {' '.join(str(error).split())}"
             ) from error

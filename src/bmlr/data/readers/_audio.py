@@ -1,4 +1,4 @@
-"""Read the sound of audio and video files."""
+"""Read the audio of audio and video files."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_non_negative
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import FileContent
+from bmlr.data.readers._base import FileContent, check_min_length, reader_parameters
+from bmlr.data.readers._container import TruncationCheck, check_codec, open_container
 from bmlr.data.readers._wave import check_length, read_wave
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-from bmlr.data.readers._base import check_min_length, reader_parameters
-from bmlr.data.readers._container import TruncationCheck, check_codec, open_container
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".w64", ".caf")  # what libsndfile reads
-
-
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".w64", ".caf")  # read by libsndfile
 SILENCE = 1e-4  # −80 dB of full scale: three steps of 16 bits
 
 
 def read_audio(path: Path, sample_rate: int) -> np.ndarray:
-    """The sound of a recording or video as one channel.
+    """Read the audio of a file as one channel.
 
     Args:
-        path: A wav, flac or ogg file, read by libsndfile, or any file FFmpeg finds an audio stream in; of several the
-            first is taken.
-        sample_rate: Samples per second of the result; another rate is resampled, as ``librosa.load`` does.
+        path: A file with a suffix in ``AUDIO_SUFFIXES``, read by libsndfile, or any file in which FFmpeg finds an
+            audio stream; the first of several is taken.
+        sample_rate: Samples per second of the result. Files of other rates are resampled as by ``librosa.load``.
 
     Returns:
         Samples, mean over the channels, shape (N,), float32; full scale is [−1, 1].
@@ -61,13 +58,13 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class AudioReader:
-    """Reads the sound of a file as a log spectrogram; its samples are limited to [−1, 1] first.
+    """Reader of audio as log spectrograms, of samples clipped to [−1, 1].
 
     Args:
         spectrogram: Form of the spectrogram.
-        dtype: Type it is stored in. Its values lie between −16.2 and about 8, where float16 is exact to 0.008.
-        min_seconds: Shorter sounds are refused.
-        silence: Sounds whose samples all lie within ± this value are refused.
+        dtype: Type of the stored values, which lie between −16.2 and about 8; float16 is exact to 0.008 there.
+        min_seconds: Shorter audio is refused.
+        silence: Audio whose samples all lie within ± this value is refused.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -101,7 +98,7 @@ class AudioReader:
         return reader_parameters(self)
 
     def __call__(self, path: Path) -> FileContent:
-        """Read a recording or video."""
+        """Read the audio of a file."""
         waveform = read_audio(path, self.spectrogram.sample_rate)
         seconds = len(waveform) / self.spectrogram.sample_rate
         check_min_length(path, seconds, self.min_seconds)
@@ -113,21 +110,21 @@ class AudioReader:
 
 
 def _decode_audio(container: InputContainer, sample_rate: int) -> tuple[np.ndarray, int]:
-    """Samples of the first audio stream, mean over the channels, and their rate."""
+    """Decode the first audio stream; return samples, mean over the channels, and their rate."""
     import av
 
     stream = container.streams.audio[0]
     check_codec(stream)
-    to_float = av.AudioResampler(format="fltp")  # the format only: layout and rate stay
-    watch = TruncationCheck(container, stream)
+    to_float = av.AudioResampler(format="fltp")  # changes the sample format; layout and rate stay
+    truncation = TruncationCheck(container, stream)
     blocks: list[np.ndarray] = []
     samples = 0
-    for packet in watch.packets():
+    for packet in truncation.packets():
         for frame in stream.decode(packet):
             samples += frame.samples
             check_length(samples, stream.rate, sample_rate)
             blocks += [plain.to_ndarray().mean(axis=0) for plain in to_float.resample(frame)]
     if blocks:
         blocks += [plain.to_ndarray().mean(axis=0) for plain in to_float.resample(None)]
-    watch.check()
+    truncation.check()
     return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), stream.rate

@@ -1,4 +1,4 @@
-"""What a reader of files is."""
+"""Interface of a file reader."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bmlr.data._base import Modality
 
 @dataclasses.dataclass(frozen=True)
 class FileContent:
-    """What a reader found in a file.
+    """Array decoded from a file.
 
     Attributes:
         values: The array to store.
-        seconds: Length of the recording or video before it was cut or repeated; None for files without a duration.
+        seconds: Duration of the audio or video before it was cut or repeated; None for files without one.
     """
 
     values: np.ndarray
@@ -26,35 +26,38 @@ class FileContent:
 
 
 class FileReader(Protocol):
-    """Turns a file of one modality into an array. Readers are sent to other processes, so they can be pickled."""
+    """Decoder of one modality's files into arrays; can be pickled, for worker processes."""
 
     @property
     def modality(self) -> Modality:
-        """Form of the stored arrays. A first dimension of −1 differs from file to file; an empty shape is unknown.
+        """Form of the stored arrays.
 
-        Where the shape is unknown, that of the first file read is required of all others.
+        A first dimension of −1 differs from file to file. With an empty shape, that of the first sample is required
+        of all others.
         """
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything the array depends on but the file, as JSON holds it: another value, another store."""
+        """Everything the array depends on besides the file, as JSON; other values lead to another store."""
 
     def __call__(self, path: Path) -> FileContent:
         """Read a file.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is unreadable, truncated, silent, too short, …; the message says what is wrong.
+            ValueError: If the file is unreadable, truncated, silent, too short, …; the message gives the reason.
         """
 
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000  # of an image or frame; a few kilobytes can unpack to gigabytes
 
 
 def reader_parameters(reader: Any) -> dict[str, Any]:
+    """Name, version and fields of a reader that is a dataclass."""
     return {"reader": type(reader).__name__, "version": reader.version, **dataclasses.asdict(reader)}
 
 
-def check_min_length(path: Path, seconds: float, least: float) -> None:
-    if seconds < least:
-        raise ValueError(f"{path} is too short: {seconds:.2f} s, at least {least:g} s are needed.")
+def check_min_length(path: Path, seconds: float, min_seconds: float) -> None:
+    """Raise a ValueError if audio or video is too short."""
+    if seconds < min_seconds:
+        raise ValueError(f"{path} is too short: {seconds:.2f} s, at least {min_seconds:g} s are needed.")

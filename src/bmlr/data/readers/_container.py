@@ -1,4 +1,9 @@
-"""Open media files by FFmpeg, and notice truncation."""
+"""Open media files with FFmpeg, and notice truncation.
+
+FFmpeg decodes what is left of a truncated file and reports no error, so a data set would silently hold half videos.
+Two checks find truncation: before decoding, the sizes that the pieces of an mp4 or flv file declare are compared with
+the file's; after decoding, the time of the last packet is compared with the duration in the header.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +18,15 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 
-# Demuxers of plain media files. FFmpeg's others include playlists, which name further files and addresses.
+# Demuxers of plain media files. Others read playlists, by which a file could make FFmpeg open any file or address.
 _FORMATS = "mov,mp4,flv,live_flv,avi,matroska,webm,mp3,aac,ogg,wav,mpeg,mpegts,asf,3gp"
-
-
 _DECLARING = {"mov", "mp4", "flv", "matroska", "webm", "avi"}  # formats whose duration is written, not estimated
-
-
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"styp", b"uuid", b"meta"}
-
-
-_TOLERANCE = 0.25  # seconds by which a video may end before its header says; a hundredth of a long one
+_TOLERANCE = 0.25  # seconds by which whole files end before their header says; a hundredth of long ones
 
 
 def check_installed() -> None:
-    """Raise a ValueError with the command to run unless the packages that decode are installed."""
+    """Raise a ValueError with the command to run if a package that decodes is missing."""
     missing = [name for name in ("av", "librosa", "soundfile", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'{missing[0]} is not installed. Run: pip install "bmlr[media]"')
@@ -35,11 +34,16 @@ def check_installed() -> None:
 
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
-    """The file opened by FFmpeg; whatever goes wrong inside becomes a ValueError that names it."""
+    """Open a file with FFmpeg; errors within the block become ValueErrors that name the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is truncated, damaged or no media file.
+    """
     import av
 
     if not path.is_file():
-        raise FileNotFoundError(f"There is no video or recording {path}.")
+        raise FileNotFoundError(f"There is no video or audio file {path}.")
     if (declared := _declared_size(path)) is not None and declared > (size := path.stat().st_size):
         raise ValueError(f"{path} cannot be read: it is truncated: its structure says {declared} bytes, it has {size}.")
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
@@ -56,10 +60,7 @@ def open_container(path: Path) -> Iterator[InputContainer]:
 
 
 def _declared_size(path: Path) -> int | None:
-    """The size an mp4 or flv file should at least have, from the sizes its pieces declare; None for other files.
-
-    FFmpeg reads what there is of a file that was cut off in its last piece, and says nothing.
-    """
+    """Smallest size in bytes of an mp4 or flv file, from the sizes of its pieces; None for other files."""
     with path.open("rb") as file:
         head = file.read(8)
         if head[4:] in _BOXES:
@@ -68,7 +69,7 @@ def _declared_size(path: Path) -> int | None:
 
 
 def _end_of_boxes(file: BinaryIO) -> int:
-    """Where the last of an mp4 file's boxes should end; what follows the last known one is left alone."""
+    """Declared end of an mp4 file's last box of a known kind."""
     end = 0
     while True:
         file.seek(end)
@@ -76,34 +77,34 @@ def _end_of_boxes(file: BinaryIO) -> int:
         if head[4:8] not in _BOXES:
             return end
         size = int.from_bytes(head[:4], "big")
-        if size == 1:
+        if size == 1:  # a 64-bit size follows the name
             size = int.from_bytes(head[8:], "big")
-        if size < 8:  # 0: the box takes the rest of the file
+        if size < 8:  # 0: the box takes the rest of the file; adding it would loop for ever
             return end
         end += size
 
 
 def _end_of_tags(file: BinaryIO) -> int:
-    """Where the last of a flash video's tags should end; what follows the last known one is left alone."""
+    """Declared end of a flash video's last tag of a known kind."""
     file.seek(5)
     end = int.from_bytes(file.read(4), "big")
     while True:
-        file.seek(end + 4)  # the size of the tag before
+        file.seek(end + 4)  # skips the size of the tag before
         head = file.read(11)
-        if len(head) < 4 or head[0] not in {8, 9, 18}:  # sound, image, description
+        if len(head) < 4 or head[0] not in {8, 9, 18}:  # audio, video, script data
             return end
         end += 4 + 11 + int.from_bytes(head[1:4], "big")
 
 
 class TruncationCheck:
-    """Follows a file's packets, to tell at the end whether it held all its header says."""
+    """Comparison of a file's packets with the duration in its header."""
 
     def __init__(self, container: InputContainer, stream: av.AudioStream | av.VideoStream) -> None:
         self.container, self.stream = container, stream
         self.ends: dict[int, float] = {}
 
     def packets(self) -> Iterator[av.Packet[Any]]:
-        """The packets of the chosen stream; those of the others are looked at only."""
+        """Yield the packets of the stream to decode, and note the times of all streams."""
         for packet in self.container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -114,11 +115,11 @@ class TruncationCheck:
 
     @property
     def declares(self) -> bool:
-        """Whether the duration is written in the file."""
+        """Whether the file states its duration; FFmpeg estimates those of other formats."""
         return bool(_DECLARING & set(self.container.format.name.split(",")))
 
     def check(self) -> None:
-        """Raise a ValueError if the file ended early."""
+        """Raise a ValueError if the packets ended early; call it after the last one."""
         if not self.declares:
             return
         stream, container = self.stream, self.container
@@ -135,5 +136,6 @@ class TruncationCheck:
 
 
 def check_codec(stream: av.AudioStream | av.VideoStream) -> None:
+    """Raise a ValueError if FFmpeg has no decoder for a stream."""
     if getattr(stream, "codec_context", None) is None:
         raise ValueError("its codec is unknown")

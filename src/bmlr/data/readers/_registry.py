@@ -1,4 +1,4 @@
-"""Readers by what was kept of their parameters."""
+"""Readers rebuilt from stored parameters."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bmlr.data.transforms._spectrogram import Spectrogram
 
 
 def reader_of(parameters: Mapping[str, Any]) -> AudioReader | VideoReader | ImageReader | ArrayReader:
-    """The reader with these ``parameters``, so that new files are read as the prepared ones were.
+    """Make a reader from its parameters, to read new files as the prepared ones were.
 
     Raises:
-        ValueError: If there is no such reader, or it reads otherwise by now.
+        ValueError: If there is no such reader, or its version is another one.
     """
     kinds = {kind.__name__: kind for kind in (AudioReader, VideoReader, ImageReader, ArrayReader)}
-    given = dict(parameters)
-    kind = kinds.get(given.pop("reader", ""))
-    if kind is None or given.pop("version", None) != kind.version:
+    arguments = dict(parameters)
+    kind = kinds.get(arguments.pop("reader", ""))
+    if kind is None or arguments.pop("version", None) != kind.version:
         raise ValueError(f"This version of bmlr cannot read files as {dict(parameters)}: prepare the data again.")
-    if "spectrogram" in given:
-        given["spectrogram"] = Spectrogram(**given["spectrogram"])
-    return kind(**given)
+    if "spectrogram" in arguments:
+        arguments["spectrogram"] = Spectrogram(**arguments["spectrogram"])
+    return kind(**arguments)
