@@ -407,7 +407,7 @@ def test_a_part_that_would_be_empty(tmp_path):
     splits = made_content()
     for sample in splits["valid"]:
         sample["video"] = splits["test"][0]["video"]
-    with pytest.raises(ValueError, match="Split 'val' of .* would be empty"):
+    with pytest.raises(ValueError, match="split 'val' would be empty"):
         MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits))).prepare()
 
 
@@ -452,12 +452,12 @@ def test_what_cannot_be_standardised(tmp_path):
     for sample in splits["train"]:
         sample["audio"][:] = 2
     path = write(tmp_path / "aligned_50.pkl", mmsa(splits))
-    with pytest.raises(ValueError, match="'audio' should not be the same at every time step"):
+    with pytest.raises(ValueError, match="'audio' should not be the same everywhere"):
         MOSI(path).prepare()
     MOSI(path, standardise=False).prepare()
     for sample in splits["train"]:
         sample["audio"][:] = 0
-    with pytest.raises(ValueError, match="should have 'audio'. Every sample lacks it"):
+    with pytest.raises(ValueError, match="should have 'audio'. Every sample of it in .* lacks it"):
         MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits))).prepare()
 
 

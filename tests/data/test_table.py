@@ -369,7 +369,7 @@ def test_another_data_set_is_not_taken_for_a_table(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["key"]["key"]["layout"] = "ave"
     (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
-    with pytest.raises(ValueError, match="should hold data prepared from a table"):
+    with pytest.raises(ValueError, match="should hold a prepared 'table'. .* holds 'ave'"):
         bmlr.data.create("table", root=folder).prepare()
 
 
@@ -476,7 +476,7 @@ def test_new_files_are_read_as_those_of_the_table(everything):
         torch.testing.assert_close(inputs[name], batch[name], atol=2e-2 if name == "voice" else 1e-6, rtol=0)
     del files["photo"]
     assert not data.load_files(files)["photo"].any()
-    with pytest.raises(ValueError, match="should name a file of age: no sample of the table lacks it"):
+    with pytest.raises(ValueError, match="should name a file of age: no sample of 'table' lacks it"):
         data.load_files({name: path for name, path in files.items() if name != "age"})
     with pytest.raises(ValueError, match="Found 'vioce'. Did you mean 'voice'"):
         data.load_files({**files, "vioce": files["voice"]})

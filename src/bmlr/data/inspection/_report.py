@@ -7,18 +7,15 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from bmlr._checks import check_integer, check_targets
 from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Split, SplitName
+from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
 from bmlr.data.store._store import REJECTED, Store, read_rejected
-
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
 
 _AT_ONCE = 32  # samples in memory
 
@@ -178,7 +175,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
     if samples is not None:
         check_integer("samples", samples, 1)
     data.prepare()
-    splits = {name: data.split(name) for name in _SPLITS}
+    splits = {name: data.split(name) for name in SPLITS}
     looks: dict[SplitName, dict[str, _Look]] = {}
     reports: dict[str, SplitReport] = {}
     chosen = {name: _chosen(len(split), samples) for name, split in splits.items()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bmlr._checks import check_choice, check_integer
-from bmlr.data._base import Modality, MultimodalData, SplitName
+from bmlr.data._base import SPLITS, Modality, MultimodalData, SplitName
 from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ from bmlr.data.inspection._report import (
     present_mask,
     store_of,
 )
-
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
 
 _CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells and between modalities, in inches
 
@@ -47,7 +44,7 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
         FileNotFoundError: If a file of the data set is missing.
         ValueError: If an argument is wrong or the data set cannot be read.
     """
-    check_choice("split", split, _SPLITS)
+    check_choice("split", split, SPLITS)
     check_integer("per_class", per_class, 1)
     data.prepare()
     chosen = data.split(split)

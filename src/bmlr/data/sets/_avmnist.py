@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, check_files
+from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, check_files
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
@@ -23,9 +23,6 @@ from bmlr.data.transforms._noise import add_noise
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
-
-
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=128, n_mels=32, seconds=0.75)
@@ -178,7 +175,7 @@ class AVMNIST(MultimodalData):
 
     def split(self, name: SplitName) -> ArraySplit:
         """One split; groups are the speakers."""
-        check_choice("name", name, _SPLITS)
+        check_choice("name", name, SPLITS)
         arrays = self._prepared()
         return ArraySplit(
             {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
@@ -245,7 +242,7 @@ class AVMNIST(MultimodalData):
         arrays["image_mean"], arrays["image_components"] = principal_components(
             arrays["train_image"], self.image_energy
         )
-        for name in _SPLITS:
+        for name in SPLITS:
             projected = project(arrays[f"{name}_image"], arrays["image_mean"], arrays["image_components"])
             arrays[f"{name}_image"] = projected[:, None]
         for modality in self.modalities:
@@ -254,7 +251,7 @@ class AVMNIST(MultimodalData):
             if statistics[1] == 0:
                 raise ValueError(f"The training inputs of '{modality}' should not all be one value.")
             arrays[f"{modality}_statistics"] = statistics
-            for name in _SPLITS:
+            for name in SPLITS:
                 arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
         return arrays
 
@@ -268,7 +265,7 @@ class AVMNIST(MultimodalData):
     def _rng(self, split: SplitName, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator of its own for every split, purpose and sample."""
         purposes = ("pairs", "noise", "affine", "clutter")
-        return np.random.default_rng([self.pairing_seed, _SPLITS.index(split), purposes.index(purpose), *numbers])
+        return np.random.default_rng([self.pairing_seed, SPLITS.index(split), purposes.index(purpose), *numbers])
 
     def _spectrogram(self, clip: np.ndarray, split: SplitName, sample: int) -> np.ndarray:
         if self.audio_snr_db is not None:

@@ -6,14 +6,14 @@ import hashlib
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
+from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
 from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._spoken import SpokenDigits, checksum, load_spoken_digits
@@ -23,9 +23,6 @@ from bmlr.data.transforms._noise import add_noise
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
-
-
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=200, n_mels=24, seconds=0.6)
@@ -141,7 +138,7 @@ class Digits(MultimodalData):
 
     def split(self, name: SplitName) -> ArraySplit:
         """One split; groups are the voices."""
-        check_choice("name", name, _SPLITS)
+        check_choice("name", name, SPLITS)
         arrays = self._prepared()
         return ArraySplit(
             {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
@@ -151,7 +148,7 @@ class Digits(MultimodalData):
 
     def clips(self, name: SplitName) -> list[int]:
         """Position among the spoken digits of the clip each sample of a split was paired with."""
-        check_choice("name", name, _SPLITS)
+        check_choice("name", name, SPLITS)
         found: list[int] = self._prepared()[f"{name}_clips"].tolist()
         return found
 
@@ -193,7 +190,7 @@ class Digits(MultimodalData):
         images, labels = load_written_digits()
         spoken = load_spoken_digits()
         arrays: dict[str, np.ndarray] = {}
-        for name in _SPLITS:
+        for name in SPLITS:
             sheets = slice(*_SHEETS[name])
             clips = self._pair(labels[sheets], spoken, name)
             arrays[f"{name}_targets"] = labels[sheets]
@@ -207,14 +204,14 @@ class Digits(MultimodalData):
             train = arrays[f"train_{modality}"]
             statistics = np.array([train.mean(dtype=np.float64), train.std(dtype=np.float64)])
             arrays[f"{modality}_statistics"] = statistics
-            for name in _SPLITS:
+            for name in SPLITS:
                 arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
         return arrays
 
     def _rng(self, split: SplitName, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator of its own for every split, purpose and sample."""
         purposes = ("pairs", "audio noise", "image noise", "clutter")
-        return np.random.default_rng([self.pairing_seed, _SPLITS.index(split), purposes.index(purpose), *numbers])
+        return np.random.default_rng([self.pairing_seed, SPLITS.index(split), purposes.index(purpose), *numbers])
 
     def _pair(self, labels: np.ndarray, spoken: SpokenDigits, split: SplitName) -> np.ndarray:
         """Position of a clip of the same digit and split for every image, drawn with replacement, shape (N,)."""

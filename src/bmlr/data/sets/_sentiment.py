@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice
-from bmlr._files import file_checksum
-from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Split, SplitName, TrainingDefaults
-from bmlr.data.readers._pickles import read_arrays_pickle
-from bmlr.data.sets._sentiment_files import NOT_FINITE, clean_features, read_identities, read_scores, read_steps
-from bmlr.data.store._cache import (
-    MANIFEST,
-    cache_root,
-    cached_arrays,
-    entry_folder,
-    plain_key,
-    read_entry,
-)
+from bmlr.data._base import SPLITS, Modality, SplitName, TrainingDefaults
+from bmlr.data.sets._sentiment_files import NOT_FINITE, read_sequence
+from bmlr.data.sets._sentiment_source import MODALITIES, PUBLISHED, STANDARDISED, convert_once, find_source, open_source
+from bmlr.data.sets._stored import Form, StoredData, StoredSplit
 from bmlr.data.store._options import PrepareOptions, PrepareResult
-
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
-
-_VERSION = 1  # of how the arrays are made; part of the cache's key
-
-
-_PUBLISHED: dict[SplitName, str] = {"train": "train", "val": "valid", "test": "test"}
-
-
-_MODALITIES = ("text", "vision", "audio")
-
-
-_STANDARDISED = ("vision", "audio")
-
-
-_ROWS = 1 << 16  # time steps that are summed at a time
-
+from bmlr.data.store._samples import StoredSample
+from bmlr.data.store._store import Store
 
 _CLASSES = {
     7: (
@@ -103,63 +77,7 @@ def sentiment_classes(
     return np.asarray(classes, dtype=np.int64)
 
 
-class SentimentSplit(Split):
-    """A split of MOSI or MOSEI, held as the time steps of all samples, memory-mapped.
-
-    Sequences come padded at their tail with zeros to the longest of the data set. A time step of zeros is padding.
-
-    Args:
-        arrays: Prepared arrays.
-        rows: Positions of the split's samples in them.
-        targets: Class index of each sample of the split.
-        steps: Length sequences are padded to, by modality.
-        statistics: Mean and standard deviation of each dimension, shape (2, d), of the modalities to standardise.
-        masked: Tell which samples lack a modality.
-
-    Attributes:
-        ids: Identifier of each sample.
-        scores: Sentiment score of each sample, in [−3, 3].
-    """
-
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        rows: np.ndarray,
-        targets: np.ndarray,
-        *,
-        steps: Mapping[str, int],
-        statistics: Mapping[str, np.ndarray],
-        masked: bool,
-    ) -> None:
-        self.arrays, self.rows, self.steps, self.statistics = arrays, rows, steps, statistics
-        self.targets = torch.from_numpy(targets)
-        self.groups = arrays["videos"][rows].tolist()
-        self.ids: list[str] = arrays["ids"][rows].tolist()
-        self.scores: np.ndarray = arrays["scores"][rows]
-        lengths = {name: np.diff(arrays[f"{name}_offsets"])[rows] for name in _MODALITIES}
-        incomplete = {name: length > 0 for name, length in lengths.items() if not length.all()}
-        self.present = incomplete if masked and incomplete else None
-
-    def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
-        """The samples at ``indices``, shape (B, T, d) each; sequences have no random transforms."""
-        positions = np.asarray(indices, dtype=np.int64)
-        return Batch(
-            {name: torch.from_numpy(self._sequences(name, self.rows[positions])) for name in _MODALITIES},
-            self.targets[positions],
-            None if self.present is None else {u: torch.from_numpy(x[positions]) for u, x in self.present.items()},
-            torch.from_numpy(positions),
-        )
-
-    def _sequences(self, name: str, samples: np.ndarray) -> np.ndarray:
-        values, offsets = self.arrays[name], self.arrays[f"{name}_offsets"]
-        padded = np.zeros((len(samples), self.steps[name], values.shape[1]), dtype=np.float32)
-        for sequence, sample in zip(padded, samples, strict=True):
-            start, end = offsets[sample : sample + 2]
-            sequence[: end - start] = values[start:end]
-        return _standardised(padded, self.statistics[name]) if name in self.statistics else padded
-
-
-class Sentiment(MultimodalData):
+class Sentiment(StoredData):
     """Common to MOSI and MOSEI; see :class:`MOSI`.
 
     Args:
@@ -183,10 +101,6 @@ class Sentiment(MultimodalData):
 
     #: The paper's settings but for the width: 128 for the Transformers, which the paper does not state.
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(width=32)
-    #: Names of the published files.
-    files: ClassVar[tuple[str, ...]]
-    #: Widths of the published vision and audio features.
-    widths: ClassVar[dict[str, int]]
 
     def __init__(
         self,
@@ -224,50 +138,43 @@ class Sentiment(MultimodalData):
         self.incomplete = check_choice("incomplete", incomplete, ("mask", "zeros"))
         self.cache = None if cache is None else str(cache)
         self.classes = ("negative", "positive") if drop_zeros else _CLASSES[num_classes]
-        self.modalities = {name: Modality("sequence", (50, {"text": 768, **self.widths}[name])) for name in _MODALITIES}
-        self._arrays: dict[str, np.ndarray] | None = None
-        self._rows: dict[SplitName, np.ndarray] = {}
-        self._statistics: dict[str, np.ndarray] = {}
+        self.modalities = {
+            name: Modality("sequence", (50, {"text": 768, **PUBLISHED[self.name].widths}[name])) for name in MODALITIES
+        }
         #: Samples that the protocol ``clean`` leaves out.
         self.left_out: list[str] = []
 
-    def prepare(self) -> None:
-        """Find and open the prepared arrays, or make them from the published file; ``modalities`` are then those there.
+    @functools.cached_property
+    def store(self) -> Store:
+        """The converted file; targets are the classes of the scores.
 
         Raises:
             FileNotFoundError: If there is nothing to read; the message says where it was looked for.
             ValueError: If a file is none of the known layouts, damaged, of the other data set, or one of several
-                between which ``file`` does not decide; or if a split would be empty.
+                between which ``file`` does not decide.
         """
-        if self._arrays is not None:
-            return
-        arrays = open_source(self.name, Path(self.root), self.file, None if self.cache is None else Path(self.cache))
-        rows, left_out = split_samples(arrays, self.protocol)
-        if self.drop_zeros:
-            rows = {split: chosen[arrays["scores"][chosen] != 0] for split, chosen in rows.items()}
-        for split, chosen in rows.items():
-            if not len(chosen):
-                raise ValueError(f"Every split should have samples. Split '{split}' of {self.root} would be empty.")
-        self._statistics = {u: _statistics(arrays, u, rows["train"]) for u in _STANDARDISED if self.standardise}
-        self.modalities = {
-            name: Modality("sequence", (longest_sequence(arrays, name), arrays[name].shape[1])) for name in _MODALITIES
-        }
-        self.left_out = arrays["ids"][left_out].tolist()
-        self._rows, self._arrays = rows, arrays
+        arrays = self._arrays
+        targets = sentiment_classes(arrays["scores"], self.num_classes, self.conversion)
+        columns = (arrays[name].tolist() for name in ("ids", "split", "videos", "scores"))
+        return Store(
+            folder=Path(self.root),
+            classes=self.classes,
+            samples=tuple(
+                StoredSample(name, self.classes[target], SPLITS[code], video, {}, {"score": score})
+                for target, name, code, video, score in zip(targets.tolist(), *columns, strict=True)
+            ),
+            targets=targets,
+            modalities={name: Modality("sequence", (-1, arrays[name].shape[1])) for name in MODALITIES},
+            arrays={name: arrays[name] for name in MODALITIES},
+            offsets={name: np.asarray(arrays[f"{name}_offsets"]) for name in MODALITIES},
+            key={},
+        )
 
     def split(self, name: SplitName) -> SentimentSplit:
         """One split; groups are the source videos."""
-        check_choice("name", name, _SPLITS)
-        arrays = self._prepared()
-        rows = self._rows[name]
-        return SentimentSplit(
-            arrays,
-            rows,
-            sentiment_classes(arrays["scores"][rows], self.num_classes, self.conversion),
-            steps={modality: form.shape[0] for modality, form in self.modalities.items()},
-            statistics=self._statistics,
-            masked=self.incomplete == "mask",
-        )
+        check_choice("name", name, SPLITS)
+        self.prepare()
+        return SentimentSplit(self.store, self._rows[name], self._forms, masked=self.incomplete == "mask")
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, T, d) each, cleaned and standardised as in training.
@@ -283,23 +190,44 @@ class Sentiment(MultimodalData):
             ValueError: If a file cannot be read, has another width, or holds nothing but zeros; or if ``files`` names
                 no or unknown modalities; the message names it.
         """
-        self.prepare()
-        forms = {name: self.modalities[name] for name in modalities or self.modalities}
+        forms = {name: self._forms[name] for name in modalities or self._forms}
         if not files or not set(files) <= set(forms):
             raise ValueError(f"`files` should name files for some of {list(forms)}. Found {list(files)}.")
         inputs = {}
         for name, form in forms.items():
-            values = _read_sequence(Path(files[name]), form.shape[1]) if name in files else np.zeros((1, form.shape[1]))
-            if name in files and name in self._statistics:
-                values = _standardised(values, self._statistics[name])
-            inputs[name] = torch.from_numpy(np.asarray(values, dtype=np.float32)[None])
+            width = form.modality.shape[1]
+            steps = read_sequence(Path(files[name]), width) if name in files else np.zeros((0, width), np.float32)
+            unpadded = Form(
+                Modality("sequence", (1, width)), form.statistics
+            )  # as long as the sample, not as the longest
+            inputs[name] = unpadded.inputs([steps], [0], train=False)
         return inputs
 
-    def _prepared(self) -> dict[str, np.ndarray]:
-        self.prepare()
-        if self._arrays is None:
-            raise AssertionError("prepare() opens the arrays or raises.")
-        return self._arrays
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        cache = None if self.cache is None else Path(self.cache)
+        return open_source(self.name, Path(self.root), self.file, cache)
+
+    def _split_rows(self) -> dict[SplitName, np.ndarray]:
+        rows, left_out = split_samples(self._arrays, self.protocol)
+        self.left_out = self._arrays["ids"][left_out].tolist()
+        if self.drop_zeros:
+            scores = self._arrays["scores"]
+            rows = {name: split_rows[scores[split_rows] != 0] for name, split_rows in rows.items()}
+        return rows
+
+    def _form(self, name: str) -> Form:
+        form = super()._form(name)
+        return form if name in STANDARDISED else Form(form.modality)
+
+
+class SentimentSplit(StoredSplit):
+    """A split of MOSI or MOSEI, with the sentiment score of each sample in ``scores``, in [−3, 3]."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Sentiment score of each sample, shape (N,)."""
+        return np.array([self.store.samples[row].extra["score"] for row in self.rows])
 
 
 class MOSI(Sentiment):
@@ -349,8 +277,6 @@ class MOSI(Sentiment):
     """
 
     name: ClassVar[str] = "mosi"
-    files: ClassVar[tuple[str, ...]] = ("aligned_50.pkl", "unaligned_50.pkl", "mosi_data.pkl", "mosi_data_noalign.pkl")
-    widths: ClassVar[dict[str, int]] = {"vision": 20, "audio": 5}
 
 
 class MOSEI(Sentiment):
@@ -385,13 +311,6 @@ class MOSEI(Sentiment):
     """
 
     name: ClassVar[str] = "mosei"
-    files: ClassVar[tuple[str, ...]] = (
-        "aligned_50.pkl", "unaligned_50.pkl", "mosei_senti_data.pkl", "mosei_senti_data_noalign.pkl",
-    )  # fmt: skip
-    widths: ClassVar[dict[str, int]] = {"vision": 35, "audio": 74}
-
-
-_KINDS: dict[str, type[Sentiment]] = {"mosi": MOSI, "mosei": MOSEI}
 
 
 def prepare_mosi(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
@@ -430,13 +349,13 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
         OSError: If ``dest`` cannot be written.
         ValueError: If the file is none of the known layouts, damaged, of the other data set, or one of several.
     """
-    check_choice("data", name, _KINDS)
-    path = _find_source(name, Path(source), file)
-    folder, arrays, made = _converted(name, path, Path(dest))
+    check_choice("data", name, PUBLISHED)
+    path = find_source(name, Path(source), file)
+    folder, arrays, made = convert_once(name, path, Path(dest))
     classes = _CLASSES[7]
     found = sentiment_classes(arrays["scores"])
     counts: dict[str, dict[str, int]] = {}
-    for code, split in enumerate(_SPLITS):
+    for code, split in enumerate(SPLITS):
         numbers = np.bincount(found[arrays["split"] == code], minlength=len(classes)).tolist()
         counts[split] = dict(zip(classes, numbers, strict=True))
     return PrepareResult(folder, classes, counts, (), len(found) if made else 0, _notes(arrays))
@@ -444,7 +363,7 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
 
 def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     notes = []
-    for place, name in enumerate(_MODALITIES):
+    for place, name in enumerate(MODALITIES):
         missing = int((np.diff(arrays[f"{name}_offsets"]) == 0).sum())
         replaced = ", ".join(
             f"{count} {kind}" for kind, count in zip(NOT_FINITE, arrays["replaced"][place].tolist(), strict=True)
@@ -464,121 +383,10 @@ def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def open_source(name: str, root: Path, file: str | None, cache: Path | None) -> dict[str, np.ndarray]:
-    """The arrays of ``root``: a prepared folder, one that holds it, the published file, or its folder."""
-    entries = [] if root.is_file() else _entries(name, root, file)
-    if len(entries) > 1:
-        raise ValueError(
-            f"Parameter `root` should hold one prepared '{name}', or `file` decide. Found "
-            f"{', '.join(f'{folder} of {made_from}' for folder, made_from in entries)}."
-        )
-    if entries:
-        entry = read_entry(entries[0][0])
-        if entry is None or entry[0]["key"].get("version") != _VERSION:
-            raise ValueError(f"{entries[0][0]} is damaged or of another version: remove it and prepare '{name}' again.")
-        return entry[1]
-    path = _find_source(name, root, file)
-    return _converted(name, path, cache_root() if cache is None else cache)[1]
-
-
-def _entries(name: str, root: Path, file: str | None) -> list[tuple[Path, str]]:
-    """Prepared folders in or at ``root``, with the name of the file they were made from."""
-    manifests = [root / MANIFEST] if root.name.startswith(f"{name}-") else []
-    for folder in (root, root / name):
-        manifests += sorted(folder.glob(f"{name}-*/{MANIFEST}"))
-    found = []
-    for manifest in manifests:
-        if manifest.is_file():
-            entry = read_entry(manifest.parent)
-            made_from = "a damaged entry" if entry is None else str(entry[0]["key"].get("file"))
-            if file is None or entry is None or made_from == file:
-                found.append((manifest.parent, made_from))
-    return found
-
-
-def _find_source(name: str, source: Path, file: str | None) -> Path:
-    """The published file."""
-    if source.is_file():
-        return source
-    folders = [source, source / "Processed", source / name, source / name.upper(), source / name.upper() / "Processed"]
-    names = _KINDS[name].files if file is None else (file,)
-    found: list[Path] = []
-    for path in (folder / wanted for folder in folders for wanted in names):
-        if path.is_file() and not any(path.samefile(other) for other in found):  # where case does not matter
-            found.append(path)
-    if not found:
-        raise FileNotFoundError(
-            f"There is no {' or '.join(names)} of '{name}', and nothing prepared from one: looked in "
-            f"{', '.join(map(str, folders))}."
-        )
-    if len(found) > 1:
-        raise ValueError(
-            f"Parameter `file` should name one of the files of '{name}'. Found {', '.join(map(str, found))}."
-        )
-    return found[0]
-
-
-def _converted(name: str, path: Path, root: Path) -> tuple[Path, dict[str, np.ndarray], bool]:
-    """Folder and arrays of a published file's conversion in ``root``, and whether it was made by this call."""
-    made = []
-
-    def build() -> dict[str, np.ndarray]:
-        made.append(True)
-        return _convert(name, path)
-
-    key = plain_key({"data": name, "file": path.name, "sha256": file_checksum(path), "version": _VERSION})
-    arrays = cached_arrays(name, key, build, root)
-    return entry_folder(name, key, root), arrays, bool(made)
-
-
-def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a published file: samples of all splits one after the other, time steps of all samples too."""
-    content = read_arrays_pickle(path)
-    splits: dict[SplitName, Mapping[Any, Any]] = {}
-    for split, published in _PUBLISHED.items():
-        values = content.get(published)
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} should hold a dictionary '{published}'. Found {sorted(map(str, content))}.")
-        splits[split] = values
-    scores, ids, videos = [], [], []
-    for split, values in splits.items():
-        where = f"{path}: '{_PUBLISHED[split]}'"
-        identities = read_identities(values, where)
-        ids += [identity for identity, _ in identities]
-        videos += [video for _, video in identities]
-        scores.append(read_scores(values, len(identities), where))
-    arrays = {
-        "ids": np.array(ids),
-        "videos": np.array(videos),
-        "scores": np.concatenate(scores),
-        "split": np.repeat(np.arange(len(_SPLITS), dtype=np.int8), [len(split) for split in scores]),
-    }
-    reports = []
-    for modality in _MODALITIES:
-        stated = {f"{path}: '{_PUBLISHED[split]}'": values for split, values in splits.items()}
-        steps, report = read_steps(stated, modality, [len(split) for split in scores])
-        arrays[modality] = np.concatenate(steps)
-        arrays[f"{modality}_offsets"] = np.concatenate(([0], np.cumsum([len(rows) for rows in steps])))
-        reports.append(report)
-    _check_identity(name, path, arrays)
-    arrays["replaced"] = np.array([report.replaced for report in reports], dtype=np.int64)
-    arrays["beyond"] = np.array([report.beyond for report in reports], dtype=np.int64)
-    arrays["padding"] = np.array([report.padding for report in reports])
-    return arrays
-
-
-def _check_identity(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError if the file is the other data set's, which has files of the same names."""
-    widths = {modality: arrays[modality].shape[1] for modality in _STANDARDISED}
-    for other, kind in _KINDS.items():
-        if other != name and widths == kind.widths and not path.name.startswith(f"{name}_"):
-            raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other}'.")
-
-
 def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict[SplitName, np.ndarray], np.ndarray]:
     """Positions of the samples of each split, and of those left out."""
     split, videos = np.asarray(arrays["split"]), np.asarray(arrays["videos"])
-    rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(split == code) for code, name in enumerate(_SPLITS)}
+    rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(split == code) for code, name in enumerate(SPLITS)}
     if protocol == "paper":
         return rows, np.zeros(0, dtype=np.int64)
     unknown = np.flatnonzero(videos == "")
@@ -594,56 +402,5 @@ def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict
 
 
 def longest_sequence(arrays: Mapping[str, np.ndarray], name: str) -> int:
+    """Time steps of the longest sequence."""
     return max(1, int(np.diff(arrays[f"{name}_offsets"]).max()))
-
-
-def _statistics(arrays: Mapping[str, np.ndarray], name: str, rows: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of each dimension over the samples' time steps that are not zero, shape (2, d).
-
-    A dimension that does not vary is only shifted.
-    """
-    offsets, values = arrays[f"{name}_offsets"], arrays[name]
-    chosen = np.zeros(len(offsets) - 1, dtype=bool)
-    chosen[rows] = True
-    used = np.repeat(chosen, np.diff(offsets))
-
-    def blocks() -> Any:
-        for start in range(0, len(values), _ROWS):
-            block = np.asarray(values[start : start + _ROWS][used[start : start + _ROWS]], dtype=np.float64)
-            yield block[block.any(1)]
-
-    count = sum(len(block) for block in blocks())
-    if not count:
-        raise ValueError(f"The training split should have '{name}'. Every sample lacks it.")
-    mean = sum(block.sum(0) for block in blocks()) / count
-    deviation = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / count)
-    constant = deviation <= 1e-6 * np.abs(mean)
-    if constant.all():
-        raise ValueError(f"The training split's '{name}' should not be the same at every time step.")
-    return np.stack((mean, np.where(constant, 1.0, deviation)))
-
-
-def _standardised(values: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-    """Values (…, T, d) shifted and scaled, except for time steps of zeros, which are padding; float32."""
-    real = values.any(-1, keepdims=True)
-    return np.where(real, (values - statistics[0]) / statistics[1], 0.0).astype(np.float32)
-
-
-def _read_sequence(path: Path, width: int) -> np.ndarray:
-    """The features of a new sample, shape (T, d), cleaned."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        values = np.lib.format.open_memmap(path, mode="r")  # which reads nothing else, and no objects
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
-        raise ValueError(f"{path} cannot be read as a .npy file: {error}") from error
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"{path} should be a .npy file of numbers. Found {values.dtype}.")
-    if values.ndim != 2 or values.shape[1] != width or not len(values):
-        raise ValueError(f"{path} should have shape (T, {width}) with T at least 1. Found {values.shape}.")
-    cleaned, counts = clean_features(values)
-    if counts.any():
-        warnings.warn(f"{path}: {counts.sum()} values that are not finite were set to 0, as in training.", stacklevel=2)
-    if not cleaned.any():
-        raise ValueError(f"{path} holds zeros only. Leave out the file of a modality that the sample lacks.")
-    return cleaned

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,3 +143,23 @@ def _trimmed(steps: np.ndarray) -> tuple[np.ndarray, int]:
     if not len(real):
         return steps[:0].copy(), 0
     return steps[real[0] : real[-1] + 1].copy(), int(real[0])
+
+
+def read_sequence(path: Path, width: int) -> np.ndarray:
+    """The features of a new sample, shape (T, d), cleaned."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        values = np.lib.format.open_memmap(path, mode="r")  # which reads nothing else, and no objects
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+        raise ValueError(f"{path} cannot be read as a .npy file: {error}") from error
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path} should be a .npy file of numbers. Found {values.dtype}.")
+    if values.ndim != 2 or values.shape[1] != width or not len(values):
+        raise ValueError(f"{path} should have shape (T, {width}) with T at least 1. Found {values.shape}.")
+    cleaned, counts = clean_features(values)
+    if counts.any():
+        warnings.warn(f"{path}: {counts.sum()} values that are not finite were set to 0, as in training.", stacklevel=2)
+    if not cleaned.any():
+        raise ValueError(f"{path} holds zeros only. Leave out the file of a modality that the sample lacks.")
+    return cleaned

@@ -7,17 +7,14 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, TypeVar, get_args
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_present, nearest_name
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
-
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
+from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
 
 _PURPOSES = ("targets", "missing", "latents", "rotation", "coupling")  # of the streams of random numbers
 
@@ -142,7 +139,7 @@ class Synthetic(MultimodalData):
         self.seed = check_integer("seed", seed, 0)
         self.accuracy = _checked_accuracy(accuracy, num_classes)
         self.difficulty = _checked_difficulty(difficulty, list(self.accuracy))
-        self.samples = {**_SAMPLES, **_known("samples", samples, _SPLITS)}
+        self.samples = {**_SAMPLES, **_known("samples", samples, SPLITS)}
         for name, count in self.samples.items():
             check_integer(f"samples['{name}']", count, 1)
         self.missing = dict.fromkeys(self.accuracy, 0.0) | _known("missing", missing or {}, self.accuracy)
@@ -163,7 +160,7 @@ class Synthetic(MultimodalData):
 
     def split(self, name: SplitName) -> ArraySplit:
         """One split; there are no groups."""
-        check_choice("name", name, _SPLITS)
+        check_choice("name", name, SPLITS)
         count = self.samples[name]
         targets = self._rng("targets", split=name).integers(self.num_classes, size=count)
         present = self._present(name)
@@ -238,7 +235,7 @@ class Synthetic(MultimodalData):
     ) -> np.random.Generator:
         """A generator of its own for every split, purpose and modality (by its name, not its place)."""
         name = int.from_bytes(hashlib.sha256(modality.encode()).digest()[:8], "little")
-        place = 0 if split is None else 1 + _SPLITS.index(split)
+        place = 0 if split is None else 1 + SPLITS.index(split)
         return np.random.default_rng([self.seed, place, _PURPOSES.index(purpose), name, *numbers])
 
     def _make_map(self, modality: str) -> Couplings:

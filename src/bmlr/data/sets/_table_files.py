@@ -8,13 +8,13 @@ import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import SplitName
+from bmlr.data._base import SPLITS, SplitName
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
@@ -27,9 +27,6 @@ from bmlr.data.store._cache import checked_name
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import SourceSample
 
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
-
 LAYOUT = "table"
 
 
@@ -40,9 +37,6 @@ _DELIMITERS = ",;\t"
 
 
 _SECONDS = 10.0  # of the spectrograms, where nothing is said
-
-
-ROWS = 1 << 16  # values' rows that statistics take at a time
 
 
 _SPLIT_WORDS: dict[str, SplitName] = {
@@ -337,7 +331,7 @@ def _item(
         problems.append("column 'label' is empty")
     split = _SPLIT_WORDS.get(word.casefold())
     if word and split is None:
-        problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(_SPLITS)}")
+        problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(SPLITS)}")
     elif split_wanted and not word:
         problems.append("column 'split' is empty, that of other rows is not")
     files: dict[str, Path] = {}
