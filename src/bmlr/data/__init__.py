@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import ArraySplit, Modality, MultimodalData, Split, SplitName, TrainingDefaults
+from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, Split, SplitName, TrainingDefaults
 from bmlr.data._selection import SelectedModalities
 
 # Where each data set is defined; imported when asked for, since they need more than torch and numpy.
@@ -78,6 +78,7 @@ def create(name: str, **parameters: Any) -> MultimodalData:
 
 
 __all__ = [
+    "SPLITS",
     "ArraySplit",
     "Modality",
     "MultimodalData",

@@ -12,7 +12,7 @@ import pandas as pd
 from bmlr._files import atomic_write, file_checksum
 from bmlr.batch import Batch
 from bmlr.config import RunConfig
-from bmlr.data import SplitName
+from bmlr.data import SPLITS, SplitName
 from bmlr.methods import Prediction
 from bmlr.runs import PredictionTable, RunError, RunInterruptedError
 from bmlr.runs.layout import CHECKPOINT, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
@@ -35,9 +35,6 @@ def interruption_error(directory: Path, module: BalancedModule, received: str) -
         f"The run in {directory} was stopped by {received} with a checkpoint after step {module.trainer.global_step}, "
         f"{module.epochs_done} of {module.trainer.max_epochs} epochs done. Continue it with --resume."
     )
-
-
-_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class Recorder:
@@ -146,9 +143,9 @@ class Recorder:
         if module.trainer.is_global_zero:
             predictions.save(self.directory / PREDICTIONS, whole)
         history = pd.DataFrame(module.history)
-        samples: dict[str, Any] = {split: len(data.split(split)) for split in _SPLITS}
+        samples: dict[str, Any] = {split: len(data.split(split)) for split in SPLITS}
         if data is not self.config.data:
-            left_out = {split: len(self.config.data.split(split)) - samples[split] for split in _SPLITS}
+            left_out = {split: len(self.config.data.split(split)) - samples[split] for split in SPLITS}
             samples |= {"without_modality": left_out} if any(left_out.values()) else {}
         content: dict[str, Any] = {
             "data": data.name,
