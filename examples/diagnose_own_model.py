@@ -1,7 +1,7 @@
-"""Diagnosis of a plain PyTorch model that knows nothing of this library.
+"""Diagnosis of a plain PyTorch model, independent of this library.
 
-Audio-like and video-like random inputs both tell the class. In the spectrograms a linear map finds it; in the frames it
-has a random sign, which takes longer to see through, so that joint training leaves video behind.
+Random inputs shaped like audio and video both determine the class. A linear map reads it from the spectrograms. In the
+frames it has a random sign and takes longer to learn, so that joint training leaves video behind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pair = tuple[dict[str, Tensor], Tensor]
 
 
 class AudioVisualNet(nn.Module):
-    """Somebody's model: positional inputs, one tensor of logits."""
+    """A model with positional inputs and one tensor of logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ def make_samples(count: int, generator: torch.Generator) -> list[Pair]:
     noise = torch.randn(count, 5, 8, 8, generator=generator)
     audio = 0.5 * patterns[0][targets] + noise[:, 0]
     sign = torch.randint(2, (count, 1, 1, 1), generator=generator) * 2.0 - 1.0
-    video = 0.2 * sign * patterns[1][targets][:, None] + noise[:, 1:]  # the sign is random: no linear map finds it
+    video = 0.2 * sign * patterns[1][targets][:, None] + noise[:, 1:]  # the random sign defeats a linear map
     return [({"audio": a[None], "video": v[:, None]}, y) for a, v, y in zip(audio, video, targets, strict=True)]
 
 
 class Samples(Dataset[Pair]):
-    """Somebody's data set."""
+    """A data set of pairs."""
 
     def __init__(self, pairs: list[Pair]) -> None:
         self.pairs = pairs
@@ -60,7 +60,7 @@ class Samples(Dataset[Pair]):
 
 
 def main() -> None:
-    """Train, diagnose, train each modality alone, and diagnose with what that reached."""
+    """Train, diagnose, train each modality alone, and diagnose with these references."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     train: DataLoader[Any] = DataLoader(Samples(make_samples(3000, generator)), batch_size=64, shuffle=True)
@@ -73,10 +73,10 @@ def main() -> None:
         return logits
 
     fit(net, predict, train)
-    first = diagnose(predict, val, subject="an audio-visual net")
+    first = diagnose(predict, val, module=net, subject="an audio-visual net")
     print(first.paragraph, "\n")
 
-    # What each modality yields alone: the same encoder under a head of its own, with the same budget.
+    # Training on one modality: the same encoder under its own head, with the same budget.
     reference = {}
     for name in ("audio", "video"):
         encoder = getattr(AudioVisualNet(), name)
@@ -85,7 +85,7 @@ def main() -> None:
         alone.eval()
         hits = torch.cat([(alone(inputs[name]).argmax(1) == targets).float() for inputs, targets in val])
         reference[name] = float(hits.mean())
-    second = diagnose(predict, val, reference=reference, subject="an audio-visual net")
+    second = diagnose(predict, val, module=net, reference=reference, subject="an audio-visual net")
     print(second.to_markdown())
     for path in write_diagnosis(second, "runs/diagnosis-of-own-model"):
         print(path)
@@ -101,7 +101,7 @@ def fit(
     predict: Callable[[dict[str, Tensor]], Tensor],
     loader: DataLoader[tuple[dict[str, Tensor], Tensor]],
 ) -> None:
-    """A training loop as anybody's."""
+    """A plain training loop."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     module.train()
     for _ in range(EPOCHS):

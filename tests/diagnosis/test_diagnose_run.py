@@ -14,8 +14,6 @@ from bmlr.diagnosis import diagnose_run
 from bmlr.methods import UniformBaseline
 from bmlr.monitor import GradientMonitor
 from bmlr.training import evaluate_run, train
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy import Toy
 
 ROOT = Path(__file__).parents[2]
@@ -44,14 +42,14 @@ def test_a_run_is_read_by_its_methods_predictions_on_validation_only(run, splits
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    found = diagnose_run(run)
+    diagnosis = diagnose_run(run)
     assert torch.equal(torch.rand(3), expected)
     assert set(splits) == {"val"}
     score = evaluate_run(run, split="val")
-    assert found.accuracy.value == pytest.approx(score.accuracy)
-    assert {u: m.alone.value for u, m in found.modalities.items()} == pytest.approx(score.unimodal_accuracy)
-    assert "UniformBaseline on toy, validation split, best weights" in found.caption
-    assert "UniformBaseline" not in found.verdict.methods
+    assert diagnosis.accuracy.value == pytest.approx(score.accuracy)
+    assert {u: m.alone.value for u, m in diagnosis.modalities.items()} == pytest.approx(score.unimodal_accuracy)
+    assert "UniformBaseline on toy, validation split, best weights" in diagnosis.caption
+    assert "UniformBaseline" not in diagnosis.verdict.methods
     last = diagnose_run(run, split="test", weights="last")
     assert last.accuracy.value == pytest.approx(evaluate_run(run, split="test", weights="last").accuracy)
 
@@ -80,14 +78,20 @@ def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp
     finally:
         (run / "gradients.csv").unlink()
     captured = capsys.readouterr()
+    assert {path.name for path in (run / "alone").iterdir()} != set()
     assert "training image alone for 2 epochs" in captured.err
     assert "linear probe, joint encoder" in captured.out
     assert "gradient norm in training" in captured.out
-    assert "test" not in splits
     assert (tmp_path / "probes.png").is_file()
     assert (tmp_path / "gradients.png").is_file()
+    first = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert first["modalities"]["image"]["probe_alone"]["value"] is not None
+    splits.clear()
+    assert main(["diagnose", str(run), "--probe", "--removal", "mean", "--out", str(tmp_path)]) == 0
+    assert set(splits) == {"train", "val"}  # the runs trained alone are reused: only they read the test split
     again = json.loads((tmp_path / "diagnosis.json").read_text())
-    assert again["modalities"]["image"]["probe_alone"]["value"] is not None
+    assert "mean input" in again["removal"]
+    assert again["modalities"]["image"]["probe_alone"] == first["modalities"]["image"]["probe_alone"]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +119,9 @@ def test_a_damaged_run_is_named(run, capsys, tmp_path):
 def test_double_precision(tmp_path):
     options = TrainerOptions(epochs=1, accelerator="cpu", devices=1, progress=False, precision="64-true")
     directory = train(Toy(), UniformBaseline(), trainer=options, runs=tmp_path).directory
-    found = diagnose_run(directory, probe=True)
-    assert found.modalities["audio"].probe_alone is not None
-    assert dataclasses.asdict(found.thresholds)["share"] == 0.9
+    diagnosis = diagnose_run(directory, probe=True)
+    assert diagnosis.modalities["audio"].probe_alone is not None
+    assert dataclasses.asdict(diagnosis.thresholds)["fraction"] == 0.9
 
 
 def test_importing_it_needs_torch_and_numpy_only():
@@ -126,9 +130,9 @@ import sys
 for name in ("lightning", "matplotlib", "pandas", "rich", "sklearn", "scipy", "torchmetrics", "safetensors"):
     sys.modules[name] = None
 import torch
-from bmlr.diagnosis import diagnose, GradientMonitor, fit_linear_probe
+from bmlr.diagnosis import diagnose
 data = [({"a": torch.randn(150, 2), "v": torch.randn(150, 2)}, torch.arange(150) % 2)]
-print(diagnose(lambda inputs: inputs["a"] + inputs["v"], data).to_markdown())
+print(diagnose(lambda inputs: inputs["a"] + inputs["v"], data, module=[]).to_markdown())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr

@@ -4,10 +4,9 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from bmlr.diagnosis import (
-    ModalityGap,
-    diagnose,
-    figures_of,
+from bmlr.diagnosis import diagnose
+from bmlr.diagnosis.figures import (
+    draw_figures,
     plot_accuracies,
     plot_confidence,
     plot_conflict,
@@ -15,6 +14,7 @@ from bmlr.diagnosis import (
     plot_probes,
     plot_shapley,
 )
+from bmlr.diagnosis.probes import ProbeResult
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def close_figures():
     plt.close("all")
 
 
-def found(**options):
+def small_diagnosis(**options):
     targets = torch.arange(200) % 2
     inputs = {"audio": 2.0 * targets[:, None] - 1, "video": torch.randn(200, 1)}
 
@@ -31,14 +31,13 @@ def found(**options):
         score = 3 * x["audio"] + x["video"]
         return torch.cat([-score, score], 1)
 
-    return diagnose(predict, [(inputs, targets)], **options)
+    return diagnose(predict, [(inputs, targets)], module=[], **options)
 
 
-def gaps():
+def probes():
     hits = torch.arange(100)
     return {
-        u: ModalityGap(hits < 60, hits < 80, hits < 50, hits < 75, torch.zeros(100).long(), epoch=3)
-        for u in ("audio", "video")
+        u: ProbeResult(hits < 60, hits < 80, hits < 50, hits < 75, torch.zeros(100).long()) for u in ("audio", "video")
     }
 
 
@@ -47,12 +46,12 @@ def heights(ax):
 
 
 def test_bars_are_the_numbers_in_percent():
-    diagnosis = found(reference={"video": 0.9})
+    diagnosis = small_diagnosis(reference={"video": 0.9})
     ax = plot_accuracies(diagnosis)
     alone, trained, without = heights(ax)
     assert alone == pytest.approx([100 * m.alone.value for m in diagnosis.modalities.values()])
     assert trained == pytest.approx([90])
-    assert without == pytest.approx([100 * m.left_out.value for m in diagnosis.modalities.values()])
+    assert without == pytest.approx([100 * m.without.value for m in diagnosis.modalities.values()])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["audio", "video"]
     (shapley,) = heights(plot_shapley(diagnosis))
     assert sum(shapley) == pytest.approx(100 * (diagnosis.accuracy.value - diagnosis.majority_rate))
@@ -63,7 +62,7 @@ def test_bars_are_the_numbers_in_percent():
 
 
 def test_probes_and_where_it_is_told():
-    diagnosis = found(probe=gaps())
+    diagnosis = small_diagnosis(reference=probes())
     _, ax = plt.subplots()
     assert plot_probes(diagnosis, ax) is ax
     assert heights(ax) == [pytest.approx([value] * 2) for value in (50, 60, 80)]
@@ -83,8 +82,8 @@ def test_curves_over_steps():
 
 
 def test_all_figures_a_diagnosis_has_the_numbers_for():
-    assert list(figures_of(found())) == ["accuracies", "shapley", "confidence"]
+    assert list(draw_figures(small_diagnosis())) == ["accuracies", "shapley", "confidence"]
     rows = [{"step": 0.0, "norm_audio": 1.0, "norm_video": 2.0}]
-    diagnosis = dataclasses.replace(found(probe=gaps()), gradient_rows=rows)
-    assert list(figures_of(diagnosis)) == ["accuracies", "shapley", "confidence", "probes", "gradients"]
+    diagnosis = dataclasses.replace(small_diagnosis(reference=probes()), gradient_rows=rows)
+    assert list(draw_figures(diagnosis)) == ["accuracies", "shapley", "confidence", "probes", "gradients"]
     assert not plt.get_fignums()

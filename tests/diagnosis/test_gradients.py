@@ -43,8 +43,8 @@ def test_conflict_is_the_cosine_of_both_gradients():
     cosine = gradient_conflict((fused * out).sum(), {"a": (own * out).sum()}, {"a": encoder})["a"]
     assert float(cosine) == pytest.approx(-math.sqrt(0.5))
     assert encoder.weight.grad is None
-    nothing = gradient_conflict((0 * out).sum(), {"a": out.sum()}, {"a": encoder})["a"]
-    assert math.isnan(nothing)
+    undefined = gradient_conflict((0 * out).sum(), {"a": out.sum()}, {"a": encoder})["a"]
+    assert math.isnan(undefined)
 
 
 @pytest.mark.parametrize("fusion", ["concat", "film"])
@@ -224,6 +224,6 @@ def test_the_summary_gives_medians_and_the_rate_of_conflict():
         {"step": 2, "norm_a": 3.0, "norm_v": 1.0, "conflict_v": 0.1},
     ]
     summary = summarise_gradients(rows)
-    assert summary["a"] == {"norm": 2.0, "share": 0.5, "conflict": None, "conflict_rate": None}
-    assert summary["v"] == {"norm": 2.0, "share": 0.5, "conflict": -0.2, "conflict_rate": 0.5}
+    assert summary["a"] == {"norm": 2.0, "norm_fraction": 0.5, "conflict": None, "conflict_rate": None}
+    assert summary["v"] == {"norm": 2.0, "norm_fraction": 0.5, "conflict": -0.2, "conflict_rate": 0.5}
     assert summarise_gradients([]) == {}

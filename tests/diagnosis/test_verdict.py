@@ -4,21 +4,21 @@ import math
 import pytest
 
 import bmlr.methods
-from bmlr.diagnosis import Estimate, Evidence, Thresholds, judge
-from bmlr.diagnosis._judge import choose_methods
-from bmlr.diagnosis._words import write_verdict
+from bmlr.diagnosis import IntervalEstimate, Thresholds
+from bmlr.diagnosis._judge import Evidence, choose_methods, judge
+from bmlr.diagnosis._verdict import Context, write_verdict
 
 
 def around(value, width=0.03):
-    return Estimate(value, value - width, value + width)
+    return IntervalEstimate(value, value - width, value + width)
 
 
 GOOD = Evidence(1000, 0.1, around(0.85), around(0.3), around(1, 0), around(0.9), around(1, 0), around(0.0), around(1))
-BEHIND = dataclasses.replace(GOOD, alone=around(0.45), trained_alone=around(0.7), prediction_share=around(0.6))
+BEHIND = dataclasses.replace(GOOD, alone=around(0.45), trained_alone=around(0.7), relative_recovery=around(0.6))
 
 
 def without_reference(evidence, **changes):
-    nothing = dict.fromkeys(("trained_alone", "prediction_share", "encoder_gap", "encoder_share"))
+    nothing = dict.fromkeys(("trained_alone", "relative_recovery", "encoder_gap", "encoder_fraction"))
     return dataclasses.replace(evidence, **nothing, **changes)
 
 
@@ -27,19 +27,19 @@ def without_reference(evidence, **changes):
     [
         (GOOD, ("balanced", "")),
         (BEHIND, ("undertrained", "decision")),
-        (dataclasses.replace(BEHIND, encoder_gap=None, encoder_share=None), ("undertrained", "")),
-        (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_share=around(0.5)), ("undertrained", "encoder")),
-        (dataclasses.replace(GOOD, encoder_gap=around(0.02), encoder_share=around(0.5)), ("balanced", "")),
-        (dataclasses.replace(GOOD, encoder_gap=around(0.04), encoder_share=around(0.5)), ("balanced", "")),
-        (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_share=around(0.9)), ("balanced", "")),
+        (dataclasses.replace(BEHIND, encoder_gap=None, encoder_fraction=None), ("undertrained", "")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_fraction=around(0.5)), ("undertrained", "encoder")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.02), encoder_fraction=around(0.5)), ("balanced", "")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.04), encoder_fraction=around(0.5)), ("balanced", "")),
+        (dataclasses.replace(GOOD, encoder_gap=around(0.1), encoder_fraction=around(0.9)), ("balanced", "")),
         (dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02)), ("uninformative", "")),
         (dataclasses.replace(BEHIND, trained_alone=around(0.13, 0.05)), ("unclear", "")),
-        (dataclasses.replace(BEHIND, prediction_share=around(0.7, 0.4)), ("unclear", "")),
-        (dataclasses.replace(GOOD, prediction_share=around(0.9, 0.4)), ("unclear", "")),
-        (dataclasses.replace(GOOD, prediction_share=around(0.92, 0.1)), ("balanced", "")),
-        (dataclasses.replace(GOOD, prediction_share=around(0.85, 0.1)), ("undertrained", "decision")),
-        (dataclasses.replace(GOOD, prediction_share=around(0.85, 0.2)), ("unclear", "")),
-        (dataclasses.replace(GOOD, prediction_share=around(math.nan)), ("unclear", "")),
+        (dataclasses.replace(BEHIND, relative_recovery=around(0.7, 0.4)), ("unclear", "")),
+        (dataclasses.replace(GOOD, relative_recovery=around(0.9, 0.4)), ("unclear", "")),
+        (dataclasses.replace(GOOD, relative_recovery=around(0.92, 0.1)), ("balanced", "")),
+        (dataclasses.replace(GOOD, relative_recovery=around(0.85, 0.1)), ("undertrained", "decision")),
+        (dataclasses.replace(GOOD, relative_recovery=around(0.85, 0.2)), ("unclear", "")),
+        (dataclasses.replace(GOOD, relative_recovery=around(math.nan)), ("unclear", "")),
         (dataclasses.replace(BEHIND, samples=99), ("unclear", "")),
         (dataclasses.replace(BEHIND, alone=around(math.nan)), ("unclear", "")),
         (without_reference(GOOD), ("balanced", "")),
@@ -54,13 +54,14 @@ def test_words(evidence, expected):
 
 
 def test_thresholds_are_parameters():
-    assert judge(BEHIND, Thresholds(share=0.5)) == ("balanced", "")
+    assert judge(BEHIND, Thresholds(fraction=0.5)) == ("balanced", "")
     assert judge(dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02)), Thresholds(margin=0.01))[0] == "unclear"
     assert judge(dataclasses.replace(BEHIND, samples=20), Thresholds(min_samples=20))[0] == "undertrained"
     for options, message in (
-        ({"share": 1.5}, "`share` should lie in"),
+        ({"fraction": 1.5}, "`fraction` should lie in"),
         ({"margin": -1}, "`margin` should be a non-negative"),
         ({"min_samples": 0}, "`min_samples` should be an integer"),
+        ({"n_resamples": 3}, "`n_resamples` should be an integer of at least 100"),
         ({"level": 1.0}, "`level` should lie between 0 and 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -68,7 +69,7 @@ def test_thresholds_are_parameters():
 
 
 def verdict_of(evidence, **options):
-    return write_verdict(evidence, Thresholds(), accuracy=around(0.9), samples=1000, **options)
+    return write_verdict(evidence, Thresholds(), Context(around(0.9), 1000, **options))
 
 
 def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
@@ -82,12 +83,12 @@ def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
     assert verdict.methods
     assert all(name in text for name in verdict.methods)
     assert "\n" not in text
-    mild = dataclasses.replace(BEHIND, prediction_share=around(0.85))
+    mild = dataclasses.replace(BEHIND, relative_recovery=around(0.85))
     assert verdict_of({"audio": GOOD, "video": mild}).paragraph.startswith("video is mildly undertrained")
 
 
-def test_the_advice_depends_on_the_place_the_method_and_conflict():
-    encoder = dataclasses.replace(BEHIND, encoder_gap=around(0.2), encoder_share=around(0.4))
+def test_the_advice_depends_on_the_location_the_method_and_conflict():
+    encoder = dataclasses.replace(BEHIND, encoder_gap=around(0.2), encoder_fraction=around(0.4))
     text = verdict_of({"audio": GOOD, "video": encoder}, conflict={"video": -0.2, "audio": 0.4})
     assert text.methods[0] == "MMPareto"
     assert "conflicted (median cosine -0.20)" in text.paragraph
@@ -98,14 +99,14 @@ def test_the_advice_depends_on_the_place_the_method_and_conflict():
     assert both.undertrained == ("audio", "video")
 
 
-@pytest.mark.parametrize("place", ["encoder", "decision", ""])
+@pytest.mark.parametrize("location", ["encoder", "decision", ""])
 @pytest.mark.parametrize("current", ["Joint", "BMLR", "OGMGE", None])
-def test_methods_exist_are_others_and_can_be_used(place, current):
+def test_methods_exist_are_others_and_can_be_used(location, current):
     for missing in (False, True):
-        chosen = choose_methods([place], current=current, missing=missing)
-        assert len(chosen) == 4
-        assert set(chosen) <= set(bmlr.methods.available()) - {current}
-        assert not (missing and "AGM" in chosen)
+        methods = choose_methods([location], current=current, missing=missing)
+        assert len(methods) == 4
+        assert set(methods) <= set(bmlr.methods.available()) - {current}
+        assert not (missing and "AGM" in methods)
 
 
 def test_paragraphs_without_an_undertrained_modality():
@@ -133,12 +134,12 @@ def test_paragraphs_without_an_undertrained_modality():
 
 def test_too_few_samples_are_no_evidence():
     few = {"audio": dataclasses.replace(GOOD, samples=20), "video": dataclasses.replace(BEHIND, samples=20)}
-    verdict = write_verdict(few, Thresholds(), accuracy=around(0.9, 0.1), samples=20)
+    verdict = write_verdict(few, Thresholds(), Context(around(0.9, 0.1), 20))
     assert verdict.paragraph.startswith("The evidence is insufficient: 20 samples are fewer than the 100")
     assert "from 0.80 to 1.00" in verdict.paragraph
     assert verdict.undertrained == ()
     assert "More samples" in verdict.paragraph
-    loose = dataclasses.replace(BEHIND, prediction_share=around(0.7, 0.4))
+    loose = dataclasses.replace(BEHIND, relative_recovery=around(0.7, 0.4))
     assert "known too loosely" in verdict_of({"audio": GOOD, "video": loose}).paragraph
     rare = dataclasses.replace(BEHIND, samples=30)
     assert (

@@ -10,28 +10,39 @@ from rich.panel import Panel
 from rich.text import Text
 
 from bmlr.commands._printing import make_console
-from bmlr.diagnosis import diagnose_run, write_diagnosis
+from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
 
 
 def execute(
     run: Path,
     split: Literal["train", "val", "test"] = "val",
     weights: Literal["best", "last"] = "best",
+    removal: Literal["absent", "zero", "mean", "shuffle"] = "absent",
     probe: bool = False,
+    alone: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Find the undertrained modality of a run.
+    """Find the undertrained modalities of a run.
 
     Args:
         run: Directory of a finished run.
         split: Split of the data; keep the test split for one final reading.
         weights: Weights of the epoch selected on validation, or of the last epoch.
+        removal: Replacement of a removed modality: features of zero (absent), or inputs of zero, of the mean, or of
+            other samples (shuffle).
         probe: Train every modality alone too, which tells an undertrained modality from an uninformative one and takes
             about as long as the run.
+        alone: Folder of the runs trained alone, reused if there; "alone" in the run's directory by default.
         out: Folder for diagnosis.json, diagnosis.md and figures; "diagnosis" in the run's directory by default.
     """
     diagnosis = diagnose_run(
-        run, split=split, weights=weights, probe=probe, progress=lambda line: print(line, file=sys.stderr)
+        run,
+        split=split,
+        weights=weights,
+        removal=RemovalOptions(removal),
+        probe=probe,
+        alone=alone,
+        progress=lambda line: print(line, file=sys.stderr),
     )
     files = write_diagnosis(diagnosis, run / "diagnosis" if out is None else out)
     console = make_console(200)

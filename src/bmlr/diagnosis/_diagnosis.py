@@ -1,4 +1,4 @@
-"""The diagnosis of a model: all measures with intervals, and the verdict."""
+"""The record of a diagnosis: all measures with intervals, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,111 +6,110 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bmlr.diagnosis._judge import Status, Thresholds
-from bmlr.diagnosis._measures import (
-    Estimate,
+from bmlr.diagnosis._resampling import IntervalEstimate
+from bmlr.diagnosis._tables import (
+    GRADIENT_LABELS,
+    MODALITY_LABELS,
+    PAIR_LABELS,
+    format_cell,
+    format_status,
+    markdown_table,
+    plain_values,
 )
-from bmlr.diagnosis._words import Verdict
+from bmlr.diagnosis._verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
-from bmlr.diagnosis._tables import (
-    GRADIENT_LABELS,
-    LABELS,
-    PAIR_HEADS,
-    format_cell,
-    format_status,
-    markdown,
-    plain_values,
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModalityMeasures:
-    """What was measured of one modality.
+    """Measures of one modality, over the samples that have it.
 
     Attributes:
-        samples: Samples that have it.
-        majority_rate: Share of the most frequent class among them.
-        alone: Accuracy by it alone: by its unimodal logits, where the model gives such; else with all others removed.
+        samples: Number of these samples.
+        majority_rate: Rate of the most frequent class.
+        alone: Accuracy alone: by its unimodal logits if the model has them, otherwise with all others removed.
         alone_by_removal: Accuracy with all others removed.
-        left_out: Accuracy without it, over the samples that have it and another.
+        without: Accuracy without it, over the samples with another modality.
         drop: Accuracy lost without it, over the same samples.
-        utilisation: The same as a share of the accuracy with it.
-        changed: Share of these samples whose prediction is another without it.
+        utilisation: ``drop`` divided by the accuracy with it.
+        changed_rate: Fraction of these samples whose prediction changes without it.
         shapley_accuracy: Its Shapley value in the accuracy; the values of all modalities add up to the fused accuracy
             less the majority rate.
-        shapley_log_probability: Its Shapley value in the mean log-probability of the true class; they add up to that
-            of the model less that of the class rates.
+        shapley_log_probability: Its Shapley value in the mean log-probability of the true class; the values add up to
+            that of the model less that of the class rates.
         trained_alone: Accuracy after training on it alone; None if unknown.
-        recovered: What ``alone`` is above the majority rate, as a share of what ``trained_alone`` is.
-        prediction_share: ``recovered`` as a share of that of the modality that is recovered best.
+        recovered_fraction: ``alone`` above the majority rate, divided by the same of ``trained_alone``.
+        relative_recovery: ``recovered_fraction`` divided by that of the modality recovered best.
         probe_joint: Accuracy of a linear probe on the joint model's encoder; None if unknown.
         probe_alone: The same on an encoder trained alone.
-        probe_untrained: The same on an encoder before its training.
+        probe_untrained: The same on an untrained encoder.
         encoder_gap: ``probe_alone`` less ``probe_joint``.
-        encoder_share: Gain of ``probe_joint`` over ``probe_untrained`` as a share of that of ``probe_alone``.
-        status: The verdict's word, see :func:`bmlr.diagnosis.judge`.
+        encoder_fraction: Gain of ``probe_joint`` over ``probe_untrained``, divided by that of ``probe_alone``.
+        status: undertrained, uninformative, weak, unused, balanced or unclear.
     """
 
     samples: int
     majority_rate: float
-    alone: Estimate
-    alone_by_removal: Estimate
-    left_out: Estimate
-    drop: Estimate
-    utilisation: Estimate
-    changed: Estimate
-    shapley_accuracy: Estimate
-    shapley_log_probability: Estimate
-    trained_alone: Estimate | None = None
-    recovered: Estimate | None = None
-    prediction_share: Estimate | None = None
-    probe_joint: Estimate | None = None
-    probe_alone: Estimate | None = None
-    probe_untrained: Estimate | None = None
-    encoder_gap: Estimate | None = None
-    encoder_share: Estimate | None = None
+    alone: IntervalEstimate
+    alone_by_removal: IntervalEstimate
+    without: IntervalEstimate
+    drop: IntervalEstimate
+    utilisation: IntervalEstimate
+    changed_rate: IntervalEstimate
+    shapley_accuracy: IntervalEstimate
+    shapley_log_probability: IntervalEstimate
+    trained_alone: IntervalEstimate | None = None
+    recovered_fraction: IntervalEstimate | None = None
+    relative_recovery: IntervalEstimate | None = None
+    probe_joint: IntervalEstimate | None = None
+    probe_alone: IntervalEstimate | None = None
+    probe_untrained: IntervalEstimate | None = None
+    encoder_gap: IntervalEstimate | None = None
+    encoder_fraction: IntervalEstimate | None = None
     status: Status = "unclear"
 
 
 @dataclasses.dataclass(frozen=True)
 class PairMeasures:
-    """What was measured of two modalities, over the samples that have both.
+    """Measures of two modalities, over the samples that have both.
 
     Attributes:
-        samples: Samples that have both.
-        accuracy_ratio: Accuracy alone of the first over that of the second.
+        samples: Number of these samples.
+        accuracy_ratio: Accuracy alone of the first divided by that of the second.
         confidence_gap: Mean absolute difference of their probabilities of the true class.
-        signed_confidence_gap: Mean difference; positive where the first is more confident.
+        signed_confidence_gap: Mean difference; positive if the first is more confident.
     """
 
     samples: int
-    accuracy_ratio: Estimate
-    confidence_gap: Estimate
-    signed_confidence_gap: Estimate
+    accuracy_ratio: IntervalEstimate
+    confidence_gap: IntervalEstimate
+    signed_confidence_gap: IntervalEstimate
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """All measures of a model and the verdict on them.
+    """All measures of a model, and the verdict.
 
     Attributes:
-        subject: What was diagnosed, in words.
+        subject: Description of the model and its data.
         samples: Number of samples.
         accuracy: Fused accuracy.
-        majority_rate: Share of the most frequent class.
-        removal: How modalities were removed, in words.
+        majority_rate: Rate of the most frequent class.
+        removal: Description of the removal of modalities.
         modalities: Measures of each modality.
         pairs: Measures of each pair, keyed ``audio/video``.
-        gradients: Medians over recorded steps by modality, see :func:`summarise_gradients`; empty if none were.
-        thresholds: What the verdict took as much or little.
+        gradients: Medians over recorded steps by modality, see :func:`bmlr.monitor.summarise_gradients`; empty
+            without a recording.
+        thresholds: Limits of the verdict.
         verdict: The verdict.
         gradient_rows: The recorded steps, for figures.
     """
 
     subject: str
     samples: int
-    accuracy: Estimate
+    accuracy: IntervalEstimate
     majority_rate: float
     removal: str
     modalities: dict[str, ModalityMeasures]
@@ -127,29 +126,24 @@ class Diagnosis:
 
     @property
     def undertrained(self) -> tuple[str, ...]:
-        """The modalities found undertrained."""
+        """The undertrained modalities."""
         return self.verdict.undertrained
 
-    @property
-    def has_references(self) -> bool:
-        """Whether training alone is known of any modality."""
-        return any(found.trained_alone is not None for found in self.modalities.values())
-
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain data; a number that is not finite is None, as JSON has no name for it."""
+        """All numbers for JSON; None stands for NaN and infinity."""
         return {
             "subject": self.subject,
             "samples": self.samples,
             "accuracy": plain_values(self.accuracy),
             "majority_rate": self.majority_rate,
             "removal": self.removal,
-            "modalities": {u: plain_values(found) for u, found in self.modalities.items()},
-            "pairs": {pair: plain_values(found) for pair, found in self.pairs.items()},
+            "modalities": {u: plain_values(measures) for u, measures in self.modalities.items()},
+            "pairs": {pair: plain_values(measures) for pair, measures in self.pairs.items()},
             "gradients": plain_values(self.gradients),
             "thresholds": plain_values(self.thresholds),
             "verdict": {
                 "status": dict(self.verdict.status),
-                "place": dict(self.verdict.place),
+                "location": dict(self.verdict.location),
                 "undertrained": list(self.undertrained),
                 "methods": list(self.verdict.methods),
                 "paragraph": self.paragraph,
@@ -157,31 +151,28 @@ class Diagnosis:
         }
 
     def rows(self) -> list[tuple[str, list[str]]]:
-        """The table: a row per measure, with its name and a cell per modality."""
-        found = list(self.modalities.values())
+        """Rows of the table of modalities: a label and a cell per modality."""
+        columns = list(self.modalities.values())
         rows = [
-            (label, [format_cell(getattr(measures, name)) for measures in found])
-            for name, label in LABELS.items()
-            if any(getattr(measures, name) is not None for measures in found)
+            (label, [format_cell(getattr(measures, name)) for measures in columns])
+            for name, label in MODALITY_LABELS.items()
+            if any(getattr(measures, name) is not None for measures in columns)
         ]
         for name, label in GRADIENT_LABELS.items():
             values = [self.gradients.get(u, {}).get(name) for u in self.modalities]
             if any(value is not None for value in values):
                 rows.append((label, ["–" if value is None else f"{value:.3g}" for value in values]))
-        words = [format_status(measures.status, self.verdict.place[u]) for u, measures in self.modalities.items()]
-        rows.append(("verdict", words))
+        status = [format_status(measures.status, self.verdict.location[u]) for u, measures in self.modalities.items()]
+        rows.append(("verdict", status))
         return rows
 
     def pair_rows(self) -> list[tuple[str, list[str]]]:
-        """The table of pairs: a row per pair, with its name and a cell per measure of :class:`PairMeasures`."""
-        return [
-            (pair, [str(found.accuracy_ratio), str(found.confidence_gap), str(found.signed_confidence_gap)])
-            for pair, found in self.pairs.items()
-        ]
+        """Rows of the table of pairs: the pair and a cell per measure."""
+        return [(pair, [str(getattr(measures, name)) for name in PAIR_LABELS]) for pair, measures in self.pairs.items()]
 
     @property
     def caption(self) -> str:
-        """What the table is of: samples, accuracy, majority rate, and how modalities were removed."""
+        """Caption of the tables: samples, accuracy, majority rate and removal."""
         return (
             f"{self.subject}: {self.samples} samples, fused accuracy {self.accuracy}, most frequent class "
             f"{self.majority_rate:.3f}. A removed modality has {self.removal}. In brackets {self.thresholds.level:.0%} "
@@ -192,17 +183,17 @@ class Diagnosis:
         """The tables of modalities and of pairs for a terminal, by rich."""
         from rich.table import Table
 
-        first = Table("measure", *self.modalities, title="modalities")
+        modalities = Table("measure", *self.modalities, title="modalities")
         for label, cells in self.rows():
-            first.add_row(label, *cells)
-        second = Table("pair", *PAIR_HEADS, title="pairs")
+            modalities.add_row(label, *cells)
+        pairs = Table("pair", *PAIR_LABELS.values(), title="pairs")
         for pair, cells in self.pair_rows():
-            second.add_row(pair, *cells)
-        return first, second
+            pairs.add_row(pair, *cells)
+        return modalities, pairs
 
     def to_markdown(self) -> str:
         """Paragraph and tables as Markdown."""
         lines = [f"# Diagnosis of {self.subject}", "", self.paragraph, "", self.caption, ""]
-        lines += markdown(["measure", *self.modalities], self.rows())
-        lines += ["", *markdown(["pair", *PAIR_HEADS], self.pair_rows())]
+        lines += markdown_table(["measure", *self.modalities], self.rows())
+        lines += ["", *markdown_table(["pair", *PAIR_LABELS.values()], self.pair_rows())]
         return "\n".join(lines) + "\n"

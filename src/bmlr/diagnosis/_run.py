@@ -9,15 +9,16 @@ import torch
 
 from bmlr._checks import check_choice
 from bmlr._random import preserved_random_state
-from bmlr.diagnosis._alone import Ordered
+from bmlr.diagnosis._alone import probe_run
+from bmlr.diagnosis._diagnose import Background, summarise
 from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._judge import Thresholds
-from bmlr.diagnosis._linear import device_of
-from bmlr.diagnosis._measuring import Sources, summarise
-from bmlr.diagnosis._probe import probe_gap
-from bmlr.diagnosis._readings import collect
-from bmlr.diagnosis._removal import make_reader
-from bmlr.monitor._gradients import GRADIENTS
+from bmlr.diagnosis._predictions import collect_predictions
+from bmlr.diagnosis._removal import make_predictor
+from bmlr.diagnosis._replacements import RemovalOptions
+from bmlr.monitor import GRADIENTS
+
+_SPLITS = {"train": "training split", "val": "validation split", "test": "test split"}
 
 
 def diagnose_run(
@@ -25,54 +26,63 @@ def diagnose_run(
     *,
     split: str = "val",
     weights: str = "best",
+    removal: RemovalOptions | None = None,
     probe: bool = False,
+    alone: Path | str | None = None,
     thresholds: Thresholds | None = None,
-    resamples: int = 1000,
     device: torch.device | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Diagnose the model of a run on one split of its data.
 
-    Gradients recorded in the run's directory (``gradients.csv``) are taken in. Nothing is written; see
-    :meth:`Diagnosis.save`.
+    Gradients recorded in the run's directory (``gradients.csv``) are included. The diagnosis is not written; see
+    :func:`bmlr.diagnosis.write_diagnosis`.
 
     Args:
         run: Directory of the run.
-        split: train, val or test. The test split is for one final reading: it is read where you say so only.
+        split: train, val or test. Keep the test split for one final reading.
         weights: ``best`` (the epoch selected on validation) or ``last``.
-        probe: Train every modality alone with the run's budget and compare, see :func:`probe_gap`. It takes about as
-            long as the run, and is what tells an undertrained modality from one that says little.
-        thresholds: What the verdict takes as much or little.
-        resamples: Resamples of the bootstrap.
-        device: Where to compute; None takes a GPU where there is one and the run was not kept off it.
-        progress: Told in a sentence what is being done.
+        removal: Removal of modalities; by default features of zero.
+        probe: Train every modality alone with the run's budget and compare encoders by linear probes. It takes about
+            as long as the run, and tells an undertrained modality from an uninformative one. Runs trained alone
+            before are reused, interrupted ones resumed.
+        alone: Folder of the runs trained alone, which several diagnoses may share; by default ``alone`` in the run's
+            directory.
+        thresholds: Limits of the verdict.
+        device: Device of predictions and probes; None takes a GPU unless the run was kept off it.
+        progress: Called with a sentence on each longer step.
 
     Raises:
         FileNotFoundError: If there is no run.
         RunError: If its weights are missing or damaged.
         ValueError: If an argument does not fit.
     """
-    from bmlr.training import load_run
+    from bmlr.training import load_run, split_batches
 
     check_choice("split", split, ("train", "val", "test"))
     if probe and split == "train":
         raise ValueError("`probe` fits to the training split: give `split` = 'val' or 'test' with it. Found 'train'.")
     with preserved_random_state():
         config, model, method = load_run(run, weights=weights)
-    place = torch.device(device) if device is not None else device_of(config)
-    model.to(place), method.to(place)
-    batches = Ordered(config, split)
-    with preserved_random_state():
-        readings = collect(make_reader(model, batches, method=method), batches)
-    gaps = probe_gap(config, model, split=split, weights=weights, device=place, progress=progress) if probe else {}
-    recorded = Path(run) / GRADIENTS
+        accelerated = config.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+        target = torch.device(device) if device is not None else torch.device("cuda" if accelerated else "cpu")
+        model.to(target), method.to(target)
+        batches = split_batches(config, split)
+        predictor = make_predictor(model, batches, removal, method=method, seed=config.seed)
+        predictions = collect_predictions(predictor, batches)
+        folder = Path(run) / "alone" if alone is None else Path(alone)
+        probes = (
+            probe_run(config, model, folder, split=split, weights=weights, device=target, progress=progress)
+            if probe
+            else {}
+        )
+    gradients = Path(run) / GRADIENTS
     name = type(method).__name__
-    shown = {"train": "training split", "val": "validation split", "test": "test split"}[split]
-    sources = Sources(
-        f"{name} on {config.data.name}, {shown}, {weights} weights",
+    background = Background(
+        f"{name} on {config.data.name}, {_SPLITS[split]}, {weights} weights",
         method=name,
-        probe=gaps,
-        gradients=recorded if recorded.is_file() else None,
+        reference=probes,
+        gradients=gradients if gradients.is_file() else None,
         can_probe=True,
     )
-    return summarise(readings, sources, thresholds or Thresholds(), resamples=resamples, seed=config.seed)
+    return summarise(predictions, background, thresholds or Thresholds(), seed=config.seed)

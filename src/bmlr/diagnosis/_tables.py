@@ -1,4 +1,4 @@
-"""A diagnosis as tables."""
+"""Labels and cells of the tables of a diagnosis."""
 
 from __future__ import annotations
 
@@ -7,46 +7,45 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bmlr.diagnosis._judge import Status
-from bmlr.diagnosis._measures import (
-    Estimate,
-)
+from bmlr.diagnosis._judge import Location, Status
+from bmlr.diagnosis._resampling import IntervalEstimate
 
-LABELS = {
-    "samples": "samples that have it",
+MODALITY_LABELS = {
+    "samples": "samples with the modality",
     "majority_rate": "most frequent class",
     "alone": "accuracy alone",
     "alone_by_removal": "accuracy alone, by removal of the others",
-    "left_out": "accuracy without it",
+    "without": "accuracy without it",
     "drop": "accuracy lost without it",
-    "utilisation": "share of accuracy lost without it",
-    "changed": "predictions changed without it",
+    "utilisation": "fraction of accuracy lost without it",
+    "changed_rate": "predictions changed without it",
     "shapley_accuracy": "Shapley value, accuracy",
     "shapley_log_probability": "Shapley value, log-probability",
     "trained_alone": "accuracy trained alone",
-    "recovered": "share of that recovered in the joint model",
-    "prediction_share": "the same relative to the best modality",
+    "recovered_fraction": "fraction of that recovered in the joint model",
+    "relative_recovery": "the same relative to the best modality",
     "probe_joint": "linear probe, joint encoder",
     "probe_alone": "linear probe, encoder trained alone",
     "probe_untrained": "linear probe, untrained encoder",
     "encoder_gap": "probe gap to training alone",
-    "encoder_share": "share of the encoder's gain",
+    "encoder_fraction": "fraction of the encoder's gain",
 }
-
-
 GRADIENT_LABELS = {
     "norm": "gradient norm in training (median)",
-    "share": "share of gradient norms (median)",
+    "norm_fraction": "fraction of gradient norms (median)",
     "conflict": "cosine fused–unimodal gradient (median)",
     "conflict_rate": "steps with conflict",
 }
-
-
-PAIR_HEADS = ("accuracy ratio", "confidence gap", "signed confidence gap")
+PAIR_LABELS = {
+    "accuracy_ratio": "accuracy ratio",
+    "confidence_gap": "confidence gap",
+    "signed_confidence_gap": "signed confidence gap",
+}
 
 
 def plain_values(value: Any) -> Any:
-    if isinstance(value, Estimate):
+    """A value for JSON, records as dictionaries, NaN and infinity as None."""
+    if isinstance(value, IntervalEstimate):
         return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -58,15 +57,18 @@ def plain_values(value: Any) -> Any:
 
 
 def format_cell(value: Any) -> str:
+    """A cell of the table."""
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def format_status(status: Status, place: str) -> str:
-    return f"{status} ({place})" if place else status
+def format_status(status: Status, location: Location) -> str:
+    """The status of a modality, with the location an undertrained one is behind in."""
+    return f"{status} ({location})" if location else status
 
 
-def markdown(heads: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[str]:
-    lines = [heads, ["---"] * len(heads), *([label, *cells] for label, cells in rows)]
+def markdown_table(header: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """The lines of a Markdown table."""
+    lines = [header, ["---"] * len(header), *([label, *cells] for label, cells in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]

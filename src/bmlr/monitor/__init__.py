@@ -1,6 +1,7 @@
-"""Gradients recorded while a model trains. Needs torch and numpy only."""
+"""Recording of gradients during training. Needs torch and numpy only."""
 
 from bmlr.monitor._gradients import (
+    GRADIENTS,
     GradientMonitor,
     batch_conflict,
     gradient_conflict,
@@ -10,6 +11,7 @@ from bmlr.monitor._gradients import (
 )
 
 __all__ = [
+    "GRADIENTS",
     "GradientMonitor",
     "batch_conflict",
     "gradient_conflict",

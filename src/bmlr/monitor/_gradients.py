@@ -1,4 +1,4 @@
-"""What reaches the encoders during training: gradient norms, their ratio, and conflict of losses."""
+"""Gradient norms of the encoders during training, and conflict of losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bmlr.batch import Batch, as_batch
 from bmlr.functional import soft_cross_entropy, widened
 from bmlr.model import MultimodalClassifier
 
-#: Name of the file in a run's directory.
+#: Name of the recording in the directory of a run.
 GRADIENTS = "gradients.csv"
 
 
@@ -30,7 +30,7 @@ Encoders = MultimodalClassifier | Mapping[str, nn.Module]
 
 
 def gradient_norms(encoders: Encoders) -> dict[str, Tensor]:
-    """Euclidean norm of the gradient that each encoder's parameters hold, a scalar per name; 0 where they hold none.
+    """Euclidean norm of each encoder's current gradient, a scalar per name; 0 without one.
 
     Args:
         encoders: A model of the library, or modules by modality.
@@ -45,11 +45,11 @@ def gradient_norms(encoders: Encoders) -> dict[str, Tensor]:
     norms = {}
     for name, encoder in _encoders(encoders).items():
         parameters = list(encoder.parameters())
-        found = [p.grad.detach() for p in parameters if p.grad is not None]
+        gradients = [p.grad.detach() for p in parameters if p.grad is not None]
         device = parameters[0].device if parameters else None
         norms[name] = (
-            torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(widened(g)) for g in found]))
-            if found
+            torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(widened(g)) for g in gradients]))
+            if gradients
             else torch.zeros((), device=device)
         )
     return norms
@@ -58,12 +58,12 @@ def gradient_norms(encoders: Encoders) -> dict[str, Tensor]:
 def gradient_conflict(
     fused_loss: Tensor, unimodal_losses: Mapping[str, Tensor], encoders: Encoders
 ) -> dict[str, Tensor]:
-    r"""Cosine between the gradients of the fused loss and of each modality's own loss on that modality's encoder.
+    r"""Cosine between the gradients of fused and unimodal loss on each encoder.
 
     .. math:: \cos \beta_u = \frac{g_m^\top g_u}{\lVert g_m \rVert\,\lVert g_u \rVert}
 
     over all parameters of the encoder (MMPareto, Wei and Hu, ICML 2024). Negative is conflict: a step that helps one
-    loss hurts the other. NaN where one of both gradients is zero. Gradients that the parameters hold are not touched.
+    loss hurts the other. NaN if one of the gradients is zero. The parameters' own gradients stay as they are.
 
     Args:
         fused_loss: Loss of the fused prediction, a scalar with its graph; the graph is kept.
@@ -81,9 +81,9 @@ def gradient_conflict(
     cosines = {}
     for name, loss in unimodal_losses.items():
         parameters = [p for p in modules[name].parameters() if p.requires_grad]
-        both = [_flat_gradient(value, parameters) for value in (fused_loss, loss)]
-        lengths = torch.linalg.vector_norm(both[0]) * torch.linalg.vector_norm(both[1])
-        cosines[name] = torch.where(lengths > 0, (both[0] @ both[1]) / lengths, torch.nan)
+        fused, unimodal = (_flat_gradient(value, parameters) for value in (fused_loss, loss))
+        norms = torch.linalg.vector_norm(fused) * torch.linalg.vector_norm(unimodal)
+        cosines[name] = torch.where(norms > 0, (fused @ unimodal) / norms, torch.nan)
     return cosines
 
 
@@ -100,14 +100,14 @@ def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tensor]:
-    """Conflict of gradients on one batch, by a forward of its own that leaves no trace in the model.
+    """Conflict of gradients on one batch, by a separate forward pass without side effects.
 
-    It runs in the modes the model is in, on copies of the buffers (batch statistics are used but not kept), with the
-    random streams put back and without touching the gradients that parameters hold.
+    It runs in the model's current modes, on copies of the buffers (batch statistics are used but not kept). Random
+    states are restored, and the parameters' own gradients stay as they are.
 
     Args:
         model: The model.
-        batch: The batch, where the model is.
+        batch: The batch, on the model's device.
 
     Example:
         >>> import torch, bmlr
@@ -128,25 +128,24 @@ def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tenso
 
 
 class GradientMonitor:
-    """Records during training how much gradient reaches each encoder, and whether losses conflict there.
+    """Records gradient norms of each encoder and conflict of losses during training.
 
     The norms are those the optimiser sees: after a method's changes and after clipping. Numbers stay on the device
-    until they are written, so that a step does not wait for it.
+    until they are written, so that no step waits for a transfer.
 
     Under Lightning: ``Trainer(callbacks=[MonitorCallback(GradientMonitor(directory))])``. In a loop of your own::
 
         with monitor.watch(model):  # norms at every step of an optimiser
             ...
 
-    or, where you want it, ``monitor.record(model, batch)`` after the backward pass and before the step; with a batch
-    the conflict is measured too, every ``conflict_every`` records. For a model that is not of this library give its
-    encoders by name, ``{"audio": net.audio, "video": net.video}``, and measure conflict by
-    :func:`gradient_conflict`, handing the result over as ``conflict``.
+    or ``monitor.record(model, batch)`` between backward pass and step; with a batch the conflict is measured too,
+    every ``conflict_every`` records. For any other model give its encoders by name,
+    ``{"audio": net.audio, "video": net.video}``, and the result of :func:`gradient_conflict` as ``conflict``.
 
     Args:
-        directory: Where ``gradients.csv`` is written, such as a run's directory; None keeps the records in memory.
-        norm_every: Records of norms: every so many steps.
-        conflict_every: Measurements of conflict: every so many recorded steps.
+        directory: Directory of ``gradients.csv``, such as that of a run; None keeps the records in memory.
+        norm_every: Steps between records of norms.
+        conflict_every: Recorded steps between measurements of conflict.
 
     Raises:
         ValueError: If a parameter is not a positive integer.
@@ -174,46 +173,48 @@ class GradientMonitor:
     def record(
         self, encoders: Encoders, batch: Any = None, *, conflict: Mapping[str, float | Tensor] | None = None
     ) -> None:
-        """Record the gradients that the encoders hold now; count a step.
+        """Record the current gradients of the encoders, and count the step.
 
         Args:
             encoders: A model of the library, or modules by modality.
-            batch: The batch of this step; conflict is measured on it where it is due and the model is of this library.
-            conflict: Cosines measured by yourself.
+            batch: Batch of this step, for the conflict of a model of this library.
+            conflict: Cosines of any other model.
         """
         if self.due(self.norm_every):
             row: dict[str, float | Tensor] = {"step": self.step, "epoch": self.epoch}
             row |= {f"norm_{u}": value for u, value in gradient_norms(encoders).items()}
             if conflict is None and self.wants_conflict and batch is not None:
                 if not isinstance(encoders, MultimodalClassifier):
-                    raise ValueError("`batch` goes with a bmlr.MultimodalClassifier; else give `conflict`.")
+                    raise ValueError(
+                        "`batch` goes with a bmlr.MultimodalClassifier; give `conflict` for any other model."
+                    )
                 conflict = batch_conflict(encoders, _on_device(as_batch(batch), encoders))
             row |= {f"conflict_{u}": value for u, value in (conflict or {}).items()}
             self._pending.append(row)
         self.step += 1
 
     def due(self, every: int) -> bool:
-        """Whether this step is one of every so many."""
+        """Whether the step is a multiple of ``every``."""
         return self.step % every == 0
 
     @property
     def wants_conflict(self) -> bool:
-        """Whether conflict is to be measured at this step."""
+        """Whether conflict is due at this step."""
         return self.step % (self.norm_every * self.conflict_every) == 0
 
     @contextmanager
     def watch(self, encoders: Encoders) -> Iterator[GradientMonitor]:
-        """Record norms whenever an optimiser steps parameters of the encoders; write the file at the end.
+        """Record norms at every step of any optimiser of the encoders; write the file at the end.
 
-        Any optimiser counts, so that nothing has to be said of it. Gradients are read right after the step.
+        Gradients are read right after the step.
         """
-        known = {id(p) for module in _encoders(encoders).values() for p in module.parameters()}
+        watched = {id(p) for module in _encoders(encoders).values() for p in module.parameters()}
 
-        def stepped(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            if any(id(p) in known for group in optimizer.param_groups for p in group["params"]):
+        def record_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            if any(id(p) in watched for group in optimizer.param_groups for p in group["params"]):
                 self.record(encoders)
 
-        handle = register_optimizer_step_post_hook(stepped)
+        handle = register_optimizer_step_post_hook(record_step)
         try:
             yield self
         finally:
@@ -222,18 +223,18 @@ class GradientMonitor:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """What was recorded, a dictionary per step; NaN where conflict was not measured is left out."""
+        """A dictionary of numbers per recorded step; without conflict where it was not measured."""
         for row in self._pending:
             numbers = {name: float(value) for name, value in row.items()}
             norms = {name[5:]: value for name, value in numbers.items() if name.startswith("norm_")}
             ratios = {f"ratio_{a}/{b}": _ratio(norms[a], norms[b]) for a, b in itertools.combinations(norms, 2)}
-            later = {name: numbers.pop(name) for name in list(numbers) if name.startswith("conflict_")}
-            self._rows.append({**numbers, **ratios, **later})
+            conflict = {name: numbers.pop(name) for name in list(numbers) if name.startswith("conflict_")}
+            self._rows.append({**numbers, **ratios, **conflict})
         self._pending.clear()
         return self._rows
 
     def write(self) -> None:
-        """Write ``gradients.csv``, atomically; nothing without a directory or a record."""
+        """Write ``gradients.csv`` atomically, given a directory and a record."""
         rows = self.rows
         if self.path is None or not rows:
             return
@@ -250,7 +251,7 @@ class GradientMonitor:
         atomic_write(self.path, save)
 
     def resume(self, step: int) -> None:
-        """Go on from a step: read back what the file holds of the steps before it."""
+        """Continue from a step, keeping the file's records of earlier steps."""
         self.step = step
         self._pending.clear()
         if self.path is not None and self.path.is_file():
@@ -258,11 +259,11 @@ class GradientMonitor:
 
 
 def read_gradients(path: Path | str) -> list[dict[str, float]]:
-    """The rows of a ``gradients.csv``, or of the one in a run's directory; empty cells are left out.
+    """Rows of a ``gradients.csv``, or of that in a directory, without empty cells.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is not such a file.
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is not a recording of gradients.
     """
     path = Path(path)
     path = path / GRADIENTS if path.is_dir() else path
@@ -279,16 +280,16 @@ def read_gradients(path: Path | str) -> list[dict[str, float]]:
 
 
 def summarise_gradients(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Medians over the recorded steps per modality, and how often losses conflicted.
+    """Medians over the recorded steps per modality, and the rate of conflict.
 
     Returns:
-        By modality: ``norm`` (median), ``share`` (median of its share of the sum of all norms), ``conflict`` (median
-        cosine) and ``conflict_rate`` (share of measurements below zero); None where nothing was measured.
+        By modality: ``norm`` (median), ``norm_fraction`` (median of norm / sum of all norms), ``conflict`` (median
+        cosine) and ``conflict_rate`` (fraction of cosines below zero); None without measurements.
 
     Example:
-        >>> found = summarise_gradients([{"step": 0, "norm_a": 3.0, "norm_v": 1.0, "conflict_v": -0.5}])
-        >>> found["v"]
-        {'norm': 1.0, 'share': 0.25, 'conflict': -0.5, 'conflict_rate': 1.0}
+        >>> summary = summarise_gradients([{"step": 0, "norm_a": 3.0, "norm_v": 1.0, "conflict_v": -0.5}])
+        >>> summary["v"]
+        {'norm': 1.0, 'norm_fraction': 0.25, 'conflict': -0.5, 'conflict_rate': 1.0}
     """
     names = [name[5:] for name in dict.fromkeys(itertools.chain.from_iterable(rows)) if name.startswith("norm_")]
     summary: dict[str, dict[str, float | None]] = {}
@@ -298,7 +299,7 @@ def summarise_gradients(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[s
         cosines = [row[f"conflict_{u}"] for row in rows if math.isfinite(row.get(f"conflict_{u}", math.nan))]
         summary[u] = {
             "norm": _median(norms),
-            "share": _median([norm / total for norm, total in totals if total > 0]),
+            "norm_fraction": _median([norm / total for norm, total in totals if total > 0]),
             "conflict": _median(cosines),
             "conflict_rate": sum(c < 0 for c in cosines) / len(cosines) if cosines else None,
         }

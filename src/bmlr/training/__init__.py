@@ -7,7 +7,7 @@ from bmlr.training._directory import RunResult
 from bmlr.training._guard import NonFiniteLossError
 from bmlr.training._module import BalancedModule
 from bmlr.training._monitoring import MonitorCallback
-from bmlr.training._reading import evaluate_run, load_run, predict_run
+from bmlr.training._reading import evaluate_run, load_run, predict_run, split_batches
 from bmlr.training._scores import Score, ScoreMetric, evaluate
 from bmlr.training._train import train
 
@@ -22,5 +22,6 @@ __all__ = [
     "evaluate_run",
     "load_run",
     "predict_run",
+    "split_batches",
     "train",
 ]

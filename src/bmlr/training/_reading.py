@@ -91,6 +91,14 @@ def predict_run(
 
 
 def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
+    """Batches of a split as a run scores them: in order, without random transforms.
+
+    Args:
+        config: Configuration of the run.
+        split: train, val or test.
+        rank: Process, of whose samples there are batches.
+        world_size: Number of processes.
+    """
     chosen = config.model_data.split(split)
     size = config.trainer.batch_size or config.data.defaults.batch_size
     requests = ordered_requests(len(chosen), size, rank=rank, world_size=world_size)

@@ -1,0 +1,277 @@
+"""The verdict of a diagnosis, written as a paragraph."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from bmlr.diagnosis._judge import Evidence, Location, Status, Thresholds, choose_methods, judge
+from bmlr.diagnosis._resampling import IntervalEstimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Status of every modality, and the verdict as text.
+
+    Attributes:
+        status: undertrained, uninformative, weak, unused, balanced or unclear, by modality.
+        location: Location an undertrained modality is behind in: encoder, decision, or "" if unknown.
+        paragraph: Findings, the numbers behind them and advice, in plain words.
+        methods: Methods worth trying, among :func:`bmlr.methods.available`.
+    """
+
+    status: dict[str, Status]
+    location: dict[str, Location]
+    paragraph: str
+    methods: tuple[str, ...]
+
+    def with_status(self, *status: Status) -> tuple[str, ...]:
+        """The modalities of the given status."""
+        return tuple(u for u, word in self.status.items() if word in status)
+
+    @property
+    def undertrained(self) -> tuple[str, ...]:
+        """The undertrained modalities."""
+        return self.with_status("undertrained")
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Facts about the model that shape the wording.
+
+    Attributes:
+        accuracy: Accuracy of the fused prediction.
+        samples: Number of samples.
+        method: Name of the method in use.
+        missing: Some samples lack modalities.
+        conflict: Median cosine between fused and unimodal gradients during training, by modality.
+        can_probe: The advice may name the switch ``--probe``.
+        shuffled: Accuracies alone rest on shuffled inputs of the others, which makes them too low.
+    """
+
+    accuracy: IntervalEstimate
+    samples: int
+    method: str | None = None
+    missing: bool = False
+    conflict: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    can_probe: bool = False
+    shuffled: bool = False
+
+
+def write_verdict(evidence: Mapping[str, Evidence], thresholds: Thresholds, context: Context) -> Verdict:
+    """Judge every modality and write the paragraph.
+
+    Args:
+        evidence: Evidence on each modality.
+        thresholds: Limits of the verdict.
+        context: Facts about the model.
+    """
+    judged = {u: judge(numbers, thresholds) for u, numbers in evidence.items()}
+    status = {u: word for u, (word, _) in judged.items()}
+    location = {u: where for u, (_, where) in judged.items()}
+    verdict = Verdict(status, location, "", ())
+    behind = verdict.undertrained
+    remedies: dict[str, str] = {}
+    if behind:
+        conflicting = any(value < 0 for u, value in context.conflict.items() if u in behind)
+        remedies = choose_methods(
+            [location[u] for u in behind], current=context.method, missing=context.missing, conflict=conflicting
+        )
+    writer = _Writer(evidence, verdict, thresholds, context)
+    paragraph = " ".join([*writer.findings(), *writer.gradients(), *writer.advice(remedies)])
+    return dataclasses.replace(verdict, paragraph=paragraph, methods=tuple(remedies))
+
+
+class _Writer:
+    """Writes sentences about a verdict."""
+
+    def __init__(
+        self, evidence: Mapping[str, Evidence], verdict: Verdict, thresholds: Thresholds, context: Context
+    ) -> None:
+        self.evidence, self.verdict, self.thresholds, self.context = evidence, verdict, thresholds, context
+
+    def findings(self) -> list[str]:
+        """Findings with their numbers."""
+        verdict, context = self.verdict, self.context
+        if context.samples < self.thresholds.min_samples:
+            sentence = (
+                f"The evidence is insufficient: {context.samples} samples are fewer than the "
+                f"{self.thresholds.min_samples} needed for a verdict, and the fused accuracy may lie anywhere from "
+                f"{context.accuracy.low:.2f} to {context.accuracy.high:.2f}."
+            )
+            return [sentence]
+        sentences = [self._undertrained(u) for u in verdict.undertrained]
+        sentences += [self._uninformative(u) for u in verdict.with_status("uninformative")]
+        sentences += [self._unused(u) for u in verdict.with_status("unused")]
+        sentences += [self._weak(u) for u in verdict.with_status("weak")]
+        sentences += [self._unclear(u) for u in verdict.with_status("unclear")]
+        balanced = verdict.with_status("balanced")
+        if balanced:
+            if not verdict.with_status("undertrained", "unclear", "weak", "unused"):
+                sentences.insert(0, "No modality is undertrained.")
+            sentences.append(self._balanced(balanced))
+        return sentences
+
+    def gradients(self) -> list[str]:
+        """Conflict of gradients on the undertrained encoders."""
+        conflict = self.context.conflict
+        return [
+            f"During training, on the encoder of {u}, the gradients of the fused loss and of its own loss "
+            f"{'conflicted' if conflict[u] < 0 else 'agreed'} (median cosine {conflict[u]:.2f})."
+            for u in self.verdict.undertrained
+            if u in conflict and math.isfinite(conflict[u])
+        ]
+
+    def advice(self, remedies: Mapping[str, str]) -> list[str]:
+        """Methods to try, and next steps."""
+        verdict, sentences = self.verdict, []
+        if behind := verdict.undertrained:
+            methods = "; ".join(f"{name} ({effect})" for name, effect in remedies.items())
+            sentences.append(f"Worth trying: {methods}.")
+            sentences.append(f"Without another method: {self._plain_advice(behind)}.")
+        if uninformative := verdict.with_status("uninformative"):
+            sentences.append(
+                f"Balancing cannot help {_join(uninformative)} and may hurt the rest: check that its inputs are read "
+                "and aligned with the targets, or leave it out."
+            )
+        if verdict.with_status("weak", "unused"):
+            how = (
+                "with --probe true"
+                if self.context.can_probe
+                else "with `reference` (accuracies or probes of models trained on one modality)"
+            )
+            sentences.append(
+                f"To decide between the two, compare with training on each modality alone: diagnose {how}."
+            )
+        if verdict.with_status("unclear"):
+            sentences.append(
+                f"More samples would settle it: there were {self.context.samples}, and intervals shrink with the "
+                "square root of their number."
+            )
+        if set(verdict.status.values()) == {"balanced"}:
+            sentences.append(
+                "Balancing has little to add here; look to data, encoders and regularisation for better accuracy."
+            )
+        if self.context.shuffled and verdict.with_status("undertrained", "weak"):
+            sentences.append(
+                "Shuffled inputs of the other modalities vote for their own classes, which makes accuracies alone too "
+                "low: check that removal by the mean input gives the same verdict."
+            )
+        return sentences
+
+    def _plain_advice(self, behind: Sequence[str]) -> str:
+        verdict = self.verdict
+        ahead = [u for u in verdict.status if u not in behind and u not in verdict.with_status("uninformative")]
+        if any(verdict.location[u] == "encoder" for u in behind):
+            slower = f" or {_join(ahead)} a smaller one" if ahead else ""
+            return (
+                f"start from an encoder of {_join(behind)} trained alone, give it a larger learning rate{slower}, "
+                "or train longer"
+            )
+        hide = f"leave {_join(ahead)} out of some training batches, " if ahead else ""
+        return f"{hide}refit the decision layer on frozen encoders, or train longer"
+
+    def _undertrained(self, u: str) -> str:
+        numbers, location, best = self.evidence[u], self.verdict.location[u], self._best_other(u)
+        trained_alone = _value(numbers.trained_alone)
+        reasons = [f"alone in the joint model it reaches {_value(numbers.alone)}, trained alone {trained_alone}"]
+        if location == "encoder":
+            reasons.append(
+                f"a linear probe on its encoder scores {_estimate(numbers.encoder_gap)} below one on an encoder "
+                "trained alone"
+            )
+        if numbers.relative_recovery is not None and best is not None:
+            reasons.append(
+                "the joint model recovers of this, above chance, "
+                f"{_estimate(numbers.relative_recovery)} of what it recovers for {best}"
+            )
+        if location == "encoder":
+            where = "It is behind in its encoder."
+        elif numbers.encoder_gap is None:
+            where = "Only linear probes can tell whether its encoder or the decision layer is behind."
+        else:
+            where = (
+                "It is behind in the decision layer's use of its features rather than in its encoder: a linear probe "
+                f"scores only {_estimate(numbers.encoder_gap)} below one on an encoder trained alone."
+            )
+        recovery = numbers.relative_recovery
+        mild = recovery is not None and recovery.value >= 2 * self.thresholds.fraction - 1 and location != "encoder"
+        return f"{u} is {'mildly ' if mild else ''}undertrained: {'; '.join(reasons)}. {where}"
+
+    def _uninformative(self, u: str) -> str:
+        numbers = self.evidence[u]
+        return (
+            f"{u} is uninformative, not undertrained: trained alone it reaches {_estimate(numbers.trained_alone)}; "
+            f"always answering the most frequent class reaches {numbers.chance:.3f}."
+        )
+
+    def _unused(self, u: str) -> str:
+        numbers = self.evidence[u]
+        return (
+            f"The model does not use {u}: alone it reaches {_estimate(numbers.alone)}, the most frequent class "
+            f"{numbers.chance:.3f}, and without it {numbers.drop.value:+.3f} {_interval(numbers.drop)} of accuracy is "
+            "lost. Either it is undertrained or it carries no information."
+        )
+
+    def _weak(self, u: str) -> str:
+        numbers, best = self.evidence[u], self._best_other(u)
+        return (
+            f"The model relies little on {u}: above chance it reaches {numbers.balance.value:.2f} "
+            f"{_interval(numbers.balance)} of what {best} does ({numbers.alone.value:.3f} alone), and leaving it out "
+            f"costs {numbers.drop.value:.3f} of accuracy. Either it is undertrained or it carries less information "
+            f"than {best}; without training on it alone this cannot be told."
+        )
+
+    def _unclear(self, u: str) -> str:
+        numbers = self.evidence[u]
+        if numbers.samples < self.thresholds.min_samples:
+            return f"The evidence on {u} is insufficient: {numbers.samples} samples have it."
+        fraction = numbers.balance if numbers.trained_alone is None else numbers.relative_recovery
+        reason = (
+            f"its fraction of {_estimate(fraction)} is known too loosely to compare it with "
+            f"{self.thresholds.fraction:g}"
+            if fraction is not None and math.isfinite(fraction.value)
+            else f"trained alone it reaches {_estimate(numbers.trained_alone)}, which may be no better than the most "
+            f"frequent class, {numbers.chance:.3f}"
+        )
+        return f"The evidence on {u} is insufficient: {reason}."
+
+    def _balanced(self, names: Sequence[str]) -> str:
+        clauses = []
+        for u in names:
+            numbers = self.evidence[u]
+            reference = "" if numbers.trained_alone is None else f" (trained alone {numbers.trained_alone.value:.3f})"
+            clauses.append(f"{u} reaches {numbers.alone.value:.3f}{reference}")
+        return f"Alone in the joint model {', '.join(clauses)}."
+
+    def _best_other(self, u: str) -> str | None:
+        """The other modality recovered best; by its accuracy alone, if training alone is unknown."""
+        others = {v: numbers for v, numbers in self.evidence.items() if v != u}
+        if not others:
+            return None
+
+        def recovery(v: str) -> float:
+            numbers = others[v]
+            if numbers.trained_alone is None or self.evidence[u].trained_alone is None:
+                return numbers.alone.value
+            attainable = numbers.trained_alone.value - numbers.chance
+            return (numbers.alone.value - numbers.chance) / attainable if attainable > 0 else -math.inf
+
+        return max(others, key=recovery)
+
+
+def _value(estimate: IntervalEstimate | None) -> str:
+    return "–" if estimate is None else f"{estimate.value:.3f}"
+
+
+def _interval(estimate: IntervalEstimate) -> str:
+    return f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _estimate(estimate: IntervalEstimate | None) -> str:
+    return "–" if estimate is None else f"{_value(estimate)} {_interval(estimate)}"
+
+
+def _join(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,37 @@
+"""Files of a diagnosis."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+from bmlr._files import atomic_write, atomic_write_text
+from bmlr.diagnosis._diagnosis import Diagnosis
+
+
+def write_diagnosis(diagnosis: Diagnosis, directory: Path | str, *, figures: bool = True) -> list[Path]:
+    """Write ``diagnosis.json``, ``diagnosis.md`` and the figures as PNG.
+
+    Args:
+        diagnosis: The diagnosis.
+        directory: Folder, created if missing.
+        figures: Draw figures, which needs matplotlib.
+
+    Returns:
+        The files written.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(diagnosis.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    atomic_write_text(directory / "diagnosis.json", text)
+    atomic_write_text(directory / "diagnosis.md", diagnosis.to_markdown())
+    written = [directory / "diagnosis.json", directory / "diagnosis.md"]
+    if figures:
+        from bmlr.diagnosis.figures import draw_figures
+
+        for name, figure in draw_figures(diagnosis).items():
+            path = directory / f"{name}.png"
+            atomic_write(path, functools.partial(figure.savefig, format="png", dpi=150))
+            written.append(path)
+    return written

@@ -1,0 +1,162 @@
+"""Measures of balance between modalities, as pure functions of predictions and accuracies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "accuracy",
+    "accuracy_ratio",
+    "conditional_utilisation",
+    "confidence_gap",
+    "recovered_fraction",
+    "shapley_values",
+    "subsets_of",
+]
+
+
+def accuracy(predictions: Tensor, targets: Tensor, mask: Tensor | None = None) -> float:
+    """Fraction of samples with the correct class predicted; NaN for an empty mask.
+
+    Args:
+        predictions: Predicted classes, shape (N,).
+        targets: Class indices, shape (N,).
+        mask: Boolean, shape (N,): the samples to count; None counts all.
+
+    Example:
+        >>> import torch
+        >>> accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([True, False, True]))
+        0.5
+    """
+    return _mean((predictions == targets).double(), mask)
+
+
+def accuracy_ratio(first: float, second: float) -> float:
+    """Quotient of two modalities' accuracies alone; 1 is balanced (the A/V ratio of BMLR, Table III).
+
+    Infinite if only the second is zero; NaN if both are zero or one is NaN.
+
+    Example:
+        >>> accuracy_ratio(0.9, 0.6)
+        1.5
+    """
+    if second == 0:
+        return math.inf if first > 0 else math.nan
+    return first / second
+
+
+def conditional_utilisation(full: float, without: float) -> float:
+    r"""Fraction of the accuracy lost without a modality.
+
+    It is :math:`(A(S) - A(S \setminus u)) / A(S)`, the conditional utilisation rate of Wu et al., "Characterizing and
+    Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural Networks" (ICML 2022); with removal by shuffling
+    also the perceptual score of Gat et al. (NeurIPS 2021), normalised by the model's accuracy. Negative if the model is
+    better without the modality; NaN if ``full`` is zero.
+
+    Args:
+        full: Accuracy with all modalities.
+        without: Accuracy on the same samples without one modality.
+
+    Example:
+        >>> conditional_utilisation(0.75, 0.375)
+        0.5
+    """
+    return (full - without) / full if full else math.nan
+
+
+def confidence_gap(first: Tensor, second: Tensor, mask: Tensor | None = None) -> tuple[float, float]:
+    """Mean absolute and mean signed difference of two modalities' confidences.
+
+    The means over samples of :math:`|p^u_y - p^v_y|` and :math:`p^u_y - p^v_y`. OGM-GE (Peng et al., CVPR 2022) and
+    BMLR form the ratio of these probabilities; the difference is bounded, so that its mean is stable.
+
+    Args:
+        first: Probability of the true class by the first modality alone, shape (N,).
+        second: The same by the second modality.
+        mask: Boolean, shape (N,): the samples with both; None counts all.
+
+    Returns:
+        Mean absolute and mean signed difference; NaN for an empty mask.
+
+    Example:
+        >>> import torch
+        >>> confidence_gap(torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.5]))
+        (0.375, 0.125)
+    """
+    difference = first.double() - second.double()
+    return _mean(difference.abs(), mask), _mean(difference, mask)
+
+
+def shapley_values(values: Mapping[frozenset[str], Tensor], empty: Tensor) -> dict[str, Tensor]:
+    r"""Shapley value of each modality, exact over all subsets.
+
+    .. math:: \phi_u = \sum_{S \not\ni u} \frac{|S|!\,(M - |S| - 1)!}{M!} \bigl( v(S \cup u) - v(S) \bigr)
+
+    (Shapley, 1953; for the modalities of a network SHAPE of Hu et al., IJCAI 2022, and the sample-level valuation of
+    Wei et al., CVPR 2024). The values add up to :math:`v(\text{all}) - v(\emptyset)`.
+
+    Args:
+        values: v(S) for each of the 2^M − 1 non-empty subsets; scalars, or of shape (N,) per sample.
+        empty: :math:`v(\emptyset)`, the value without any modality, the same shape.
+
+    Raises:
+        ValueError: If a subset is missing.
+
+    Example:
+        >>> import torch
+        >>> v = {frozenset({"a"}): 0.75, frozenset({"v"}): 0.5, frozenset({"a", "v"}): 1.0}
+        >>> shapley_values({s: torch.tensor(x) for s, x in v.items()}, torch.tensor(0.25))
+        {'a': tensor(0.5000), 'v': tensor(0.2500)}
+    """
+    names = sorted(set[str]().union(*values))
+    missing = [set(subset) for subset in subsets_of(names) if subset not in values]
+    if missing:
+        raise ValueError(f"`values` should hold every subset of {names}. Missing: {missing}.")
+    value_of = {**values, frozenset[str](): empty}
+    contributions = {}
+    for u in names:
+        contribution = torch.zeros_like(empty)
+        for subset in [s for s in value_of if u not in s]:
+            weight = 1 / (len(names) * math.comb(len(names) - 1, len(subset)))
+            contribution = contribution + weight * (value_of[subset | {u}] - value_of[subset])
+        contributions[u] = contribution
+    return contributions
+
+
+def subsets_of(modalities: Sequence[str]) -> list[frozenset[str]]:
+    """All non-empty subsets of the modalities, smallest first.
+
+    Example:
+        >>> [sorted(subset) for subset in subsets_of(["audio", "video"])]
+        [['audio'], ['video'], ['audio', 'video']]
+    """
+    sizes = range(1, len(modalities) + 1)
+    return [frozenset(subset) for size in sizes for subset in itertools.combinations(modalities, size)]
+
+
+def recovered_fraction(reached: float, attainable: float, chance: float) -> float:
+    """Fraction of the attainable gain over chance reached by the joint model.
+
+    It is :math:`(A_{joint} - c) / (A_{alone} - c)`: 1 for a modality as good as trained alone, 0 for chance. NaN if
+    training alone gains nothing.
+
+    Args:
+        reached: Accuracy of the modality in the joint model.
+        attainable: Accuracy after training on the modality alone.
+        chance: Rate of the most frequent class.
+
+    Example:
+        >>> round(recovered_fraction(0.5, 0.7, 0.1), 3)
+        0.667
+    """
+    return (reached - chance) / (attainable - chance) if attainable > chance else math.nan
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> float:
+    counted = values if mask is None else values[mask]
+    return float(counted.mean()) if len(counted) else math.nan
