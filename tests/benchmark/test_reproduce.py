@@ -8,8 +8,8 @@ from inline import CPU, InlineEngine, quiet
 
 import bmlr.methods
 from bmlr.benchmark import Search, make_jobs, run_grid, tune
-from bmlr.benchmark._specification import parse_data, parse_method
 from bmlr.benchmark.contents import Picture, read_contents
+from bmlr.benchmark.specification import parse_data, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.reproduction import Settings, reproduce
 from bmlr.reproduction import _figures as figures

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr.methods
-from bmlr.benchmark import parse_data, parse_method
+from bmlr.benchmark.specification import parse_data, parse_method
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline import failed, finished
 
-from bmlr.benchmark import IncomparableError, bootstrap_difference, compare_runs, mean_ranks, run_frame
-from bmlr.benchmark._comparison import title_of
-from bmlr.benchmark.statistics import estimate
+from bmlr.benchmark import IncomparableError, compare_runs, run_frame
+from bmlr.benchmark.specification import title_of
+from bmlr.benchmark.statistics import bootstrap_difference, estimate, mean_ranks
 from bmlr.runs import group_runs
 
 

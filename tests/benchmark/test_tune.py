@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline import CPU, SMALL, InlineEngine, quiet
 
-from bmlr.benchmark import Search, parse_method, tune
+from bmlr.benchmark import Search, tune
 from bmlr.benchmark._space import Range, grid_points, parse_range, parse_spaces, with_values
 from bmlr.benchmark._study import _NoLock
+from bmlr.benchmark.specification import parse_method
 from bmlr.config import read_config
 from bmlr.runs import DirectoryLock, RunError
 from bmlr.training import train

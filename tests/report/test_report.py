@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.benchmark import Cell, Table, bootstrap_difference
+from bmlr.benchmark import Cell, Table
 from bmlr.benchmark.contents import Contents, Picture, read_contents, write_contents
+from bmlr.benchmark.statistics import bootstrap_difference
 from bmlr.cli import main
 from bmlr.config import TrainerOptions
 from bmlr.methods import BMLR, Joint

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._comparison import Comparison, compare_runs, run_frame, title_of
+from bmlr.benchmark._comparison import Comparison, compare_runs, run_frame
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
-from bmlr.benchmark._specification import MethodSpecification
 from bmlr.benchmark._tables import Table, comparison_frame, comparison_table, write_table
 from bmlr.benchmark.drawing import draw_comparison
+from bmlr.benchmark.specification import MethodSpecification, title_of
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.runs import RunRecord, find_runs, group_runs
@@ -55,7 +55,7 @@ def compare(  # noqa: PLR0913
 
     Args:
         data: Data set.
-        methods: Methods, as :func:`bmlr.benchmark.parse_method` reads them.
+        methods: Methods, as :func:`bmlr.benchmark.specification.parse_method` reads them.
         seeds: Seeds.
         model: Options of the model.
         optimizer: Options of the optimiser.

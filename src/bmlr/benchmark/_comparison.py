@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bmlr._checks import check_integer, nearest_name
-from bmlr.benchmark._specification import parse_method
+from bmlr.benchmark.specification import title_of
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
 from bmlr.runs import RunRecord, group_runs
 from bmlr.runs.settings import data_settings, method_settings
@@ -254,15 +254,6 @@ def _find_label(baseline: str, groups: Mapping[str, Any]) -> str:
         f"Parameter `baseline` should be one of {', '.join(groups)}. Found `baseline = {baseline!r}`."
         f"{nearest_name(baseline, groups)}"
     )
-
-
-def title_of(label: str) -> str:
-    """Name of a label in the literature, with its parameters; the label itself where it is no specification."""
-    try:
-        return parse_method(label).title
-    except ValueError:  # a class of the user's, whose short name is not registered
-        name, _, parameters = label.partition(":")
-        return f"{name} ({parameters.replace(',', ', ')})" if name.isidentifier() and parameters else label
 
 
 def _value(content: Any, keys: Sequence[str]) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._engines import LOST, Engine, LocalEngine, Task
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
-from bmlr.benchmark._specification import MethodSpecification, parse_method
+from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, fill_defaults
 from bmlr.data import MultimodalData
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure

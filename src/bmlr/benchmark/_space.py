@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bmlr._checks import nearest_name
-from bmlr.benchmark._specification import MethodSpecification
+from bmlr.benchmark.specification import MethodSpecification
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.benchmark._space import Range, grid_points
-from bmlr.benchmark._specification import MethodSpecification
+from bmlr.benchmark.specification import MethodSpecification
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

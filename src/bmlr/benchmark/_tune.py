@@ -16,10 +16,10 @@ from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
-from bmlr.benchmark._specification import MethodSpecification, parse_method
 from bmlr.benchmark._tables import Cell, Table, mark_best
 from bmlr.benchmark.contents import Contents, Picture, write_contents
 from bmlr.benchmark.drawing import save_figure
+from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.runs import DirectoryLock, RunRecord
@@ -71,7 +71,7 @@ def tune(  # noqa: PLR0913
 
     Args:
         data: Data set.
-        methods: Methods, as :func:`bmlr.benchmark.parse_method` reads them.
+        methods: Methods, as :func:`bmlr.benchmark.specification.parse_method` reads them.
         spaces: What is searched, as ``alpha=0.1:10:log,beta=0:1`` or ``BMLR:alpha=0.5|1|2``.
         search: How it is searched.
         seeds: Seeds of the runs of a trial.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import bmlr.methods
-from bmlr.benchmark import title_of
+from bmlr.benchmark.specification import title_of
 from bmlr.runs import RunRecord, group_runs
 from bmlr.runs.settings import data_settings, method_settings, settings, software_version, text_of
 

@@ -14,11 +14,11 @@ from bmlr.benchmark._comparison import run_frame
 from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
-from bmlr.benchmark._specification import parse_method
 from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import Table, write_table
 from bmlr.benchmark._tune import tune
 from bmlr.benchmark.contents import Contents, Picture, write_contents
+from bmlr.benchmark.specification import parse_method
 from bmlr.config import class_path, read_config_entries
 from bmlr.data import MultimodalData
 from bmlr.reproduction._figures import Drawn, Made, draw_bars, draw_figures

@@ -70,6 +70,15 @@ def parse_method(text: str) -> MethodSpecification:
     return MethodSpecification(text, name, parameters, check_integer("epochs", int(epochs), 1) if separator else None)
 
 
+def title_of(label: str) -> str:
+    """Name of a label in the literature, with its parameters; the label itself where it is no specification."""
+    try:
+        return parse_method(label).title
+    except ValueError:  # a class of the user's, whose short name is not registered
+        name, _, parameters = label.partition(":")
+        return f"{name} ({parameters.replace(',', ', ')})" if name.isidentifier() and parameters else label
+
+
 def parse_data(text: str) -> MultimodalData:
     """Make the data set that ``NAME`` or ``NAME:parameter=value,…`` stands for.
 
