@@ -146,13 +146,13 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, st
             recorder.termination.requested = module.stopping = True
         original(recorder, module)
 
-    original = _recorder.Recorder.keep_step
-    end = _recorder.Recorder.keep_progress
+    original = _recorder.Recorder.checkpoint_step
+    end = _recorder.Recorder.checkpoint_epoch
     with monkeypatch.context() as patch, pytest.raises(RunInterruptedError):
-        patch.setattr(_recorder.Recorder, "keep_step", stop)
+        patch.setattr(_recorder.Recorder, "checkpoint_step", stop)
         patch.setattr(
             _recorder.Recorder,
-            "keep_progress",
+            "checkpoint_epoch",
             lambda recorder, module: (
                 setattr(module, "stopping", module.trainer.global_step >= steps),
                 end(recorder, module),

@@ -1,4 +1,4 @@
-"""Training under Lightning: one module for every method, run directories, evaluation and prediction.
+"""Training under Lightning: a module for every method, run directories, evaluation and prediction.
 
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of a run."""
+"""Checkpoint files of a run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,30 @@ _log = logging.getLogger("bmlr.training")
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole."""
+    """A checkpoint that was read and passed its checksum.
+
+    Attributes:
+        path: File it was read from.
+        content: What Lightning, the module and the recorder saved.
+        newer_is_damaged: Whether there is a newer checkpoint that is damaged.
+    """
 
     path: Path
     content: dict[str, Any]
-    other_is_damaged: bool = False
+    newer_is_damaged: bool = False
 
 
 def latest_checkpoint(directory: Path, config: RunConfig) -> Checkpoint | None:
-    """The last checkpoint of a run; the one before it where that is damaged; None where there is none."""
+    """The last checkpoint of a run, or the one before it if the last is damaged; None without any.
+
+    Raises:
+        RunError: If all checkpoints are damaged, or one is of another run.
+    """
     last, previous = directory / CHECKPOINT, directory / PREVIOUS
     if not last.exists() and not previous.exists():
         return None
     try:
-        if last.exists():  # it is not there if the run was killed between the two moves of writing it
+        if last.exists():  # a run killed between the two renames of a write leaves the previous one only
             return Checkpoint(last, _read_own_checkpoint(last, config))
     except DamagedFileError as error:
         if not previous.exists():
@@ -51,7 +61,7 @@ def latest_checkpoint(directory: Path, config: RunConfig) -> Checkpoint | None:
         ) from error
     if last.exists():
         _log.warning("The checkpoint %s is damaged; the run goes on from the one before it.", last)
-    return Checkpoint(previous, content, other_is_damaged=last.exists())
+    return Checkpoint(previous, content, newer_is_damaged=last.exists())
 
 
 def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:
 
 
 class LoadedCheckpoint(TorchCheckpointIO):
-    """Gives the trainer what was read and checked already, rather than the file a second time."""
+    """Checkpoint already read and checked, so that the trainer does not read the file a second time."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__()

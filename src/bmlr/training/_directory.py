@@ -1,4 +1,4 @@
-"""Open and close the directory of a run."""
+"""The directory of a run: opened, checked, reused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bmlr._files import atomic_write_text, file_checksum, remove_leftovers
 from bmlr.config import RunConfig, read_config
 from bmlr.runs import RunError, read_result
 from bmlr.runs.layout import CHECKPOINT, CONFIG, METRICS, NONFINITE, RESULT
-from bmlr.training._outside import first_line
+from bmlr.training._errors import first_line
 from bmlr.training._trainer import is_first_process
 
 _log = logging.getLogger("bmlr.training")
@@ -22,9 +22,9 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        directory: Where it is.
-        content: What ``result.json`` holds.
-        reused: Whether the run had been finished before.
+        directory: Directory of the run.
+        content: Content of ``result.json``.
+        reused: Whether the run was already finished, so that nothing was trained.
     """
 
     directory: Path

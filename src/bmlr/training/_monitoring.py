@@ -15,13 +15,13 @@ from bmlr.monitor import GradientMonitor
 
 
 class MonitorCallback(Callback):
-    """Records gradients at every optimiser step and writes them after every epoch.
+    """Gradient records at every optimiser step, written after every epoch.
 
-    Under distributed training the norms are those of the
-    averaged gradients, conflict is that on the first process's batch, and the first process writes.
+    In distributed training norms are those of the averaged gradients, conflict is measured on the first process's
+    batch, and the first process writes.
 
     Args:
-        monitor: Where the records go.
+        monitor: Monitor that measures and keeps the records.
     """
 
     def __init__(self, monitor: GradientMonitor) -> None:
@@ -30,7 +30,7 @@ class MonitorCallback(Callback):
         self._hooks = ExitStack()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin, or go on where a resumed training stands."""
+        """Continue the records of a resumed training, and hook the optimiser."""
         model = getattr(pl_module, "model", None)
         if not isinstance(model, MultimodalClassifier):
             raise ValueError(
@@ -40,31 +40,31 @@ class MonitorCallback(Callback):
         self.monitor.resume(trainer.global_step)
         if not trainer.is_global_zero:
             return
-        known = {id(p) for p in model.encoders.parameters()}
+        encoder_parameters = {id(p) for p in model.encoders.parameters()}
 
         def stepped(optimizer: Optimizer, *_: Any) -> None:
-            if any(id(p) in known for group in optimizer.param_groups for p in group["params"]):
+            if any(id(p) in encoder_parameters for group in optimizer.param_groups for p in group["params"]):
                 self.monitor.record(model, self._batch)
 
         self._hooks.callback(register_optimizer_step_post_hook(stepped).remove)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Note the epoch."""
+        """Set the epoch of the records."""
         self.monitor.epoch = trainer.current_epoch
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the batch for a measurement of conflict."""
+        """Keep the batch where conflict is to be measured on it."""
         self._batch = batch if self.monitor.wants_conflict and trainer.is_global_zero else None
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write what was recorded."""
+        """Write the records."""
         self._batch = None
         if trainer.is_global_zero:
             self.monitor.write()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Stop, also after an error."""
+        """Remove the hook, also after an error."""
         self._hooks.close()
         self._batch = None

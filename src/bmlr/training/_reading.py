@@ -1,4 +1,4 @@
-"""Read, evaluate and predict with a finished run."""
+"""Load, evaluate and predict with a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bmlr.training.loader import RequestLoader, ordered_requests
 
 
 def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig, MultimodalClassifier, Method]:
-    """Read a run back: its configuration with prepared data, its model and its method, in evaluation mode on the CPU.
+    """Load a run: configuration with prepared data, model and method, in evaluation mode on the CPU.
 
     Args:
         directory: Directory of the run.
@@ -63,7 +63,7 @@ def predict_run(
 
     Args:
         directory: Directory of the run.
-        files: A file per modality of the model; data sets that know samples without a modality let it be left out.
+        files: A file per modality of the model; it may be left out where samples of the data set lack the modality.
         weights: ``best`` or ``last``.
 
     Returns:
@@ -96,10 +96,10 @@ def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_s
     Args:
         config: Configuration of the run.
         split: train, val or test.
-        rank: Process, of whose samples there are batches.
+        rank: Rank of this process, which gets every ``world_size``-th sample.
         world_size: Number of processes.
     """
-    chosen = config.model_data.split(split)
+    samples = config.model_data.split(split)
     size = config.trainer.batch_size or config.data.defaults.batch_size
-    requests = ordered_requests(len(chosen), size, rank=rank, world_size=world_size)
-    return RequestLoader(chosen, requests, num_workers=config.trainer.num_workers)
+    requests = ordered_requests(len(samples), size, rank=rank, world_size=world_size)
+    return RequestLoader(samples, requests, num_workers=config.trainer.num_workers)

@@ -1,4 +1,4 @@
-"""Records a run while it trains."""
+"""Recorder of a run: weights, metrics, checkpoints and the result."""
 
 from __future__ import annotations
 
@@ -30,33 +30,46 @@ from bmlr.training._trainer import software_versions
 from bmlr.training._weights import load_weights, read_run_weights, save_weights
 
 
-def interruption_error(directory: Path, module: BalancedModule, received: str) -> RunInterruptedError:
+def interruption_error(directory: Path, module: BalancedModule, signal_name: str) -> RunInterruptedError:
+    """Error of a run that was stopped by a signal right after a checkpoint."""
     return RunInterruptedError(
-        f"The run in {directory} was stopped by {received} with a checkpoint after step {module.trainer.global_step}, "
-        f"{module.epochs_done} of {module.trainer.max_epochs} epochs done. Continue it with --resume."
+        f"The run in {directory} was stopped by {signal_name} with a checkpoint after step "
+        f"{module.trainer.global_step}, {module.epochs_done} of {module.trainer.max_epochs} epochs done. Continue it with --resume."
     )
 
 
 class Recorder:
-    """Keeps weights, metrics and checkpoint of a run up to date, and writes its result."""
+    """Recorder of weights, metrics and checkpoints while a run trains, and of its result.
+
+    Its ``checkpoint_*``, ``select_epoch`` and ``write_events`` methods are hooks of :class:`BalancedModule`.
+
+    Args:
+        directory: Directory of the run.
+        config: Its configuration.
+        termination: Handler of the signals that stop it.
+
+    Attributes:
+        best: Number and validation score of the best epoch so far; None in the first epoch.
+        test_scores: Score on the test split after each epoch, under the paper protocol only.
+    """
 
     def __init__(self, directory: Path, config: RunConfig, termination: Termination) -> None:
         self.directory, self.config, self.termination = directory, config, termination
         self.best: dict[str, Any] | None = None
-        self.last_is_damaged = False
+        self.last_is_damaged = False  # then it must not replace the previous checkpoint
         self.test_scores: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.started = time.perf_counter()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take back what :meth:`keep_progress` put into a checkpoint.
+        """Restore the recorder's part of a checkpoint.
 
         Raises:
-            RunError: If the weights of the best epoch, which belong to it, are not there.
+            RunError: If the weights of the best epoch, which belong to the checkpoint, are missing or damaged.
         """
         recorded = checkpoint.content["bmlr_run"]
         self.best, self.test_scores = recorded["best"], recorded["test_scores"]
-        self.seconds_before, self.last_is_damaged = recorded["seconds"], checkpoint.other_is_damaged
+        self.seconds_before, self.last_is_damaged = recorded["seconds"], checkpoint.newer_is_damaged
         if self.best is not None:
             try:
                 read_run_weights(self.directory / "best.safetensors")
@@ -66,8 +79,8 @@ class Recorder:
                     "its beginning."
                 ) from error
 
-    def keep_weights(self, module: BalancedModule) -> None:
-        """Keep the weights that were just validated, if they are the best so far."""
+    def select_epoch(self, module: BalancedModule) -> None:
+        """Save the weights just validated, if they are the best so far."""
         score = module.val_score
         if score is None:
             raise RunError("The validation split was not scored.")
@@ -78,23 +91,31 @@ class Recorder:
             if module.trainer.is_global_zero:
                 save_weights(self.directory / "best.safetensors", module.model, module.method)
 
-    def keep_step(self, module: BalancedModule) -> None:
-        """Write a checkpoint within an epoch, if it is time; stop if that is wanted."""
+    def checkpoint_step(self, module: BalancedModule) -> None:
+        """Write a checkpoint within an epoch where one is due; stop where requested.
+
+        Raises:
+            RunInterruptedError: If the run is to stop.
+        """
         every = self.config.trainer.checkpoint_every
         if module.stopping or (every is not None and module.trainer.global_step % every == 0):
             self._write_checkpoint(module)
         if module.stopping:
-            raise interruption_error(self.directory, module, self.termination.received)
+            raise interruption_error(self.directory, module, self.termination.signal_name)
 
-    def keep_progress(self, module: BalancedModule) -> None:
-        """Write metrics and checkpoint of a finished epoch; stop if that is wanted."""
+    def checkpoint_epoch(self, module: BalancedModule) -> None:
+        """Write metrics and checkpoint of a finished epoch; stop where requested.
+
+        Raises:
+            RunInterruptedError: If the run is to stop.
+        """
         self._write_metrics(module)
         self._write_checkpoint(module)
         if module.stopping:
-            raise interruption_error(self.directory, module, self.termination.received)
+            raise interruption_error(self.directory, module, self.termination.signal_name)
 
-    def keep_events(self, module: BalancedModule) -> None:
-        """Write down what was not finite."""
+    def write_events(self, module: BalancedModule) -> None:
+        """Write the losses and gradients that were not finite."""
         if module.trainer.is_global_zero:
             write_json(self.directory / NONFINITE, {"events": module.guard.events})
 
@@ -104,7 +125,7 @@ class Recorder:
             atomic_write(self.directory / METRICS, lambda path: table.to_csv(path, index=False))
 
     def _write_checkpoint(self, module: BalancedModule) -> None:
-        """Write the checkpoint; every process gives its part to the first, which writes."""
+        """Write a checkpoint; all processes take part, since the first one gathers their states and writes."""
         content = module.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # noqa: SLF001
         content["bmlr_run"] = {
             "digest": self.config.digest,
@@ -118,12 +139,12 @@ class Recorder:
         self.last_is_damaged = False
 
     def finish(self, module: BalancedModule, *, seconds: float, check: Callable[[], None]) -> RunResult:
-        """Read the test split and write the result.
+        """Score the test split with the best weights and write the result.
 
         Args:
-            module: What was trained.
-            seconds: How long that took.
-            check: Called after every batch; raises if the run is to stop.
+            module: The trained module.
+            seconds: Seconds of this training, without those before it was resumed.
+            check: Called after every batch; raises where the run is to stop.
         """
         if self.best is None:
             raise RunError("No epoch was finished.")
@@ -134,14 +155,15 @@ class Recorder:
         load_weights(self.directory / "best.safetensors", module.model, module.method)
         predictions = PredictionTable(module.model.modalities, len(data.split("test")), module.device)
 
-        def watch(prediction: Prediction, batch: Batch) -> None:
+        def on_batch(prediction: Prediction, batch: Batch) -> None:
             predictions.add(prediction, batch)
             check()
 
-        test = self._score(module, "test", watch)
-        whole = module.trainer.strategy.reduce(predictions.values, reduce_op="sum")
+        test = self._score(module, "test", on_batch)
+        # Every process has filled in its own samples, zeros elsewhere.
+        table = module.trainer.strategy.reduce(predictions.values, reduce_op="sum")
         if module.trainer.is_global_zero:
-            predictions.save(self.directory / PREDICTIONS, whole)
+            predictions.save(self.directory / PREDICTIONS, table)
         history = pd.DataFrame(module.history)
         samples: dict[str, Any] = {split: len(data.split(split)) for split in SPLITS}
         if data is not self.config.data:
@@ -177,7 +199,7 @@ class Recorder:
             best = max(range(len(self.test_scores)), key=lambda epoch: self.test_scores[epoch]["accuracy"])
             content["test_last_epoch"] = self.test_scores[-1]
             content["test_best_epoch"] = {"epoch": best, **self.test_scores[best]}
-        self._write_metrics(module)  # anew, should the file of an interrupted run have been damaged meanwhile
+        self._write_metrics(module)  # again: the file of an interrupted run may have been damaged since
         if module.trainer.is_global_zero:
             content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
             (self.directory / PREVIOUS).unlink(missing_ok=True)
@@ -185,8 +207,8 @@ class Recorder:
         return RunResult(self.directory, content)
 
     def _score(
-        self, module: BalancedModule, split: SplitName, watch: Callable[[Prediction, Batch], None] | None = None
+        self, module: BalancedModule, split: SplitName, on_batch: Callable[[Prediction, Batch], None] | None = None
     ) -> Score:
         trainer = module.trainer
         batches = split_batches(self.config, split, rank=trainer.global_rank, world_size=trainer.world_size)
-        return evaluate(module.model, module.method, batches, watch)
+        return evaluate(module.model, module.method, batches, on_batch)

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM lets a training reach its next optimiser step and leave a checkpoint there."""
+"""Handling of SIGTERM and of lost processes: a run stops after its current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from bmlr.runs import RunInterruptedError
 
 
 def ending_signals() -> list[signal.Signals]:
-    """SIGTERM, and under SLURM the signal it announces the end of a job's time with.
+    """SIGTERM, and under SLURM also SIGUSR1, which announces the end of the job's time.
 
-    Lightning would save a checkpoint within its own handler of that, where the processes of a run wait for each other
-    for ever.
+    Lightning's SIGUSR1 handler saves a checkpoint, which deadlocks distributed runs; we handle it ourselves.
     """
     announced = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1") else []
     return [signal.SIGTERM, *announced]
 
 
 class Termination:
-    """Catches SIGTERM, and SIGUSR1 under SLURM, while a run is under way.
+    """Handler of SIGTERM, and of SIGUSR1 under SLURM, while a run is under way.
 
-    It does nothing outside the main thread, where signals cannot be caught.
-
-    While :attr:`patient` is set the signal is noted in :attr:`requested`, for the training to look at between its
-    steps; a second one ends it at once. Otherwise, while data are prepared, it ends the run at once: nothing would be
-    gained by waiting.
+    Outside the main thread, where Python cannot handle signals, it does nothing.
 
     Args:
         directory: Directory of the run, for the message.
+
+    Attributes:
+        deferred: Whether a first signal only sets :attr:`requested`, for the training to check after each step. While
+            data are prepared it is False, and the run stops at once: waiting would save nothing. A second signal
+            always stops it at once.
+        requested: Whether a signal has come.
+        signal_name: Name of the last signal; SIGTERM where only another process received one.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.requested = False
-        self.patient = False
-        self.received = "SIGTERM"  # also where another process of the run got the signal
+        self.deferred = False
+        self.signal_name = "SIGTERM"
         self._signals = ending_signals()
         self._before: dict[signal.Signals, Any] = {}
 
@@ -59,44 +61,50 @@ class Termination:
                 signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def install(self) -> None:
-        """Catch the signal; again once a trainer has put its own handler in front, which would end within a step."""
+        """Install the handlers.
+
+        Called again once training starts: Lightning installs its own, which would stop the run within a step, after
+        which no bit-exact resume is possible.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
                 signal.signal(number, self._handle)
 
-    def check(self) -> None:
-        """Raise a RunInterruptedError if the signal has come."""
+    def raise_if_requested(self) -> None:
+        """Raise a RunInterruptedError if a signal has come."""
         if self.requested:
-            raise self._interrupted(self.received)
+            raise self._interrupted(self.signal_name)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        if self.patient and not self.requested:
+        self.signal_name = signal.Signals(number).name
+        if self.deferred and not self.requested:
             self.requested = True
             return
-        again, self.requested = self.requested, True
-        raise self._interrupted(f"a second {self.received}" if again else self.received)
+        is_second, self.requested = self.requested, True
+        raise self._interrupted(f"a second {self.signal_name}" if is_second else self.signal_name)
 
-    def _interrupted(self, what: str) -> RunInterruptedError:
+    def _interrupted(self, cause: str) -> RunInterruptedError:
         return RunInterruptedError(
-            f"The run in {self.directory} was stopped by {what}. Continue it with --resume, from its last checkpoint."
+            f"The run in {self.directory} was stopped by {cause}. Continue it with --resume, from its last checkpoint."
         )
 
 
 class RunWatch(Callback):
-    """Begins a training that may be stopped, and tells of processes of it that end before their time.
+    """Signal handlers during training, and a message where a process of the run ends too early.
+
+    The other processes notice a lost peer in their next exchange, but not which one it was.
 
     Args:
-        termination: Where SIGTERM is noted.
+        termination: Handler of the signals.
     """
 
     def __init__(self, termination: Termination) -> None:
         self.termination = termination
         self._children: list[Any] = []
-        self._ended = threading.Event()
+        self._stop_watching = threading.Event()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Begin."""
+        """Install the handlers and watch the child processes."""
         self.termination.install()
         self._children = list(getattr(trainer.strategy.launcher, "procs", []))
         if self._children:
@@ -105,18 +113,21 @@ class RunWatch(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Stop watching: what ends from now on is ended on purpose. But what broke an exchange may have just ended."""
+        """Stop watching children. After a communication error wait 1 s, so that the dead child is still reported.
+
+        Children that end later are ended on purpose, by the launcher.
+        """
         if isinstance(exception, RuntimeError) and not isinstance(exception, RunInterruptedError):
-            self._ended.wait(1.0 if self._children else 0.0)
-        self._ended.set()
+            self._stop_watching.wait(1.0 if self._children else 0.0)
+        self._stop_watching.set()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Stop watching."""
-        self._ended.set()
+        self._stop_watching.set()
 
     def _watch(self) -> None:
-        """Say which process ended: the others notice it in their next exchange, but not which it was."""
-        while not self._ended.wait(0.2):
+        """Print which process ended, until one has or watching stops."""
+        while not self._stop_watching.wait(0.2):
             for rank, child in enumerate(self._children, start=1):
                 if code := child.poll():
                     how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -124,5 +135,5 @@ class RunWatch(Callback):
                         f"bmlr: process {rank} of the run in {self.termination.directory} ended by {how}; so do the "
                         "others. Continue the run with --resume.\n"
                     )
-                    self._ended.set()
+                    self._stop_watching.set()
                     return

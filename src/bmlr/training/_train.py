@@ -13,8 +13,8 @@ from bmlr.methods import Method
 from bmlr.runs import RunError
 from bmlr.training._checkpoints import latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, open_directory
+from bmlr.training._errors import translate_errors
 from bmlr.training._module import BalancedModule
-from bmlr.training._outside import translate_errors
 from bmlr.training._recorder import Recorder
 from bmlr.training._termination import RunWatch, Termination
 from bmlr.training._trainer import is_first_process, make_trainer, silence_lightning
@@ -32,19 +32,24 @@ def train(
     run: Path | str | None = None,
     resume: bool = False,
 ) -> RunResult:
-    """Train a model on a data set by a method, select the epoch on the validation split, read the test split once.
+    """Train one configuration into a run directory, select the epoch on validation, and score the test split.
 
-    The run is a directory: ``config.yaml`` re-runs it, ``metrics.csv`` has a row per epoch, ``tensorboard/`` the
-    events, ``best.safetensors`` and ``last.safetensors`` the weights, ``last.ckpt`` what a resumed run needs,
-    ``predictions.safetensors`` the classes predicted for the test split in the selected epoch, and ``result.json``,
-    written last, the result. An interrupted run that is resumed goes on after its last checkpoint, which is
-    taken at the end of every epoch, at every ``checkpoint_every``-th optimiser step, and at the next one on SIGTERM;
-    it ends as it would have ended without the interruption. While a run goes on, ``previous.ckpt`` is the checkpoint
-    before the last, to fall back to. ``nonfinite.json`` tells of losses and gradients that were not finite.
+    The directory holds:
 
-    Under the data sets' ``paper`` protocol the test split is scored after every epoch, as the papers do, and the
-    result shows the last and the best of these beside the epoch selected on validation. Under ``clean`` it is read
-    once, at the end, with the weights of the selected epoch (the first of the best validation accuracy).
+    * ``config.yaml``: the configuration, which re-runs it;
+    * ``metrics.csv``: a row per epoch; ``tensorboard/``: the same as events;
+    * ``best.safetensors``, ``last.safetensors``: weights of the selected and the last epoch;
+    * ``last.ckpt``, and ``previous.ckpt`` while the run goes on: the last two checkpoints;
+    * ``predictions.safetensors``: predicted classes of the test split in the selected epoch;
+    * ``nonfinite.json``: losses and gradients that were not finite, if there were any;
+    * ``result.json``, written last: the result.
+
+    Checkpoints are written at the end of every epoch, at every ``checkpoint_every``-th optimiser step, and on SIGTERM
+    after the current step. A resumed run continues from the last one and ends bit for bit as without interruption.
+
+    Under the ``clean`` protocol of a data set, the test split is read once, at the end, with the weights of the
+    selected epoch (the first of the best validation accuracy). Under ``paper`` it is also scored after every epoch, as
+    the papers do, and the result shows the last and the best of these scores.
 
     Args:
         data: Data set.
@@ -53,9 +58,9 @@ def train(
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
         seed: Seed of weights, order of samples and random transforms.
-        runs: Folder in which the run's directory is made, named by data, method, seed and a hash of everything else.
-        run: Directory of the run, in place of a named one in ``runs``.
-        resume: Continue an interrupted run. A finished run is left alone either way.
+        runs: Folder of the run's directory, which is named by data, method, seed and a hash of the configuration.
+        run: Directory of the run; None takes the named one in ``runs``.
+        resume: Continue an interrupted run. A finished run is returned as it is, either way.
 
     Returns:
         The run's directory and result.
@@ -63,7 +68,8 @@ def train(
     Raises:
         RunError: If the directory cannot be written, holds another or an interrupted run, or its checkpoint cannot
             be used.
-        NonFiniteLossError: If a loss is NaN or infinite.
+        RunInterruptedError: If a signal stopped the run; it can be resumed.
+        NonFiniteLossError: If a loss or gradient is NaN or infinite, unless such steps are skipped.
         ValueError: If the data set, the method and the model do not fit together.
     """
     options = fill_defaults(data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions())
@@ -72,16 +78,16 @@ def train(
     if finished := finished_run(directory, config):
         return finished
     with Termination(directory) as termination, translate_errors(directory):
-        if is_first_process():  # the others of a distributed run come to what this one has opened
+        if is_first_process():  # two processes that write one file would race
             open_directory(directory, config, resume=resume)
         data.prepare()
-        termination.patient = True
-        termination.check()
+        termination.deferred = True
+        termination.raise_if_requested()
         return _fit(config, directory, termination)
 
 
 def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunResult:
-    """Train from the beginning or a checkpoint to the result."""
+    """Train from the beginning or the last checkpoint, and write the result."""
     started = time.perf_counter()
     module = _make_module(config)
     recorder = Recorder(directory, config, termination)
@@ -89,10 +95,10 @@ def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunRes
     if checkpoint is not None:
         recorder.restore(checkpoint)
     module.wants_stop = lambda: termination.requested
-    module.after_step.append(recorder.keep_step)
-    module.after_nonfinite.append(recorder.keep_events)
-    module.before_epoch_end.append(recorder.keep_weights)
-    module.after_epoch_end.append(recorder.keep_progress)
+    module.after_step.append(recorder.checkpoint_step)
+    module.after_nonfinite.append(recorder.write_events)
+    module.before_epoch_end.append(recorder.select_epoch)
+    module.after_epoch_end.append(recorder.checkpoint_epoch)
     trainer = make_trainer(config, directory, RunWatch(termination), checkpoint)
     with silence_lightning():
         trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
@@ -102,7 +108,7 @@ def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunRes
             "Resume it with --resume."
         )
     module.to(trainer.strategy.root_device)  # Lightning moves the module to the CPU at the end of training
-    return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.check)
+    return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.raise_if_requested)
 
 
 def _make_module(config: RunConfig) -> BalancedModule:

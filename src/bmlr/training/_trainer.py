@@ -24,13 +24,21 @@ from bmlr.training._monitoring import MonitorCallback
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a run that writes and speaks."""
+    """Whether this process writes files and prints; in distributed training the first one does."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def make_trainer(
     config: RunConfig, directory: Path, watch: Callback, checkpoint: Checkpoint | None
 ) -> lightning.Trainer:
+    """Lightning's trainer for a run.
+
+    Args:
+        config: Configuration of the run.
+        directory: Directory of the run, for TensorBoard events and gradients.
+        watch: Callback that handles signals and lost processes.
+        checkpoint: Checkpoint to resume from, already read.
+    """
     options = config.trainer
     console = Console()
     callbacks: list[Callback] = [watch]
@@ -62,11 +70,14 @@ def make_trainer(
 
 
 def _strategy(config: RunConfig) -> str:
-    """The strategy, told to expect parameters without a gradient where the method leaves some."""
+    """The strategy; DDP has to look for unused parameters where the method leaves gradients unset.
+
+    Otherwise DDP refuses the step after one in which a parameter got no gradient.
+    """
     options = config.trainer
     if not config.method.leaves_gradients_unset or options.strategy not in {"auto", "ddp"}:
         return options.strategy
-    if options.strategy == "auto":  # Lightning's choice: ddp for several processes, else none
+    if options.strategy == "auto":  # Lightning chooses ddp for several processes, which only a trainer can tell
         with silence_lightning():
             probe = lightning.Trainer(
                 accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, logger=False,
@@ -78,7 +89,7 @@ def _strategy(config: RunConfig) -> str:
 
 
 class _EpochLines(Callback):
-    """A line per epoch, for logs."""
+    """One printed line per epoch, in place of a progress bar."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -96,7 +107,7 @@ class _EpochLines(Callback):
 
 
 class silence_lightning(warnings.catch_warnings):  # noqa: N801  (used like its parent)
-    """Silence Lightning where it advises against what is chosen here on purpose, and its advertisements."""
+    """Silence Lightning's advice against deliberate choices of this package, and its advertisements."""
 
     def __enter__(self) -> None:
         super().__enter__()
@@ -129,6 +140,7 @@ _LOGGERS = (
 
 
 def software_versions() -> dict[str, str]:
+    """Versions of the software and the name of the device, for ``result.json``."""
     return {
         "bmlr": __version__,
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""Weights of a run."""
+"""Weight files of a run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bmlr.runs.storage import (
 
 
 def save_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
+    """Write the tensors of model and method, prefixed by ``model.`` and ``method.``."""
     tensors = {
         f"{prefix}.{name}": value
         for prefix, module in (("model", model), ("method", method))
@@ -27,6 +28,11 @@ def save_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
 
 
 def read_run_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a weight file.
+
+    Raises:
+        RunError: If it is missing or damaged.
+    """
     try:
         return read_weights(path)
     except FileNotFoundError as error:
@@ -36,10 +42,15 @@ def read_run_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
+    """Load a weight file into model and method.
+
+    Raises:
+        RunError: If it is missing, damaged or of another model or method.
+    """
     tensors = read_run_weights(path)
     for prefix, module in (("model", model), ("method", method)):
         state = {name.removeprefix(f"{prefix}."): v for name, v in tensors.items() if name.startswith(f"{prefix}.")}
-        # The extra state is plain Python (counters); it belongs to training and is not among the weights.
+        # Without the methods' extra state (counters): it is no tensor, and only a resumed training needs it.
         expected = {name for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
         if set(state) != expected:
             raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")

@@ -1,4 +1,4 @@
-"""Which samples are seen in which order: a pure function of seed, epoch and plan."""
+"""Loaders, and the order of samples as a pure function of seed, epoch and plan."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bmlr.training._termination import ending_signals
 
 @dataclasses.dataclass(frozen=True)
 class BatchRequest:
-    """One batch to come.
+    """A batch to be loaded.
 
     Attributes:
-        indices: Samples of the batch.
+        indices: Positions of its samples in the split.
         seed: Seed of the random transforms; None applies none.
-        tag: Tag of the pass it belongs to.
-        fresh_optimizer: The optimiser's state is to be forgotten before this batch.
+        tag: Tag of its pass.
+        fresh_optimizer: Whether to reset the optimiser's state before this batch.
     """
 
     indices: tuple[int, ...]
@@ -46,14 +46,15 @@ class _RequestDataset(Dataset[Batch]):
 
 
 class RequestLoader:
-    """Batches of a split in the order of given requests; sized, and the same on every iteration.
+    """Batches of a split in the order of the requests; the same on every iteration.
 
     Args:
-        split: Where the samples come from.
-        requests: The batches to come.
-        num_workers: Processes that load data.
+        split: Split of the data set.
+        requests: The batches to be loaded.
+        num_workers: Processes that load data; 0 loads in this process.
         pin_memory: Load into page-locked memory.
-        start: Requests at the beginning that are done already and left out; the length counts them all the same.
+        start: Number of requests to leave out at the beginning; ``len`` counts them all the same, as Lightning
+            counts the batches of a resumed epoch.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class RequestLoader:
         start: int = 0,
     ) -> None:
         self.requests = requests
-        # A generator of its own: iterating must not draw from the global stream, or an evaluation between two
-        # steps would change the training after it.
+        # A generator of its own: DataLoader draws a seed per iteration, and from the global stream an evaluation
+        # between two steps would change the training after it.
         self._loader = DataLoader(
             _RequestDataset(split),
             batch_size=None,
@@ -75,26 +76,29 @@ class RequestLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             generator=torch.Generator(),
-            worker_init_fn=_serve_to_the_end,
+            worker_init_fn=_ignore_ending_signals,
         )
 
     def __len__(self) -> int:
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        with _signal_held_back():
+        with _ending_signals_blocked():
             return iter(self._loader)
 
 
-def _serve_to_the_end(_: int) -> None:
-    """Let the process that trains decide when to stop: a signal to all must not take away its next batch."""
+def _ignore_ending_signals(_: int) -> None:
+    """Ignore SIGTERM in a worker: the training process decides when to stop, and needs its next batch until then."""
     for number in ending_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def _signal_held_back() -> Iterator[None]:
-    """Let no such signal reach processes that are made in here before they can ignore it; this one gets it later."""
+def _ending_signals_blocked() -> Iterator[None]:
+    """Block ending signals while workers start, which would die of them before they ignore them.
+
+    Blocked signals reach this process at the end.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -106,7 +110,7 @@ def _signal_held_back() -> Iterator[None]:
 
 
 def ordered_requests(num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[BatchRequest]:
-    """Requests that go through a split once, in order; under distributed evaluation each rank takes its share."""
+    """Requests for one pass over a split in order; in distributed evaluation each rank takes every N-th sample."""
     indices = range(num_samples)[rank::world_size]
     return [BatchRequest(tuple(indices[start : start + batch_size])) for start in range(0, len(indices), batch_size)]
 
@@ -123,10 +127,10 @@ def planned_requests(
 ) -> list[BatchRequest]:
     """Requests of one epoch of training.
 
-    Every pass shuffles its samples with a generator seeded by ``seed``, ``epoch`` and its place in the plan. Under
+    Every pass shuffles its samples with a generator seeded by ``seed``, ``epoch`` and its position in the plan. In
     distributed training a global batch of ``world_size * batch_size`` samples is dealt to the ranks in turn; the last
-    one is filled up from the beginning of the pass so that all ranks take part in every step. A last batch of a single
-    sample is joined to the one before it: batch normalisation cannot train on it.
+    one is filled up from the beginning of the pass, so that all ranks take part in every step. A last batch of a
+    single sample is joined to the one before it: batch normalisation cannot train on it.
 
     Args:
         plan: Passes of the epoch.
@@ -134,40 +138,43 @@ def planned_requests(
         batch_size: Samples per batch and rank.
         seed: Seed of the run.
         epoch: Number of the epoch, from zero.
-        rank: Which process this is.
+        rank: Rank of this process.
         world_size: Number of processes.
 
     Raises:
         ValueError: If a pass names a sample that does not exist.
     """
     requests: list[BatchRequest] = []
-    for number, planned in enumerate(plan.passes):
+    for number, entry in enumerate(plan.passes):
         generator = np.random.default_rng([seed, epoch, number])
-        samples = np.arange(num_samples) if planned.indices is None else np.asarray(planned.indices, dtype=np.int64)
+        samples = np.arange(num_samples) if entry.indices is None else np.asarray(entry.indices, dtype=np.int64)
         if len(samples) and not (samples.min() >= 0 and samples.max() < num_samples):
             raise ValueError(
-                f"Pass '{planned.tag}' should name samples in [0, {num_samples - 1}]. "
+                f"Pass '{entry.tag}' should name samples in [0, {num_samples - 1}]. "
                 f"Found values from {samples.min()} to {samples.max()}."
             )
+        # All of a pass is drawn from one generator in a fixed order. Nothing depends on batches or ranks that are
+        # done already, so a resumed epoch sees the same batches.
         order = generator.permutation(samples)
         if len(order) and (missing := -len(order) % world_size):
-            order = np.concatenate([order, np.resize(order, missing)])
+            order = np.concatenate([order, np.resize(order, missing)])  # a rank short of a batch would deadlock
         transform_seed = int(generator.integers(2**62))
         step = batch_size * world_size
         starts = list(range(0, len(order), step))
         if len(starts) > 1 and len(order) - starts[-1] == world_size:
-            del starts[-1]  # one sample per rank would be left over, which batch normalisation cannot train on
+            del starts[-1]  # one sample per rank is left over, and batch normalisation cannot train on one
         ends = [*starts[1:], len(order)]
         requests += [
             BatchRequest(
                 tuple(order[start:end][rank::world_size].tolist()),
                 seed=transform_seed,
-                tag=planned.tag,
-                fresh_optimizer=planned.fresh_optimizer and start == 0,
+                tag=entry.tag,
+                fresh_optimizer=entry.fresh_optimizer and start == 0,
             )
             for start, end in zip(starts, ends, strict=False)
         ]
     if plan.interleave:
+        # Seeded by a position that no pass has. Whole batches move, so that each keeps its tag and seed.
         order = np.random.default_rng([seed, epoch, len(plan.passes)]).permutation(len(requests))
         requests = [requests[i] for i in order]
     return requests
