@@ -32,9 +32,10 @@ from bmlr.training._weights import load_weights, read_run_weights, save_weights
 
 def interruption_error(directory: Path, module: BalancedModule, signal_name: str) -> RunInterruptedError:
     """Error of a run that was stopped by a signal right after a checkpoint."""
+    step, epochs = module.trainer.global_step, module.trainer.max_epochs
     return RunInterruptedError(
-        f"The run in {directory} was stopped by {signal_name} with a checkpoint after step "
-        f"{module.trainer.global_step}, {module.epochs_done} of {module.trainer.max_epochs} epochs done. Continue it with --resume."
+        f"The run in {directory} was stopped by {signal_name} with a checkpoint after step {step}, "
+        f"{module.epochs_done} of {epochs} epochs done. Continue it with --resume."
     )
 
 
