@@ -73,7 +73,6 @@ class BalancedModule(lightning.LightningModule):
         max_nonfinite: int = 10,
     ) -> None:
         super().__init__()
-        method.check_modalities(model.modalities)
         method.setup(model)
         self.model, self.method = model, method
         self.optimizer_options = optimizer
