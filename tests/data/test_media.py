@@ -60,9 +60,9 @@ def test_samples_beyond_full_scale_are_limited(tmp_path):
 
 def test_a_clip_is_filled_by_repetition_or_silence():
     wave = np.arange(1, 401, dtype=np.float32)
-    repeated = Spectrogram(1000, 100, 50, None, 1.0, "repeat").clip(wave)
+    repeated = Spectrogram(1000, 100, 50, None, 1.0, "repeat").fit_length(wave)
     np.testing.assert_array_equal(repeated, np.tile(wave, 3)[:1000])
-    silent = Spectrogram(1000, 100, 50, None, 1.0).clip(wave)
+    silent = Spectrogram(1000, 100, 50, None, 1.0).fit_length(wave)
     np.testing.assert_array_equal(silent, np.pad(wave, (0, 600)))
     with pytest.raises(ValueError, match="Did you mean 'repeat'"):
         Spectrogram(fill="repeated")

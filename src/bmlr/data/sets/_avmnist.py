@@ -226,7 +226,7 @@ class AVMNIST(MultimodalData):
     def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
         """All arrays of all splits, standardised, with what is needed to treat new files alike."""
         clips = {
-            recording.path.name: _SPECTROGRAM.clip(read_wave(recording.path, _SPECTROGRAM.sample_rate))
+            recording.path.name: _SPECTROGRAM.fit_length(read_wave(recording.path, _SPECTROGRAM.sample_rate))
             for recording in recordings
         }
         splits = _split_images(image_files)

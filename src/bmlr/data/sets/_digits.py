@@ -220,7 +220,7 @@ class Digits(MultimodalData):
         return np.array([by_digit[d][int(u * len(by_digit[d]))] for d, u in zip(labels, draws, strict=True)])
 
     def _spectrogram(self, wave: np.ndarray, split: SplitName, sample: int) -> np.ndarray:
-        clip = _SPECTROGRAM.clip(wave)
+        clip = _SPECTROGRAM.fit_length(wave)
         if self.audio_snr_db is not None:
             clip = add_noise(clip, self.audio_snr_db, self._rng(split, "audio noise", sample))
         return _SPECTROGRAM(clip)

@@ -1,4 +1,4 @@
-"""Arrays kept on disk between runs, memory-mapped, under the hash of what they were made from."""
+"""Cache of arrays on disk, memory-mapped, by the hash of their parameters."""
 
 from __future__ import annotations
 
@@ -17,19 +17,16 @@ import numpy as np
 
 from bmlr._files import atomic_write_text, file_checksum, has_valid_checksum, with_checksum
 
-_VERSION = 1
-
-
 MANIFEST = "manifest.json"
 
-
-_ATTEMPTS = 10  # at finding the entry another process may be replacing this very moment
+_VERSION = 1
+_ATTEMPTS = 10  # at reading an entry that another process may be replacing at the same moment
 
 
 def cache_root() -> Path:
     """Folder of the cache: the environment variable ``BMLR_CACHE``, or ``~/.cache/bmlr``."""
-    given = os.environ.get("BMLR_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "bmlr"
+    folder = os.environ.get("BMLR_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "bmlr"
 
 
 def cached_arrays(
@@ -40,22 +37,22 @@ def cached_arrays(
     *,
     verify: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Arrays from the cache; made by ``build`` and stored where the cache does not hold them whole.
+    """Load arrays from the cache, or build and store them.
 
     An entry is a folder ``<kind>-<hash of key>`` with one ``.npy`` file per array and a ``manifest.json`` (key,
-    shapes, sizes, SHA-256 sums, its own included). It is written beside its place and renamed, so that it is there
-    whole or not at all and any number of processes may ask for it at once. An entry with a file missing or of another
-    size, or with a manifest that does not fit its sum, is made anew.
+    shapes, sizes, SHA-256 checksums, its own included). It is written under a temporary name and renamed, so that any
+    number of processes may ask for it at once. An entry with a missing file, a file of another size or a manifest
+    with a wrong checksum is built again.
 
     Args:
         kind: First part of the folder's name: letters, digits, ``-`` and ``_``.
-        key: Everything the arrays depend on, as JSON holds it (tuples count as lists).
-        build: Makes the arrays, named as files can be.
+        key: Everything the arrays depend on, as JSON (tuples count as lists).
+        build: Builds the arrays; their names are names of files.
         root: Folder of the cache; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by default.
-        verify: Compare the files' SHA-256 sums too, which reads them whole.
+        verify: Compare the files' SHA-256 checksums too, which reads them whole.
 
     Returns:
-        The arrays by name, memory-mapped and read-only. Nothing in the files is ever executed.
+        The arrays by name, memory-mapped and read-only. Files are never unpickled.
 
     Raises:
         OSError: If the folder cannot be written; the message says how to choose another.
@@ -75,7 +72,7 @@ def cached_arrays(
         return arrays
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        _make_folder(temporary)  # before the work of building: an unwritable place is found out at once
+        _make_folder(temporary)  # before the work of building, which an unwritable folder would waste
         _write(temporary, key, build())
         for _ in range(_ATTEMPTS):
             _put_in_place(temporary, folder, key, verify=verify)
@@ -89,29 +86,33 @@ def cached_arrays(
 
 
 def entry_folder(kind: str, key: Mapping[str, Any], root: Path) -> Path:
-    """The folder ``<kind>-<hash of key>`` in ``root``."""
+    """Folder ``<kind>-<hash of key>`` in ``root``."""
     digest = hashlib.sha256(json.dumps([_VERSION, key], sort_keys=True).encode()).hexdigest()[:20]
     return Path(root) / f"{checked_name('kind', kind)}-{digest}"
 
 
 def plain_key(key: Mapping[str, Any]) -> dict[str, Any]:
-    """The key as it comes back from JSON, so that it can be compared with a manifest's."""
+    """Convert a key to and from JSON, to compare it with a manifest's.
+
+    Raises:
+        ValueError: If JSON cannot hold it.
+    """
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(key), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Parameter `key` should hold what JSON can: {error}. Found `key = {key}`.") from error
+        raise ValueError(f"Parameter `key` should hold JSON values: {error}. Found `key = {key}`.") from error
     return plain
 
 
-def checked_name(what: str, name: str) -> str:
-    """Return ``name`` if it can be part of a file's name everywhere, else raise a ValueError."""
+def checked_name(parameter: str, name: str) -> str:
+    """Return ``name`` if it can be part of a file's name on every system, else raise a ValueError."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
-        raise ValueError(f"`{what}` should consist of letters, digits, '-' and '_'. Found {name!r}.")
+        raise ValueError(f"`{parameter}` should consist of letters, digits, '-' and '_'. Found {name!r}.")
     return name
 
 
 def _load(folder: Path, key: Mapping[str, Any], *, verify: bool = False) -> dict[str, np.ndarray] | None:
-    """The arrays of an entry; None if it is absent or damaged."""
+    """Arrays of an entry; None if it is absent or damaged."""
     entry = read_entry(folder, key, verify=verify)
     return None if entry is None else entry[1]
 
@@ -119,12 +120,12 @@ def _load(folder: Path, key: Mapping[str, Any], *, verify: bool = False) -> dict
 def read_entry(
     folder: Path, key: Mapping[str, Any] | None = None, *, verify: bool = False
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Manifest and arrays of an entry; None if it is absent, damaged or of another key.
+    """Read manifest and arrays of an entry; None if it is absent, damaged or of another key.
 
     Args:
         folder: Folder of the entry.
-        key: What it should have been made from, as :func:`plain_key` gives it; None takes any.
-        verify: Compare the files' SHA-256 sums too, which reads them whole.
+        key: Expected key, from :func:`plain_key`; None accepts any.
+        verify: Compare the files' SHA-256 checksums too, which reads them whole.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -136,7 +137,7 @@ def read_entry(
             checked_name("array name", name): _load_array(folder / f"{name}.npy", entry, verify)
             for name, entry in manifest["arrays"].items()
         }
-    except Exception:  # whatever a damaged file causes; numpy alone has a dozen kinds
+    except Exception:  # damaged files make JSON and numpy raise a dozen kinds
         return None
 
 
@@ -152,7 +153,7 @@ def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarra
 
 
 def oserror_reason(error: OSError) -> str:
-    """What kept a file from being written. That of numpy tells numbers only."""
+    """Reason why a file could not be written; numpy's errors on a full disk give two numbers only."""
     return error.strerror or f"the disk is full, it seems: {error}"
 
 
@@ -171,7 +172,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays, and the manifest last: an entry without one is not an entry."""
+    """Write the arrays, and the manifest last: a folder without one does not count."""
     for name, array in arrays.items():
         checked_name("array name", name)
         if np.asarray(array).dtype.hasobject:
@@ -185,7 +186,7 @@ def _write(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray
 
 
 def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **about: Any) -> None:
-    """Write the manifest of arrays that are in ``folder`` already; ``about`` is kept in it too."""
+    """Write the manifest of arrays already in ``folder``, with the entries ``about``."""
     entries = {}
     for name, array in arrays.items():
         path = folder / f"{name}.npy"
@@ -200,7 +201,7 @@ def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:
-    """Rename the entry to its place; a whole one that another process has put there meanwhile stays."""
+    """Rename a new entry to its final name, unless another process has put a whole one there."""
     if not temporary.exists() or _load(folder, key, verify=verify) is not None:
         return
     damaged = temporary.with_name(f"{temporary.name}.damaged")
@@ -208,7 +209,7 @@ def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, veri
         if folder.exists():
             folder.rename(damaged)
         temporary.rename(folder)
-    except OSError:  # another process was faster; the caller looks at what is there now
+    except OSError:  # another process was faster; the caller reads its entry
         return
     finally:
         shutil.rmtree(damaged, ignore_errors=True)

@@ -14,15 +14,15 @@ from bmlr.data.store._samples import Rejection
 
 @dataclasses.dataclass(frozen=True)
 class PrepareResult:
-    """What a preparation did.
+    """Result of a preparation.
 
     Attributes:
-        folder: The prepared data.
+        folder: Folder of the prepared data.
         classes: Names of the classes.
         counts: Number of stored samples by published split ("" where there is none) and class.
         rejected: The samples left out.
-        decoded: Number of samples read by this very call: zero where all was there already.
-        notes: What was found in the files and done about it, a sentence each.
+        decoded: Number of samples read by this call; zero if the store was complete.
+        notes: Peculiarities of the files and how they were treated, a sentence each.
     """
 
     folder: Path
@@ -35,19 +35,19 @@ class PrepareResult:
 
 @dataclasses.dataclass(frozen=True)
 class PrepareOptions:
-    """Options of :func:`prepare`; those that a data set has no use for are refused by it.
+    """Options of :func:`prepare`; each data set refuses those it does not use.
 
     Attributes:
-        workers: Processes that decode; None takes one per processor, 0 decodes in this process.
+        workers: Number of processes that decode; None for one per processor, 0 to decode in this process.
         size: Height and width of the stored frames in pixels.
         fps: Stored frames per second.
-        seconds: Length of the spectrograms' clips; None takes the data set's (CREMA-D 3, the others 10).
+        seconds: Length of the audio in the spectrograms; None for the data set's own (CREMA-D 3, the others 10).
         dtype: Type of the stored spectrograms.
         train_list: Published list of the training split.
         val_list: Published list of the validation split.
         test_list: Published list of the test split.
         file: Name of the published file, where a folder holds several (MOSI, MOSEI).
-        max_rejected: Share of rejected samples above which the preparation fails.
+        max_rejected: Fraction of rejected samples above which the preparation fails.
         progress: Show a progress bar.
     """
 
@@ -74,7 +74,7 @@ class PrepareOptions:
         check_unit_interval("max_rejected", self.max_rejected)
 
     def refuse(self, data: str, *names: str) -> None:
-        """Raise a ValueError if one of the options named, for which ``data`` has no use, was given."""
+        """Raise a ValueError if one of the named options, unused by ``data``, was given."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in names and value != field.default:
@@ -84,6 +84,6 @@ class PrepareOptions:
 
     @property
     def lists(self) -> dict[SplitName, Path]:
-        """The published lists that were given, by split."""
-        given: dict[SplitName, Path | None] = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
-        return {split: Path(path) for split, path in given.items() if path is not None}
+        """Published lists by split, without those left out."""
+        paths: dict[SplitName, Path | None] = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
+        return {split: Path(path) for split, path in paths.items() if path is not None}

@@ -12,18 +12,16 @@ from bmlr.data._base import SplitName
 
 @dataclasses.dataclass(frozen=True)
 class SourceSample:
-    """One sample as its source describes it, before any file is read.
+    """One sample as its source lists it, before any file is read.
 
     Attributes:
         id: Name of the sample, unique in its data set.
         label: Name of its class.
-        split: Published split; None where there is none.
-        group: What an honest split never shares between splits (actor, speaker, source video); None where every
-            sample is a group of its own.
-        files: The file of each modality; a modality left out is one the sample does not have.
-        extra: What else is known, kept in the manifest: plain values as JSON holds them.
-        problem: Why the sample cannot be used, where that is known without reading a file (not listed, no such
-            file); it is rejected with this reason.
+        split: Published split, or None.
+        group: Actor, speaker or source video, never shared between honest splits; None for a group of its own.
+        files: File of each modality the sample has.
+        extra: Further entries for the manifest, as JSON.
+        problem: Reason to reject the sample without reading a file (not listed, no such file), or None.
     """
 
     id: str
@@ -37,7 +35,7 @@ class SourceSample:
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A sample that was left out: its name, the file at fault (or an empty text) and why."""
+    """A sample left out: its name, the file at fault (or an empty text) and the reason."""
 
     id: str
     file: str
@@ -51,10 +49,10 @@ class StoredSample:
     Attributes:
         id: Name of the sample.
         label: Name of its class.
-        split: Published split; None where there is none.
-        group: What an honest split never shares between splits; the sample's name where there is nothing else.
+        split: Published split, or None.
+        group: Actor, speaker or source video, never shared between honest splits; else the sample's name.
         files: Name, size (``bytes``) and ``sha256`` of each modality's file, and its duration in ``seconds``.
-        extra: What else is known.
+        extra: Further entries.
     """
 
     id: str

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from bmlr.data._base import Modality
-from bmlr.data.store._cache import (
-    read_entry,
-)
+from bmlr.data.store._cache import read_entry
 from bmlr.data.store._samples import Rejection, StoredSample
 
 REJECTED = "rejected.csv"
@@ -21,19 +19,19 @@ REJECTED = "rejected.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """Prepared samples on disk, memory-mapped. The files they came from are not needed any more.
+    """Prepared samples on disk, memory-mapped; needs no source files.
 
     Attributes:
-        folder: Where it is.
+        folder: Folder of the store.
         classes: Names of the classes, in the order of the targets.
         samples: The samples.
         targets: Class indices, shape (N,), int64.
-        modalities: Form of each modality's stored arrays; a first dimension of −1 differs between samples.
+        modalities: Form of each modality's arrays; a first dimension of −1 differs between samples.
         arrays: Values of each modality. Sample i has rows ``offsets[name][i]`` to ``offsets[name][i + 1]``: one row
             where the shape is fixed, as many as there are frames or steps where it is not, none where the sample
             lacks the modality.
-        offsets: Where each sample's rows begin, shape (N + 1,), by modality.
-        key: What the store was made with.
+        offsets: First row of each sample, shape (N + 1,), by modality.
+        key: Parameters the store was made with.
     """
 
     folder: Path
@@ -49,12 +47,12 @@ class Store:
         return len(self.samples)
 
     def present(self, name: str) -> np.ndarray:
-        """Which samples have modality ``name``, a boolean array of shape (N,)."""
-        found: np.ndarray = np.diff(self.offsets[name]) > 0
-        return found
+        """Mask of the samples that have modality ``name``, boolean, shape (N,)."""
+        mask: np.ndarray = np.diff(self.offsets[name]) > 0
+        return mask
 
     def values(self, name: str, sample: int) -> np.ndarray:
-        """The rows of one sample: shape (1, …) where the shape is fixed, (T, …) where it is not."""
+        """Rows of one sample: shape (1, …) for a fixed shape, else (T, …)."""
         start, end = self.offsets[name][sample : sample + 2]
         rows: np.ndarray = self.arrays[name][start:end]
         return rows
@@ -64,8 +62,8 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
     """Open prepared data.
 
     Args:
-        folder: What :func:`prepare_samples` made.
-        verify: Compare the files' SHA-256 sums too, which reads them whole.
+        folder: Folder made by :func:`prepare_samples`.
+        verify: Compare the files' SHA-256 checksums too, which reads them whole.
 
     Raises:
         FileNotFoundError: If there is no prepared data in the folder.
@@ -98,29 +96,29 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
 
 
 def find_store(root: Path, name: str) -> Path:
-    """The folder of the prepared data set ``name``: ``root`` itself, or the only one in it.
+    """Find the folder of the prepared data set ``name``: ``root`` itself, or the only one in it.
 
     Raises:
-        FileNotFoundError: If there is none; the message says how to make it.
-        ValueError: If there are several; the message lists them.
+        FileNotFoundError: If ``root`` has no such folder; the message says how to make it.
+        ValueError: If it has several; the message lists them.
     """
     root = Path(root)
     if (root / "manifest.json").is_file():
         return root
-    found = sorted(path.parent for path in root.glob(f"{name}-*/manifest.json") if path.parent.name[0] != ".")
-    if not found:
+    folders = sorted(path.parent for path in root.glob(f"{name}-*/manifest.json") if path.parent.name[0] != ".")
+    if not folders:
         raise FileNotFoundError(
             f"There is no prepared '{name}' in {root}. Make it with: bmlr prepare {name} SOURCE {root}"
         )
-    if len(found) > 1:
+    if len(folders) > 1:
         raise ValueError(
-            f"Parameter `root` should be one prepared folder: {root} holds {len(found)}. "
-            f"Choose one of {', '.join(map(str, found))}."
+            f"Parameter `root` should be one prepared folder: {root} holds {len(folders)}. "
+            f"Choose one of {', '.join(map(str, folders))}."
         )
-    return found[0]
+    return folders[0]
 
 
 def read_rejected(folder: Path) -> tuple[Rejection, ...]:
-    """The samples that were left out when ``folder`` was prepared."""
+    """Samples left out of a store or of an unfinished preparation."""
     with (Path(folder) / REJECTED).open(encoding="utf-8", newline="") as file:
         return tuple(Rejection(row["id"], row["file"], row["reason"]) for row in csv.DictReader(file))

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-_PATCH = 8  # side of a piece of clutter in pixels
+_PATCH = 8  # side of a patch of clutter in pixels
 
 
 def move(images: np.ndarray, angles: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Images (N, H, W) rotated by angles in radians (N,) and shifted by pixels (N, 2), black outside."""
+    """Rotate images (N, H, W) by radians (N,) and shift them by pixels (N, 2); black outside."""
     cos, sin = np.cos(angles), np.sin(angles)
     by_half = 2 * shifts / np.array([images.shape[2], images.shape[1]])  # in units of the grid, which spans [−1, 1]
     theta = np.stack([np.stack([cos, -sin, by_half[:, 0]], 1), np.stack([sin, cos, by_half[:, 1]], 1)], 1)
@@ -24,12 +24,12 @@ def move(images: np.ndarray, angles: np.ndarray, shifts: np.ndarray) -> np.ndarr
 
 
 def clutter(images: np.ndarray, pieces: int, rng_of: Callable[[int], np.random.Generator]) -> np.ndarray:
-    """Images (N, H, W) with pieces of 8 × 8 pixels of random others laid over each at random places, by the maximum.
+    """Overlay images (N, H, W) with 8 × 8 patches of random others, by the maximum.
 
     Args:
         images: Images (N, H, W).
-        pieces: Number of pieces for each image.
-        rng_of: Random generator of an image by its position.
+        pieces: Number of patches for each image.
+        rng_of: Random generator of an image by its index.
     """
     cluttered = images.copy()
     room = np.array(images.shape[1:]) - _PATCH + 1
@@ -39,26 +39,26 @@ def clutter(images: np.ndarray, pieces: int, rng_of: Callable[[int], np.random.G
         for other, (top, left, from_top, from_left) in zip(
             others, rng.integers(np.tile(room, 2), size=(pieces, 4)), strict=True
         ):
-            place = cluttered[sample, top : top + _PATCH, left : left + _PATCH]
-            np.maximum(place, images[other, from_top : from_top + _PATCH, from_left : from_left + _PATCH], out=place)
+            patch = cluttered[sample, top : top + _PATCH, left : left + _PATCH]
+            np.maximum(patch, images[other, from_top : from_top + _PATCH, from_left : from_left + _PATCH], out=patch)
     return cluttered
 
 
 def principal_components(images: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and fewest leading components (K, D) that hold at least a share ``energy`` of the variance."""
+    """Mean (D,) and leading components (K, D) with at least the fraction ``energy`` of the variance."""
     flat = images.reshape(len(images), -1).astype(np.float64)
     mean = flat.mean(axis=0)
     if energy == 1:
         return mean, np.zeros((0, flat.shape[1]))
     variances, directions = np.linalg.eigh(np.cov(flat, rowvar=False, bias=True))
     variances = variances[::-1].clip(min=0)
-    share = np.cumsum(variances) / max(float(variances.sum()), np.finfo(np.float64).tiny)
-    kept = int(np.searchsorted(share, energy)) + 1
-    return mean, np.ascontiguousarray(directions[:, ::-1][:, :kept].T)
+    explained = np.cumsum(variances) / max(float(variances.sum()), np.finfo(np.float64).tiny)
+    n_components = int(np.searchsorted(explained, energy)) + 1
+    return mean, np.ascontiguousarray(directions[:, ::-1][:, :n_components].T)
 
 
 def project(images: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.ndarray:
-    """Images (N, H, W) projected on the components; as they are where there are none."""
+    """Project images (N, H, W) on the components; unchanged without components."""
     if not len(components):
         return images
     centred = images.reshape(len(images), -1) - mean

@@ -1,4 +1,4 @@
-"""Noise added to waveforms."""
+"""White noise for waveforms."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> 
         x + \varepsilon\,\sqrt{\frac{\overline{x^2}}{\overline{\varepsilon^2}\;10^{\mathrm{SNR}/10}}},
         \qquad \varepsilon_i \sim \mathcal{N}(0, 1)
 
-    The drawn noise itself is scaled, so that the ratio is exact rather than an expectation.
+    The drawn noise is scaled, so that the ratio is exact rather than expected.
 
     Args:
         waveform: Samples, shape (N,).
         snr_db: Ratio of the waveform's power to that of the noise, in dB.
-        rng: Where the noise comes from.
+        rng: Random generator of the noise.
 
     Returns:
-        Shape (N,), float32. A silent waveform, for which no noise has this ratio, is returned as it is.
+        Shape (N,), float32. A silent waveform has no such ratio and is returned unchanged.
 
     Raises:
         ValueError: If ``snr_db`` is not finite.

@@ -1,4 +1,4 @@
-"""Log spectrograms."""
+"""Log spectrograms of audio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOG_FLOOR = 1e-7  # keeps the logarithm of silence finite; the value of the aud
 
 @dataclasses.dataclass(frozen=True)
 class Spectrogram:
-    r"""Log spectrogram of a clip of fixed length.
+    r"""Log spectrogram of audio cut or filled to a fixed length.
 
     With ``n_mels = None`` it is the magnitude form of the audio-visual baselines, otherwise the mel power form:
 
@@ -30,9 +30,9 @@ class Spectrogram:
         n_fft: Window of the STFT in samples.
         hop_length: Step between frames in samples.
         n_mels: Number of mel bands; None for all ``n_fft // 2 + 1`` linear frequencies.
-        seconds: Length of the clip. Longer recordings are cut at its end.
-        fill: What follows a shorter recording: ``silence``, or the recording itself, repeated until the clip is full
-            (``repeat``, the way of the audio-visual baselines).
+        seconds: Length of the audio. Longer waveforms are cut.
+        fill: Filling of shorter waveforms: ``silence``, or ``repeat`` to repeat them, as the audio-visual baselines
+            do.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -75,7 +75,7 @@ class Spectrogram:
 
     @property
     def num_samples(self) -> int:
-        """Length of the clip in samples."""
+        """Length of the audio in samples."""
         return round(self.seconds * self.sample_rate)
 
     @property
@@ -84,8 +84,8 @@ class Spectrogram:
         bins = self.n_fft // 2 + 1 if self.n_mels is None else self.n_mels
         return 1, bins, 1 + (self.num_samples - self.n_fft % 2) // self.hop_length  # librosa pads n_fft // 2 per side
 
-    def clip(self, waveform: np.ndarray) -> np.ndarray:
-        """The waveform (N,) cut or filled to the length of the clip, float32.
+    def fit_length(self, waveform: np.ndarray) -> np.ndarray:
+        """Cut or fill a waveform (N,) to the fixed length, float32.
 
         Raises:
             ValueError: If the waveform is not one-dimensional, is empty or holds NaN or infinity.
@@ -95,11 +95,11 @@ class Spectrogram:
             raise ValueError(f"`waveform` should have shape (N,) with N at least 1. Found shape {waveform.shape}.")
         if not np.isfinite(waveform).all():
             raise ValueError("`waveform` should be finite. Found NaN or infinity.")
-        clip = waveform[: self.num_samples]
+        cut = waveform[: self.num_samples]
         if self.fill == "repeat":
-            repeated: np.ndarray = np.resize(clip, self.num_samples)
+            repeated: np.ndarray = np.resize(cut, self.num_samples)
             return repeated
-        padded: np.ndarray = np.pad(clip, (0, self.num_samples - len(clip)))
+        padded: np.ndarray = np.pad(cut, (0, self.num_samples - len(cut)))
         return padded
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
@@ -114,9 +114,9 @@ class Spectrogram:
         Raises:
             ValueError: If the waveform is not one-dimensional, is empty or holds NaN or infinity.
         """
-        import librosa  # heavy, and of use with recordings only
+        import librosa  # takes a second or more to import
 
-        magnitude = np.abs(librosa.stft(self.clip(waveform), n_fft=self.n_fft, hop_length=self.hop_length))
+        magnitude = np.abs(librosa.stft(self.fit_length(waveform), n_fft=self.n_fft, hop_length=self.hop_length))
         if self.n_mels is not None:
             magnitude = _mel_filters(self.sample_rate, self.n_fft, self.n_mels) @ magnitude**2
         logarithm: np.ndarray = np.log(magnitude + _LOG_FLOOR, dtype=np.float32)
@@ -125,7 +125,7 @@ class Spectrogram:
 
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """Mel filter bank, shape (n_mels, bins); made once, for librosa makes it anew for every recording."""
+    """Mel filter bank, shape (n_mels, bins); librosa would make it again for every waveform."""
     import librosa
 
     with warnings.catch_warnings():
