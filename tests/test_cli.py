@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -8,6 +10,10 @@ import yaml
 
 import bmlr.methods
 from bmlr.cli import main
+from bmlr.commands import COMMANDS
+from bmlr.commands._parsing import complete_arguments, make_parser
+from bmlr.data import MultimodalData
+from bmlr.methods import Method
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
 from toy import Toy
@@ -81,11 +87,14 @@ def test_train_evaluate_predict(tmp_path, capsys):
         (["evaluate", "nowhere"], "There is no run in nowhere"),
         (["predict", "nowhere", "a.wav"], "There is no run in nowhere"),
         (["train", "--data", "digits"], "method"),
-        (["tran"], "tran"),
+        (["tran"], "There is no command tran. Did you mean 'train'?"),
+        (["--verbose"], "There is no command --verbose"),
+        ([*BASE, "--model", "aliases.yaml"], "aliases are not taken"),
     ],
 )
 def test_bad_input_fails_with_one_sentence(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    Path("aliases.yaml").write_text("fusion: &name sum\nstem: *name\n")
     assert message in error_of(capsys, arguments)
 
 
@@ -96,6 +105,7 @@ def test_bad_input_fails_with_one_sentence(capsys, tmp_path, monkeypatch, argume
         ("data: toy.Toy\nmethod: BMLR\nmodell: {fusion: sum}\n", "modell"),
         ("data: [", "is not a YAML file"),
         ("- 1", "should hold options by name"),
+        ("data: &name toy.Toy\nmethod: *name\n", "aliases are not taken"),
     ],
 )
 def test_a_bad_configuration_fails_with_one_sentence(capsys, tmp_path, content, message):
@@ -148,3 +158,54 @@ def test_help_is_made_from_the_docstrings(capsys):
             main(arguments)
         assert not caught.value.code
         assert expected in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    printed = []
+    for arguments in ([], ["help"], ["--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert not caught.value.code
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] == printed[2]
+    assert all(f"\n    {name} " in printed[0].replace("\n              ", " ") for name in COMMANDS)
+    with pytest.raises(SystemExit):
+        main(["help", "evaluate"])
+    assert "Directory of a finished or interrupted run." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_one_description(name):
+    """The list of commands, the help of a command and the README say the same, in at most ten words."""
+    function = importlib.import_module(f"bmlr.commands.{name}").execute
+    assert inspect.getdoc(function).partition("\n")[0] == COMMANDS[name]
+    assert len(COMMANDS[name].split()) <= 10
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"| `bmlr {name}` | {COMMANDS[name]} |" in readme
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help(name):
+    function = importlib.import_module(f"bmlr.commands.{name}").execute
+    parser = make_parser(name, COMMANDS[name], function)
+    silent = [action.dest for action in parser._actions if not (action.help or "").strip()]
+    assert silent == []
+
+
+def test_options_are_completed_for_the_parser():
+    """Names become paths of classes, switches get values, options underscores, and a data set may come first."""
+
+    def function(data: MultimodalData, method: Method, force: bool = False, train_list: str = "", n: int = 0):
+        """Take options."""
+
+    def complete(line):
+        return " ".join(complete_arguments(line.split(), function))
+
+    assert complete("digits --method bmlr --n 1") == "--data bmlr.data.Digits --method bmlr.methods.BMLR --n 1"
+    assert complete("--data=digits --data.help digits") == "--data=bmlr.data.Digits --data.help bmlr.data.Digits"
+    assert complete("--force --n 1") == "--force true --n 1"
+    assert complete("--n 1 --force") == "--n 1 --force true"
+    assert complete("--force no --force=yes") == "--force no --force=yes"
+    assert complete("--train-list a-b --n -1") == "--train_list a-b --n -1"
+    assert complete("--method.help --n 1") == "--method.help --n 1"
+    assert complete_arguments([], function) == []

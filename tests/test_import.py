@@ -50,6 +50,38 @@ print(sorted(name for name, module in sys.modules.items() if module and name.sta
     assert result.stdout.strip() == "[]"
 
 
+def modules_after(*lines):
+    """Top-level modules imported by a program in a fresh interpreter; what it prints is dropped."""
+    program = "\n".join((
+        "import sys, os, contextlib",
+        "with contextlib.redirect_stdout(open(os.devnull, 'w')), contextlib.redirect_stderr(sys.stdout):",
+        *(f"    {line}" for line in lines),
+        "print(*{name.partition('.')[0] for name in sys.modules})",
+    ))  # fmt: skip
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    return set(result.stdout.split())
+
+
+def test_commands_import_what_they_need():
+    """Help, version, a wrong command and the list of methods would otherwise take seconds."""
+    lines = [
+        "import bmlr.cli",
+        "for arguments in (['--help'], ['--version'], ['tran'], ['methods'], []):",
+        "    with contextlib.suppress(SystemExit):",
+        "        bmlr.cli.main(arguments)",
+    ]
+    assert not modules_after(*lines) & {"lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
+    assert "jsonargparse" not in modules_after(lines[0], lines[1].replace(" ['methods'],", ""), *lines[2:])
+    assert "lightning" in modules_after(lines[0], lines[1].replace("'methods'", "'train', '--help'"), *lines[2:])
+
+
+def test_packages_with_further_needs_are_attributes():
+    assert "pandas" not in modules_after("import bmlr")
+    assert "pandas" in modules_after("import bmlr", "bmlr.benchmark.compare")
+    with pytest.raises(AttributeError, match="no attribute 'trainig'"):
+        _ = bmlr.trainig
+
+
 @pytest.mark.parametrize("name", PUBLIC_MODULES)
 def test_public_names_exist(name):
     module = importlib.import_module(name)

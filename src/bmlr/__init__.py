@@ -1,8 +1,13 @@
 """Balanced multimodal learning: BMLR and the methods it is compared with.
 
-``import bmlr`` needs torch and numpy only. Data sets, training and figures live in submodules that import more:
-:mod:`bmlr.data`, :mod:`bmlr.training`.
+``import bmlr`` needs torch and numpy only. Packages with further needs are attributes too, imported on first use:
+:mod:`bmlr.data`, :mod:`bmlr.training`, :mod:`bmlr.diagnosis`, :mod:`bmlr.benchmark`, :mod:`bmlr.report`.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from bmlr import encoders, functional, fusion, methods
 from bmlr._version import __version__
@@ -10,6 +15,24 @@ from bmlr.batch import Batch
 from bmlr.functional import ReshapedLabels, confidence_ratio, reshape_labels
 from bmlr.methods import BMLR, Losses, Method
 from bmlr.model import MultimodalClassifier, Output
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from bmlr import benchmark as benchmark
+    from bmlr import data as data
+    from bmlr import diagnosis as diagnosis
+    from bmlr import report as report
+    from bmlr import training as training
+else:  # hidden from type checkers, to which every misspelt name would be an attribute
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in _LAZY:
+            return importlib.import_module(f"bmlr.{name}")
+        raise AttributeError(f"module 'bmlr' has no attribute {name!r}")
+
+
+_LAZY = ("benchmark", "data", "diagnosis", "report", "training")
 
 __all__ = [
     "BMLR",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import re
@@ -22,29 +23,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 after one sentence on the error stream.
     """
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments is None:
+        gc.freeze()  # every collection would walk all of torch again, a fifth of the time of a short command
+        arguments = sys.argv[1:]
+    name, *rest = arguments or ["--help"]
     if name == "help":
         name, *rest = [*rest[:1], "--help"]
     if name in {"-h", "--help", "--version"}:
         _make_parser().parse_args([name])
     try:
         _execute(name, rest)
-    except argparse.ArgumentError as error:
-        message = _one_sentence(str(error))
-    except (ValueError, OSError) as error:  # wrong input, or a disk that is full or fails
-        message = str(error)
-    except RecursionError:
-        message = "a file is nested too deeply to be what it should be."
-    except RuntimeError as error:
-        if not _is_expected(error):  # a fault of the library keeps its traceback
+    except (Exception, KeyboardInterrupt) as error:
+        message = _describe(error)
+        if message is None:  # a fault of the library keeps its traceback
             raise
-        message = str(error)
-    except KeyboardInterrupt:
-        message = "interrupted; a training run continues with --resume, everything else with the same command."
-    else:
-        return 0
-    print(f"bmlr: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+        print(f"bmlr: error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -91,12 +86,22 @@ def _load_command(name: str) -> Callable[..., None]:
     return function
 
 
-def _is_expected(error: RuntimeError) -> bool:
-    """Whether a user can have caused the error."""
-    from bmlr.runs import RunError
-    from bmlr.training import NonFiniteLossError
+def _describe(error: BaseException) -> str | None:
+    """The message for an error that a user can have caused; None for any other."""
+    if isinstance(error, argparse.ArgumentError):
+        return _one_sentence(str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; a training run continues with --resume, everything else with the same command."
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be what it should be."
+    if isinstance(error, ValueError | OSError):  # wrong input, or a disk that is full or fails
+        return str(error)
+    if isinstance(error, RuntimeError):
+        from bmlr.runs import RunError
+        from bmlr.training import NonFiniteLossError
 
-    return isinstance(error, RunError | NonFiniteLossError)
+        return str(error) if isinstance(error, RunError | NonFiniteLossError) else None
+    return None
 
 
 def _one_sentence(message: str) -> str:

@@ -14,12 +14,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
 
 import bmlr.data
 import bmlr.methods
 from bmlr.config import class_path, load_plain_yaml
 from bmlr.data import MultimodalData
+
+# The parser's own reader of YAML expands aliases, by which a small file can fill the memory.
+set_loader("plain", load_plain_yaml, exceptions=(yaml.YAMLError,))
 
 
 def make_parser(name: str, description: str, function: Callable[..., Any]) -> ArgumentParser:
@@ -27,7 +30,7 @@ def make_parser(name: str, description: str, function: Callable[..., Any]) -> Ar
 
     Parameters without a default are positional, unless one of them is a data set: a class is an option to the parser.
     """
-    parser = ArgumentParser(prog=f"bmlr {name}", description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=f"bmlr {name}", description=description, exit_on_error=False, parser_mode="plain")
     hints = get_type_hints(function)
     if name == "train":
         parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these options.")
