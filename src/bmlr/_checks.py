@@ -1,4 +1,4 @@
-"""Checks shared by the public functions; every message names the argument, what was given and what is allowed."""
+"""Checks of arguments; messages name the argument, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from torch import Tensor
 
 
 def check_positive(name: str, value: float) -> float:
-    """Return ``value`` if it is a finite number above zero, else raise a ValueError that names it."""
+    """Return ``value``, or raise a ValueError unless it is finite and positive."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"Parameter `{name}` should be a positive finite number. Found `{name} = {value}`.")
     return float(value)
 
 
 def check_non_negative(name: str, value: float) -> float:
-    """Return ``value`` if it is a finite number of at least zero, else raise a ValueError that names it."""
+    """Return ``value``, or raise a ValueError unless it is finite and non-negative."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"Parameter `{name}` should be a non-negative finite number. Found `{name} = {value}`.")
     return float(value)
 
 
 def check_unit_interval(name: str, value: float) -> float:
-    """Return ``value`` if it lies in [0, 1], else raise a ValueError that names it."""
+    """Return ``value``, or raise a ValueError unless it lies in [0, 1]."""
     if not 0 <= value <= 1:  # NaN fails this too
         raise ValueError(f"Parameter `{name}` should lie in [0, 1]. Found `{name} = {value}`.")
     return float(value)
 
 
 def check_integer(name: str, value: int, minimum: int) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``, else raise a ValueError that names it."""
+    """Return ``value``, or raise a ValueError unless it is an integer ≥ ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"Parameter `{name}` should be an integer of at least {minimum}. Found `{name} = {value}`.")
     return value
 
 
 def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``allowed``, else raise a ValueError with the nearest allowed name."""
+    """Return ``value``, or raise a ValueError with the nearest allowed name."""
     allowed = list(allowed)
     if value not in allowed:
         raise ValueError(
@@ -50,7 +50,7 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
 
 
 def nearest_name(value: str, allowed: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the allowed name nearest to ``value``, or "" where none is near."""
+    """Return " Did you mean 'x'?" for the nearest allowed name, else ""."""
     by_folded = {name.casefold(): name for name in allowed}
     close = difflib.get_close_matches(str(value).casefold(), by_folded, n=1, cutoff=0.5)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
@@ -79,7 +79,7 @@ def check_targets(targets: Tensor, batch_size: int, num_classes: int) -> None:
 
 
 def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, at_least: int = 2) -> None:
-    """Raise a ValueError unless the logits are ``at_least`` named (B, C) tensors that agree with ``targets``."""
+    """Raise a ValueError unless these are at least ``at_least`` (B, C) tensors for ``targets``."""
     if len(unimodal_logits) < at_least:
         raise ValueError(
             f"`unimodal_logits` should hold at least {at_least} modalities. "
@@ -98,12 +98,12 @@ def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor
 
 
 def check_present(present: Mapping[str, Tensor] | None, modalities: Iterable[str], batch_size: int) -> None:
-    """Raise a ValueError unless ``present`` holds a boolean (B,) mask for known modalities only."""
-    known = list(modalities)
+    """Raise a ValueError unless ``present`` holds boolean (B,) masks of ``modalities``."""
+    modalities = list(modalities)
     for name, mask in (present or {}).items():
-        if name not in known:
+        if name not in modalities:
             raise ValueError(
-                f"`present` should name modalities among {known}. Found '{name}'.{nearest_name(name, known)}"
+                f"`present` should name modalities among {modalities}. Found '{name}'.{nearest_name(name, modalities)}"
             )
         if mask.dtype != torch.bool or tuple(mask.shape) != (batch_size,):
             raise ValueError(

@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def module_mode(*modules: nn.Module, training: bool) -> Iterator[None]:
-    """Put modules into training or evaluation mode, and afterwards each of their parts back as it was.
+    """Put modules into training or evaluation mode; restore the mode of every submodule afterwards.
 
     Example:
         >>> import torch

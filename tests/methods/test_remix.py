@@ -78,7 +78,7 @@ def test_ties_go_to_the_last_modality():
     method = set_up(Remix(), model)
     for p in method.parameters():
         torch.nn.init.zeros_(p)
-    assert method.least_sure(model(make_batch(3, 4).inputs)).tolist() == [2, 2, 2, 2]
+    assert method.least_confident(model(make_batch(3, 4).inputs)).tolist() == [2, 2, 2, 2]
 
 
 def test_no_sample_goes_to_a_modality_it_lacks():
@@ -297,4 +297,4 @@ def test_needs_setup():
     with pytest.raises(RuntimeError, match="^Remix has heads "):
         Remix().predict(model(batch.inputs))
     with pytest.raises(RuntimeError, match="^Remix has heads "):
-        Remix().least_sure(model(batch.inputs))
+        Remix().least_confident(model(batch.inputs))

@@ -1,4 +1,4 @@
-"""Encoders: any module that maps one modality's input to features of shape (B, d)."""
+"""Encoders: modules from the input of one modality to features of shape (B, d)."""
 
 from bmlr.encoders._mlp import MLP
 from bmlr.encoders._resnet import ResNet, resnet18

@@ -1,4 +1,4 @@
-"""Multilayer perceptron for modalities that are vectors."""
+"""Multilayer perceptron for vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bmlr._checks import check_integer
 
 
 class MLP(nn.Module):
-    """Two hidden layers with ReLU: the default encoder of a modality that is a vector.
+    """Two hidden layers with ReLU, the default encoder of vectors.
 
     Args:
         in_features: Width of the input.

@@ -35,13 +35,13 @@ class _BasicBlock(nn.Module):
 
 
 def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.Sequential:
-    """Blocks of one width, of which the first changes width and resolution."""
+    """Blocks of one width; the first changes width and resolution."""
     first = _BasicBlock(in_channels, channels, stride)
     return nn.Sequential(first, *(_BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 class ResNet(nn.Module):
-    """Residual network of basic blocks (He et al., 2016) that ends in pooled features instead of a classifier.
+    """Residual network of basic blocks (He et al., 2016), ending in pooled features.
 
     Takes images or spectrograms (B, C, H, W), or frames (B, T, C, H, W) which share the weights and are averaged over
     time. Parameters carry torchvision's names, so that its ResNet-18 weights load with
@@ -120,7 +120,7 @@ class ResNet(nn.Module):
         return x if frames is None else x.unflatten(0, (-1, frames)).mean(1)
 
     def load_torchvision_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a torchvision ResNet state dict; its classifier is left out, anything else must fit exactly.
+        """Load a torchvision ResNet state dict without its classifier; the rest must fit exactly.
 
         A one-channel stem takes the sum of the three colour filters: its response to a grey image is then the
         colour network's response to that image in all three channels.

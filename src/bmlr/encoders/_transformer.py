@@ -1,4 +1,4 @@
-"""Transformer for modalities that are sequences."""
+"""Transformer for sequences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_PERIOD = 10_000.0  # of the sinusoids, over 2π; the value of Vaswani e
 
 
 class TransformerEncoder(nn.Module):
-    r"""Pre-norm Transformer (Vaswani et al., 2017; Xiong et al., 2020) that ends in the mean over the time steps.
+    r"""Pre-norm Transformer (Vaswani et al., 2017; Xiong et al., 2020), averaged over time.
 
     A linear projection to ``width``, positions, ``depth`` of PyTorch's own encoder layers (GELU, four times as wide
     inside), a layer normalisation and the mean over time.
@@ -116,7 +116,7 @@ class TransformerEncoder(nn.Module):
         return torch.where(real[..., None], hidden, 0.0).sum(1) / count.to(hidden.dtype)
 
     def _encoded(self, positions: Tensor) -> Tensor:
-        """Encodings of shape (B, T, width) of positions (B, T); sines in the even dimensions, cosines in the odd."""
+        """Encodings, shape (B, T, width), of positions (B, T): sines in even dimensions, cosines in odd."""
         if self.positions is not None:
             encoded: Tensor = self.positions(positions)
             return encoded

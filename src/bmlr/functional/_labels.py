@@ -1,4 +1,4 @@
-"""Label reshaping, Eqs. 4 to 8 of BMLR (arXiv 2605.28869), and the labels of its ablations."""
+"""Label reshaping of BMLR (Eqs. 4 to 8) and the labels of its ablations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MINIMUM_TEMPERATURE = 1e-6
 
 
 class ReshapedLabels(NamedTuple):
-    """Reshaped labels and how strongly each was reshaped, both keyed by modality name.
+    """Reshaped labels and their reshaping intensity, by modality.
 
     Attributes:
         labels: The label ỹ of each modality, shape (B, C): non-negative, each row sums to one, no gradient.
@@ -108,7 +108,7 @@ def reshape_labels(
     present: Mapping[str, Tensor] | None = None,
     keep_one_hot: bool = True,
 ) -> ReshapedLabels:
-    r"""Reshape the label of each sample and modality from the other modality's prediction (BMLR, Eqs. 4 to 8).
+    r"""Reshape labels by the other modality's prediction (BMLR, Eqs. 4 to 8).
 
     For two modalities a and v and the confidence ratio λ of :func:`confidence_ratio`,
 
@@ -181,7 +181,7 @@ def reshape_labels(
 def cross_modal_labels(
     unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, present: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Label every modality with the other's plain prediction: the Uni-Distill ablation (BMLR, Table V).
+    """Labels of the Uni-Distill ablation (BMLR, Table V): the other modality's plain prediction.
 
     With more than two modalities the label is the mean prediction of the others, a choice of ours: the paper runs
     this ablation with two. A prediction that is NaN counts as absent, and a sample whose other modalities are all
@@ -220,12 +220,12 @@ def cross_modal_labels(
 
 
 def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: torch.dtype | None = None) -> Tensor:
-    """Spread a share ε of every label evenly over all classes: the Uni-Reshaping ablation (BMLR, Table IV).
+    """Smoothed labels of the Uni-Reshaping ablation (BMLR, Table IV).
 
     Args:
         targets: Class indices, shape (B,).
         num_classes: Number of classes C.
-        epsilon: The share ε in [0, 1]; the label is (1 − ε) y + ε / C.
+        epsilon: Fraction ε in [0, 1] spread over all classes; the label is (1 − ε) y + ε / C.
         dtype: Type of the labels, PyTorch's default type if left out.
 
     Returns:
@@ -251,7 +251,7 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
 
 
 def _working_precision(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detach, and widen half types to float32: labels must sum to one to better than a half type can say."""
+    """Detach, and widen half types: labels in half precision would not sum to one."""
     return {name: widened(values.detach()) for name, values in logits.items()}
 
 
@@ -284,15 +284,15 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
 
 
 def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tensor, alpha: float) -> Tensor:
-    """Softmax of the weakest modality's logits at T = α / λ of the strongest (Eq. 5), shape (B, C)."""
+    """Softened prediction of the weakest modality, T = α / λ of the strongest (Eq. 5), shape (B, C)."""
     is_weakest = (ranking.log_confidence == ranking.weakest)[:, :, None]
     values = list(logits.values())
     if len(values) == 2:  # nothing to average: where two tie, nothing is reshaped
         weakest = torch.where(is_weakest[0], values[0], values[1])
     else:
         count = is_weakest.sum(0)  # more than one where several tie: their mean, exact where one stands alone
-        shares = [torch.where(mask, other / count, 0.0) for mask, other in zip(is_weakest, values, strict=True)]
-        weakest = functools.reduce(operator.add, shares)
+        parts = [torch.where(mask, other / count, 0.0) for mask, other in zip(is_weakest, values, strict=True)]
+        weakest = functools.reduce(operator.add, parts)
     # Upper bound: an infinite T would turn a masked class, −∞ / T, into NaN.
     largest = torch.finfo(weakest.dtype).max
     temperature = (math.log(alpha) - gap).exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
@@ -300,6 +300,6 @@ def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tens
 
 
 def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """ξ d + (1 − ξ) y with D y = d (Eq. 8); where ξ = 0 the prediction is not looked at and may be NaN."""
+    """Label ξ d + (1 − ξ) y (Eq. 8); at ξ = 0 the prediction is unused and may be NaN."""
     labels = torch.where(weight[:, None] > 0, prediction.to(weight.dtype), 0.0).mul_(weight[:, None])
     return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])

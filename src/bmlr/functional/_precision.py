@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def widened(values: Tensor) -> Tensor:
-    """Values in float32 or wider: losses and norms of half types overflow or round too much.
+    """Values in float32 or wider; losses in half precision would overflow.
 
     Example:
         >>> import torch

@@ -37,7 +37,7 @@ def shapley_values(values: Mapping[frozenset[str], Tensor], empty: Tensor | None
     names = sorted(set[str]().union(*values))
     if missing := [set(subset) for subset in subsets_of(names) if subset not in values]:
         raise ValueError(f"`values` should hold every subset of {names}. Missing: {missing}.")
-    shares = {}
+    result = {}
     for u in names:
         terms = []
         for subset in [*(s for s in values if u not in s), frozenset[str]()]:
@@ -45,8 +45,8 @@ def shapley_values(values: Mapping[frozenset[str], Tensor], empty: Tensor | None
             before = values[subset] if subset else empty
             after = values[subset | {u}]
             terms.append(weight * (after if before is None else after - before))
-        shares[u] = torch.stack(terms).sum(0)
-    return shares
+        result[u] = torch.stack(terms).sum(0)
+    return result
 
 
 def subsets_of(modalities: Sequence[str]) -> list[frozenset[str]]:

@@ -1,4 +1,4 @@
-"""Fusions that are a sum of one term per modality: concatenation and summation."""
+"""Additive fusions: concatenation and summation."""
 
 from __future__ import annotations
 

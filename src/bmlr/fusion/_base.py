@@ -1,4 +1,4 @@
-"""What every fusion answers: the fused logits and the unimodal logits."""
+"""Base class of all fusions: fused and unimodal logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Readout = Literal["split", "ablated", "auxiliary"]
 
 
 class Fusion(nn.Module, ABC):
-    """The decision layer Θ: from features of named modalities to fused and unimodal logits.
+    """Decision layer Θ: fused and unimodal logits from features of named modalities.
 
     A fusion of your own implements :meth:`fused` alone. Its unimodal logits are then ``ablated``: the fusion with
     every other modality's features replaced by zero. The alternative ``auxiliary`` reads each modality with a
@@ -73,11 +73,11 @@ class Fusion(nn.Module, ABC):
         """Fused logits, shape (B, C), from features of shape (B, d) per modality."""
 
     def split(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms of the fused logits, one per modality, shape (B, C) each; of additive fusions only."""
+        """Terms of additive fused logits, one per modality, shape (B, C) each."""
         raise NotImplementedError(f"{type(self).__name__} is not a sum over modalities.")
 
     def ablated(self, features: Mapping[str, Tensor], keep: Collection[str]) -> Tensor:
-        """Fused logits, shape (B, C), with the features of every modality not in ``keep`` replaced by zero.
+        """Fused logits, shape (B, C), with all features but those of ``keep`` zero.
 
         Raises:
             ValueError: If ``keep`` names an unknown modality.
@@ -104,7 +104,7 @@ class Fusion(nn.Module, ABC):
     def forward(
         self, features: Mapping[str, Tensor], *, unimodal: bool = False, keep: Collection[str] | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """Fused logits; or, with ``unimodal``, unimodal logits; or, with ``keep``, those of a subset of modalities.
+        """Fused logits; with ``unimodal`` unimodal ones; with ``keep`` those of some modalities.
 
         Features arrive in the parameters' type outside autocast: encoders run under autocast may hand over half
         precision to a loss that is computed after it.
@@ -116,7 +116,7 @@ class Fusion(nn.Module, ABC):
 
 
 def match_dtype(features: Tensor, reader: nn.Module) -> Tensor:
-    """Features in the type of the reader's parameters; unchanged under autocast, which converts by itself.
+    """Features in the type of the reader's parameters; unchanged under autocast.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Fusions in which one modality, the conditioner, acts on the others: FiLM, gated, bilinear-gated."""
+"""Conditional fusions: one modality, the conditioner, acts on the others."""
 
 from __future__ import annotations
 

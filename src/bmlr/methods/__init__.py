@@ -1,4 +1,4 @@
-"""Methods of balanced multimodal learning, one file per paper, all on one contract (:class:`Method`)."""
+"""Methods of balanced multimodal learning, one file per paper, on one contract."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def available() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """Class of a method by its name or its title in the literature; case, spaces and hyphens do not matter.
+    """Class of a method by its name or title, in any spelling of case, spaces and hyphens.
 
     Args:
         name: A name among :func:`available`, such as ``BMLR``, ``OnlyTPO`` or ``only-tpo``.
 
     Raises:
-        ValueError: If there is none; the message gives the nearest name.
+        ValueError: If the name is unknown; the message gives the nearest name.
 
     Example:
         >>> import bmlr
@@ -137,7 +137,7 @@ __all__ = [
 
 
 def _listed() -> dict[str, type[Method]]:
-    """The concrete methods of ``__all__``, by family in the order of :data:`Family`, then by name."""
+    """Concrete methods of ``__all__`` in the order of :data:`Family`, then of names."""
     classes = [value for name in __all__ if inspect.isclass(value := globals()[name]) and issubclass(value, Method)]
     methods = [method for method in classes if not inspect.isabstract(method)]
     methods.sort(key=lambda method: get_args(Family).index(method.info.family))

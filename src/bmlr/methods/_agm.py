@@ -1,4 +1,4 @@
-"""AGM: adaptive gradient modulation (ICCV 2023)."""
+"""AGM: adaptive gradient modulation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST_EXPONENT = 10.0
 
 
 class AGM(WindowedMethod):
-    r"""Adaptive Gradient Modulation (Li et al., ICCV 2023): each modality's share of the logits, at a pace of its own.
+    r"""Adaptive Gradient Modulation (Li et al., 2023): Shapley values of the logits at a pace of their own.
 
     The fused logits f are split into Shapley values :math:`m_u`, with the *inputs* of the missing modalities replaced
     by zeros; for two modalities :math:`m_a = \tfrac12 [f(a, v) - f(0, v) + f(a, 0)]`, and in general
@@ -95,7 +95,7 @@ class AGM(WindowedMethod):
         self.register_buffer("steps", torch.zeros(()))
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Make room for the running mean of each modality's score, in the order of the sorted names."""
+        """Reset the running mean of each modality's score, by sorted name."""
         super().setup(model)
         like = next(model.parameters())
         self.running_scores = torch.zeros(len(model.modalities), device=like.device)
@@ -112,7 +112,7 @@ class AGM(WindowedMethod):
         return Losses({"fused": soft_cross_entropy(output.logits, targets)})
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused cross-entropy, with the gradients of the modalities' shares scaled."""
+        """The fused cross-entropy, with the gradients of the modalities' contributions scaled."""
         if not (self.training and self.is_acting):
             return super().compute_losses(model, batch)
         if batch.present is not None:
@@ -121,16 +121,16 @@ class AGM(WindowedMethod):
             raise RuntimeError("AGM was not set up: call `method.setup(model)` once, before the optimiser is made.")
         check_batch(model, batch)
         output = model(batch.inputs)
-        shares = shapley_logits(model, batch.inputs, output.logits)
-        coefficients = self._coefficients(shares, batch.targets)
-        modulated = torch.stack([_scale_gradient(m, coefficients[u]) for u, m in shares.items()]).sum(0)
+        contributions = shapley_logits(model, batch.inputs, output.logits)
+        coefficients = self._coefficients(contributions, batch.targets)
+        modulated = torch.stack([_scale_gradient(m, coefficients[u]) for u, m in contributions.items()]).sum(0)
         terms = {"fused": soft_cross_entropy(modulated, batch.targets), **output.readout_losses(batch.targets)}
         return Losses(terms, {f"coefficient_{u}": kappa for u, kappa in coefficients.items()})
 
     @torch.no_grad()
-    def _coefficients(self, shares: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        names = sorted(shares)
-        true = [log_probabilities(shares[u]).gather(1, targets.long()[:, None]) for u in names]
+    def _coefficients(self, contributions: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        names = sorted(contributions)
+        true = [log_probabilities(contributions[u]).gather(1, targets.long()[:, None]) for u in names]
         scores = all_reduce_mean(torch.stack([(-value).clamp(max=_LARGEST_LOSS).mean() for value in true]))
         scores = scores.to(self.running_scores.dtype)
         exponent = (_ratio(self.running_scores) - _ratio(scores)).clamp(max=_LARGEST_EXPONENT)
@@ -140,10 +140,10 @@ class AGM(WindowedMethod):
 
 
 def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], full: Tensor) -> dict[str, Tensor]:
-    """Shapley value of each modality in the fused logits, shape (B, C) each; they add up to ``full``, shape (B, C).
+    """Shapley value of each modality in the fused logits, shape (B, C) each; they add up to ``full``.
 
     Args:
-        model: The model; its modes are as before afterwards.
+        model: The model; its modes are restored.
         inputs: Inputs of all modalities, first dimension B.
         full: Fused logits of all modalities, from a forward in training mode.
     """
@@ -156,12 +156,12 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], fu
             else model.fusion({u: real[u] if u in subset else zero[u] for u in inputs})
             for subset in subsets_of(list(inputs))
         }
-    shares = shapley_values(values)
-    return {u: shares[u] for u in inputs}
+    contributions = shapley_values(values)
+    return {u: contributions[u] for u in inputs}
 
 
 def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:
-    """The same values, whose gradient is multiplied by ``factor``."""
+    """Values with their gradient multiplied by ``factor``."""
     detached = values.detach()
     return detached + factor.to(values.dtype) * (values - detached)
 

@@ -1,4 +1,4 @@
-"""BalanceBenchmark's re-implementations of CML, MBSD, LFM and ReconBoost, with their differences from the papers."""
+"""BalanceBenchmark's forms of CML, MBSD, LFM and ReconBoost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MINIMUM_CONFIDENCE = 1e-8
 
 
 class CMLBalanceBenchmark(CML):
-    r"""CML as in BalanceBenchmark: one order of removal per epoch, no mask, samples that cancel.
+    r"""CML as in BalanceBenchmark: one order per epoch, no mask, samples may cancel.
 
     The ranking loss is :math:`\max(0, \sum_i (q_{k,i} - q_{k-1,i}))`, the positive part of a sum over the batch.
 
@@ -65,7 +65,7 @@ class CMLBalanceBenchmark(CML):
 
 
 class MBSDBalanceBenchmark(MBSD):
-    r"""MBSD as in BalanceBenchmark: a pointwise term in place of the divergence, and nothing detached.
+    r"""MBSD as in BalanceBenchmark: a pointwise term for the divergence, no stop-gradient.
 
     The KL term is :math:`p^r_y (\log p^r_y - p^s_y)` (PyTorch's pointwise ``kl_div`` given a probability for its
     logarithm; never positive, no divergence). The squared distance is of logits for two modalities and of probabilities
@@ -89,7 +89,7 @@ class MBSDBalanceBenchmark(MBSD):
         super().__init__(weight, first_epoch, last_epoch)
 
     def _distillation(self, first: Tensor, second: Tensor, targets: Tensor, num_modalities: int) -> Tensor:
-        """Per sample w (KL + RS), shape (B,), with gradient everywhere."""
+        """Term w (KL + RS), shape (B,), with gradient everywhere."""
         log_p = pair_log_probabilities(first, second)
         confidence = true_confidence(log_p, targets)
         strong, weak = torch.maximum(*confidence), torch.minimum(*confidence)
@@ -100,10 +100,11 @@ class MBSDBalanceBenchmark(MBSD):
 
 
 class LFMBalanceBenchmark(LFM):
-    r"""LFM as in BalanceBenchmark: α learned from α₀ = 0.95 (the official start is 0.05) on validation samples.
+    r"""LFM as in BalanceBenchmark: α learned from α₀ = 0.95 on validation samples.
 
-    They are the first quarter of the first validation batch, at least two samples, which batch normalisation needs. The
-    model is in training mode for them, so that its batch statistics move. All training samples are trained on.
+    The official start is 0.05. The samples are the first quarter of the first validation batch, at least two for batch
+    normalisation. The model is in training mode for them, so that its batch statistics move. No training sample is held
+    out.
 
     Args:
         alpha: ``fitted``, ``learnable`` or ``constant``.
@@ -151,10 +152,10 @@ class LFMBalanceBenchmark(LFM):
 
 
 class ReconBoostBalanceBenchmark(ReconBoost):
-    """ReconBoost as in BalanceBenchmark: **an epoch has M stages**, M (t1 + t2) passes over the data, 2 M by default.
+    """ReconBoost as in BalanceBenchmark: **an epoch has M stages**.
 
-    All modalities are in the ensemble from the start, H is one linear layer, r starts at 0.01 and the optimiser keeps
-    its state.
+    An epoch is M (t1 + t2) passes over the data, 2 M by default. All modalities are in the ensemble from the start, H
+    is one linear layer, r starts at 0.01 and the optimiser keeps its state.
 
     Args:
         t1: Passes with one modality per stage.

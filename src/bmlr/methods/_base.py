@@ -1,4 +1,4 @@
-"""The contract of a method: what a training loop calls, and when."""
+"""Contract of a method: its facts, and the calls of a training loop."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Remedy:
 
 @dataclasses.dataclass(frozen=True)
 class Conformance:
-    """Expectations of the conformance tests, where they are not the ordinary ones.
+    """Expectations of the conformance tests that differ from the ordinary.
 
     Attributes:
         short: Parameters with which two epochs exercise the whole method.
@@ -98,13 +98,13 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        """Sum of all terms, a scalar: what is to be minimised."""
+        """Sum of all terms, the scalar to minimise."""
         return functools.reduce(operator.add, self.terms.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a method predicts for a batch.
+    """Predictions of a method for a batch.
 
     Attributes:
         logits: Fused logits, shape (B, C).
@@ -132,7 +132,7 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class EpochPlan:
-    """The passes that make up an epoch.
+    """Passes of an epoch.
 
     Attributes:
         passes: The passes, run one after another; each shuffles its samples.
@@ -145,7 +145,7 @@ class EpochPlan:
 
 @dataclasses.dataclass
 class EpochContext:
-    """What a method may look at between epochs.
+    """Model and data at hand between epochs.
 
     Attributes:
         epoch: Number of the epoch, from zero.
@@ -172,11 +172,11 @@ class Method(nn.Module, ABC):
         losses = method(model(inputs), targets)
         losses.total.backward()
 
-    The methods that act elsewhere too are complete with the other calls, each of which does nothing harmful for a
-    method that does not need it. A training loop makes them in this order:
+    Methods that act elsewhere too need the other calls, which are harmless for all others. A training loop makes them
+    in this order:
 
     * once: :meth:`setup`, then an optimiser over ``[*model.parameters(), *method.parameters()]``;
-    * per epoch: :meth:`start_epoch`, whose plan says which passes over the data follow, and :meth:`end_epoch`;
+    * per epoch: :meth:`start_epoch`, whose plan lists the passes over the data, and :meth:`end_epoch`;
     * per batch: :meth:`compute_losses` and :meth:`backward`;
     * per optimiser step: :meth:`adjust_gradients`, after unscaling and before clipping;
     * to evaluate: :meth:`predict`.
@@ -190,7 +190,7 @@ class Method(nn.Module, ABC):
     leaves_gradients_unset: ClassVar[bool] = False
     #: Whether :meth:`backward` averages gradients over processes by itself, since it combines them non-linearly.
     reduces_gradients: ClassVar[bool] = False
-    #: Number of modalities the method needs: one that balances compares several.
+    #: Smallest number of modalities; balancing compares at least two.
     min_modalities: ClassVar[int] = 2
     #: Whether every sample must have every modality.
     needs_all_modalities: ClassVar[bool] = False
@@ -211,7 +211,7 @@ class Method(nn.Module, ABC):
         self.max_epochs = 1
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Check the model and make modules that depend on it, such as heads; called once, before the optimiser is made.
+        """Check the model and make modules for it, such as heads; once, before the optimiser.
 
         Raises:
             ValueError: If the method cannot train this model.
@@ -219,7 +219,7 @@ class Method(nn.Module, ABC):
         self.check_modalities(model.modalities)
 
     def check_modalities(self, names: Collection[str]) -> None:
-        """Check that the model has enough modalities for this method.
+        """Check the number of modalities.
 
         Raises:
             ValueError: If there are fewer than :attr:`min_modalities`.
@@ -232,13 +232,13 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Losses of a batch from the model's output; implemented by each method, called through ``method(...)``."""
+        """Losses of a batch from the model's output; called through ``method(...)``."""
 
     def forward(self, output: Output, targets: Tensor) -> Losses:
         """Losses of a batch.
 
         Args:
-            output: What the model said of the batch.
+            output: Output of the model for the batch.
             targets: Class indices, shape (B,).
 
         Raises:
@@ -250,25 +250,25 @@ class Method(nn.Module, ABC):
         return Losses({**losses.terms, **readout}, losses.logs) if readout else losses
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """Losses of a batch from the model and the inputs; for methods that need several or partial forwards."""
+        """Losses of a batch from the inputs; overridden for several or partial forwards."""
         losses: Losses = self(model(batch.inputs, batch.present), batch.targets)
         return losses
 
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
-        """Accumulate gradients of ``scale`` times the losses; for methods that combine gradients of several losses.
+        """Accumulate gradients of ``scale`` times the losses; overridden to combine gradients.
 
         Args:
-            losses: What :meth:`compute_losses` returned for the batch.
+            losses: Losses of :meth:`compute_losses` for the batch.
             model: The model they were computed with.
             scale: Loss scale (mixed precision) over the number of accumulated batches.
         """
         (losses.total * scale).backward()
 
     def adjust_gradients(self, model: MultimodalClassifier) -> None:
-        """Change gradients in place, once per optimiser step, after unscaling and before clipping."""
+        """Change gradients in place, once per step, after unscaling, before clipping."""
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """Begin an epoch and plan its passes over the training data, by default one over all of it.
+        """Begin an epoch and plan its passes over the training data, by default one.
 
         A loop asks exactly once per epoch. A run that resumes within an epoch goes on with the plan of its checkpoint,
         so that draws and updates made here happen once.
@@ -277,10 +277,10 @@ class Method(nn.Module, ABC):
         return EpochPlan()
 
     def end_epoch(self, context: EpochContext) -> None:
-        """End an epoch; for methods that change weights or statistics between epochs."""
+        """End an epoch; overridden to change weights between epochs."""
 
     def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
-        """Labels the modalities are trained on, shape (B, C) each; None for the one-hot labels.
+        """Training labels of each modality, shape (B, C); None for one-hot labels.
 
         Args:
             output: Output of the model for the batch.
@@ -289,7 +289,7 @@ class Method(nn.Module, ABC):
         return None
 
     def predict(self, output: Output) -> Prediction:
-        """Fused and unimodal logits by which the method is to be evaluated."""
+        """Fused and unimodal logits for evaluation."""
         return Prediction(output.logits, output.unimodal_logits)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -297,15 +297,15 @@ class Method(nn.Module, ABC):
         return {"epoch": self.epoch, "max_epochs": self.max_epochs}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore the state of :meth:`get_extra_state`."""
         self.epoch, self.max_epochs = state["epoch"], state["max_epochs"]
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """The parameters the method was made with, by name."""
+        """Constructor parameters by name."""
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.hparams.items())
-        return f"{type(self).__name__}({given})"
+        parameters = ", ".join(f"{name}={value!r}" for name, value in self.hparams.items())
+        return f"{type(self).__name__}({parameters})"

@@ -31,13 +31,13 @@ def _info(title: str, where: str) -> MethodInfo:
 
 
 class _ReshapingMethod(Method):
-    """Labels that each subclass chooses."""
+    """Base of the methods with labels of their own."""
 
     @abstractmethod
     def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
     ) -> ReshapedLabels:
-        """Labels of each modality, (B, C); with the intensity, (B,), for the methods that have one."""
+        """Labels of each modality, (B, C), and their intensity, (B,), if any."""
 
     def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
         """Reshaped labels of each modality, shape (B, C)."""
@@ -48,7 +48,7 @@ class _TargetedMethod(_ReshapingMethod):
     """Targeted Parameter Optimization (Eqs. 10 and 11)."""
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """L⁰, for the decision layer only, and Lᵘ, for encoder u only; one backward gives both."""
+        """Losses L⁰, for the decision layer alone, and Lᵘ, for encoder u alone."""
         logits = output.encoder_logits
         labels, intensity = self.reshape(logits, targets, output.present)
         return Losses(
@@ -56,7 +56,7 @@ class _TargetedMethod(_ReshapingMethod):
                 "fused": soft_cross_entropy(output.decision_logits, targets),
                 **_label_terms(output, logits, labels),
             },
-            _reshaped_shares(output, intensity),
+            _reshaped_fractions(output, intensity),
         )
 
 
@@ -111,7 +111,9 @@ class BMLR(_TargetedMethod):
 
 
 class VanillaReshape(BMLR):
-    """BMLR without the one-hot part of Eq. 8 (Table V): the label is the other's softened prediction where ξ > 0.
+    """BMLR without the one-hot part of Eq. 8 (Table V).
+
+    The label is the other modality's softened prediction where ξ > 0.
 
     Args:
         alpha: Temperature factor α > 0 of Eq. 5.
@@ -130,14 +132,15 @@ class VanillaReshape(BMLR):
     def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
     ) -> ReshapedLabels:
-        """Softened predictions of the weaker modality for the stronger one, one-hot labels elsewhere."""
+        """Softened predictions for the stronger modality, one-hot labels elsewhere."""
         return reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=present, keep_one_hot=False)
 
 
 class OnlyTPO(_TargetedMethod):
-    """Targeted Parameter Optimization with one-hot labels (Table V): BMLR at β = 1, bit for bit.
+    """Targeted Parameter Optimization with one-hot labels (Table V).
 
-    Differs from DGL in the unimodal bias (b/M here, b there) and by DGL's α and gradient clipping.
+    It is BMLR at β = 1, bit for bit. It differs from DGL in the unimodal bias (b/M here, b there) and by DGL's α and
+    gradient clipping.
 
     Example:
         >>> import bmlr
@@ -151,16 +154,16 @@ class OnlyTPO(_TargetedMethod):
     def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
     ) -> ReshapedLabels:
-        """One-hot labels as distributions, so that the arithmetic is that of BMLR."""
+        """One-hot labels as distributions, for the arithmetic of BMLR."""
         labels = {name: F.one_hot(targets.long(), values.shape[1]).float() for name, values in logits.items()}
         return ReshapedLabels(labels, {})
 
     def labels(self, output: Output, targets: Tensor) -> None:
-        """None: the labels stay one-hot."""
+        """Return None: the labels stay one-hot."""
 
 
 class UniDistill(_TargetedMethod):
-    """Cross-modal distillation without any sense of imbalance (Table V): the label is the other's plain prediction.
+    """Cross-modal distillation (Table V): the label is the other modality's plain prediction.
 
     With more than two modalities it is the mean prediction of the others (:func:`bmlr.functional.cross_modal_labels`).
 
@@ -180,10 +183,10 @@ class UniDistill(_TargetedMethod):
 
 
 class UniReshaping(_TargetedMethod):
-    """Uniform label smoothing in place of reshaping (Table IV): (1 − ε) y + ε / C for every modality.
+    """Uniform label smoothing, (1 − ε) y + ε / C, in place of reshaping (Table IV).
 
     Args:
-        epsilon: The share ε in [0, 1] that is spread over all classes. The paper does not state its value; 0.1 is
+        epsilon: Fraction ε in [0, 1] spread over all classes. The paper does not state its value; 0.1 is
             the customary one.
 
     Raises:
@@ -214,7 +217,7 @@ class UniReshaping(_TargetedMethod):
 
 
 class OnlyReshape(_ReshapingMethod):
-    """Reshaped labels without Targeted Parameter Optimization (Table V): L⁰ + Σ Lᵘ trains everything jointly.
+    """Reshaped labels without Targeted Parameter Optimization (Table V): L⁰ + Σ Lᵘ trains all.
 
     Args:
         alpha: Temperature factor α > 0 of Eq. 5.
@@ -243,7 +246,7 @@ class OnlyReshape(_ReshapingMethod):
         return reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=present)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Fused and unimodal losses whose gradients flow everywhere."""
+        """Fused and unimodal losses; every gradient flows everywhere."""
         logits = output.unimodal_logits
         reshaped = self.reshape(logits, targets, output.present)
         return Losses(
@@ -251,15 +254,15 @@ class OnlyReshape(_ReshapingMethod):
                 "fused": soft_cross_entropy(output.logits, targets),
                 **_label_terms(output, logits, reshaped.labels),
             },
-            _reshaped_shares(output, reshaped.intensity),
+            _reshaped_fractions(output, reshaped.intensity),
         )
 
 
 def _label_terms(output: Output, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Lᵘ = CE(ỹᵘ, pᵘ) (Eq. 10) over the samples that have modality u."""
+    """Losses Lᵘ = CE(ỹᵘ, pᵘ) (Eq. 10) over the samples with modality u."""
     return {name: soft_cross_entropy(logits[name], labels[name], mask=output.mask(name)) for name in logits}
 
 
-def _reshaped_shares(output: Output, intensity: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Share of the samples whose label was reshaped, per modality."""
+def _reshaped_fractions(output: Output, intensity: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fraction of reshaped labels per modality."""
     return {f"reshaped_{name}": masked_mean((xi > 0).to(xi.dtype), output.mask(name)) for name, xi in intensity.items()}

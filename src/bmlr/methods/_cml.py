@@ -1,4 +1,4 @@
-"""CML: Calibrating Multimodal Learning (ICML 2023)."""
+"""CML: calibrated multimodal learning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bmlr.model import Output
 
 
 class CML(SteppedMethod, WindowedMethod):
-    r"""Calibrating Multimodal Learning (Ma et al., ICML 2023): confidence should not rise when a modality is removed.
+    r"""Calibrating Multimodal Learning (Ma et al., 2023): no rise of confidence without a modality.
 
     Modalities are removed one after another in random order, :math:`S_0 \supset S_1 \supset \dots \supset S_{M-1}`,
     by replacing their features with zero before the fusion. With the logits :math:`f_S` of a subset and its
@@ -121,7 +121,7 @@ class CML(SteppedMethod, WindowedMethod):
         return output.replace_features(features).logits
 
     def _ranking(self, logits: list[Tensor], masks: list[Tensor | None], targets: Tensor) -> Tensor:
-        """Ranking loss R: rises of confidence from a subset to the next smaller one."""
+        """Ranking loss R: rises of confidence from each subset to the next smaller."""
         log_p = [log_probabilities(f) for f in logits]
         confidence = [values.amax(1).exp() for values in log_p]
         correct = [values.argmax(1) == targets for values in log_p]
@@ -132,12 +132,12 @@ class CML(SteppedMethod, WindowedMethod):
         return torch.stack(terms).sum()
 
     def _penalty(self, rise: Tensor, is_deserved: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of the positive rises, shape (B,), that are not deserved."""
+        """Mean of the positive, undeserved rises, shape (B,)."""
         return masked_mean(torch.where(is_deserved, 0.0, F.relu(rise)), mask)
 
 
 def _nonempty(output: Output, keep: Tensor) -> Tensor | None:
-    """The samples that have a modality among those kept, shape (B,); None where all have."""
+    """Samples with a kept modality, shape (B,); None for all."""
     if output.present is None:
         return None
     present = presence(output)[:, [list(output.features).index(name) for name in sorted(output.features)]]

@@ -1,4 +1,4 @@
-"""DGL: disentangled gradient learning (ICCV 2025)."""
+"""DGL: disentangled gradient learning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bmlr.model import MultimodalClassifier, Output
 
 
 class DGL(Method):
-    r"""Disentangled Gradient Learning (Wei et al., ICCV 2025): each part of the model learns from a loss of its own.
+    r"""Disentangled Gradient Learning (Wei et al., 2025): a loss of its own for each part.
 
     .. math::
         \nabla_{\theta^u} = \alpha \nabla \mathrm{CE}(y, f_u), \qquad \nabla_{\Theta} = \nabla \mathrm{CE}(y, f),
@@ -78,7 +78,7 @@ class DGL(Method):
         self.surrogate = check_choice("surrogate", surrogate, ("zero", "official"))
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Check that the official reading of FiLM is possible.
+        """Check the feature widths for the official reading of FiLM.
 
         Raises:
             ValueError: If it is not, because the feature widths differ.
@@ -92,7 +92,7 @@ class DGL(Method):
             )
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, which reaches the fusion only, and the unimodal losses, which reach the encoders only."""
+        """The fused loss, for the fusion alone, and the unimodal losses, for the encoders alone."""
         terms = {"fused": soft_cross_entropy(self._fused_logits(output), targets)}
         for name in output.features:
             logits = self._unimodal_logits(output, name)
@@ -100,7 +100,7 @@ class DGL(Method):
         return Losses(terms)
 
     def adjust_gradients(self, model: MultimodalClassifier) -> None:
-        """Clip the joint norm of all gradients, as the official code does in every step."""
+        """Clip the joint norm of all gradients, as the official code."""
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
 
@@ -126,7 +126,7 @@ class DGL(Method):
 
 
 def _gated_logits(fusion: GatedFusion, features: dict[str, Tensor]) -> Tensor:
-    """Fused logits of detached features, shape (B, C), whose gradients reach the last layers only."""
+    """Fused logits of detached features, shape (B, C), with gradient to the last layers only."""
     terms = []
     for name in fusion.conditioned:
         gate = _linear(fusion.gates[name], features[fusion.conditioner]).sigmoid()
@@ -135,7 +135,7 @@ def _gated_logits(fusion: GatedFusion, features: dict[str, Tensor]) -> Tensor:
 
 
 def _self_gated_logits(fusion: GatedFusion, features: Tensor, name: str) -> Tensor:
-    """fc(σ(h) ⊙ h), shape (B, C), whose gradients reach the encoder only; summed over what the conditioner gates."""
+    """Logits fc(σ(h) ⊙ h), shape (B, C), with gradient to the encoder only."""
     if name == fusion.conditioner:
         hidden = {other: _linear(fusion.gates[other], features) for other in fusion.conditioned}
     else:

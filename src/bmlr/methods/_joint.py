@@ -1,4 +1,4 @@
-"""Joint training with one loss, and joint training with unimodal losses beside it."""
+"""Joint training with one loss, and with unimodal losses beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bmlr.model import Output
 
 
 class Joint(Method):
-    r"""Plain joint training, the Baseline of every table: :math:`L = \mathrm{CE}(y, p)` trains everything.
+    r"""Joint training, the Baseline of every table: :math:`L = \mathrm{CE}(y, p)`.
 
     Example:
         >>> import torch, bmlr

@@ -1,4 +1,4 @@
-"""LFM: Facilitating Multimodal Classification via Dynamically Learning Modality Gap (NeurIPS 2024)."""
+"""LFM: a dynamically learned modality gap."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LAST_EPOCH = 199
 
 
 class LFM(Method):
-    r"""Dynamically Learning Modality Gap (Yang et al., NeurIPS 2024): label fitting and alignment, mixed over time.
+    r"""Dynamically Learning Modality Gap (Yang et al., 2024): label fitting and alignment over time.
 
     .. math::
         L = 2\,(\alpha_0 \mathrm{CE}(y, o) + \alpha_1 L_{al}), \quad \alpha_0 + \alpha_1 = 1, \quad
@@ -125,14 +125,14 @@ class LFM(Method):
         self._meta_batch: Batch | None = None  # read again from the data after a restart
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Make one linear layer per modality where ``head="late_avg"``; α starts over."""
+        """Make one linear layer per modality for ``head="late_avg"``; α starts over."""
         super().setup(model)
         self._start_over()
         if self.head == "late_avg":
             self.heads = unimodal_heads(model)
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """Move α; with a learnable one, leave the samples it is learned on out of training."""
+        """Move α; samples for a learnable one are left out of training."""
         super().start_epoch(context)
         if self.alpha == "fitted":
             self.current_label_weight = fitted_label_weight(context.epoch, self.schedule_epochs or context.max_epochs)
@@ -219,12 +219,12 @@ class LFM(Method):
         return float(torch.cat([g.flatten() for g in second]).mean())
 
     def _plan(self, context: EpochContext) -> EpochPlan:
-        """One pass over the samples that α is not learned on."""
+        """One pass over all samples but those of the learnable α."""
         held_out = set(self._held_out(context))
         return EpochPlan((Pass(indices=tuple(i for i in range(context.num_train) if i not in held_out)),))
 
     def _meta_samples(self, context: EpochContext) -> Batch:
-        """Samples that α is learned on."""
+        """Samples for the learnable α."""
         return samples_at(context.train_batches(), self._held_out(context))
 
     def _held_out(self, context: EpochContext) -> Sequence[int]:
@@ -240,7 +240,7 @@ class LFM(Method):
 
 
 def fitted_label_weight(epoch: int, num_epochs: int) -> float:
-    """α₀ of the official polynomial, clipped to [0, 1], for an epoch of a run of ``num_epochs``.
+    """Weight α₀ of the official polynomial, clipped to [0, 1], in an epoch.
 
     Args:
         epoch: Number of the epoch, from zero; beyond the run the weight stays as it was at its end.

@@ -1,4 +1,4 @@
-"""MBSD: self-distillation from the stronger to the weaker modality (WSDM 2023)."""
+"""MBSD: self-distillation from the stronger to the weaker modality."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bmlr.model import Output
 
 
 class MBSD(WindowedMethod):
-    r"""Multi-modal self-distillation (Liu et al., WSDM 2023), from the stronger to the weaker modality of a sample.
+    r"""Multi-modal self-distillation (Liu et al., 2023) from the stronger to the weaker modality.
 
     For a pair of modalities let s be the one more confident of the label and r the other, sample by sample, and
     :math:`w = (p^s_y - p^r_y)\,1[\text{s or r predicts } y]`. With sg(·) the stop-gradient,
@@ -75,7 +75,7 @@ class MBSD(WindowedMethod):
         return Losses({**terms, "distillation": self.weight * torch.stack(pairs).mean()})
 
     def _distillation(self, first: Tensor, second: Tensor, targets: Tensor, num_modalities: int) -> Tensor:
-        """Per sample w [KL(p^s ‖ p^r) + ‖ℓ^s − ℓ^r‖² / C], shape (B,), with gradient to the weaker modality only."""
+        """Term w [KL(p^s ‖ p^r) + ‖ℓ^s − ℓ^r‖² / C], shape (B,), with gradient to the weaker only."""
         logits, log_p = torch.stack([widened(first), widened(second)]), pair_log_probabilities(first, second)
         confidence = true_confidence(log_p, targets)
         first_is_strong = (confidence[0] >= confidence[1])[:, None]
@@ -99,5 +99,5 @@ def true_confidence(log_p: Tensor, targets: Tensor) -> Tensor:
 
 
 def either_correct(log_p: Tensor, targets: Tensor) -> Tensor:
-    """Samples that at least one of both predicts correctly, shape (B,)."""
+    """Samples with a correct prediction of either modality, shape (B,)."""
     return (log_p.argmax(2) == targets).any(0)

@@ -1,4 +1,4 @@
-"""MMPareto: Pareto integration of multimodal and unimodal gradients (ICML 2024)."""
+"""MMPareto: Pareto integration of multimodal and unimodal gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmlr.model import MultimodalClassifier, Output
 
 
 class MMPareto(HeadedMethod):
-    r"""Multimodal Pareto gradient integration (Wei and Hu, ICML 2024).
+    r"""Multimodal Pareto gradient integration (Wei and Hu, 2024).
 
     Trained with the fused loss L_m = CE(y, p) and a loss L_u = CE(y, h_u(zᵘ)) per modality through a linear head of
     the method's own. In encoder u the gradients :math:`g_m` and :math:`g_u` of both (over all its parameters) are
@@ -82,7 +82,7 @@ class MMPareto(HeadedMethod):
         return self.head_losses(output, targets)
 
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
-        """Accumulate the combined gradients of the encoders and the plain ones of everything else."""
+        """Accumulate combined gradients of the encoders, plain ones elsewhere."""
         encoders = [[p for p in model.encoders[u].parameters() if p.requires_grad] for u in model.modalities]
         others = [p for p in (*model.fusion.parameters(), *self.parameters()) if p.requires_grad]
         parameters = [*(p for encoder in encoders for p in encoder), *others]
@@ -101,7 +101,7 @@ class MMPareto(HeadedMethod):
             accumulate_gradients(shared, [gradients[p] for p in shared])
 
     def _combine(self, g_m: list[Tensor], g_u: list[Tensor]) -> list[Tensor]:
-        """The gradient h of one encoder, per tensor; no value leaves the device."""
+        """Combined gradient h of one encoder, per tensor; no value leaves the device."""
         w_m = pareto_weight(g_m, g_u)
         combined = [2 * w_m * m + 2 * (1 - w_m) * u for m, u in zip(g_m, g_u, strict=True)]
         plain = [m + u for m, u in zip(g_m, g_u, strict=True)]
@@ -113,5 +113,5 @@ class MMPareto(HeadedMethod):
 
 
 def _growth(plain: Tensor, combined: Tensor) -> Tensor:
-    """Factor ≥ 1 that brings ``combined`` to the length of ``plain``; 1 where it is zero."""
+    """Factor ≥ 1 from the length of ``combined`` to that of ``plain``; 1 for zero length."""
     return torch.where(combined > 0, plain / combined, 1.0).clamp(min=1)

@@ -1,4 +1,4 @@
-"""OGM-GE: on-the-fly gradient modulation with generalisation enhancement (CVPR 2022)."""
+"""OGM-GE: on-the-fly gradient modulation with generalisation enhancement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIMENSIONS = {"weight": range(2, 100), "conv": (4,), "all": range(100)}
 
 
 class OGMGE(SteppedMethod, WindowedMethod):
-    r"""On-the-fly Gradient Modulation with Generalisation Enhancement (Peng et al., CVPR 2022).
+    r"""On-the-fly Gradient Modulation with Generalisation Enhancement (Peng et al., 2022).
 
     Joint training whose encoder gradients are scaled down where a modality is ahead, with noise added to all of them:
 
@@ -104,7 +104,7 @@ class OGMGE(SteppedMethod, WindowedMethod):
         self._scores: Tensor | None = None  # of the optimiser step under way
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy; in training the scores of the batch are added up."""
+        """The fused cross-entropy; training also adds up the scores."""
         terms = {"fused": soft_cross_entropy(output.logits, targets)}
         if not (self.training and self.is_acting):
             return Losses(terms)

@@ -1,4 +1,4 @@
-"""OPM: on-the-fly prediction modulation (TPAMI 2024)."""
+"""OPM: on-the-fly prediction modulation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bmlr.model import Output
 
 
 class OPM(SteppedMethod):
-    r"""On-the-fly Prediction Modulation (Wei et al., TPAMI 2024): drop features of the modality that is ahead.
+    r"""On-the-fly Prediction Modulation (Wei et al., 2024): dropped features of the leading modality.
 
     With the scores :math:`s_u = \sum_i \mathrm{softmax}(\ell^u_i)_{y_i}` of the batch and the mean score of the other
     modalities :math:`\bar s`,

@@ -1,4 +1,4 @@
-"""ReconBoost: boosting for modality reconcilement (ICML 2024)."""
+"""ReconBoost: boosting for modality reconcilement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BOOST, _RECTIFY = "boost:", "rectify"
 
 
 class ReconBoost(Method):
-    r"""ReconBoost (Hua et al., ICML 2024): one modality at a time learns what the others do not yet predict.
+    r"""ReconBoost (Hua et al., 2024): modalities boost each other in turns.
 
     Each modality is a learner :math:`f_u = H(z^u)`; the ensemble is :math:`F = r \sum_u f_u` with a learnable boost
     rate r. The model's fusion is not used, so that every fusion gives the same training. A stage updates modality k
@@ -170,7 +170,7 @@ class ReconBoost(Method):
         return EpochPlan(tuple(passes))
 
     def _stages(self, epoch: int) -> tuple[str, ...]:
-        """Modality whose turn it is; the ensemble grows by it."""
+        """The modality in turn; the ensemble grows by it."""
         self._set_members(self.turns if self.pretrained else self.turns[: epoch + 1])
         return (self.turns[epoch % len(self.turns)],)
 
@@ -180,7 +180,7 @@ class ReconBoost(Method):
         return Losses({"fused": fused}, {"boost_rate": self.boost_rate.detach()})
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """Losses of a batch: of one modality where the batch is tagged with it, else of rectification."""
+        """Losses of a batch: of the modality in its tag, else of rectification."""
         self._check_setup()
         check_batch(model, batch)
         self._active = None
@@ -198,7 +198,7 @@ class ReconBoost(Method):
         return Losses({**terms, **learner.readout_losses(batch.targets)}, {"boost_rate": self.boost_rate.detach()})
 
     def adjust_gradients(self, model: MultimodalClassifier) -> None:
-        """While one modality learns, everything else has gradient None, so that no optimiser moves it."""
+        """Set all gradients but those of the learning modality to None: no optimiser moves the rest."""
         if self._active is None:
             return
         learning = [model.encoders[self._active], self._head(self._active), model.fusion]
@@ -208,7 +208,7 @@ class ReconBoost(Method):
                 parameter.grad = None
 
     def predict(self, output: Output) -> Prediction:
-        """F of the ensemble so far, and the learner of each modality."""
+        """Ensemble F so far, and the learner of each modality."""
         members = dict(zip(self.turns, self.is_member, strict=True))
         fused = self._ensemble(output, self.turns, members)
         return Prediction(fused, {name: self._learner_logits(name, output) for name in output.features})
@@ -229,7 +229,7 @@ class ReconBoost(Method):
     def _encode(
         self, model: MultimodalClassifier, batch: Batch, names: Sequence[str], *, still: bool = False
     ) -> Output:
-        """Features of some modalities; ``still`` without gradient."""
+        """Features of the named modalities; ``still`` without gradient."""
         features, present = {}, batch.present or {}
         for name in names:
             encoder = model.encoders[name]
@@ -248,7 +248,7 @@ class ReconBoost(Method):
         return self.heads if self._is_shared else self.heads.get_submodule(name)
 
     def _learner_logits(self, name: str, output: Output) -> Tensor:
-        """f_u, shape (B, C)."""
+        """Logits f_u of a learner, shape (B, C)."""
         head = self._head(name)
         z = output.features[name]
         if not torch.is_autocast_enabled(z.device.type):
@@ -257,7 +257,7 @@ class ReconBoost(Method):
         return logits
 
     def _ensemble(self, output: Output, names: Sequence[str], counted: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The ensemble r Σ f_u over the modalities named that count and that a sample has, shape (B, C)."""
+        """Ensemble r Σ f_u of the named modalities, without absent or uncounted ones, shape (B, C)."""
         self._check_setup()
         terms = []
         for name in names:
@@ -267,7 +267,7 @@ class ReconBoost(Method):
         return self.boost_rate * torch.stack(terms).sum(0)
 
     def _boosting_loss(self, logits: Tensor, others: Output, targets: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of −(w₁ − w₂ q_y) log p_y / C; q is 1 where there is no ensemble yet."""
+        """Mean of −(w₁ − w₂ q_y) log p_y / C; q is 1 without an ensemble."""
         label = targets.long()[:, None]
         explained = torch.ones_like(label, dtype=logits.dtype)
         if others.features:
@@ -278,7 +278,7 @@ class ReconBoost(Method):
         return masked_mean(-(weight * log_p).squeeze(1), mask)
 
     def _consolidation(self, logits: Tensor, others: Output, active: str) -> Tensor | None:
-        """α (p − p_prev)² of each sample, shape (B,), p_prev of the modality updated before; None if it is off."""
+        """Consolidation α (p − p_prev)², shape (B,), towards the modality updated before; None if off."""
         previous = self.turns[self.turns.index(active) - 1]
         if self.mcr == "none" or self.epoch == 0 or previous not in others.features:
             return None

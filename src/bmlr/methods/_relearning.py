@@ -1,4 +1,4 @@
-"""Diagnosing & Re-learning: soft resets of overtrained encoders (ECCV 2024)."""
+"""Diagnosing & Re-learning: soft resets of overtrained encoders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DiagnosingRelearning(Method):
-    r"""Diagnosing & Re-learning (Wei et al., ECCV 2024): joint training with encoders softly reset now and then.
+    r"""Diagnosing & Re-learning (Wei et al., 2024): joint training with soft resets of encoders.
 
     After every ``reinit_epoch``-th epoch e > 0, at most ``reinit_num`` times, features of the training and the
     validation split are clustered per modality, and the purity P of the clusters tells how well classes are separated.
@@ -31,7 +31,7 @@ class DiagnosingRelearning(Method):
               \theta^u \leftarrow w_u \theta^u_0 + (1 - w_u)\, \theta^u .
 
     Features are scaled to [−1, 1] per dimension and split, clustered by k-means with one cluster per class (ten starts,
-    random state 0); purity is the share of samples whose class is the most frequent of their cluster. Parameters are
+    random state 0); purity is the fraction of samples whose class is the most frequent of their cluster. Parameters are
     reset, buffers and the optimiser's state are not, as in the official code. The validation split is needed; the test
     split is never looked at. A modality's clusters leave out the samples that lack it.
 
@@ -114,33 +114,33 @@ class DiagnosingRelearning(Method):
         return {**super().get_extra_state(), "resets": self.resets}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` gave."""
+        """Restore the state of :meth:`get_extra_state`."""
         super().set_extra_state(state)
         self.resets = state["resets"]
 
 
 def _sorted_parameters(model: MultimodalClassifier) -> list[tuple[str, torch.nn.Parameter]]:
-    """Parameters of all encoders with their modality, in an order that is not the model's but that of the names."""
+    """Parameters of all encoders with their modality, by sorted name."""
     return [(name, p) for name in sorted(model.encoders) for p in model.encoders[name].parameters()]
 
 
 @torch.no_grad()
 def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Features, shape (N, d), and classes, shape (N,), of the samples that have the modality."""
+    """Features, shape (N, d), and classes, shape (N,), of the samples with the modality."""
     features, targets = [], []
     with module_mode(model, training=False):
         for batch in batches:
             mask = (batch.present or {}).get(name)
-            chosen = slice(None) if mask is None else mask
-            features.append(model.encode(name, batch.inputs[name][chosen]).float().cpu())
-            targets.append(batch.targets[chosen].cpu())
+            rows = slice(None) if mask is None else mask
+            features.append(model.encode(name, batch.inputs[name][rows]).float().cpu())
+            targets.append(batch.targets[rows].cpu())
     if not features:
         return torch.empty(0, 1).numpy(), torch.empty(0, dtype=torch.int64).numpy()
     return torch.cat(features).numpy(), torch.cat(targets).numpy()
 
 
 def _purity(features: np.ndarray, targets: np.ndarray, num_classes: int, split: str) -> float:
-    """Share of samples whose class is the most frequent of their cluster."""
+    """Fraction of samples with the most frequent class of their cluster."""
     import numpy as np
 
     try:

@@ -1,4 +1,4 @@
-"""Remix: Data Remixing (ICML 2025)."""
+"""Remix: data remixing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREFIX = "remix:"
 
 
 class Remix(HeadedMethod):
-    r"""Data Remixing (Ma et al., ICML 2025): each sample trains the modality that is least sure of it.
+    r"""Data Remixing (Ma et al., 2025): each sample trains its least confident modality.
 
     In the first ``warmup`` epochs the loss is :math:`\mathrm{CE}(y, f) + w \sum_u \mathrm{CE}(y, h_u(z^u))` with a
     linear head h_u of the method's own per modality. Before each later epoch the model looks at the whole training
@@ -101,7 +101,7 @@ class Remix(HeadedMethod):
         self._start_over()
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """After the warm-up, assign every sample to a modality and plan one pass per modality."""
+        """After the warm-up, assign samples to modalities and plan a pass for each."""
         super().start_epoch(context)
         if context.epoch < self.warmup:
             return EpochPlan()
@@ -119,7 +119,7 @@ class Remix(HeadedMethod):
         return self.head_losses(output, targets, self.weight)
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """Losses of a batch; of one modality alone where the batch is tagged with it."""
+        """Losses of a batch; of one modality alone if the tag names it."""
         self._masked = ()
         if not batch.tag.startswith(_PREFIX):
             return super().compute_losses(model, batch)
@@ -146,7 +146,7 @@ class Remix(HeadedMethod):
         )
 
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
-        """Accumulate gradients; with ``masked_encoder="run"`` those of masked encoders become zero, not None."""
+        """Accumulate gradients; those of running masked encoders become zero, not None."""
         super().backward(losses, model, scale=scale)
         if self.masked_encoder == "run":
             for name in self._masked:
@@ -170,7 +170,7 @@ class Remix(HeadedMethod):
                 if batch.indices is None:
                     raise ValueError("Remix needs `indices` in the batches of the training split. Found None.")
                 output = context.model(batch.inputs, batch.present)
-                assignment[batch.indices.cpu()] = self.least_sure(output).cpu()
+                assignment[batch.indices.cpu()] = self.least_confident(output).cpu()
         if missing := int((assignment < 0).sum()):
             raise ValueError(
                 f"The batches of the training split should cover all {context.num_train} samples. "
@@ -178,8 +178,8 @@ class Remix(HeadedMethod):
             )
         return assignment
 
-    def least_sure(self, output: Output) -> Tensor:
-        """Position of the modality with the smallest D_u among those a sample has, shape (B,); ties to the last."""
+    def least_confident(self, output: Output) -> Tensor:
+        """Position of the present modality with the smallest D_u, shape (B,); ties to the last."""
         distances = []
         for name, logits in apply_heads(self, self.heads, output).items():
             distance, mask = bits_from_uniform(logits), output.mask(name)
@@ -188,7 +188,7 @@ class Remix(HeadedMethod):
 
 
 def bits_from_uniform(logits: Tensor) -> Tensor:
-    """D = Σ_c p_c log₂(C p_c), the Kullback-Leibler divergence of a prediction from the uniform one.
+    """Divergence D = Σ_c p_c log₂(C p_c) of a prediction from the uniform one.
 
     Args:
         logits: Unnormalised predictions, shape (B, C).

@@ -18,13 +18,13 @@ from bmlr.model import MultimodalClassifier, Output
 
 
 class WindowedMethod(Method):
-    """A method that acts from one epoch to another, both included."""
+    """A method with a first and a last epoch, both included."""
 
     first_epoch: int
     last_epoch: int | None
 
     def set_window(self, first_epoch: int, last_epoch: int | None) -> None:
-        """Keep the epochs in which the method acts; a last epoch of None is no end.
+        """Set the epochs in which the method acts; a last epoch of None is no end.
 
         Raises:
             ValueError: If they are no range of epochs.
@@ -39,7 +39,7 @@ class WindowedMethod(Method):
 
 
 class SteppedMethod(Method):
-    """A method that counts training steps, from which a resumed run repeats its draws."""
+    """A method with a step counter, by which a resumed run repeats its draws."""
 
     seed: int
 
@@ -48,7 +48,7 @@ class SteppedMethod(Method):
         self.step = 0
 
     def generator(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """Random generator of a step (or epoch) ``number``: the same in every process and after a resume."""
+        """Generator seeded by ``seed`` and ``number``: the same in every process and after a resume."""
         return torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class SteppedMethod(Method):
 
 
 class HeadedMethod(Method):
-    """A method with a linear head h_u per modality, trained with the model and read for unimodal predictions."""
+    """A method with a linear head h_u per modality for unimodal losses and predictions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class HeadedMethod(Method):
         self.heads = unimodal_heads(model)
 
     def head_losses(self, output: Output, targets: Tensor, weight: float = 1.0) -> Losses:
-        """CE(y, p), and w CE(y, h_u(zᵘ)) over the samples that have modality u."""
+        """Losses CE(y, p), and w CE(y, h_u(zᵘ)) over the samples with modality u."""
         terms = {"fused": soft_cross_entropy(output.logits, targets)}
         for name, logits in apply_heads(self, self.heads, output).items():
             terms[name] = weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
@@ -115,7 +115,7 @@ def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[st
 
 @torch.no_grad()
 def batch_scores(output: Output, targets: Tensor) -> Tensor:
-    """Sum over the batch of each modality's probability of the true class, shape (M,), by sorted name."""
+    """Summed probability of the true class by modality, shape (M,), by sorted name."""
     logits = output.fusion(output.detached_features, unimodal=True)
     scores = []
     for name in sorted(output.features):
@@ -126,13 +126,13 @@ def batch_scores(output: Output, targets: Tensor) -> Tensor:
 
 
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
-    """Samples that have both modalities, shape (B,); None where all have."""
+    """Samples with both modalities, shape (B,); None for all."""
     masks = [mask for name in (first, second) if (mask := output.mask(name)) is not None]
     return functools.reduce(torch.logical_and, masks) if masks else None
 
 
 def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
-    """Modalities of each sample, boolean, shape (B, M); columns in the order of ``names`` or of the model."""
+    """Presence of the modalities, boolean, shape (B, M), in the order of ``names`` or the model."""
     device = next(iter(output.features.values())).device
     everyone = torch.ones(output.batch_size, dtype=torch.bool, device=device)
     return torch.stack(
@@ -144,7 +144,7 @@ def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
 
 
 def draw_per_sample(batch_size: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Uniform random numbers in [0, 1) for every sample of a batch, shape (B, columns), on the CPU.
+    """Uniform numbers in [0, 1) per sample, shape (B, columns), on the CPU.
 
     Under distributed training a generator in the same state in every process gives each its rows of the numbers of the
     joined batch, whose samples are dealt to the processes in turn.
@@ -180,7 +180,7 @@ def _is_distributed() -> bool:
 def reduced_gradients(
     loss: Tensor, parameters: Sequence[nn.Parameter], *, retain_graph: bool
 ) -> dict[nn.Parameter, Tensor]:
-    """Gradient of each parameter that the loss reaches, averaged over processes."""
+    """Gradients of the parameters a loss reaches, averaged over processes."""
     gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
     reached = {p: g for p, g in zip(parameters, gradients, strict=True) if g is not None}
     if not _is_distributed():
@@ -208,14 +208,14 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
-    """Raise a ValueError unless inputs and targets fit the model; for methods that encode modalities one by one."""
+    """Raise a ValueError unless inputs and targets fit the model."""
     if batch.inputs.keys() != set(model.encoders):
         raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
     check_targets(batch.targets, len(next(iter(batch.inputs.values()))), model.num_classes)
 
 
 def select(batch: Batch, mask: Tensor) -> Batch:
-    """Samples of a batch where the boolean ``mask``, shape (B,), is True."""
+    """Samples of a batch in the boolean ``mask``, shape (B,)."""
     return Batch(
         {name: x[mask] for name, x in batch.inputs.items()},
         batch.targets[mask],
@@ -226,7 +226,7 @@ def select(batch: Batch, mask: Tensor) -> Batch:
 
 
 def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
-    """One batch of the samples at ``indices`` of a split, in the order of the split.
+    """One batch of the samples at ``indices``, in the order of the split.
 
     Raises:
         ValueError: If the batches have no indices, or a sample is not among them.
