@@ -207,14 +207,10 @@ class LFM(Method):
             total = weight * label + (1 - weight) * self._alignment(output, logits)
             of_label = torch.autograd.grad(label, parameters, retain_graph=True, allow_unused=True)
             of_total = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
-            both = [
-                (p, t, c)
-                for p, t, c in zip(parameters, of_total, of_label, strict=True)
-                if t is not None and c is not None
-            ]
-            product = torch.stack([(t * c).sum() for _, t, c in both]).sum()
-            scope = [p for p, _, _ in both]
-            scope = scope[:1] if self.meta_scope == "first" else scope
+            gradients = zip(parameters, of_total, of_label, strict=True)
+            products = {p: (t * c).sum() for p, t, c in gradients if t is not None and c is not None}
+            scope = list(products)[: 1 if self.meta_scope == "first" else None]
+            product = torch.stack(list(products.values())).sum()
             second = torch.autograd.grad(product, scope, allow_unused=True, materialize_grads=True)
         return float(torch.cat([g.flatten() for g in second]).mean())
 

@@ -13,6 +13,7 @@ from bmlr._checks import check_choice, check_integer, check_non_negative, check_
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
+from bmlr.fusion import match_dtype
 from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
 from bmlr.methods._support import check_batch
 from bmlr.model import MultimodalClassifier, Output
@@ -42,7 +43,7 @@ class ReconBoost(Method):
     predictions; having no gradient, it is left out (``mcr="none"``) and saves a forward pass; ``mcr="real"`` lets it
     act on f_k, towards the modality updated before. The official audio-visual results start from separately trained
     encoders; load yours into the model and set ``pretrained``. Its nets then keep their own heads until their first
-    stage; here all have the heads of this method. It stores the best stage on the test split; here nothing does.
+    stage; here all have the heads of this method. Its selection of the best stage on the test split is left out.
     Samples that lack modality k do not count in its stage, and a modality they lack adds nothing to F.
 
     Args:
@@ -125,11 +126,11 @@ class ReconBoost(Method):
         self._is_shared = False
         #: Modalities in the order of their turns.
         self.turns: tuple[str, ...] = ()
-        #: Modalities in the ensemble, to training; the same as a tensor, among the weights, is for prediction.
+        #: Modalities in the ensemble, for training. Prediction takes the buffer, which is stored among the weights.
         self.members: tuple[str, ...] = ()
         self.is_member: Tensor
         self.register_buffer("is_member", torch.zeros(0, dtype=torch.bool))
-        self._active: str | None = None  # the modality of the batch between losses and optimiser step
+        self._active: str | None = None  # learning modality of the current batch, until the optimiser step
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Make the heads.
@@ -250,11 +251,8 @@ class ReconBoost(Method):
     def _learner_logits(self, name: str, output: Output) -> Tensor:
         """Logits f_u of a learner, shape (B, C)."""
         head = self._head(name)
-        z = output.features[name]
-        if not torch.is_autocast_enabled(z.device.type):
-            z = z.to(next(head.parameters()).dtype)
-        logits: Tensor = widened(head(z))
-        return logits
+        logits: Tensor = head(match_dtype(output.features[name], head))
+        return widened(logits)
 
     def _ensemble(self, output: Output, names: Sequence[str], counted: Mapping[str, Tensor] | None = None) -> Tensor:
         """Ensemble r Σ f_u of the named modalities, without absent or uncounted ones, shape (B, C)."""
