@@ -197,6 +197,18 @@ def test_a_checkpoint_without_its_checksum_is_damaged(tmp_path, interrupted):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(("section", "name"), [("bmlr_run", "test_scores"), ("bmlr", "plan")])
+def test_a_checkpoint_of_another_version_is_named_as_such(tmp_path, interrupted, section, name):
+    shutil.copytree(interrupted, tmp_path / "r")
+    content = read_checkpoint(tmp_path / "r" / "last.ckpt")
+    del content[section][name]
+    write_checkpoint(tmp_path / "r" / "last.ckpt", content)
+    with pytest.raises(
+        RunError, match=rf"last.ckpt is of another version of bmlr: it lacks {name}. Remove it to start"
+    ):
+        run(tmp_path / "r", resume=True)
+
+
 @pytest.mark.parametrize("mask", [1, 16])  # 16 marks an entry of the archive as a folder, which torch reads as nothing
 def test_every_byte_of_a_checkpoint_is_covered(tmp_path, mask):
     path = tmp_path / "x.ckpt"

@@ -120,3 +120,14 @@ def test_a_run_of_another_version_is_named_as_such(damaged, capsys):
     message = capsys.readouterr().err
     assert "Found retries. The file is intact: another version of bmlr wrote it. Make the run again" in message
     assert message.count("\n") == 1
+
+
+def test_training_does_not_take_the_result_of_another_version_for_its_own(damaged, capsys):
+    from bmlr.runs.storage import read_json, write_json
+
+    result = read_json(damaged / "result.json")
+    result["versions"]["bmlr"], result["digest"] = "0.0.9", "0" * 64
+    write_json(damaged / "result.json", result)
+    arguments = ["train", "--config", str(damaged / "config.yaml"), "--run", str(damaged), "--resume"]
+    assert main(arguments) == 2
+    assert "holds a run of bmlr 0.0.9, and this is" in capsys.readouterr().err

@@ -19,6 +19,12 @@ from bmlr.runs.storage import (
 
 _log = logging.getLogger("bmlr.training")
 
+#: Entries that a resumed run needs. A checkpoint without them would fail in the middle of its restoration.
+_ENTRIES = {
+    "bmlr_run": {"digest", "best", "test_scores", "seconds"},
+    "bmlr": {"history", "position", "plan", "seconds", "processes", "guard", "counts_before"},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -68,7 +74,16 @@ def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:
     content = read_checkpoint(path)
     recorded = content.get("bmlr_run")
     if not isinstance(recorded, dict) or recorded.get("digest") != config.digest:
-        raise RunError(f"The checkpoint {path} is of another run. Remove it to start this one from its beginning.")
+        raise RunError(
+            f"The checkpoint {path} is of another run or another version of bmlr. Remove it to start this run from its "
+            "beginning."
+        )
+    for section, names in _ENTRIES.items():
+        if missing := sorted(names - set(content.get(section) or {})):
+            raise RunError(
+                f"The checkpoint {path} is of another version of bmlr: it lacks {', '.join(missing)}. Remove it to "
+                "start the run from its beginning."
+            )
     return content
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bmlr._files import atomic_write_text, file_checksum, remove_leftovers
+from bmlr._version import __version__
 from bmlr.config import RunConfig, read_config
 from bmlr.runs import RunError, read_result
 from bmlr.runs.layout import CHECKPOINT, CONFIG, METRICS, NONFINITE, RESULT
@@ -40,6 +41,11 @@ def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
     except ValueError as error:
         raise RunError(str(error)) from error
     if content["digest"] != config.digest:
+        version = (content.get("versions") or {}).get("bmlr")
+        if version != __version__:
+            raise RunError(
+                f"{directory} holds a run of bmlr {version}, and this is {__version__}. Choose another folder."
+            )
         raise RunError(
             f"{directory} holds another run ({content.get('method')} on {content.get('data')}). Choose another folder."
         )
