@@ -17,10 +17,10 @@ class Batch:
     Attributes:
         inputs: The input of each modality, first dimension B.
         targets: Class indices, shape (B,), int64.
-        present: Which samples have which modality, a boolean mask of shape (B,) per name; None or a name left out
-            means always.
+        present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
+            all samples have it.
         indices: Position of each sample in its split of the data set, shape (B,), int64; None if unknown.
-        tag: The tag of the pass over the data this batch belongs to (see :class:`bmlr.methods.Pass`).
+        tag: Tag of the pass over the data (see :class:`bmlr.methods.Pass`).
 
     Example:
         >>> import torch, bmlr
@@ -39,7 +39,7 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Batch:
-        """The batch on another device, with floating point inputs in another type if ``dtype`` is given."""
+        """The batch on another device; floating-point inputs as ``dtype`` if given."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
@@ -53,7 +53,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to a GPU overlap with computation."""
+        """The batch in page-locked memory, whose copies to a GPU overlap with computation."""
         return Batch(
             {name: x.pin_memory() for name, x in self.inputs.items()},
             self.targets.pin_memory(),

@@ -1,4 +1,4 @@
-"""The model: encoders by name and a fusion; and its output, from which every method takes what it needs."""
+"""The model, encoders of named modalities and a fusion, and its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Value = TypeVar("_Value")
 
 
 class _Lazy(Generic[_Value]):
-    """A property that is computed once.
+    """Property computed once.
 
     ``functools.cached_property`` takes a lock before Python 3.12, which breaks the graph of ``torch.compile``.
     """
@@ -39,19 +39,19 @@ class _Lazy(Generic[_Value]):
         if output is None:
             return self
         value = self.compute(output)
-        setattr(output, self.name, value)  # from now on found before this descriptor
+        setattr(output, self.name, value)  # an instance attribute, which hides this non-data descriptor from now on
         return value
 
 
 @dataclasses.dataclass(eq=False)
 class Output:
-    """What a model says of a batch. Logits are computed when first asked for, so that a method pays for no others.
+    """Features of a batch, and logits computed when first used, so that a method pays only for those it needs.
 
     Attributes:
         features: Features of each modality, shape (B, d); zero where the modality is absent.
         fusion: The decision layer the logits come from.
-        present: Which samples have which modality, a boolean mask of shape (B,) per name; None or a name left out
-            means always.
+        present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
+            all samples have it.
 
     Example:
         >>> import torch, bmlr
@@ -113,15 +113,15 @@ class Output:
         return logits
 
     def replace_features(self, features: Mapping[str, Tensor]) -> Output:
-        """The output of the same decision layer on other features."""
+        """The output for other features, with the same fusion and presence."""
         return Output(dict(features), self.fusion, self.present)
 
     def mask(self, name: str) -> Tensor | None:
-        """The samples that have modality ``name``, shape (B,); None where all have it."""
+        """Mask of the samples that have modality ``name``, shape (B,); None if all have it."""
         return None if self.present is None else self.present.get(name)
 
     def readout_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """Losses that train auxiliary readouts on detached features; empty for every other readout."""
+        """Losses of auxiliary readouts on detached features, by name; empty for other readouts."""
         if self.fusion.unimodal_readout != "auxiliary":
             return {}
         logits = self.fusion(self.detached_features, unimodal=True)
@@ -131,6 +131,7 @@ class Output:
         }
 
     def _frozen_fusion(self, **options: Any) -> Any:
+        """The fusion with detached parameters: gradients reach the features only."""
         parameters = {name: value.detach() for name, value in self.fusion.named_parameters()}
         return torch.func.functional_call(self.fusion, parameters, (self.features,), options)
 
@@ -143,9 +144,9 @@ class MultimodalClassifier(nn.Module):
             ordinary classifier, which serves as a unimodal baseline.
         num_classes: Number of classes C. May be left out if ``fusion`` is a module.
         fusion: A name among :func:`bmlr.fusion.available`, or a :class:`bmlr.fusion.Fusion` of your own.
-        feature_dims: Feature width d of each modality. May be left out for encoders that tell it by an attribute
-            ``num_features`` or ``out_features``, as those of this library, timm's and ``nn.Linear`` do, and for an
-            ``nn.Sequential`` whose last such layer does.
+        feature_dims: Feature width d of each modality. May be left out for encoders with an attribute
+            ``num_features`` or ``out_features``, such as those of this library, timm's and ``nn.Linear``, and for an
+            ``nn.Sequential`` with such a layer, whose last one counts.
         fusion_options: Further arguments for a fusion chosen by name, such as ``{"conditioner": "video"}``.
 
     Raises:
@@ -213,8 +214,8 @@ class MultimodalClassifier(nn.Module):
 
         Args:
             inputs: The input of each modality, first dimension B.
-            present: Which samples have which modality, a boolean mask of shape (B,) per name; a name left out is
-                always present. Inputs of absent modalities never enter an encoder, their features are zero.
+            present: Presence of each modality, a boolean mask of shape (B,) per name; all samples have a modality
+                left out. Inputs of absent modalities never enter an encoder; their features are zero.
 
         Raises:
             ValueError: If the names or batch sizes of ``inputs`` or ``present`` do not fit.
@@ -235,10 +236,10 @@ class MultimodalClassifier(nn.Module):
         if present is None or bool(present.all()):
             features: Tensor = encoder(inputs)
         elif bool(present.any()):
-            found = encoder(inputs[present])
-            features = found.new_zeros((len(inputs), *found.shape[1:])).index_put(
-                (present.nonzero().squeeze(1),), found
-            )
+            # Only the samples that have it: a batch normalisation must not count the others.
+            encoded = encoder(inputs[present])
+            rows = present.nonzero().squeeze(1)
+            features = encoded.new_zeros((len(inputs), *encoded.shape[1:])).index_put((rows,), encoded)
         else:
             features = inputs.new_zeros((len(inputs), self.fusion.feature_dims[name]), dtype=torch.get_default_dtype())
         width = self.fusion.feature_dims[name]
@@ -249,11 +250,11 @@ class MultimodalClassifier(nn.Module):
         return features
 
 
-def _feature_dim(name: str, encoder: nn.Module, given: Mapping[str, int] | None) -> int:
-    if given is not None:
-        if name not in given:
+def _feature_dim(name: str, encoder: nn.Module, feature_dims: Mapping[str, int] | None) -> int:
+    if feature_dims is not None:
+        if name not in feature_dims:
             raise ValueError(f"`feature_dims` should hold the width of every modality. '{name}' is missing.")
-        return given[name]
+        return feature_dims[name]
     candidates = [encoder, *(reversed(list(encoder)) if isinstance(encoder, nn.Sequential) else ())]
     for module in candidates:
         for attribute in ("num_features", "out_features"):

@@ -165,7 +165,7 @@ class EpochContext:
 
 
 class Method(nn.Module, ABC):
-    """A way to train a :class:`bmlr.MultimodalClassifier`.
+    """A training method for a :class:`bmlr.MultimodalClassifier`.
 
     In a loop of your own a method is a loss::
 
@@ -180,6 +180,9 @@ class Method(nn.Module, ABC):
     * per batch: :meth:`compute_losses` and :meth:`backward`;
     * per optimiser step: :meth:`adjust_gradients`, after unscaling and before clipping;
     * to evaluate: :meth:`predict`.
+
+    Distributed training also needs two class attributes before its first step: :attr:`leaves_gradients_unset`, by which
+    DDP looks for parameters without a gradient, and :attr:`reduces_gradients`, by which it does not average gradients.
 
     All state lives in ``state_dict()``. A subclass implements :meth:`losses` alone where it can.
     """

@@ -34,6 +34,11 @@ class RunResult:
 
 
 def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
+    """The result of a run that is already finished; None otherwise.
+
+    Raises:
+        RunError: If a file of the run is damaged, or the directory holds another run.
+    """
     if not (directory / RESULT).exists():
         return None
     try:
@@ -52,12 +57,12 @@ def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
     for name, checksum in content.get("files", {}).items():
         if (directory / name).exists() and file_checksum(directory / name) != checksum:
             raise RunError(f"{directory / name} is damaged. Remove {RESULT} to write both again with --resume.")
-    _mend_config(directory, config)
+    _restore_config(directory, config)
     return RunResult(directory, content, reused=True)
 
 
-def _mend_config(directory: Path, config: RunConfig) -> None:
-    """Write the configuration of a finished run again if it is damaged: that it is this one, the result says."""
+def _restore_config(directory: Path, config: RunConfig) -> None:
+    """Rewrite a damaged configuration of a finished run, whose digest in the result proves which it was."""
     path = directory / CONFIG
     try:
         if not path.exists() or read_config(path).digest == config.digest:
@@ -70,6 +75,11 @@ def _mend_config(directory: Path, config: RunConfig) -> None:
 
 
 def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
+    """Create the directory of a run, or check that it holds this run interrupted, and write its configuration.
+
+    Raises:
+        RunError: If it cannot be written, or holds another run, or holds this one and ``resume`` is False.
+    """
     path = directory / CONFIG
     if path.exists():
         try:

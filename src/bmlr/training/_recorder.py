@@ -149,22 +149,38 @@ class Recorder:
         """
         if self.best is None:
             raise RunError("No epoch was finished.")
-        data = self.config.model_data
         if module.trainer.is_global_zero:
             save_weights(self.directory / "last.safetensors", module.model, module.method)
-        module.trainer.strategy.barrier()
+        module.trainer.strategy.barrier()  # the best weights are written by the first process, and read by all
         load_weights(self.directory / "best.safetensors", module.model, module.method)
-        predictions = PredictionTable(module.model.modalities, len(data.split("test")), module.device)
+        test = self._predict_test(module, check)
+        content = self._describe(module, test, self.best, self.seconds_before + seconds)
+        self._write_metrics(module)  # again: the file of an interrupted run may have been damaged since
+        if module.trainer.is_global_zero:
+            content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
+            (self.directory / PREVIOUS).unlink(missing_ok=True)
+            content = write_json(self.directory / RESULT, content)
+        return RunResult(self.directory, content)
+
+    def _predict_test(self, module: BalancedModule, check: Callable[[], None]) -> Score:
+        """Score the test split and write the predicted classes."""
+        samples = len(self.config.model_data.split("test"))
+        predictions = PredictionTable(module.model.modalities, samples, module.device)
 
         def on_batch(prediction: Prediction, batch: Batch) -> None:
             predictions.add(prediction, batch)
             check()
 
-        test = self._score(module, "test", on_batch)
+        score = self._score(module, "test", on_batch)
         # Every process has filled in its own samples, zeros elsewhere.
         table = module.trainer.strategy.reduce(predictions.values, reduce_op="sum")
         if module.trainer.is_global_zero:
             predictions.save(self.directory / PREDICTIONS, table)
+        return score
+
+    def _describe(self, module: BalancedModule, test: Score, best: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        data = self.config.model_data
         history = pd.DataFrame(module.history)
         samples: dict[str, Any] = {split: len(data.split(split)) for split in SPLITS}
         if data is not self.config.data:
@@ -176,8 +192,8 @@ class Recorder:
             "method": type(module.method).__name__,
             "seed": self.config.seed,
             "test": test.as_dict(),
-            "validation": self.best["validation"],
-            "best_epoch": self.best["epoch"],
+            "validation": best["validation"],
+            "best_epoch": best["epoch"],
             "epochs": len(history),
             "data_passes": round(float(history["samples"].sum()) / len(data.split("train")), 3),
             "majority_rate": data.majority_rate("test"),
@@ -186,7 +202,7 @@ class Recorder:
                 for name in module.model.modalities
                 if f"train_reshaped_{name}" in history
             },
-            "seconds": round(self.seconds_before + seconds, 3),
+            "seconds": round(seconds, 3),
             "parameters": sum(p.numel() for p in module.parameters()),
             "samples": samples,
             "nonfinite": {
@@ -197,15 +213,10 @@ class Recorder:
             "versions": software_versions(),
         }
         if self.test_scores:
-            best = max(range(len(self.test_scores)), key=lambda epoch: self.test_scores[epoch]["accuracy"])
+            epoch = max(range(len(self.test_scores)), key=lambda number: self.test_scores[number]["accuracy"])
             content["test_last_epoch"] = self.test_scores[-1]
-            content["test_best_epoch"] = {"epoch": best, **self.test_scores[best]}
-        self._write_metrics(module)  # again: the file of an interrupted run may have been damaged since
-        if module.trainer.is_global_zero:
-            content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
-            (self.directory / PREVIOUS).unlink(missing_ok=True)
-            content = write_json(self.directory / RESULT, content)
-        return RunResult(self.directory, content)
+            content["test_best_epoch"] = {"epoch": epoch, **self.test_scores[epoch]}
+        return content
 
     def _score(
         self, module: BalancedModule, split: SplitName, on_batch: Callable[[Prediction, Batch], None] | None = None
