@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from bmlr.diagnosis.probes import ProbeResult, TrainedAlone, compare_probes
 
 if TYPE_CHECKING:
     from bmlr.config import RunConfig
+    from bmlr.data import SplitName
     from bmlr.methods import Method
     from bmlr.model import MultimodalClassifier
 
@@ -45,7 +46,7 @@ def probe_run(
     model: MultimodalClassifier,
     runs: Path,
     *,
-    split: Any,
+    split: SplitName,
     weights: str,
     device: torch.device,
     progress: Callable[[str], None] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,13 +19,16 @@ from bmlr.diagnosis._removal import make_predictor
 from bmlr.diagnosis._replacements import RemovalOptions
 from bmlr.monitor import GRADIENTS
 
+if TYPE_CHECKING:
+    from bmlr.data import SplitName
+
 _SPLITS = {"train": "training split", "val": "validation split", "test": "test split"}
 
 
 def diagnose_run(
     run: Path | str,
     *,
-    split: str = "val",
+    split: SplitName = "val",
     weights: str = "best",
     removal: RemovalOptions | None = None,
     probe: bool = False,
