@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bmlr.cli import main
-from bmlr.config import TrainerOptions
+from bmlr.config import TrainerOptions, read_config
 from bmlr.diagnosis import diagnose_run
 from bmlr.methods import UniformBaseline
 from bmlr.monitor import GradientMonitor
@@ -78,7 +78,7 @@ def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp
     finally:
         (run / "gradients.csv").unlink()
     captured = capsys.readouterr()
-    assert {path.name for path in (run / "alone").iterdir()} != set()
+    assert len(list((run / "alone").glob("toy-Joint-seed0-*/result.json"))) == 2
     assert "training image alone for 2 epochs" in captured.err
     assert "linear probe, joint encoder" in captured.out
     assert "gradient norm in training" in captured.out
@@ -164,3 +164,27 @@ def test_training_records_gradients_on_request_and_is_not_changed_by_it(tmp_path
     assert recorded.content["test"] == plain.content["test"]
     assert recorded.content["digest"] == plain.content["digest"]
     assert "gradient" in diagnose_run(recorded.directory).to_markdown()
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_probed_by_two_and_told_of_once(tmp_path):
+    def bmlr(*arguments):
+        return subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "bmlr", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ).stdout
+
+    options = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.epochs", "1"]
+    sizes = ["--data.samples", "{train: 200, val: 150, test: 50}"]
+    bmlr("train", "--data", "synthetic", *sizes, "--method", "Joint", *options, "--run", "joint")
+    printed = bmlr("diagnose", "joint", "--probe", "true")
+    assert printed.count("signed confidence gap") == 1
+    content = json.loads((tmp_path / "joint" / "diagnosis" / "diagnosis.json").read_text())
+    for directory in (tmp_path / "joint" / "alone").iterdir():
+        (modality,) = read_config(directory / "config.yaml").model.modalities
+        expected = evaluate_run(directory, split="val").accuracy
+        assert content["modalities"][modality]["trained_alone"]["value"] == pytest.approx(expected)

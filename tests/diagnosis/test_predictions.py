@@ -187,6 +187,17 @@ def test_modes_are_restored_after_an_error():
     assert net.training
 
 
+def test_a_function_that_is_a_module_is_read_in_evaluation_mode():
+    class Net(nn.Module):
+        def forward(self, inputs):
+            assert not self.training
+            return inputs["audio"][:, :3] + inputs["video"][:, :3]
+
+    net = Net().train()
+    predictions_of(net, batches(), module=None)
+    assert net.training
+
+
 def test_modalities_can_be_chosen_and_other_inputs_are_handed_over():
     data = [({"a": torch.randn(6, 2), "v": torch.randn(6, 2), "length": torch.arange(6)}, torch.arange(6) % 2)]
     lengths = []

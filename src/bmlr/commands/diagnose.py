@@ -11,6 +11,7 @@ from rich.text import Text
 
 from bmlr.commands._printing import make_console
 from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
+from bmlr.training._trainer import is_first_process
 
 
 def execute(
@@ -44,6 +45,8 @@ def execute(
         alone=alone,
         progress=lambda line: print(line, file=sys.stderr),
     )
+    if not is_first_process():  # a run of several processes is probed by as many
+        return
     files = write_diagnosis(diagnosis, run / "diagnosis" if out is None else out)
     console = make_console(200)
     for table in diagnosis.tables():
