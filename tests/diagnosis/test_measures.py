@@ -15,9 +15,8 @@ from bmlr.diagnosis.measures import (
     conditional_utilisation,
     confidence_gap,
     recovered_fraction,
-    shapley_values,
-    subsets_of,
 )
+from bmlr.functional import shapley_values, subsets_of
 
 
 def random_game(names, seed, shape=()):

@@ -22,8 +22,9 @@ from bmlr.diagnosis._removal import ModelFunction, make_predictor
 from bmlr.diagnosis._replacements import RemovalOptions
 from bmlr.diagnosis._resampling import ResampledMeans
 from bmlr.diagnosis._verdict import Context, write_verdict
-from bmlr.diagnosis.measures import accuracy_ratio, conditional_utilisation, recovered_fraction, shapley_values
+from bmlr.diagnosis.measures import accuracy_ratio, conditional_utilisation, recovered_fraction
 from bmlr.diagnosis.probes import ProbeResult
+from bmlr.functional import shapley_values
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
 from bmlr.monitor import GradientMonitor, read_gradients, summarise_gradients

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_present, check_targets
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, as_batch
-from bmlr.diagnosis.measures import subsets_of
+from bmlr.functional import subsets_of
 
 #: More would take over 1023 forward passes per batch.
 _MAX_MODALITIES = 10

@@ -13,7 +13,7 @@ from bmlr._checks import check_choice
 from bmlr.batch import Batch
 from bmlr.diagnosis._predictions import SubsetPredictor, check_modalities, first_modalities
 from bmlr.diagnosis._replacements import RemovalOptions, Replacements, make_replacements
-from bmlr.diagnosis.measures import subsets_of
+from bmlr.functional import subsets_of
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier, Output
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 __all__ = [
@@ -15,8 +12,6 @@ __all__ = [
     "conditional_utilisation",
     "confidence_gap",
     "recovered_fraction",
-    "shapley_values",
-    "subsets_of",
 ]
 
 
@@ -90,53 +85,6 @@ def confidence_gap(first: Tensor, second: Tensor, mask: Tensor | None = None) ->
     """
     difference = first.double() - second.double()
     return _mean(difference.abs(), mask), _mean(difference, mask)
-
-
-def shapley_values(values: Mapping[frozenset[str], Tensor], empty: Tensor) -> dict[str, Tensor]:
-    r"""Shapley value of each modality, exact over all subsets.
-
-    .. math:: \phi_u = \sum_{S \not\ni u} \frac{|S|!\,(M - |S| - 1)!}{M!} \bigl( v(S \cup u) - v(S) \bigr)
-
-    (Shapley, 1953; for the modalities of a network SHAPE of Hu et al., IJCAI 2022, and the sample-level valuation of
-    Wei et al., CVPR 2024). The values add up to :math:`v(\text{all}) - v(\emptyset)`.
-
-    Args:
-        values: v(S) for each of the 2^M − 1 non-empty subsets; scalars, or of shape (N,) per sample.
-        empty: :math:`v(\emptyset)`, the value without any modality, the same shape.
-
-    Raises:
-        ValueError: If a subset is missing.
-
-    Example:
-        >>> import torch
-        >>> v = {frozenset({"a"}): 0.75, frozenset({"v"}): 0.5, frozenset({"a", "v"}): 1.0}
-        >>> shapley_values({s: torch.tensor(x) for s, x in v.items()}, torch.tensor(0.25))
-        {'a': tensor(0.5000), 'v': tensor(0.2500)}
-    """
-    names = sorted(set[str]().union(*values))
-    missing = [set(subset) for subset in subsets_of(names) if subset not in values]
-    if missing:
-        raise ValueError(f"`values` should hold every subset of {names}. Missing: {missing}.")
-    value_of = {**values, frozenset[str](): empty}
-    contributions = {}
-    for u in names:
-        contribution = torch.zeros_like(empty)
-        for subset in [s for s in value_of if u not in s]:
-            weight = 1 / (len(names) * math.comb(len(names) - 1, len(subset)))
-            contribution = contribution + weight * (value_of[subset | {u}] - value_of[subset])
-        contributions[u] = contribution
-    return contributions
-
-
-def subsets_of(modalities: Sequence[str]) -> list[frozenset[str]]:
-    """All non-empty subsets of the modalities, smallest first.
-
-    Example:
-        >>> [sorted(subset) for subset in subsets_of(["audio", "video"])]
-        [['audio'], ['video'], ['audio', 'video']]
-    """
-    sizes = range(1, len(modalities) + 1)
-    return [frozenset(subset) for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
 def recovered_fraction(reached: float, attainable: float, chance: float) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -45,7 +46,7 @@ def shapley_values(values: Mapping[frozenset[str], Tensor], empty: Tensor | None
             before = values[subset] if subset else empty
             after = values[subset | {u}]
             terms.append(weight * (after if before is None else after - before))
-        result[u] = torch.stack(terms).sum(0)
+        result[u] = functools.reduce(operator.add, terms)
     return result
 
 
