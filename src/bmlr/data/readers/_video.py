@@ -112,8 +112,7 @@ def _sample_frames(container: InputContainer, fps: float, size: int) -> tuple[li
     for packet in truncation.packets():
         for frame in stream.decode(packet):
             _check_pixels(frame)
-            has_duration = frame.duration and frame.time_base
-            length = float(frame.duration * frame.time_base) if has_duration else frame_seconds
+            length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else frame_seconds
             sampler.add(frame, None if frame.pts is None else frame.time, length)
     truncation.check()
     declared = container.duration / 1e6 if container.duration and truncation.declares else None

@@ -17,12 +17,12 @@ from bmlr.data.readers._base import FileContent
 from bmlr.data.store._cache import oserror_reason
 
 PIECES = "samples"  # folder of the pieces in the folder of an unfinished preparation
-_ENTRY = "entry"  # name of the JSON text in a piece; arrays have names that end in `_values`
+_ENTRY = "entry.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A decoded sample on disk: an ``.npz`` file with the array of each modality.
+    """A decoded sample on disk: an ``.npz`` file with an array per modality, and a JSON text.
 
     Attributes:
         path: The file.
@@ -39,7 +39,7 @@ class Piece:
     def values(self, modality: str) -> np.ndarray:
         """Array of a modality."""
         with np.load(self.path, allow_pickle=False) as archive:
-            array: np.ndarray = archive[f"{modality}_values"]
+            array: np.ndarray = archive[modality]
         return array
 
 
@@ -54,12 +54,13 @@ def write_piece(
     shapes = {modality: content.values.shape for modality, content in contents.items()}
     dtypes = {modality: content.values.dtype.str for modality, content in contents.items()}
     entry = {"id": sample_id, "files": files, "shapes": shapes, "dtypes": dtypes}
-    arrays = {f"{modality}_values": content.values for modality, content in contents.items()}
-    text = np.frombuffer(json.dumps(entry).encode(), dtype=np.uint8)
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a path, numpy would add a suffix to it
-            np.savez(file, **{_ENTRY: text}, **arrays)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(_ENTRY), json.dumps(entry))
+            for modality, content in contents.items():
+                with archive.open(zipfile.ZipInfo(f"{modality}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, content.values, allow_pickle=False)
 
     with keep_progress_on_oserror(path.parent.parent):
         # Not durable: two syncs per sample would be slower than 16 decoders. `read_piece` notices what a power
@@ -74,10 +75,9 @@ def read_piece(path: Path, sample_id: str) -> Piece | None:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # `np.load` alone leaves some flipped bits unnoticed
                 return None
-        with np.load(path, allow_pickle=False) as arrays:
-            entry = json.loads(arrays[_ENTRY].tobytes())
-            present = {name.removesuffix("_values") for name in arrays.files if name != _ENTRY}
-        if entry["id"] != sample_id or present != set(entry["shapes"]):
+            entry = json.loads(archive.read(_ENTRY))
+            names = set(archive.namelist())
+        if entry["id"] != sample_id or names != {_ENTRY, *(f"{modality}.npy" for modality in entry["shapes"])}:
             return None
         shapes = {modality: tuple(shape) for modality, shape in entry["shapes"].items()}
         return Piece(path, entry["files"], shapes, entry["dtypes"])
