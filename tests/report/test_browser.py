@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-from fabric import make_run
 
 from bmlr.report import write_report
+from fabric import make_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402

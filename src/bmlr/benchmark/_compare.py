@@ -22,7 +22,7 @@ from bmlr.runs.layout import CONFIG
 
 @dataclasses.dataclass(frozen=True)
 class CompareResult:
-    """A comparison with the runs it was made from.
+    """A comparison with its table, runs and files.
 
     Attributes:
         comparison: The numbers.
@@ -51,7 +51,7 @@ def compare(  # noqa: PLR0913
     out: Path | None = None,
     force: bool = False,
 ) -> CompareResult:
-    """Train every method with every seed, where that is not done yet, and compare them.
+    """Train every method with every seed, reusing finished runs, and compare them.
 
     Args:
         data: Data set.
@@ -61,7 +61,7 @@ def compare(  # noqa: PLR0913
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
         runs: Folder of the runs.
-        engine: Where the runs are made; None is one after another on this machine.
+        engine: Engine that trains the runs; None trains one after another on this machine.
         baseline: Method the differences are to, one of ``methods``.
         out: Folder of the tables and figures; None writes none.
         force: Compare methods of different budgets too.

@@ -1,4 +1,4 @@
-"""Methods compared by their finished runs."""
+"""Comparison of methods by their finished runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MethodSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Methods compared on the same data under the same protocol.
+    """Comparison of methods on the same data under the same protocol.
 
     Attributes:
         data: Name of the data set.
@@ -84,7 +84,7 @@ class Comparison:
 
 
 class IncomparableError(ValueError):
-    """Runs do not belong into one table; the message says why."""
+    """Error of runs that do not belong into one table, with the reason."""
 
 
 def compare_runs(
@@ -95,7 +95,7 @@ def compare_runs(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare methods by their finished runs; failed ones are counted.
+    """Compare methods by their finished runs; failed runs are counted.
 
     Args:
         records: Runs, grouped by their labels; those without a label are grouped by their settings.
@@ -118,7 +118,9 @@ def compare_runs(
         )
     obstacles = [*_data_differences(finished), *_budget_differences(groups)]
     if obstacles and not force:
-        raise IncomparableError(f"These runs do not belong into one table: {' '.join(obstacles)} Force it to see it.")
+        raise IncomparableError(
+            f"These runs do not belong into one table: {' '.join(obstacles)} `force` compares them all the same."
+        )
     for label, members in groups.items():
         seeds = [record.config["seed"] for record in members]
         if twice := [value for value in seeds if seeds.count(value) > 1]:
@@ -145,7 +147,7 @@ def compare_runs(
 
 
 def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """A row per run: method, seed, state, test accuracies and ratios, epoch, passes, seconds, directory."""
+    """Table with a row per run: method, seed, state, scores, epochs, passes, seconds, directory."""
     rows = []
     for record in records:
         row: dict[str, Any] = {"method": record.label, "seed": record.config.get("seed"), "state": record.state}
@@ -192,7 +194,7 @@ def _summarise(
 
 
 def _data_differences(records: Sequence[RunRecord]) -> list[str]:
-    """A sentence for everything in which the data of the runs differ."""
+    """Sentences about differences in the data of the runs."""
     settings = [data_settings(record) for record in records]
     sentences = []
     for key in dict.fromkeys(key for entries in settings for key in entries):
@@ -203,7 +205,7 @@ def _data_differences(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """A sentence for every method with other epochs than most and clearly more or fewer data passes."""
+    """Sentences about methods with other epochs than most and clearly more or fewer data passes."""
     budgets = {
         label: (record.result["epochs"], float(record.result["data_passes"]))
         for label, members in groups.items()

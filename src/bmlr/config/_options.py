@@ -69,7 +69,7 @@ class ModelOptions:
         check_choice("positions", self.positions, ("sinusoidal", "learned"))
 
     def select(self, data: MultimodalData) -> MultimodalData:
-        """The data set as the model sees it: all of it, or its chosen modalities.
+        """Restrict a data set to the modalities of the model.
 
         Raises:
             ValueError: If a name of ``modalities`` is unknown; the message gives the nearest one.

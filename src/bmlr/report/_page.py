@@ -62,8 +62,8 @@ def write_report(
     """Write a page about runs that opens offline and needs no other file.
 
     Runs on the same data under the same protocol are compared in one section. Runs of one method with the same settings
-    are its seeds, shown by mean and sample standard deviation. Runs that failed, were interrupted or cannot be read are
-    left out of all numbers and named with the reason.
+    are its seeds, shown by mean and sample standard deviation. Runs that failed, are unfinished or cannot be read are
+    left out of all numbers and listed with the reason.
 
     Args:
         runs: Directories of runs, or folders that hold runs.
@@ -242,11 +242,11 @@ def _draw_figures(section: Section) -> dict[str, _Figure]:
             "those of the table of methods.",
         )
     }
-    for name, (plot, what) in _CURVES.items():
+    for name, (plot, quantity) in _CURVES.items():
         if panels := _panels(section.groups, plot):
             drawn[name] = _Figure(
-                panels, f"{what} per epoch: mean and sample standard deviation over the runs",
-                f"Curves of the {what.lower()} per epoch, a panel per method; the same values can be read from the "
+                panels, f"{quantity} per epoch: mean and sample standard deviation over the runs",
+                f"Curves of the {quantity.lower()} per epoch, a panel per method; the same values can be read from the "
                 "curves above.",
             )  # fmt: skip
     return drawn
@@ -276,9 +276,9 @@ def _panels(groups: Sequence[MethodGroup], plot: Callable[..., Any]) -> str:
     columns = min(3, len(drawable))
     rows = -(-len(drawable) // columns)
     figure, axes = _canvas(rows, columns, (3.3 * columns, 2.6 * rows))
-    for place, ((group, metrics), ax) in enumerate(zip(drawable, axes, strict=False)):
+    for index, ((group, metrics), ax) in enumerate(zip(drawable, axes, strict=False)):
         plot(metrics, ax).set_title(_wrapped(group.label), fontsize=9)
-        if place % columns:
+        if index % columns:
             ax.set_ylabel("")
     legend_above(figure, axes[: len(drawable)])
     for ax in axes[len(drawable) :]:

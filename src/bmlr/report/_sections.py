@@ -16,7 +16,7 @@ from bmlr.runs.settings import data_settings, method_settings, settings, softwar
 
 @dataclasses.dataclass(frozen=True)
 class ExcludedRun:
-    """A run, or a folder taken for one, without a place in the report's numbers.
+    """A run, or a folder taken for one, left out of the report's numbers.
 
     Attributes:
         directory: Its directory.
@@ -82,7 +82,7 @@ def exclude_run(record: RunRecord) -> ExcludedRun:
 
 
 def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[ExcludedRun]]:
-    """Sort finished runs into sections; of runs with equal data, settings and seed, all but the first are excluded."""
+    """Sort finished runs into sections. Repetitions of a run (data, settings and seed) are excluded."""
     by_data: dict[str, list[RunRecord]] = {}
     repeated = []
     first: dict[str, RunRecord] = {}
@@ -105,7 +105,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def methods_text(groups: Sequence[MethodGroup]) -> str:
-    """How many methods there are, and in how many settings where some have several."""
+    """Number of methods, and of settings where a method has several, as text."""
     methods, settings = len({_class(group.runs[0]) for group in groups}), len({group.label for group in groups})
     return _counted(methods, "method") + (f" in {settings} settings" if settings > methods else "")
 
@@ -239,7 +239,7 @@ def _versions(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _tell_apart(sections: list[Section], runs: list[RunRecord]) -> list[Section]:
-    """Add the differing data settings to equal headings; ``runs`` has one run of each section."""
+    """Add differing data settings to equal headings; ``runs`` has one run of each section."""
     result = []
     for section, record in zip(sections, runs, strict=True):
         same = [data_settings(r) for s, r in zip(sections, runs, strict=True) if s.heading == section.heading]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class RunError(RuntimeError):
-    """A run cannot start, continue or be read; the message says why and what to do."""
+    """Error of a run that cannot start, continue or be read, with the remedy."""
 
 
 class RunInterruptedError(RunError):
-    """A run was stopped from outside; it can be resumed."""
+    """Stop of a run from outside; the run can be resumed."""

@@ -37,7 +37,7 @@ class DirectoryLock:
         self._lock = filelock.FileLock(self.directory / LOCK, thread_local=False)
 
     def acquire(self) -> bool:
-        """Take the lock without waiting; False where another process, or another object here, holds it."""
+        """Take the lock without waiting; False where another process or object holds it."""
         if not self._lock.is_locked:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:

@@ -1,4 +1,4 @@
-"""Predicted classes of a run, by which two runs are compared sample by sample."""
+"""Predicted classes of a run, to compare two runs sample by sample."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PredictionTable:
         self.values = torch.zeros(len(self.names), samples, dtype=torch.int64, device=device)
 
     def add(self, prediction: Prediction, batch: Batch) -> None:
-        """Fill in a batch.
+        """Add a batch.
 
         Raises:
             ValueError: If the batch has no indices of its samples.
@@ -56,7 +56,7 @@ class PredictionTable:
 
 
 def read_predictions(directory: Path | str) -> dict[str, np.ndarray]:
-    """Predicted classes of a run's selected epoch for every test sample.
+    """Read the classes a run predicted for every test sample in its selected epoch.
 
     Args:
         directory: Directory of a finished run.

@@ -1,4 +1,4 @@
-"""Runs as they lie on disk. Nothing else in the package knows how to read a run directory."""
+"""Records of runs: the only reader of run directories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_DEPTH = 4
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run as it lies on disk.
+    """Content of a run directory.
 
     Attributes:
         label: Its name in a table; "" leaves that to :func:`group_runs`.
@@ -69,7 +69,7 @@ class RunRecord:
 
     @property
     def reason(self) -> str:
-        """Sentence that says why the run has no usable result; "" where it has one."""
+        """Reason why there is no usable result, as a sentence, or ""."""
         if self.problem or self.result is not None:
             return self.problem
         if self.failure is not None:
@@ -92,7 +92,7 @@ class RunRecord:
 
     @property
     def metrics(self) -> pd.DataFrame | None:
-        """Table of epochs, read when first asked for; None where it is missing or damaged."""
+        """Table of epochs, read on first access; None where it is missing or damaged."""
         return self._metrics[0]
 
     @property
@@ -109,7 +109,7 @@ class RunRecord:
 
 
 def read_run(directory: Path, label: str = "") -> RunRecord:
-    """Read a run, whatever its state; a directory that is not there yet is an unfinished run.
+    """Read a run of any state. A directory that does not exist yet is an unfinished run.
 
     Raises:
         ValueError: If its configuration or result is damaged or they do not belong together; the message says what
@@ -128,7 +128,9 @@ def read_run(directory: Path, label: str = "") -> RunRecord:
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:
-    """Read all runs in folders, each run once. A folder may be a run itself or hold runs up to four levels below.
+    """Read all runs in folders, each once.
+
+    A folder may be a run itself or hold runs up to four levels below.
 
     Returns:
         Records of all states; those with the state unreadable or no run have a ``reason`` and no content.
@@ -146,7 +148,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:
 
 
 def write_failure(directory: Path, error: BaseException | str, *, log_lines: int = 40) -> None:
-    """Record why a run failed: the error, its traceback, the end of the log and the configuration.
+    """Record the failure of a run: error, traceback, end of the log, configuration.
 
     Args:
         directory: Directory of the run.
@@ -175,7 +177,7 @@ def write_failure(directory: Path, error: BaseException | str, *, log_lines: int
 
 
 def _read_folder(path: Path) -> Iterator[RunRecord]:
-    """Records of the runs a path leads to, or one record that says why it leads to none."""
+    """Records of the runs below a path; without any, one record with the reason."""
     if not path.is_dir():
         yield _unusable(path, "It is a file; a run is a folder.", exists=False)
     elif records := list(_walk(path, _MAX_DEPTH)):
@@ -213,7 +215,7 @@ def _unusable(directory: Path, problem: str, *, exists: bool = True) -> RunRecor
 
 
 def _read_failure(directory: Path) -> dict[str, Any] | None:
-    """Content of ``failed.json``. A damaged one still says that the run failed."""
+    """Content of ``failed.json``; a damaged one still marks the run as failed."""
     path = directory / FAILURE
     if not path.is_file():
         return None
@@ -228,7 +230,7 @@ def _read_failure(directory: Path) -> dict[str, Any] | None:
 
 
 def _check_same_run(directory: Path, result: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise where the configuration would make another run than the one whose numbers are shown."""
+    """Raise where result and configuration are of different runs: re-running would give other numbers."""
     method = config["method"]["class_path"].rpartition(".")[2]
     if result["method"] != method or result["seed"] != config["seed"]:
         raise ValueError(

@@ -21,7 +21,7 @@ _ENTRIES: dict[str, Any] = {
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    """Read the ``result.json`` of a run; its checksum, entries and ranges are checked.
+    """Read the ``result.json`` of a run and check its checksum, entries and ranges.
 
     Raises:
         FileNotFoundError: If the run has no result.

@@ -41,7 +41,7 @@ def group_runs(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def settings(record: RunRecord) -> dict[str, Any]:
-    """Settings of a run that can change its result, but for the seed; flat, by dotted path.
+    """All settings of a run that can change its result, without the seed; flat, by dotted path.
 
     Locations of the data and options of the trainer without an effect on the result are left out.
     """
@@ -56,7 +56,7 @@ def method_settings(record: RunRecord) -> dict[str, Any]:
 
 
 def data_settings(record: RunRecord) -> dict[str, Any]:
-    """What must be equal for two finished runs to have the same data; flat, by name."""
+    """Settings and sizes of the data of a finished run, equal for runs on the same data; flat, by name."""
     result = record.finished_result
     parameters = {key: value for key, value in _data_parameters(record).items() if key != "protocol"}
     return _flatten(
@@ -76,12 +76,12 @@ def software_version(record: RunRecord) -> str | None:
 
 
 def text_of(value: Any) -> str:
-    """A setting as it is written on the command line: text as it is, everything else as JSON."""
+    """Text of a setting for the command line: text as it is, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
 
 
 def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Runs of equal settings, by seed. Runs that are not finished name no version and join the first one."""
+    """Runs of equal settings, by seed. Unfinished runs name no version and join the first one."""
     by_settings: dict[str, list[RunRecord]] = {}
     for record in records:
         by_settings.setdefault(_key(settings(record)), []).append(record)
@@ -96,7 +96,7 @@ def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Name of the method with the settings in which it differs from other groups of the same method."""
+    """Name of the method with the settings that differ among its groups."""
     same = [other for other in others if other["method.class_path"] == own["method.class_path"]]
     different = [key for key in own if len({_key(other.get(key)) for other in same}) > 1]
     telling = {

@@ -58,7 +58,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path |
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint. Nothing in it is executed, and memory is bounded by the size of the file.
+    """Read a checkpoint without executing its content, in memory bounded by its size.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -89,7 +89,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors from a safetensors file. Files of other programs have no checksum and are read without one.
+    """Read tensors from a safetensors file; files of other programs need no checksum.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -149,7 +149,7 @@ def _seal(path: Path) -> None:
 
 
 def _fits_checksum(path: Path) -> bool:
-    """Whether a zip archive has a checksum as its comment, and a right one.
+    """Whether a zip archive has the checksum that fits it as its comment.
 
     Raises:
         DamagedFileError: If the checksum is wrong.
@@ -174,7 +174,7 @@ def _fits_checksum(path: Path) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise unless a checkpoint is an archive as torch writes it, which unpacks to no more than its size."""
+    """Raise unless the file is an archive of torch that unpacks to no more than its size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
