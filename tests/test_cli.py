@@ -11,7 +11,7 @@ import yaml
 import bmlr.methods
 from bmlr.cli import main
 from bmlr.commands import COMMANDS
-from bmlr.commands._parsing import complete_arguments, make_parser
+from bmlr.commands.parsing import complete_arguments, make_parser
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 
@@ -209,3 +209,5 @@ def test_options_are_completed_for_the_parser():
     assert complete("--train-list a-b --n -1") == "--train_list a-b --n -1"
     assert complete("--method.help --n 1") == "--method.help --n 1"
     assert complete_arguments([], function) == []
+    given = ["--data", "crema-d:root=x", "digits"]
+    assert complete_arguments(given, importlib.import_module("bmlr.commands.reproduce").execute) == given

@@ -59,14 +59,14 @@ def _make_parser() -> argparse.ArgumentParser:
 def _execute(name: str, arguments: Sequence[str]) -> None:
     """Parse the options of a command and run it."""
     function = _load_command(name)
-    from bmlr.commands import _parsing
+    from bmlr.commands import parsing
 
-    parser = _parsing.make_parser(name, COMMANDS[name], function)
-    namespace = parser.parse_args(_parsing.complete_arguments(arguments, function))
+    parser = parsing.make_parser(name, COMMANDS[name], function)
+    namespace = parser.parse_args(parsing.complete_arguments(arguments, function))
     options: dict[str, Any] = vars(parser.instantiate(namespace))
     options.pop("config", None)
     if module := options.pop("import", None):
-        _parsing.import_user_module(module)
+        parsing.import_user_module(module)
     function(**{key: Path(str(value)) if isinstance(value, os.PathLike) else value for key, value in options.items()})
 
 
@@ -79,7 +79,7 @@ def _load_command(name: str) -> Callable[..., None]:
     if name not in COMMANDS:
         raise ValueError(f"There is no command {name}.{nearest_name(name, COMMANDS)} See bmlr --help.")
     try:
-        importlib.import_module("bmlr.commands._parsing")
+        importlib.import_module("bmlr.commands.parsing")
         function: Callable[..., None] = importlib.import_module(f"bmlr.commands.{name}").execute
     except ModuleNotFoundError as error:
         raise ValueError(f'{error.name} is not installed. Run: pip install "bmlr[train]"') from error

@@ -7,7 +7,7 @@ A module has a function ``execute``: its parameters are the options, its docstri
 COMMANDS = {
     "train": "Train a model on a data set by a method.",
     "evaluate": "Score the weights of a run on a split.",
-    "diagnose": "Find the undertrained modality of a run.",
+    "diagnose": "Find the undertrained modalities of a run.",
     "predict": "Predict the class of one sample from its files.",
     "methods": "List the methods with papers, costs and defaults.",
     "prepare": "Decode a data set into a folder for training.",

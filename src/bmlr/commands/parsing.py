@@ -14,12 +14,13 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
+from jsonargparse import ArgumentParser, set_loader
 
 import bmlr.data
 import bmlr.methods
 from bmlr.config import class_path, load_plain_yaml
 from bmlr.data import MultimodalData
+from bmlr.methods import Method
 
 # The parser's own reader of YAML expands aliases, by which a small file can fill the memory.
 set_loader("plain", load_plain_yaml, exceptions=(yaml.YAMLError,))
@@ -33,14 +34,14 @@ def make_parser(name: str, description: str, function: Callable[..., Any]) -> Ar
     parser = ArgumentParser(prog=f"bmlr {name}", description=description, exit_on_error=False, parser_mode="plain")
     hints = get_type_hints(function)
     if name == "train":
-        parser.add_argument("--config", action=_ConfigFile, help="YAML file with any of these options.")
+        parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     lists = {
         option: get_args(form)[0]
         for option, hint in hints.items()
         for form in (hint, *get_args(hint))  # list[T], or list[T] | None
         if get_origin(form) is list
     }
-    parser.add_function_arguments(function, as_positional=not _takes_data(hints), skip=set(lists))
+    parser.add_function_arguments(function, as_positional=not _class_options(hints), skip=set(lists))
     texts = {entry.arg_name: entry.description for entry in docstring_parser.parse(function.__doc__ or "").params}
     for option, kind in lists.items():
         required = inspect.signature(function).parameters[option].default is inspect.Parameter.empty
@@ -53,27 +54,30 @@ def make_parser(name: str, description: str, function: Callable[..., Any]) -> Ar
 def complete_arguments(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
     """The arguments as the parser takes them.
 
-    Options get underscores (--train-list is --train_list), names of data sets and methods become paths of classes, a
-    switch alone (--resume) gets its value, and the data set may come first without --data.
+    Options get underscores (--train-list is --train_list), names of data sets and methods become paths of classes, the
+    file of --config becomes its text, a switch alone (--resume) gets its value, and the data set may come first without
+    --data.
     """
     hints = get_type_hints(function)
     switches = set(_switches(function))
-    if arguments and not arguments[0].startswith("-") and _takes_data(hints):
+    resolved = {"--config": "config"}
+    for name in _class_options(hints):
+        resolved |= {f"--{name}{suffix}": name for suffix in ("", ".help", ".class_path")}
+    if arguments and not arguments[0].startswith("-") and "--data" in resolved:
         arguments = ["--data", *arguments]
     completed: list[str] = []
-    base = None  # data or method, where the argument before was an option that takes the name of a class
+    base: str | None = None  # config, data or method, if the argument before was that option
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
         if base and not argument.startswith("--"):
-            completed.append(_class_path(base, argument))
+            completed.append(_resolve(base, argument))
             base = None
             continue
         option, separator, value = argument.partition("=")
         if re.fullmatch(r"--[a-z][\w.-]*", option):
             option = f"--{option[2:].replace('-', '_')}"
-        match = re.fullmatch(r"--(data|method)(\.help|\.class_path)?", option)
-        base = match[1] if match and match[1] in hints and hints[match[1]] is not str else None
+        base = resolved.get(option)
         if base and separator:
-            value, base = _class_path(base, value), None
+            value, base = _resolve(base, value), None
         completed.append(f"{option}{separator}{value}")
         if option in switches and not separator and following.casefold() not in {"true", "false", "yes", "no"}:
             completed.append("true")
@@ -89,14 +93,8 @@ def import_user_module(module: str) -> None:
         raise ValueError(f"Option --import: {module} cannot be imported: {error}.") from error
 
 
-class _ConfigFile(ActionConfigFile):
-    """A file of options, read once as plain YAML, with the names of classes in it resolved."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        super().__call__(parser, cfg, yaml.safe_dump(_read_options(Path(values))), option_string)
-
-
-def _read_options(path: Path) -> dict[str, Any]:
+def _read_options(path: Path) -> str:
+    """Text of a file of options, checked, with paths for the names of classes."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration file {path}.")
     try:
@@ -111,7 +109,11 @@ def _read_options(path: Path) -> dict[str, Any]:
             content[base] = _class_path(base, entry)
         elif isinstance(entry, dict) and isinstance(entry.get("class_path"), str):
             entry["class_path"] = _class_path(base, entry["class_path"])
-    return content
+    return yaml.safe_dump(content)
+
+
+def _resolve(option: str, value: str) -> str:
+    return _read_options(Path(value)) if option == "config" else _class_path(option, value)
 
 
 def _class_path(base: str, name: str) -> str:
@@ -132,8 +134,11 @@ def _search_working_directory() -> None:
         sys.path.append(directory)
 
 
-def _takes_data(hints: dict[str, Any]) -> bool:
-    return MultimodalData in (hints.get("data"), *get_args(hints.get("data")))
+def _class_options(hints: dict[str, Any]) -> list[str]:
+    """Options that take the name of a class."""
+    return [
+        name for name in ("data", "method") if {MultimodalData, Method} & {hints.get(name), *get_args(hints.get(name))}
+    ]
 
 
 def _switches(function: Callable[..., Any], prefix: str = "--") -> Iterator[str]:
