@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import bmlr.data
-from bmlr.data._preparers import prepare
+from bmlr.data import prepare
 from bmlr.data.readers._video import VideoReader
-from bmlr.data.sets._layouts import crema_d_samples
+from bmlr.data.sets._crema_d import CREMAD
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._samples import SourceSample
 from bmlr.data.transforms._frames import augment_frames
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = fixtures().write_crema_d(folder / "source", options.actors, options.seconds, fps=29.97)
-        items = crema_d_samples(source)
+        items = CREMAD.list_samples(source, {})
         rows = []
         for workers in options.workers:
             done = time_preparation(source, folder / f"workers{workers}", workers, options.size)

@@ -14,8 +14,8 @@ import bmlr
 import bmlr.data
 from bmlr.cli import main
 from bmlr.config import ModelOptions, TrainerOptions
+from bmlr.data import prepare
 from bmlr.data._group_split import split_by_group
-from bmlr.data._preparers import prepare
 from bmlr.data.sets._stored import choose_frames
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._store import open_store
@@ -292,7 +292,7 @@ class TestErrors:
         assert [(r.id, r.reason) for r in result.rejected] == [
             ("stray", "it is in no folder of a class and on no list")
         ]
-        with pytest.warns(UserWarning, match="1 samples of .* are in no published split"):
+        with pytest.warns(UserWarning, match="1 clips of .* are in no published split"):
             bmlr.data.create("kinetics-sounds", root=result.folder, protocol="paper").prepare()
 
     def test_a_source_without_a_good_clip(self, tmp_path):

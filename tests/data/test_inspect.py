@@ -14,9 +14,9 @@ import bmlr.data
 from bmlr.batch import Batch
 from bmlr.cli import main
 from bmlr.data import ArraySplit, Modality, MultimodalData
-from bmlr.data.inspection._report import inspect_data
-from bmlr.data.inspection._sheet import contact_sheet
-from bmlr.data.sets._table_files import TableOptions, prepare_table
+from bmlr.data.inspection import contact_sheet, inspect_data
+from bmlr.data.sets._table_files import prepare_table
+from bmlr.data.store._options import PrepareOptions
 
 sys.path.insert(0, str(Path(__file__).parent))
 from table_fixtures import write_samples, write_table
@@ -270,7 +270,7 @@ def test_a_store_tells_durations_and_rejections_and_leakage_is_loud(tmp_path, ca
     rows = [[*row[:2], f"g{n % 4}", *row[3:5], ("train", "val", "test")[n % 3]] for n, row in enumerate(rows)]
     rows[3][3] = "nowhere.wav"
     table = write_table(tmp_path / "files" / "t.csv", rows, ["id", "label", "group", "voice", "photo", "split"])
-    prepare_table(table, tmp_path / "out", TableOptions(workers=0, size=16, seconds=1.0, progress=False))
+    prepare_table(table, tmp_path / "out", PrepareOptions(workers=0, size=16, seconds=1.0, progress=False))
     assert main(["inspect", "table", "--data.root", "out", "--data.protocol", "paper"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "1.2 … 1.2 … 1.2" in printed

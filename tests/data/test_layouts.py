@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from bmlr.data.sets._layouts import EMOTIONS, audio_reader, ave_samples, crema_d_samples, kinetics_sounds_samples
+from bmlr.data.sets._audiovisual import audio_reader
+from bmlr.data.sets._ave import AVE
+from bmlr.data.sets._crema_d import CREMAD
+from bmlr.data.sets._kinetics_sounds import KineticsSounds
 
 
 def touch(folder, *names):
@@ -34,7 +37,7 @@ class TestCremaD:
         return tmp_path
 
     def test_names_tell_all(self, source):
-        items = crema_d_samples(source)
+        items = CREMAD.list_samples(source, {})
         assert [item.id for item in items] == sorted(item.id for item in items)
         item = items[-2]
         assert (item.id, item.label, item.group, item.split) == ("1041_TIE_NEU_XX", "NEU", "1041", None)
@@ -45,12 +48,12 @@ class TestCremaD:
         }
         assert items[1].extra["level"] == "X"  # a name of the published files that lacks a letter
         assert not problems(items)
-        assert len(EMOTIONS) == 6
+        assert len(CREMAD.published_classes) == 6
 
     def test_missing_files_and_strange_names(self, source):
         touch(source, "AudioWAV/1002_DFA_HAP_XX.wav", "VideoFlash/1003_DFA_HAP_XX.flv", "AudioWAV/readme.txt")
         touch(source, "AudioWAV/._1041_TIE_NEU_XX.wav", "AudioWAV/1002.wav", "VideoFlash/1002.flv")
-        found = problems(crema_d_samples(source))
+        found = problems(CREMAD.list_samples(source, {}))
         assert found == {
             "1002_DFA_HAP_XX": "there is no 1002_DFA_HAP_XX.flv in VideoFlash",
             "1003_DFA_HAP_XX": "there is no 1003_DFA_HAP_XX.wav in AudioWAV",
@@ -68,19 +71,19 @@ class TestCremaD:
             lists[split] = tmp_path / f"{split}.csv"
             content = end.join(line.format(name, name.split("_")[2]) for name in members)
             lists[split].write_bytes(("\ufeff" + content + end).encode())
-        items = crema_d_samples(source, lists)
+        items = CREMAD.list_samples(source, lists)
         assert not problems(items)
         assert {item.id: item.split for item in items} == {n: split for split, ns in names.items() for n in ns}
 
     def test_a_header_is_no_clip(self, source, tmp_path):
         (tmp_path / "a.csv").write_text("label,name\nNEU,1041_TIE_NEU_XX\n")
-        items = crema_d_samples(source, {"train": tmp_path / "a.csv"})
+        items = CREMAD.list_samples(source, {"train": tmp_path / "a.csv"})
         assert [item.id for item in good(items)] == ["1041_TIE_NEU_XX"]
 
     def test_lists_that_do_not_fit(self, source, tmp_path):
         (tmp_path / "train.csv").write_text("1041_TIE_NEU_XX,HAP\n1001_DFA_ANG_HI,ANG\n1009_DFA_ANG_HI,ANG\n")
         (tmp_path / "test.csv").write_text("1001_DFA_ANG_HI,ANG\n1091_WSI_SAD_LO,SAD\n")
-        items = crema_d_samples(source, {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"})
+        items = CREMAD.list_samples(source, {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"})
         assert problems(items) == {
             "1001_DFA_ANG_HI": "it is listed 2 times: in train, test",
             "1009_DFA_ANG_HI": "there is no 1009_DFA_ANG_HI.wav in AudioWAV",
@@ -91,23 +94,23 @@ class TestCremaD:
 
     def test_wrong_folders_and_lists(self, source, tmp_path):
         with pytest.raises(FileNotFoundError, match="no folder AudioWAV in"):
-            crema_d_samples(tmp_path / "nowhere")
+            CREMAD.list_samples(tmp_path / "nowhere", {})
         with pytest.raises(FileNotFoundError, match=r"no list .*gone\.csv"):
-            crema_d_samples(source, {"train": tmp_path / "gone.csv"})
+            CREMAD.list_samples(source, {"train": tmp_path / "gone.csv"})
         for content, message in ((b"", "holds no lines"), (b"abc\n", "line 1 should hold"), (b"\xff\xfe,x", "UTF-8")):
             (tmp_path / "bad.csv").write_bytes(content)
             with pytest.raises(ValueError, match=message):
-                crema_d_samples(source, {"train": tmp_path / "bad.csv"})
+                CREMAD.list_samples(source, {"train": tmp_path / "bad.csv"})
         for path in (source / "VideoFlash").iterdir():
             path.unlink()
         with pytest.raises(FileNotFoundError, match=r"no \.flv files in"):
-            crema_d_samples(source)
+            CREMAD.list_samples(source, {})
 
 
 class TestKineticsSounds:
     def test_folders_of_classes(self, tmp_path):
         touch(tmp_path, "playing piano/abc-_defghi_000010_000020.mp4", "laughing/xyz_000001_000011.mp4")
-        items = kinetics_sounds_samples(tmp_path)
+        items = KineticsSounds.list_samples(tmp_path, {})
         assert [(i.id, i.label, i.group, i.split) for i in items] == [
             ("abc-_defghi_000010_000020", "playing piano", "abc-_defghi", None),
             ("xyz_000001_000011", "laughing", "xyz", None),
@@ -116,7 +119,7 @@ class TestKineticsSounds:
 
     def test_folders_of_parts_and_classes(self, tmp_path):
         touch(tmp_path, "train/laughing/a.mp4", "Validation/laughing/b.mkv", "test/singing/c.mp4")
-        items = kinetics_sounds_samples(tmp_path)
+        items = KineticsSounds.list_samples(tmp_path, {})
         assert [(i.id, i.label, i.split) for i in items] == [
             ("a", "laughing", "train"), ("b", "laughing", "val"), ("c", "singing", "test"),
         ]  # fmt: skip
@@ -126,7 +129,7 @@ class TestKineticsSounds:
         source = tmp_path / "clips"
         (tmp_path / "train.txt").write_text("a_000001_000011,0,10,playing piano\nb.mp4,3,13,laughing\n")
         (tmp_path / "test.txt").write_text("c,laughing\ngone,laughing\n")
-        items = kinetics_sounds_samples(source, {"train": tmp_path / "train.txt", "test": tmp_path / "test.txt"})
+        items = KineticsSounds.list_samples(source, {"train": tmp_path / "train.txt", "test": tmp_path / "test.txt"})
         assert [(i.id, i.label, i.split) for i in good(items)] == [
             ("a_000001_000011", "playing piano", "train"), ("b", "laughing", "train"), ("c", "laughing", "test"),
         ]  # fmt: skip
@@ -134,37 +137,37 @@ class TestKineticsSounds:
             "d": "it is not listed in train.txt or test.txt",
             "gone": "it is in test's list, but there is no such video",
         }
-        assert kinetics_sounds_samples(source)[0].problem == "it is in no folder of a class and on no list"
+        assert KineticsSounds.list_samples(source, {})[0].problem == "it is in no folder of a class and on no list"
 
     def test_the_lists_of_kinetics(self, tmp_path):
         touch(tmp_path, "clips/a_000001_000011.mp4")
         (tmp_path / "x.csv").write_text('label,youtube_id,time_start,time_end,split\n"singing, loud",a,1,11,train\n')
-        item, = kinetics_sounds_samples(tmp_path / "clips", {"train": tmp_path / "x.csv"})  # fmt: skip
+        item, = KineticsSounds.list_samples(tmp_path / "clips", {"train": tmp_path / "x.csv"})  # fmt: skip
         assert (item.id, item.label, item.split, item.problem) == ("a_000001_000011", "singing, loud", "train", None)
 
     def test_numbered_classes(self, tmp_path):
         touch(tmp_path, "clips/laughing/a.mp4", "clips/b.mp4")
         (tmp_path / "x.csv").write_text("a,7\nb,7\n")
-        items = kinetics_sounds_samples(tmp_path / "clips", {"train": tmp_path / "x.csv"})
+        items = KineticsSounds.list_samples(tmp_path / "clips", {"train": tmp_path / "x.csv"})
         assert [item.label for item in items] == ["laughing", "7"]
 
     def test_numbered_classes_in_a_folder_of_all(self, tmp_path):
         touch(tmp_path, "source/videos/a.mp4", "source/videos/b.mp4")
         (tmp_path / "x.csv").write_text("a,7\nb,9\n")
-        items = kinetics_sounds_samples(tmp_path / "source", {"train": tmp_path / "x.csv"})
+        items = KineticsSounds.list_samples(tmp_path / "source", {"train": tmp_path / "x.csv"})
         assert [item.label for item in items] == ["7", "9"]
 
     def test_two_videos_of_one_name(self, tmp_path):
         touch(tmp_path, "laughing/a.mp4", "singing/a.mp4", "singing/b.mp4")
-        found = problems(kinetics_sounds_samples(tmp_path))
+        found = problems(KineticsSounds.list_samples(tmp_path, {}))
         assert list(found) == ["a"]
         assert found["a"].startswith("there are 2 videos of this name")
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
-            kinetics_sounds_samples(tmp_path / "nowhere")
+            KineticsSounds.list_samples(tmp_path / "nowhere", {})
         with pytest.raises(FileNotFoundError, match="There are no"):
-            kinetics_sounds_samples(tmp_path)
+            KineticsSounds.list_samples(tmp_path, {})
 
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
@@ -176,7 +179,7 @@ class TestAve:
         (folder / "Annotations.txt").write_text(HEADER + annotations)
         for name, content in lists.items():
             (folder / f"{name}Set.txt").write_text(content)
-        return ave_samples(folder)
+        return AVE.list_samples(folder, {})
 
     def test_annotations_and_lists(self, tmp_path):
         lines = ["Church bell&aa&good&0&10\n", "Male speech, man speaking&bb&good&2&8\n", "Train horn&-c_d&good&1&4\n"]
@@ -237,12 +240,12 @@ class TestAve:
         self.make(tmp_path, "Bell&aa&good&0&4\n", ("aa",), train="Bell&aa&good&0&4\n")
         (tmp_path / "other.txt").write_text("")
         (tmp_path / "mine.txt").write_text("Bell&aa&good&0&4\n")
-        items = ave_samples(tmp_path, {"train": tmp_path / "other.txt", "test": tmp_path / "mine.txt"})
+        items = AVE.list_samples(tmp_path, {"train": tmp_path / "other.txt", "test": tmp_path / "mine.txt"})
         assert [(item.id, item.split) for item in items] == [("aa", "test")]
 
     def test_missing_files(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no folder AVE in"):
-            ave_samples(tmp_path)
+            AVE.list_samples(tmp_path, {})
         touch(tmp_path, "AVE/aa.mp4")
         with pytest.raises(FileNotFoundError, match=r"no Annotations\.txt in"):
-            ave_samples(tmp_path)
+            AVE.list_samples(tmp_path, {})

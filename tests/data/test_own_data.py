@@ -187,5 +187,5 @@ def test_every_data_set_has_a_page_with_every_step():
         if name == "table":
             continue
         steps = [line.split()[1] for line in lines if re.search(rf"(?<![\w-]){name}(?![\w-])", line)]
-        decoded = ["prepare"] if name in bmlr.data._preparers.PREPARERS else []
+        decoded = ["prepare"] if hasattr(bmlr.data.get(name), "convert") else []
         assert list(dict.fromkeys(steps)) == [*decoded, "inspect", "train", "evaluate", "predict"], name

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmlr._files import with_checksum
-from bmlr.data import Modality
-from bmlr.data._preparers import prepare
+from bmlr.data import Modality, prepare
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._base import FileContent
 from bmlr.data.store._build import prepare_samples

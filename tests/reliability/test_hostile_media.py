@@ -19,7 +19,7 @@ from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._video import _Sampler, read_frames
 from bmlr.data.readers._wave import read_wave
-from bmlr.data.sets._layouts import _read_list
+from bmlr.data.sets._lists import read_list
 
 av = pytest.importorskip("av")
 
@@ -179,7 +179,7 @@ def test_damaged_arrays(tmp_path, cases):
 def test_lists(tmp_path, text, message):
     path = written(tmp_path / "l.csv", text.encode())
     with refused(rf"l\.csv.*{message}"):
-        list(_read_list(path, 1))
+        list(read_list(path, 1))
 
 
 @pytest.mark.parametrize("option", ["--config {}", "--config={}"])

@@ -14,8 +14,7 @@ from rich.table import Table
 from bmlr._files import atomic_write
 from bmlr.commands._printing import make_console
 from bmlr.data import MultimodalData
-from bmlr.data.inspection._report import InputReport, Inspection, inspect_data
-from bmlr.data.inspection._sheet import contact_sheet
+from bmlr.data.inspection import InputReport, Inspection, contact_sheet, inspect_data
 
 
 def execute(

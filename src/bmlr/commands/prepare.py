@@ -8,28 +8,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bmlr.data._preparers import prepare
-from bmlr.data.sets._table_files import TableOptions
-from bmlr.data.store._options import PrepareOptions, PrepareResult
-from bmlr.data.store._store import REJECTED
+from bmlr.data import PrepareOptions, PrepareResult, prepare
 
 
-def execute(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> None:
+def execute(data: str, source: Path, dest: Path, **options: Any) -> None:
     """Decode a data set into a folder for training.
 
     Args:
-        data: Name of the data set, or manifest for a table of your own.
+        data: Name of the data set, or table for a CSV table of your own files.
         source: Folder of the published files, or the table.
         dest: Folder in which the folder of the prepared data is made.
-        outside: Let a table name files outside its folder.
-        **options: Options of :class:`bmlr.data.store._options.PrepareOptions`, where the parser finds them.
+        **options: Options of :class:`bmlr.data.PrepareOptions`, where the parser finds them.
     """
-    prepare_options = PrepareOptions(**options)
-    if outside:
-        if data != "table":
-            raise ValueError(f"Option --outside is for table only. Found {data}.")
-        prepare_options = TableOptions(**vars(prepare_options), outside=True)
-    _print(prepare(data, source, dest, prepare_options))
+    _print(prepare(data, source, dest, PrepareOptions(**options)))
 
 
 def _print(result: PrepareResult) -> None:
@@ -40,7 +31,7 @@ def _print(result: PrepareResult) -> None:
     sums = [sum(counts.values()) for counts in result.counts.values()]
     table.add_row("all", *map(str, sums))
     Console().print(table)
-    reasons = f", listed with reasons in {result.folder / REJECTED}" if result.rejected else ""
+    reasons = f", listed with reasons in {result.rejected_file}" if result.rejected else ""
     print(f"{len(result.classes)} classes, {sum(sums)} samples, {len(result.rejected)} rejected{reasons}")
     for note in result.notes:
         print(note)

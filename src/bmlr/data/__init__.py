@@ -1,21 +1,23 @@
-"""Data sets by name, each with its protocols; all give the same batches."""
+"""Data sets by name."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
-from bmlr._checks import nearest_name
+from bmlr._checks import check_choice
 from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, Split, SplitName, TrainingDefaults
 from bmlr.data._selection import SelectedModalities
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 
-# Where each data set is defined; imported when asked for, since they need more than torch and numpy.
+# Module and class of each data set. Imported on demand: most need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
     "digits": ("bmlr.data.sets._digits", "Digits"),
     "avmnist": ("bmlr.data.sets._avmnist", "AVMNIST"),
-    "crema-d": ("bmlr.data.sets._audiovisual", "CREMAD"),
-    "kinetics-sounds": ("bmlr.data.sets._audiovisual", "KineticsSounds"),
-    "ave": ("bmlr.data.sets._audiovisual", "AVE"),
+    "crema-d": ("bmlr.data.sets._crema_d", "CREMAD"),
+    "kinetics-sounds": ("bmlr.data.sets._kinetics_sounds", "KineticsSounds"),
+    "ave": ("bmlr.data.sets._ave", "AVE"),
     "mosi": ("bmlr.data.sets._sentiment", "MOSI"),
     "mosei": ("bmlr.data.sets._sentiment", "MOSEI"),
     "synthetic": ("bmlr.data.sets._synthetic", "Synthetic"),
@@ -24,10 +26,9 @@ _DATA: dict[str, tuple[str, str]] = {
 
 
 def __getattr__(name: str) -> type[MultimodalData]:
-    for module, attribute in _DATA.values():
-        if name == attribute:
-            found: type[MultimodalData] = getattr(importlib.import_module(module), attribute)
-            return found
+    for data, (_, class_name) in _DATA.items():
+        if name == class_name:
+            return get(data)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -43,29 +44,26 @@ def available() -> list[str]:
 
 
 def class_names() -> list[str]:
-    """Names of the data sets' classes, known without importing them.
+    """Names of the data sets' classes, without importing them.
 
     Example:
         >>> import bmlr.data
         >>> bmlr.data.class_names()[:2]
         ['Digits', 'AVMNIST']
     """
-    return [attribute for _, attribute in _DATA.values()]
+    return [class_name for _, class_name in _DATA.values()]
 
 
 def get(name: str) -> type[MultimodalData]:
-    """The class of a data set by its name.
+    """Class of a data set by its name.
 
     Raises:
         ValueError: If the name is unknown; the message gives the nearest one.
     """
-    if name not in _DATA:
-        raise ValueError(
-            f"Parameter `data` should be one of {', '.join(_DATA)}. Found `data = {name!r}`.{nearest_name(name, _DATA)}"
-        )
-    module, attribute = _DATA[name]
-    found: type[MultimodalData] = getattr(importlib.import_module(module), attribute)
-    return found
+    check_choice("data", name, _DATA)
+    module, class_name = _DATA[name]
+    data_class: type[MultimodalData] = getattr(importlib.import_module(module), class_name)
+    return data_class
 
 
 def create(name: str, **parameters: Any) -> MultimodalData:
@@ -77,11 +75,33 @@ def create(name: str, **parameters: Any) -> MultimodalData:
     return get(name)(**parameters)
 
 
+def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None = None) -> PrepareResult:
+    """Decode the published files of a data set into a folder for training.
+
+    Args:
+        name: Name of the data set.
+        source: The published folder or file, or the table.
+        dest: Folder in which the folder of the prepared data is made.
+        options: Options.
+
+    Raises:
+        FileNotFoundError: If a folder or list is missing.
+        ValueError: If the name or an option is wrong, or too many samples are rejected.
+    """
+    from bmlr.data.sets._stored import StoredData  # needs more than torch and numpy
+
+    stored = {data: cls for data in _DATA if issubclass(cls := get(data), StoredData)}
+    check_choice("data", name, stored)
+    return stored[name].convert(Path(source), Path(dest), options or PrepareOptions())
+
+
 __all__ = [
     "SPLITS",
     "ArraySplit",
     "Modality",
     "MultimodalData",
+    "PrepareOptions",
+    "PrepareResult",
     "SelectedModalities",
     "Split",
     "SplitName",
@@ -90,4 +110,5 @@ __all__ = [
     "class_names",
     "create",
     "get",
+    "prepare",
 ]

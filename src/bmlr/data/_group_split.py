@@ -1,4 +1,4 @@
-"""Honest splits: splits that share no group and have the classes in like proportion, as far as the groups allow."""
+"""Splits that share no group, with the classes in proportion."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from bmlr._checks import check_integer
-from bmlr.data._base import SplitName
+from bmlr.data._base import SPLITS, SplitName
 
 
 def split_by_group(
     groups: Sequence[str], targets: np.ndarray, *, val_fraction: float, test_fraction: float, seed: int
 ) -> dict[SplitName, np.ndarray]:
-    """Positions of the samples of each split; no group is in two.
+    """Split samples by group; no group is in two splits.
 
-    Groups come in an order drawn from ``seed``, large ones first. Each goes to the split that misses it most: the one
-    that brings the sum over splits p and classes c of (n_pc − s_p n_c)² / (s_p n_c) down furthest, where n_c is the
-    number of samples of class c, n_pc that of them which split p has got, and s_p its fraction.
+    A greedy assignment, groups in random order, large ones first. Each goes to the split that lowers most the sum over
+    splits p and classes c of (n_pc − f_p n_c)² / (f_p n_c). Here n_c is the number of samples of class c, n_pc the
+    number already in split p, and f_p the fraction of split p. scikit-learn's ``StratifiedGroupKFold`` keeps the class
+    fractions less well on groups of very different size.
 
     Args:
         groups: Group of each sample.
@@ -25,6 +26,9 @@ def split_by_group(
         val_fraction: Fraction of the validation split; 0 leaves it empty.
         test_fraction: Fraction of the test split; 0 leaves it empty.
         seed: Seed of the order.
+
+    Returns:
+        Indices of the samples of each split.
 
     Raises:
         ValueError: If a fraction is out of its range, or there are too few groups for all splits.
@@ -36,35 +40,38 @@ def split_by_group(
         >>> {name: len(rows) for name, rows in splits.items()}
         {'train': 4, 'val': 2, 'test': 2}
     """
-    fractions: dict[SplitName, float] = {
-        "train": 1 - val_fraction - test_fraction,
-        "val": val_fraction,
-        "test": test_fraction,
-    }
-    if not (0 <= val_fraction < 1 and 0 <= test_fraction < 1 and fractions["train"] > 0):
-        raise ValueError(
-            "Parameters `val_fraction` and `test_fraction` should be at least 0 and together below 1. "
-            f"Found `val_fraction = {val_fraction}`, `test_fraction = {test_fraction}`."
-        )
+    check_fractions(val_fraction, test_fraction)
+    fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
     check_integer("seed", seed, 0)
-    wanted = [name for name, fraction in fractions.items() if fraction > 0]
+    splits = [name for name in SPLITS if fractions[name] > 0]
     names, members = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) < len(wanted):
-        raise ValueError(f"The splits {', '.join(wanted)} need at least {len(wanted)} groups. Found {len(names)}.")
+    if len(names) < len(splits):
+        raise ValueError(f"The splits {', '.join(splits)} need at least {len(splits)} groups. Found {len(names)}.")
     counts = np.zeros((len(names), int(np.max(targets)) + 1))
     np.add.at(counts, (members, targets), 1)
-    split_of = _assign(counts, np.array([fractions[name] for name in wanted]), np.random.default_rng(seed))
+    split_of = _assign(counts, np.array([fractions[name] for name in splits]), np.random.default_rng(seed))
     return {
-        name: np.flatnonzero(split_of[members] == wanted.index(name)) if name in wanted else np.zeros(0, np.int64)
-        for name in fractions
+        name: np.flatnonzero(split_of[members] == splits.index(name)) if name in splits else np.zeros(0, np.int64)
+        for name in SPLITS
     }
+
+
+def check_fractions(val_fraction: float, test_fraction: float, *, positive: bool = False) -> None:
+    """Raise a ValueError unless the fractions are at least 0 (above 0 if ``positive``) and together below 1."""
+    smallest = min(val_fraction, test_fraction)
+    in_range = smallest > 0 if positive else smallest >= 0
+    if not (in_range and val_fraction + test_fraction < 1):  # NaN fails this too
+        raise ValueError(
+            f"Parameters `val_fraction` and `test_fraction` should be {'above' if positive else 'at least'} 0 and "
+            f"together below 1. Found `val_fraction = {val_fraction}`, `test_fraction = {test_fraction}`."
+        )
 
 
 def _assign(counts: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The part of each group, from its number of samples per class (groups, classes)."""
+    """Index of the split of each group, from its number of samples per class (groups, classes)."""
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts.sum(1)[order], kind="stable")]
-    goal = fractions[:, None] * np.maximum(counts.sum(0), 1)  # a class number without samples divides by zero otherwise
+    goal = fractions[:, None] * np.maximum(counts.sum(0), 1)  # a class without samples would divide by zero
     missing = goal.copy()
     split_of = np.zeros(len(counts), dtype=np.int64)
     for group in order:
@@ -72,7 +79,7 @@ def _assign(counts: np.ndarray, fractions: np.ndarray, rng: np.random.Generator)
         change = ((counts[group] ** 2 - 2 * missing * counts[group]) / goal).sum(1)
         split_of[group] = int(np.argmin(change))
         missing[split_of[group]] -= counts[group]
-    # A split may stay empty where groups are few: it takes the smallest of the largest.
+    # With few groups a split may stay empty: move the smallest group of the largest split there.
     for split in range(len(fractions)):
         if not (split_of == split).any():
             largest = np.bincount(split_of, minlength=len(fractions)).argmax()

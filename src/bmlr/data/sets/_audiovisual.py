@@ -1,41 +1,59 @@
-"""CREMA-D, Kinetics-Sounds and AVE: spectrograms and frames, under both protocols."""
+"""What the stored audio-visual data sets have in common."""
 
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from torch import Tensor
 
+from bmlr._checks import check_integer
 from bmlr.data._base import Modality, SplitName
-from bmlr.data.readers._video import VIDEO_SUFFIXES
-from bmlr.data.sets._layouts import EMOTIONS, audio_reader
-from bmlr.data.sets._stored import StoredData
+from bmlr.data.readers._audio import AudioReader
+from bmlr.data.readers._base import FileReader
+from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._video import VIDEO_SUFFIXES, VideoReader
+from bmlr.data.sets._stored import GroupedData
+from bmlr.data.store._build import prepare_samples
+from bmlr.data.store._options import PrepareOptions, PrepareResult
+from bmlr.data.store._samples import SourceSample
+from bmlr.data.store._store import Store
+from bmlr.data.transforms._spectrogram import Spectrogram
 
-_SIZE = 224
+_SIZE = 224  # height and width of the prepared frames, unless the preparation is told another
 
 
-class AudioVisual(StoredData):
-    """A prepared data set of audio and frames.
+class AudioVisualData(GroupedData):
+    """A stored data set of audio and video.
 
-    Before it is prepared, ``classes`` and ``modalities`` are those of the published data set.
+    Made by ``bmlr prepare NAME SOURCE DEST``; the source is not needed after that. Audio is a log spectrogram (257
+    bins). Of a video, ``frames`` frames are given, one per equal segment: a random one in training, else the middle.
+
+    * ``protocol="clean"``: no group is in two splits.
+    * ``protocol="paper"``: the published split. Without a published validation split, ``val_fraction`` of the
+      training clips are drawn for it; groups are then shared, as they are in the published split.
 
     Args:
-        root: The prepared folder, or the one it alone was made in.
-        protocol: ``clean`` (no group in two splits) or ``paper`` (the published split).
-        frames: Frames per sample; None takes the data set's own number (CREMA-D 1, the others 3).
-        split_seed: Seed of what is drawn of the split.
-        val_fraction: Fraction of the validation split, where none is published.
-        test_fraction: Fraction of the test split under ``clean``.
+        root: The prepared folder, or its parent if that holds no other of this data set.
+        protocol: ``clean`` or ``paper``.
+        frames: Frames per sample; None takes the data set's (CREMA-D 1, the others 3).
+        split_seed: Seed of the drawn splits.
+        val_fraction: Fraction of the samples drawn for validation, in (0, 1).
+        test_fraction: Fraction of the samples drawn for testing under ``clean``, in (0, 1).
 
     Raises:
         ValueError: If a parameter is out of its range.
     """
 
+    #: Classes in the order of the targets; empty where they are those of the source.
+    published_classes: ClassVar[tuple[str, ...]] = ()
+    #: Frames per sample, unless given.
     usual_frames: ClassVar[int] = 3
-    usual_classes: ClassVar[tuple[str, ...]] = ()
+    #: Length of the audio in seconds, unless given to the preparation.
     usual_seconds: ClassVar[float] = 10.0
 
     def __init__(
@@ -49,116 +67,95 @@ class AudioVisual(StoredData):
         test_fraction: float = 0.1,
     ) -> None:
         super().__init__(
-            root,
-            protocol=protocol,
-            frames=self.usual_frames if frames is None else frames,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
+            root, protocol=protocol, split_seed=split_seed, val_fraction=val_fraction, test_fraction=test_fraction
         )
-        self.classes = self.usual_classes
+        self.frames = self.usual_frames if frames is None else check_integer("frames", frames, 1)
+        self.classes = self.published_classes
         self.modalities = {
             "audio": Modality("spectrogram", audio_reader(self.usual_seconds).spectrogram.shape),
             "video": Modality("frames", (self.frames, 3, _SIZE, _SIZE)),
         }
 
-    def _complete(self, files: Mapping[str, Path], names: Collection[str]) -> Mapping[str, Path]:
-        """The audio of a video file may be left out: it is read from the video."""
-        paths = {name: Path(path) for name, path in files.items()}
-        if "audio" in names and "video" in paths and paths["video"].suffix.lower() in VIDEO_SUFFIXES:
-            paths.setdefault("audio", paths["video"])
-        return paths
+    @staticmethod
+    @abstractmethod
+    def list_samples(source: Path, lists: Mapping[SplitName, Path]) -> list[SourceSample]:
+        """Samples of the published folder, without reading their media."""
 
-    def _split_rows(self) -> dict[SplitName, np.ndarray]:
-        store = self.store
+    @classmethod
+    def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
+        """Decode the published folder into a store in ``dest``."""
+        check_installed()
+        options.refuse(cls.name, "file", "outside")
+        samples = cls.list_samples(source, options.lists)
+        readers: dict[str, FileReader] = {
+            "audio": audio_reader(options.seconds or cls.usual_seconds, options.dtype),
+            "video": VideoReader(options.size, options.fps),
+        }
+        return prepare_samples(
+            cls.name,
+            samples,
+            readers,
+            cls.published_classes or _labels(samples),
+            dest,
+            key={"layout": cls.name},
+            workers=options.workers,
+            max_rejected=options.max_rejected,
+            progress=options.progress,
+        )
+
+    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Inputs of one new sample: the middle frames, without random transforms.
+
+        Args:
+            files: A video as ``video``, and audio as ``audio``, from an audio or a video file. Without ``audio`` the
+                sound of the video is read.
+            modalities: Modalities to read; None reads all.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file cannot be read, or ``files`` does not name what is needed.
+        """
+        paths = {name: Path(path) for name, path in files.items()}
+        reads_audio = "audio" in (modalities or self.modalities)
+        if reads_audio and "video" in paths and paths["video"].suffix.lower() in VIDEO_SUFFIXES:
+            paths.setdefault("audio", paths["video"])
+        return super().load_files(paths, modalities)
+
+    def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
         if self.protocol == "clean":
             groups = [sample.group for sample in store.samples]
-            return self._draw_rows(np.arange(len(store)), groups, test_fraction=self.test_fraction)
-        rows = self._published_rows()
-        for name in ("train", "test"):
-            if not len(rows[name]):
+            return self._draw_rows(store, np.arange(len(store)), groups, test_fraction=self.test_fraction)
+        rows = self._published_rows(store)
+        for split in ("train", "test"):
+            if not len(rows[split]):
                 raise ValueError(
                     f"Parameter `protocol` cannot be 'paper': {store.folder} was prepared without a published "
-                    f"{name} split. Prepare it with the published lists, or choose 'clean'."
+                    f"{split} split. Prepare it with the published lists, or choose 'clean'."
                 )
         if unlisted := len(store) - sum(map(len, rows.values())):
             warnings.warn(
-                f"{unlisted} samples of {store.folder} are in no published split and are left out.", stacklevel=6
+                f"{unlisted} samples of {store.folder} are in no published split and are left out.", stacklevel=2
             )
         if not len(rows["val"]):
-            # Sample by sample: the published training and test split share groups as well.
-            ids = [store.samples[row].id for row in rows["train"]]
-            drawn = self._draw_rows(rows["train"], ids, test_fraction=0.0)
-            rows["train"], rows["val"] = drawn["train"], drawn["val"]
+            names = [store.samples[row].id for row in rows["train"]]  # a group each: the published split shares groups
+            rows = {**self._draw_rows(store, rows["train"], names), "test": rows["test"]}
         return rows
 
 
-class CREMAD(AudioVisual):
-    """CREMA-D: 7,442 clips of 91 actors who say a sentence in one of six emotions (Cao et al., 2014).
+def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
+    """Spectrogram of the audio-visual baselines over ``seconds``: 257 bins, 188 frames for 3 seconds.
 
-    Made from the published ``AudioWAV`` and ``VideoFlash`` folders by ``bmlr prepare crema-d SOURCE DEST``; then the
-    sources are not needed any more. Audio is the log spectrogram of 3 s (257 × 188), video one frame per clip by
-    default: in training a random one of each equal segment of the clip, otherwise the segment's middle.
-
-    * ``protocol="clean"``: by actor; every actor is in one split.
-    * ``protocol="paper"``: the published lists, which the preparation was given; all actors are in both splits. They
-      have no validation split, on which an epoch could be selected: ``val_fraction`` of the training clips are drawn
-      for it, of all classes alike.
-
-    Parameters are those of :class:`AudioVisual`.
-
-    Example:
-        >>> import bmlr.data
-        >>> data = bmlr.data.create("crema-d", root="prepared")  # reads no file yet
-        >>> data.modalities["audio"].shape, data.classes
-        ((1, 257, 188), ('NEU', 'HAP', 'SAD', 'FEA', 'DIS', 'ANG'))
+    One channel at 22,050 Hz, repeated until the clip is full or cut, limited to [−1, 1], a window of 512 samples with
+    a step of 353, log(|STFT| + 1e-7).
     """
-
-    name: ClassVar[str] = "crema-d"
-    usual_frames: ClassVar[int] = 1
-    usual_classes: ClassVar[tuple[str, ...]] = EMOTIONS
-    usual_seconds: ClassVar[float] = 3.0
+    spectrogram = Spectrogram(22050, n_fft=512, hop_length=353, n_mels=None, seconds=seconds, fill="repeat")
+    return AudioReader(spectrogram, "float32" if dtype == "float32" else "float16")
 
 
-class KineticsSounds(AudioVisual):
-    """Kinetics-Sounds: videos of ten seconds of about 31 actions that are seen and heard (Arandjelović et al., 2017).
-
-    Made from videos by ``bmlr prepare kinetics-sounds SOURCE DEST``; then the sources are not needed any more.
-    Repositories differ in the classes, of which ``prepare`` counts what it finds. Audio is the log spectrogram of the
-    video's first 10 s (257 × 625), video three frames by default: in training a random one of each equal segment of
-    the video, otherwise the segment's middle.
-
-    * ``protocol="clean"``: by source video; no video is in two splits.
-    * ``protocol="paper"``: the published lists, which the preparation was given, or the folders train, val and test.
-      Where there is no validation split, ``val_fraction`` of the training clips are drawn for it.
-
-    Parameters are those of :class:`AudioVisual`.
-
-    Example:
-        >>> import bmlr.data
-        >>> bmlr.data.create("kinetics-sounds", root="prepared").modalities["video"].shape  # reads no file yet
-        (3, 3, 224, 224)
-    """
-
-    name: ClassVar[str] = "kinetics-sounds"
-
-
-class AVE(AudioVisual):
-    """AVE: 4,143 videos of ten seconds with an event of one of 28 classes that is seen and heard (Tian et al., 2018).
-
-    Made from the published folder by ``bmlr prepare ave SOURCE DEST``; then the source is not needed any more. The
-    video's class is to be told; the times of the event are in the store's clips (``extra``). Audio and video are as
-    in :class:`KineticsSounds`.
-
-    * ``protocol="clean"``: by source video; some videos have several events, all in one split.
-    * ``protocol="paper"``: the lists of the published folder.
-
-    Parameters are those of :class:`AudioVisual`.
-
-    Example:
-        >>> import bmlr.data
-        >>> bmlr.data.create("ave", root="prepared", frames=4).modalities["video"].shape  # reads no file yet
-        (4, 3, 224, 224)
-    """
-
-    name: ClassVar[str] = "ave"
+def _labels(samples: Collection[SourceSample]) -> list[str]:
+    """Labels of the usable samples, sorted."""
+    labels = sorted({sample.label for sample in samples if sample.problem is None})
+    if not labels:
+        example = next((f", such as {sample.id}: {sample.problem}" for sample in samples), "")
+        raise ValueError(f"No sample of the source can be used{example}.")
+    return labels

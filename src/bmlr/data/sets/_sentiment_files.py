@@ -1,4 +1,4 @@
-"""The published feature files of CMU-MOSI and CMU-MOSEI."""
+"""Contents of the published feature files of CMU-MOSI and CMU-MOSEI."""
 
 from __future__ import annotations
 
@@ -11,6 +11,31 @@ from typing import Any
 
 import numpy as np
 
+MODALITIES = ("text", "vision", "audio")
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedFiles:
+    """The files of one data set: MMSA's two, then MulT's two.
+
+    Attributes:
+        names: Names of the files.
+        widths: Widths of the vision and audio features.
+    """
+
+    names: tuple[str, ...]
+    widths: dict[str, int]
+
+
+_MMSA = ("aligned_50.pkl", "unaligned_50.pkl")
+
+PUBLISHED_FILES = {
+    "mosi": PublishedFiles((*_MMSA, "mosi_data.pkl", "mosi_data_noalign.pkl"), {"vision": 20, "audio": 5}),
+    "mosei": PublishedFiles(
+        (*_MMSA, "mosei_senti_data.pkl", "mosei_senti_data_noalign.pkl"), {"vision": 35, "audio": 74}
+    ),
+}
+
 NOT_FINITE: dict[str, Callable[[np.ndarray], np.ndarray]] = {"NaN": np.isnan, "−∞": np.isneginf, "+∞": np.isposinf}
 
 
@@ -18,13 +43,13 @@ _CHUNK = 256  # samples that are converted at a time
 
 
 def read_identities(values: Mapping[Any, Any], where: str) -> list[tuple[str, str]]:
-    """Identifier and source video of each sample; the video is "" where the identifier does not tell it."""
+    """Identifier and source video of each sample; "" for a video that the identifier does not name."""
     if "id" not in values:
         raise ValueError(f"{where} should have 'id'. Found {sorted(map(str, values))}.")
-    found = values["id"]
-    if not isinstance(found, list | tuple | np.ndarray) or (isinstance(found, np.ndarray) and found.ndim == 0):
-        raise ValueError(f"{where} should have a list or array 'id'. Found {type(found).__name__}.")
-    return [_identity(value) for value in found]
+    ids = values["id"]
+    if not isinstance(ids, list | tuple | np.ndarray) or (isinstance(ids, np.ndarray) and ids.ndim == 0):
+        raise ValueError(f"{where} should have a list or array 'id'. Found {type(ids).__name__}.")
+    return [_identity(value) for value in ids]
 
 
 def _identity(value: Any) -> tuple[str, str]:
@@ -60,7 +85,13 @@ def read_scores(values: Mapping[Any, Any], samples: int, where: str) -> np.ndarr
 
 @dataclasses.dataclass
 class _Report:
-    """What was found in one modality: values replaced by kind, steps beyond the stated length, side of the padding."""
+    """Counts of one modality.
+
+    Attributes:
+        replaced: Number of values that were NaN, −∞ and +∞.
+        beyond: Number of time steps beyond the stated length.
+        padding: Side of the padding.
+    """
 
     replaced: np.ndarray
     beyond: int = 0
@@ -70,9 +101,9 @@ class _Report:
 def read_steps(
     splits: Mapping[str, Mapping[Any, Any]], name: str, sizes: Sequence[int]
 ) -> tuple[list[np.ndarray], _Report]:
-    """The time steps of every sample of all splits, from the first that is not padding to the last."""
+    """Time steps of every sample of all splits, without padding."""
     report = _Report(np.zeros(len(NOT_FINITE), dtype=np.int64))
-    found: list[tuple[np.ndarray, int, int]] = []  # steps, how many are padding before them, how many there are in all
+    trimmed: list[tuple[np.ndarray, int, int]] = []  # steps, number of zero steps before, number of all steps
     limits: list[int | None] = []
     for (where, values), size in zip(splits.items(), sizes, strict=True):
         array = _features(values, name, size, where)
@@ -80,15 +111,15 @@ def read_steps(
         for start in range(0, size, _CHUNK):
             chunk, replaced = clean_features(array[start : start + _CHUNK])
             report.replaced += replaced
-            found += [(*_trimmed(sample), len(sample)) for sample in chunk]
-    if len({steps.shape[1] for steps, _, _ in found}) > 1:
-        raise ValueError(f"The parts of {next(iter(splits))} … should have one width of '{name}'.")
-    before = sum(first for _, first, _ in found)
-    after = sum(total - first - len(steps) for steps, first, total in found if len(steps))
+            trimmed += [(*_trimmed(sample), len(sample)) for sample in chunk]
+    if len({steps.shape[1] for steps, _, _ in trimmed}) > 1:
+        raise ValueError(f"The splits of {next(iter(splits))} … should have one width of '{name}'.")
+    before = sum(first for _, first, _ in trimmed)
+    after = sum(total - first - len(steps) for steps, first, total in trimmed if len(steps))
     if before or after:
         report.padding = "in front" if before > after else "at the tail"
     result = []
-    for (steps, first, total), limit in zip(found, limits, strict=True):
+    for (steps, first, total), limit in zip(trimmed, limits, strict=True):
         if limit is not None and limit < total:
             low, high = (total - limit, total) if report.padding == "in front" else (0, limit)
             kept = steps[max(low - first, 0) : max(high - first, 0)]
@@ -109,7 +140,7 @@ def _features(values: Mapping[Any, Any], name: str, samples: int, where: str) ->
 
 
 def _lengths(values: Mapping[Any, Any], name: str, shape: tuple[int, ...], where: str) -> list[int | None]:
-    """Number of steps that are not padding as the file states it; None where it does not."""
+    """Stated length of each sample; None where the file states none."""
     samples, steps = shape[:2]
     stated = values.get(f"{name}_lengths")
     tokens = values.get("text_bert")
@@ -128,7 +159,7 @@ def _lengths(values: Mapping[Any, Any], name: str, shape: tuple[int, ...], where
 
 
 def clean_features(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A copy in float32 with 0 for what is not finite, and how many were NaN, −∞ and +∞."""
+    """A copy in float32 with 0 in place of NaN, −∞ and +∞, and the number of each."""
     with np.errstate(over="ignore", invalid="ignore"):
         cleaned = values.astype(np.float32)
     counts = np.array([int(test(cleaned).sum()) for test in NOT_FINITE.values()])
@@ -138,7 +169,7 @@ def clean_features(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trimmed(steps: np.ndarray) -> tuple[np.ndarray, int]:
-    """A copy of (T, d) without the zeros before and after, and the number of those before; all of it may be zero."""
+    """A copy of (T, d) without zero steps at both ends, and the number of those before."""
     real = np.flatnonzero(steps.any(1))
     if not len(real):
         return steps[:0].copy(), 0
@@ -146,11 +177,11 @@ def _trimmed(steps: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def read_sequence(path: Path, width: int) -> np.ndarray:
-    """The features of a new sample, shape (T, d), cleaned."""
+    """Features of a new sample, shape (T, d), cleaned."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        values = np.lib.format.open_memmap(path, mode="r")  # which reads nothing else, and no objects
+        values = np.lib.format.open_memmap(path, mode="r")  # maps the file; reads no objects
     except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read as a .npy file: {error}") from error
     if values.dtype.kind not in "fiu":

@@ -1,4 +1,4 @@
-"""Data sets held in a store: splits, inputs and standardisation, written once for all of them."""
+"""Data sets kept in a store: samples on disk, a form per modality, splits as indices."""
 
 from __future__ import annotations
 
@@ -16,83 +16,38 @@ from torch import Tensor
 from bmlr._checks import check_choice, check_integer, nearest_name
 from bmlr.batch import Batch
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
-from bmlr.data._group_split import split_by_group
+from bmlr.data._group_split import check_fractions, split_by_group
 from bmlr.data.readers._registry import reader_of
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.transforms._frames import augment_frames
 
-_ROWS_AT_ONCE = 1 << 16  # bounds the memory of statistics
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """How the stored values of one modality become inputs of a model.
-
-    Attributes:
-        modality: Form of the inputs.
-        statistics: Mean and standard deviation of each feature, shape (2, d); None leaves them as they are.
-    """
-
-    modality: Modality
-    statistics: np.ndarray | None = None
-
-    def inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor:
-        """Inputs (B, …), float32, from the stored rows of each sample; zero for a sample without rows.
-
-        Args:
-            samples: Rows of each sample: one where the shape is fixed, else T.
-            seeds: Seed of each sample's random transforms.
-            train: Apply random transforms.
-        """
-        present = [position for position, rows in enumerate(samples) if len(rows)]
-        shape = self.modality.shape
-        if self.modality.kind == "sequence":
-            shape = (max(shape[0], *map(len, samples)), *shape[1:])
-        inputs = torch.zeros(len(samples), *shape)
-        if present:
-            present_seeds = torch.tensor([seeds[position] for position in present], dtype=torch.int64)
-            values = self._values([samples[position] for position in present], present_seeds, shape, train=train)
-            if len(present) == len(samples):
-                return values
-            inputs[present] = values
-        return inputs
-
-    def _values(self, samples: list[np.ndarray], seeds: Tensor, shape: tuple[int, ...], *, train: bool) -> Tensor:
-        kind = self.modality.kind
-        if kind == "sequence":
-            padded = np.zeros((len(samples), *shape), dtype=np.float32)
-            for sequence, rows in zip(padded, samples, strict=True):
-                sequence[: len(rows)] = rows
-            return torch.from_numpy(padded if self.statistics is None else standardise(padded, self.statistics, True))
-        if kind == "frames":
-            frames = [
-                rows[choose_frames(len(rows), shape[0], np.random.default_rng(seed) if train else None)]
-                for rows, seed in zip(samples, seeds.tolist(), strict=True)
-            ]
-            return augment_frames(torch.from_numpy(np.stack(frames)), shape[-1], seeds, train=train)
-        values = np.concatenate(samples)
-        if kind == "image":
-            return augment_frames(torch.from_numpy(values[:, None]), shape[-1], seeds, train=train)[:, 0]
-        values = values.astype(np.float32)
-        return torch.from_numpy(values if self.statistics is None else standardise(values, self.statistics))
+_BLOCK = 1 << 16  # stored rows per block of the statistics; bounds the memory they take
 
 
 class StoredSplit(Split):
-    """Some samples of a store.
+    """Samples of a store, read and transformed batch by batch.
 
     Args:
         store: The prepared data.
-        rows: Positions of the samples in the store.
+        rows: Indices of the samples in the store, shape (N,).
         forms: How the stored values of each modality become inputs.
-        augment: Whether images and frames have random transforms in training.
-        masked: Whether batches tell which samples lack a modality.
+        augment: Use the random transforms of images and frames in training.
+        masked: Mark absent modalities in ``present``.
 
     Attributes:
         ids: Name of each sample.
+        present: Boolean mask, shape (N,), of each modality absent from some sample; None where all are complete.
     """
 
     def __init__(
-        self, store: Store, rows: np.ndarray, forms: Mapping[str, Form], *, augment: bool = True, masked: bool = True
+        self,
+        store: Store,
+        rows: np.ndarray,
+        forms: Mapping[str, Form],
+        *,
+        augment: bool = True,
+        masked: bool = True,
     ) -> None:
         self.store, self.rows, self.forms, self.augment = store, np.asarray(rows, dtype=np.int64), forms, augment
         self.targets = torch.from_numpy(store.targets[self.rows])
@@ -102,7 +57,10 @@ class StoredSplit(Split):
         self.present = {name: mask for name, mask in masks.items() if not mask.all()} or None
 
     def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
-        """The samples at ``indices``; with ``augment`` other frames are chosen, cropped and mirrored every time."""
+        """The samples at ``indices``, in that order.
+
+        With ``augment`` images and frames are cropped and mirrored at random, and frames are drawn from their segments.
+        """
         positions = np.asarray(indices, dtype=np.int64)
         seeds = [sample_seed(seed, int(position)) for position in positions]
         inputs = {
@@ -117,88 +75,148 @@ class StoredSplit(Split):
         return Batch(inputs, self.targets[positions], present or None, torch.from_numpy(positions))
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Conversion of one modality's stored values into inputs of a model.
+
+    Attributes:
+        modality: Form of the inputs.
+        statistics: Mean and standard deviation of each feature, shape (2, d); None leaves values as they are.
+    """
+
+    modality: Modality
+    statistics: np.ndarray | None = None
+
+    def inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor:
+        """Inputs (B, …), float32; zeros for an absent sample.
+
+        Args:
+            samples: Stored rows of each sample: one where the shape is fixed, else T, 0 where it is absent.
+            seeds: Seed of each sample's random transforms.
+            train: Apply the random transforms.
+        """
+        present = [position for position, rows in enumerate(samples) if len(rows)]
+        shape = self.modality.shape
+        if self.modality.kind == "sequence":
+            shape = (max(shape[0], *map(len, samples)), *shape[1:])
+        if not present:
+            return torch.zeros(len(samples), *shape)
+        present_seeds = torch.tensor([seeds[position] for position in present], dtype=torch.int64)
+        converted = self._convert([samples[position] for position in present], present_seeds, shape, train=train)
+        if len(present) == len(samples):
+            return converted
+        inputs = torch.zeros(len(samples), *shape)
+        inputs[present] = converted
+        return inputs
+
+    def _convert(self, samples: list[np.ndarray], seeds: Tensor, shape: tuple[int, ...], *, train: bool) -> Tensor:
+        kind = self.modality.kind
+        if kind == "sequence":
+            padded = np.zeros((len(samples), *shape), dtype=np.float32)
+            for sequence, rows in zip(padded, samples, strict=True):
+                sequence[: len(rows)] = rows
+            return torch.from_numpy(self._standardised(padded))
+        if kind == "frames":
+            frames = [
+                rows[choose_frames(len(rows), shape[0], np.random.default_rng(seed) if train else None)]
+                for rows, seed in zip(samples, seeds.tolist(), strict=True)
+            ]
+            return augment_frames(torch.from_numpy(np.stack(frames)), shape[-1], seeds, train=train)
+        values = np.concatenate(samples)
+        if kind == "image":
+            return augment_frames(torch.from_numpy(values[:, None]), shape[-1], seeds, train=train)[:, 0]
+        return torch.from_numpy(self._standardised(values.astype(np.float32)))
+
+    def _standardised(self, values: np.ndarray) -> np.ndarray:
+        """Values (…, d) shifted and scaled. Time steps of zeros are padding and must stay zero."""
+        if self.statistics is None:
+            return values
+        standardised = standardise(values, self.statistics)
+        if self.modality.kind == "sequence":
+            standardised[~values.any(-1)] = 0
+        return standardised
+
+
 class StoredData(MultimodalData):
-    """A data set held in a store. A subclass says how it is split.
+    """A data set read from a store; a subclass says how samples are split.
 
     Args:
-        root: The prepared folder, or the one it alone was made in.
+        root: The prepared folder, or its parent if that holds no other of this data set.
         protocol: ``clean`` (no group in two splits) or ``paper`` (the published split).
-        frames: Frames per video.
-        split_seed: Seed of what is drawn of the split.
-        val_fraction: Fraction of the validation split, where it is drawn.
-        test_fraction: Fraction of the test split, where it is drawn.
 
     Raises:
         ValueError: If a parameter is out of its range.
     """
 
-    #: Crop and mirror images and frames at random in training, and choose frames at random.
+    #: Frames per sample of a video.
+    frames: int = 3
+    #: Use the random transforms of images and frames in training.
     augment: bool = True
-    #: Shift and scale features to mean 0 and standard deviation 1 of the training split.
-    standardise: bool = True
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        protocol: Literal["clean", "paper"] = "clean",
-        frames: int = 3,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-    ) -> None:
+    def __init__(self, root: str | Path, *, protocol: Literal["clean", "paper"] = "clean") -> None:
         self.root = str(root)
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
-        self.frames = check_integer("frames", frames, 1)
-        self.split_seed = check_integer("split_seed", split_seed, 0)
-        if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):  # NaN fails this too
-            raise ValueError(
-                "Parameters `val_fraction` and `test_fraction` should be above 0 and together below 1. "
-                f"Found `val_fraction = {val_fraction}`, `test_fraction = {test_fraction}`."
-            )
-        self.val_fraction, self.test_fraction = float(val_fraction), float(test_fraction)
         self.classes = ()
         self.modalities = {}
 
+    @classmethod
+    @abstractmethod
+    def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
+        """Make the store in ``dest`` from the published files."""
+
+    @abstractmethod
+    def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
+        """Indices of the samples of each split."""
+
     def prepare(self) -> None:
-        """Open the store and split it; ``classes`` and ``modalities`` are then those of the files.
+        """Open the prepared folder and split it; sets ``classes`` and ``modalities``.
 
         Raises:
             FileNotFoundError: If there is no prepared data; the message says how to make it.
-            ValueError: If it is damaged, of another data set, or its split cannot be used.
+            ValueError: If the data is damaged or another data set's, a split would be empty, or a modality is absent
+                from or constant in the whole training split.
         """
-        self.modalities = {name: form.modality for name, form in self._forms.items()}
         self.classes = self.store.classes
+        self.modalities = {name: form.modality for name, form in self._forms.items()}
 
     @functools.cached_property
     def store(self) -> Store:
         """The prepared data."""
-        store = open_store(find_store(Path(self.root), self.name))
-        layout = store.key["key"].get("layout")
-        if layout != self.name:
-            raise ValueError(f"Parameter `root` should hold a prepared '{self.name}'. {store.folder} holds '{layout}'.")
-        return store
+        return self._open()
+
+    @functools.cached_property
+    def _rows(self) -> dict[SplitName, np.ndarray]:
+        rows = self._split_rows(self.store)
+        for split in SPLITS:
+            if not len(rows[split]):
+                raise ValueError(
+                    f"Every split should have samples. Split '{split}' of {self.store.folder} would be empty."
+                )
+        return rows
+
+    @functools.cached_property
+    def _forms(self) -> dict[str, Form]:
+        return {name: self._form(name) for name in self.store.modalities}
 
     def split(self, name: SplitName) -> StoredSplit:
-        """One split, with the groups of its samples."""
+        """One split."""
         check_choice("name", name, SPLITS)
         self.prepare()
-        return StoredSplit(self.store, self._rows[name], self._forms, augment=self.augment)
+        return StoredSplit(self.store, self._rows[name], self._forms, augment=self.augment, masked=self._masks())
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, read as the prepared files were; the middle frames, no random transform.
+        """Inputs of one new sample, read as the prepared ones were, without random transforms.
 
         Args:
-            files: A file per modality. A modality that samples of the data set lack may be left out and is given as
-                zeros.
+            files: A file per modality. One absent from some prepared sample may be left out; it is given as zeros.
             modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read as its modality, or ``files`` does not name what is needed.
         """
+        self.prepare()
         forms = {name: self._forms[name] for name in modalities or self._forms}
-        files = self._complete(files, forms)
         unknown = [name for name in files if name not in forms]
         if unknown:
             raise ValueError(
@@ -208,82 +226,87 @@ class StoredData(MultimodalData):
         needed = [name for name in forms if name not in files and self.store.present(name).all()]
         if needed or not files:
             raise ValueError(
-                f"`files` should name a file of {', '.join(needed or forms)}: no sample of '{self.name}' lacks it. "
+                f"`files` should name a file of {', '.join(needed or forms)}: every prepared sample has one. "
                 f"Found {list(files)}."
             )
         return {
-            name: form.inputs([self._read(name, files.get(name))], [0], train=False) for name, form in forms.items()
+            name: form.inputs([_read_rows(self.store, name, files.get(name))], [0], train=False)
+            for name, form in forms.items()
         }
 
-    @abstractmethod
-    def _split_rows(self) -> dict[SplitName, np.ndarray]:
-        """Positions in the store of the samples of each split."""
+    def _open(self) -> Store:
+        store = open_store(find_store(Path(self.root), self.name))
+        layout = store.key["key"].get("layout")
+        if layout != self.name:
+            raise ValueError(f"Parameter `root` should hold a prepared '{self.name}'. {store.folder} holds '{layout}'.")
+        return store
 
-    def _complete(self, files: Mapping[str, Path], names: Collection[str]) -> Mapping[str, Path]:
-        """Files of a new sample with those that another of them implies."""
-        return files
+    def _standardises(self, name: str) -> bool:
+        """Whether the features of a modality are standardised."""
+        return False
 
-    @functools.cached_property
-    def _rows(self) -> dict[SplitName, np.ndarray]:
-        rows = self._split_rows()
-        for name, split_rows in rows.items():
-            if not len(split_rows):
-                raise ValueError(f"{self.store.folder} holds too few samples: split '{name}' would be empty.")
-        return rows
-
-    @functools.cached_property
-    def _forms(self) -> dict[str, Form]:
-        train = self._rows["train"]
-        for name in self.store.modalities:
-            if not self.store.present(name)[train].any():
-                raise ValueError(
-                    f"The training split should have '{name}'. Every sample of it in {self.store.folder} lacks it."
-                )
-        return {name: self._form(name) for name in self.store.modalities}
+    def _masks(self) -> bool:
+        """Whether absent modalities are marked in ``present``."""
+        return True
 
     def _form(self, name: str) -> Form:
-        stored = self.store.modalities[name]
+        store, train = self.store, self._rows["train"]
+        if not store.present(name)[train].any():
+            raise ValueError(f"The training split should have '{name}'. Every sample lacks it ({store.folder}).")
+        stored = store.modalities[name]
         if stored.kind == "image":
             return Form(Modality("image", (3, *stored.shape[:2])))
         if stored.kind == "frames":
             return Form(Modality("frames", (self.frames, 3, *stored.shape[1:3])))
         if stored.kind == "spectrogram":
             return Form(stored)
-        statistics = feature_statistics(self.store, name, self._rows["train"]) if self.standardise else None
+        statistics = feature_statistics(store, name, train) if self._standardises(name) else None
         if stored.kind == "vector":
             return Form(stored, statistics)
-        longest = int(np.diff(self.store.offsets[name]).max())
+        longest = int(np.diff(store.offsets[name]).max())
         return Form(Modality("sequence", (longest, stored.shape[1])), statistics)
 
-    def _read(self, name: str, path: Path | None) -> np.ndarray:
-        """Rows of a new file as the store has them; an array without rows where there is no file."""
-        stored = self.store.modalities[name]
-        fixed = stored.shape[0] != -1
-        row = stored.shape if fixed else stored.shape[1:]
-        if path is None:
-            return np.zeros((0, *row), dtype=np.float32)
-        values = reader_of(self.store.key["readers"][name])(Path(path)).values
-        rows: np.ndarray = values[None] if fixed else values
-        if rows.shape[1:] != row or not len(rows):
-            raise ValueError(
-                f"{path} should have shape {stored.shape} as '{name}', −1 being any. Found {values.shape}."
-            )
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            raise ValueError(f"{path} should be finite. Found NaN or infinity.")
-        return rows
 
-    def _published_rows(self) -> dict[SplitName, np.ndarray]:
-        """Positions of the samples of each published split; some may be empty."""
-        splits = np.array([sample.split or "" for sample in self.store.samples])
+class GroupedData(StoredData):
+    """A stored data set whose splits can be drawn by group.
+
+    Args:
+        root: The prepared folder, or its parent if that holds no other of this data set.
+        protocol: ``clean`` or ``paper``.
+        split_seed: Seed of the drawn splits.
+        val_fraction: Fraction of the samples drawn for validation, in (0, 1).
+        test_fraction: Fraction of the samples drawn for testing, in (0, 1).
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        protocol: Literal["clean", "paper"] = "clean",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+    ) -> None:
+        super().__init__(root, protocol=protocol)
+        self.split_seed = check_integer("split_seed", split_seed, 0)
+        check_fractions(val_fraction, test_fraction, positive=True)
+        self.val_fraction, self.test_fraction = float(val_fraction), float(test_fraction)
+
+    def _published_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
+        """Indices of the samples of each published split."""
+        splits = np.array([sample.split or "" for sample in store.samples])
         return {name: np.flatnonzero(splits == name) for name in SPLITS}
 
     def _draw_rows(
-        self, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float
+        self, store: Store, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float = 0.0
     ) -> dict[SplitName, np.ndarray]:
-        """``rows`` split by their groups, with classes in like proportion."""
+        """Split ``rows`` by group."""
         drawn = split_by_group(
             groups,
-            self.store.targets[rows],
+            store.targets[rows],
             val_fraction=self.val_fraction,
             test_fraction=test_fraction,
             seed=self.split_seed,
@@ -291,13 +314,19 @@ class StoredData(MultimodalData):
         return {name: rows[positions] for name, positions in drawn.items()}
 
 
-def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of each feature over the samples at ``rows``, shape (2, d).
+def standardise(values: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    """Values minus ``statistics[0]``, divided by ``statistics[1]``, float32."""
+    standardised: np.ndarray = ((values - statistics[0]) / statistics[1]).astype(np.float32)
+    return standardised
 
-    Of sequences the time steps that are not zero are counted. A feature that does not vary is only shifted.
+
+def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of each feature, shape (2, d), over samples or time steps that are not zero.
+
+    A constant feature gets the standard deviation 1.
 
     Raises:
-        ValueError: If no feature varies: the modality tells nothing, as after a failed extraction of features.
+        ValueError: If all features are constant: the modality would silently contribute nothing to a result.
     """
     used_samples = np.zeros(len(store), dtype=bool)
     used_samples[rows] = True
@@ -306,52 +335,56 @@ def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
     values = store.arrays[name]
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(values), _ROWS_AT_ONCE):
-            end = start + _ROWS_AT_ONCE
-            block = np.asarray(values[start:end][used[start:end]], dtype=np.float64)
+        for start in range(0, len(values), _BLOCK):
+            block = np.asarray(values[start : start + _BLOCK][used[start : start + _BLOCK]], dtype=np.float64)
             yield block[block.any(1)] if padded else block
 
     count = sum(len(block) for block in blocks())
-    if count:
-        mean = sum(block.sum(0) for block in blocks()) / count
-        std = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / count)
-        constant = std <= 1e-6 * np.abs(mean)
-    if not count or constant.all():
+    mean = sum(block.sum(0) for block in blocks()) / max(count, 1)
+    # Two passes: the sum of squares alone would cancel where the mean is large.
+    std = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / max(count, 1))
+    constant = std <= 1e-6 * np.abs(mean)
+    if constant.all():
         raise ValueError(
-            f"The training split's '{name}' should not be the same everywhere: it tells nothing. Mend its files, or "
-            "take them as they are with `standardise = False`."
+            f"'{name}' should not be the same {'at every time step' if padded else 'in every sample'} of the training "
+            f"split of {store.folder}. Leave it out, or set `standardise = False` to keep it as it is."
         )
     return np.stack((mean, np.where(constant, 1.0, std)))
 
 
-def standardise(values: np.ndarray, statistics: np.ndarray, padded: bool = False) -> np.ndarray:
-    """Values (…, d) shifted by the first and scaled by the second row of ``statistics``, float32.
-
-    With ``padded``, time steps of zeros stay zero: they are padding.
-    """
-    standardised: np.ndarray = ((values - statistics[0]) / statistics[1]).astype(np.float32)
-    if padded:
-        standardised[~values.any(-1)] = 0
-    return standardised
-
-
 def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Positions of ``wanted`` of ``count`` frames, one in each equal segment of the video, in order.
+    """Positions of ``wanted`` of ``count`` frames, one per equal segment of the video.
 
     Args:
-        count: Frames there are.
-        wanted: Frames to choose; if there are fewer, some are chosen more than once.
-        rng: Draws a place in each segment; None takes its middle.
+        count: Number of frames in the video.
+        wanted: Number of frames to choose; above ``count``, frames repeat.
+        rng: Draws a position in each segment; None takes the middle.
 
     Example:
         >>> choose_frames(10, 3, None).tolist()
         [1, 5, 8]
     """
-    places = 0.5 if rng is None else rng.random(wanted)
-    positions: np.ndarray = ((np.arange(wanted) + places) * count / wanted).astype(np.int64)
+    offsets = 0.5 if rng is None else rng.random(wanted)
+    positions: np.ndarray = ((np.arange(wanted) + offsets) * count / wanted).astype(np.int64)
     return positions.clip(max=count - 1)
 
 
 def sample_seed(seed: int, position: int) -> int:
-    """Seed of the random transforms of one sample, below 2^63: a hash of the epoch's seed and its position."""
+    """Seed of one sample's random transforms, below 2^63: a hash of the epoch's seed and the position."""
     return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _read_rows(store: Store, name: str, path: Path | None) -> np.ndarray:
+    """Rows of a new file in the store's form; no rows without a file."""
+    stored = store.modalities[name]
+    fixed = stored.shape[0] != -1
+    row_shape = stored.shape if fixed else stored.shape[1:]
+    if path is None:
+        return np.zeros((0, *row_shape), dtype=np.float32)
+    values = reader_of(store.key["readers"][name])(Path(path)).values
+    rows: np.ndarray = values[None] if fixed else values
+    if rows.shape[1:] != row_shape or not len(rows):
+        raise ValueError(f"{path} should have shape {stored.shape} as '{name}', −1 being any. Found {values.shape}.")
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        raise ValueError(f"{path} should be finite. Found NaN or infinity.")
+    return rows

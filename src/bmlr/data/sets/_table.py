@@ -1,4 +1,4 @@
-"""Data of one's own, prepared from a table of files."""
+"""Data of one's own, from a table of files."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from bmlr._checks import check_integer
 from bmlr.data._base import SplitName
-from bmlr.data.sets._stored import StoredData
-from bmlr.data.sets._table_files import LAYOUT
+from bmlr.data.sets._stored import GroupedData
+from bmlr.data.sets._table_files import prepare_table
+from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store
 
 
-class TableData(StoredData):
-    """A data set of one's own, made from a CSV table by ``bmlr prepare table TABLE.csv DEST``.
+class TableData(GroupedData):
+    """Data of one's own, made from a CSV table by ``bmlr prepare table TABLE.csv DEST``.
 
-    The table has a row per sample, with its label and a file per modality; what it may hold is told by
-    ``read_table`` of ``_table_files``. Once prepared, table and files are not needed any more. Sounds are log
-    spectrograms, images and frames are normalised with ImageNet's mean and deviation. Samples may lack a modality.
+    The table has a row per sample, with its label and a file per modality; see :func:`read_table` of ``_table_files``.
+    Once prepared, table and files are not needed any more. Audio becomes log spectrograms; images and frames are
+    normalised with ImageNet's mean and standard deviation. Samples may lack a modality.
 
-    The splits are those of the table's column ``split``. Where there is no such column, they are drawn: no group is in
-    two of them, and classes are in like proportion. Where it has no val, ``val_fraction`` of
-    train becomes val, by group.
+    The splits are those of the table's column ``split``. Without that column they are drawn by group, with the classes
+    in proportion. If the column names no val, ``val_fraction`` of train becomes val, by group.
 
-    * ``protocol="clean"``: a table whose split shares a group between splits is refused.
-    * ``protocol="paper"``: the table's split is taken as it is, as when it is a published one.
+    * ``protocol="clean"``: a table with a group in two splits is refused.
+    * ``protocol="paper"``: the table's split is taken as it is.
 
     Args:
-        root: The prepared folder, or the one it alone was made in.
+        root: The prepared folder, or its parent if that holds no other table.
         protocol: ``clean`` or ``paper``.
         resplit: Draw the splits by group, whatever the table's split; under ``clean`` only.
         frames: Frames per video.
         augment: Crop and mirror images and frames at random in training, and choose frames at random.
         standardise: Shift and scale each feature of arrays to mean 0 and standard deviation 1 of the training split.
-        split_seed: Seed of what is drawn of the split.
-        val_fraction: Share of the validation split, where it is drawn.
-        test_fraction: Share of the test split, where it is drawn.
+        split_seed: Seed of the drawn splits.
+        val_fraction: Fraction of the samples drawn for validation, in (0, 1).
+        test_fraction: Fraction of the samples drawn for testing, in (0, 1).
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -50,7 +51,7 @@ class TableData(StoredData):
         ('clean', {})
     """
 
-    name: ClassVar[str] = LAYOUT
+    name: ClassVar[str] = "table"
 
     def __init__(
         self,
@@ -66,26 +67,30 @@ class TableData(StoredData):
         test_fraction: float = 0.1,
     ) -> None:
         super().__init__(
-            root,
-            protocol=protocol,
-            frames=frames,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
+            root, protocol=protocol, split_seed=split_seed, val_fraction=val_fraction, test_fraction=test_fraction
         )
         if resplit and protocol == "paper":
             raise ValueError("Parameter `resplit` should be false where `protocol = 'paper'`. Found `resplit = True`.")
         self.resplit, self.augment, self.standardise = resplit, augment, standardise
+        self.frames = check_integer("frames", frames, 1)
 
-    def _split_rows(self) -> dict[SplitName, np.ndarray]:
-        store = self.store
-        rows = self._published_rows()
-        if self.resplit or not any(map(len, rows.values())):
+    @classmethod
+    def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
+        """Read the table's files into a store in ``dest``."""
+        return prepare_table(source, dest, options)
+
+    def _standardises(self, name: str) -> bool:
+        return self.standardise
+
+    def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
+        groups = np.array([sample.group for sample in store.samples])
+        if self.resplit or not any(sample.split for sample in store.samples):
             if self.protocol == "paper":
                 raise ValueError(
                     f"Parameter `protocol` cannot be 'paper': the table of {store.folder} has no column 'split'."
                 )
-            return self._draw_by_group(np.arange(len(store)), self.test_fraction)
+            return self._draw_rows(store, np.arange(len(store)), groups.tolist(), test_fraction=self.test_fraction)
+        rows = self._published_rows(store)
         for name in ("train", "test"):
             if not len(rows[name]):
                 raise ValueError(
@@ -93,21 +98,17 @@ class TableData(StoredData):
                     "`resplit = True` to have all splits drawn by group."
                 )
         if not len(rows["val"]):
-            drawn = self._draw_by_group(rows["train"], 0.0)
-            rows["train"], rows["val"] = drawn["train"], drawn["val"]
+            rows = {**self._draw_rows(store, rows["train"], groups[rows["train"]].tolist()), "test": rows["test"]}
         if self.protocol == "clean":
             _check_groups(store, rows)
         return rows
 
-    def _draw_by_group(self, rows: np.ndarray, test_fraction: float) -> dict[SplitName, np.ndarray]:
-        groups = [self.store.samples[row].group for row in rows]
-        return self._draw_rows(rows, groups, test_fraction=test_fraction)
-
 
 def _check_groups(store: Store, rows: Mapping[SplitName, np.ndarray]) -> None:
+    """Raise a ValueError if a group is in two splits."""
     splits_of: dict[str, set[str]] = collections.defaultdict(set)
-    for split, chosen in rows.items():
-        for row in chosen:
+    for split, indices in rows.items():
+        for row in indices:
             splits_of[store.samples[row].group].add(split)
     shared = [group for group, splits in splits_of.items() if len(splits) > 1]
     if shared:

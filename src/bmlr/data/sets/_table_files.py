@@ -21,14 +21,11 @@ from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._images import ImageReader
 from bmlr.data.readers._video import VideoReader
 from bmlr.data.readers.suffixes import FILE_KINDS
-from bmlr.data.sets._layouts import audio_reader
+from bmlr.data.sets._audiovisual import audio_reader
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._cache import checked_name
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import SourceSample
-
-LAYOUT = "table"
-
 
 _ABOUT = ("id", "label", "split", "group")  # columns that are no modality
 
@@ -79,17 +76,6 @@ class FileTable:
     rows: Sequence[tuple[int, Sequence[str]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class TableOptions(PrepareOptions):
-    """Options of the preparation of a table.
-
-    Attributes:
-        outside: Read files outside the table's folder too.
-    """
-
-    outside: bool = False
-
-
 def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
     """Read all files of a table once and store them, see :func:`read_table` and :func:`table_items`.
 
@@ -106,23 +92,23 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
         ValueError: If the table cannot be read, or too many of its rows are rejected.
     """
     if options.lists:
-        raise ValueError("Published lists are not for tables: write the part of each row in the column 'split'.")
-    options.refuse(LAYOUT, "file")
+        raise ValueError("Published lists are not for tables: write the split of each row in the column 'split'.")
+    options.refuse("table", "file")
     table = read_table(source)
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()
-    items = table_items(table, outside=isinstance(options, TableOptions) and options.outside)
+    items = table_items(table, outside=options.outside)
     classes = _classes(items)
     if len(classes) < 2:
         example = next((f", such as {item.problem}" for item in items if item.problem), "")
         raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
     return prepare_samples(
-        LAYOUT,
+        "table",
         items,
         {name: _reader(name, kind, items, options) for name, kind in table.kinds.items()},
         classes,
         dest,
-        key={"layout": LAYOUT, "kinds": dict(table.kinds)},
+        key={"layout": "table", "kinds": dict(table.kinds)},
         workers=options.workers,
         max_rejected=options.max_rejected,
         progress=options.progress,

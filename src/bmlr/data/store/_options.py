@@ -10,6 +10,7 @@ from typing import Literal
 from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
 from bmlr.data._base import SplitName
 from bmlr.data.store._samples import Rejection
+from bmlr.data.store._store import REJECTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,11 @@ class PrepareResult:
     decoded: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def rejected_file(self) -> Path:
+        """The rejected samples with file and reason, as CSV."""
+        return self.folder / REJECTED
+
 
 @dataclasses.dataclass(frozen=True)
 class PrepareOptions:
@@ -47,6 +53,7 @@ class PrepareOptions:
         val_list: Published list of the validation split.
         test_list: Published list of the test split.
         file: Name of the published file, where a folder holds several (MOSI, MOSEI).
+        outside: Let a table name files outside its folder.
         max_rejected: Fraction of rejected samples above which the preparation fails.
         progress: Show a progress bar.
     """
@@ -60,6 +67,7 @@ class PrepareOptions:
     val_list: Path | None = None
     test_list: Path | None = None
     file: str | None = None
+    outside: bool = False
     max_rejected: float = 0.05
     progress: bool = True
 

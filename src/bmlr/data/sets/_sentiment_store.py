@@ -1,0 +1,220 @@
+"""Published feature files of MOSI and MOSEI, converted to arrays once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmlr._checks import check_choice
+from bmlr._files import file_checksum
+from bmlr.data._base import SPLITS, SplitName
+from bmlr.data.readers._pickles import read_arrays_pickle
+from bmlr.data.sets._sentiment_classes import CLASS_NAMES, sentiment_classes
+from bmlr.data.sets._sentiment_files import (
+    MODALITIES,
+    NOT_FINITE,
+    PUBLISHED_FILES,
+    read_identities,
+    read_scores,
+    read_steps,
+)
+from bmlr.data.store._cache import MANIFEST, cache_root, cached_arrays, entry_folder, plain_key, read_entry
+from bmlr.data.store._options import PrepareResult
+
+_VERSION = 1  # of the conversion; part of the cache's key
+
+_PUBLISHED_SPLITS: dict[SplitName, str] = {"train": "train", "val": "valid", "test": "test"}
+
+
+def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None = None) -> PrepareResult:
+    """Convert a published feature file to memory-mapped arrays.
+
+    A second call with the same file does nothing. Targets, protocol and standardisation are parameters of the data
+    set and need no other conversion.
+
+    Args:
+        name: ``mosi`` or ``mosei``.
+        source: The published file, or a folder with it.
+        dest: Folder in which the folder ``<name>-<hash>`` is made.
+        file: Name of the published file, where the folder holds several.
+
+    Returns:
+        Counts by published split and (of 7) class; as notes, a sentence per modality and one for the clean protocol
+        if it leaves samples out.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the message says where it was looked for.
+        OSError: If ``dest`` cannot be written.
+        ValueError: If the file is none of the known layouts, damaged, of the other data set, or one of several.
+    """
+    check_choice("data", name, PUBLISHED_FILES)
+    path = _find_source(name, Path(source), file)
+    folder, arrays, made = _converted(name, path, Path(dest))
+    classes = CLASS_NAMES[7]
+    targets = sentiment_classes(arrays["scores"])
+    counts: dict[str, dict[str, int]] = {}
+    for code, split in enumerate(SPLITS):
+        numbers = np.bincount(targets[arrays["split"] == code], minlength=len(classes)).tolist()
+        counts[split] = dict(zip(classes, numbers, strict=True))
+    return PrepareResult(folder, classes, counts, (), len(targets) if made else 0, _notes(arrays))
+
+
+def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Sentences on the contents of a converted file."""
+    notes = []
+    for index, name in enumerate(MODALITIES):
+        lengths = np.diff(arrays[f"{name}_offsets"])
+        replaced = ", ".join(
+            f"{count} {kind}" for kind, count in zip(NOT_FINITE, arrays["replaced"][index].tolist(), strict=True)
+        )
+        notes.append(
+            f"{name}: width {arrays[name].shape[1]}, at most {max(1, lengths.max())} steps, padding "
+            f"{arrays['padding'][index]}; set to 0: {replaced}; {arrays['beyond'][index]} steps beyond the stated "
+            f"length left out; {(lengths == 0).sum()} samples without it"
+        )
+    _, left_out = split_samples(arrays, "clean") if arrays["videos"].all() else ({}, np.zeros(0, dtype=np.int64))
+    if len(left_out):
+        ids = ", ".join(arrays["ids"][left_out[:5]].tolist())
+        more = ", …" if len(left_out) > 5 else ""
+        notes.append(
+            f"protocol clean leaves out {len(left_out)} samples that share a video with another split: {ids}{more}"
+        )
+    return tuple(notes)
+
+
+def open_source(name: str, root: Path, file: str | None, cache: Path | None) -> tuple[Path, dict[str, np.ndarray]]:
+    """Folder and arrays of ``root``: a prepared folder, its parent, the published file, or its folder.
+
+    Raises:
+        FileNotFoundError: If there is nothing to read; the message lists the folders searched.
+        ValueError: If the file is damaged, of another layout or data set, or one of several.
+    """
+    entries = [] if root.is_file() else _entries(name, root, file)
+    if len(entries) > 1:
+        raise ValueError(
+            f"Parameter `root` should hold one prepared '{name}', or `file` decide. Found "
+            f"{', '.join(f'{folder} of {made_from}' for folder, made_from in entries)}."
+        )
+    if entries:
+        entry = read_entry(entries[0][0])
+        if entry is None or entry[0]["key"].get("version") != _VERSION:
+            raise ValueError(f"{entries[0][0]} is damaged or of another version: remove it and prepare '{name}' again.")
+        return entries[0][0], entry[1]
+    path = _find_source(name, root, file)
+    return _converted(name, path, cache_root() if cache is None else cache)[:2]
+
+
+def _entries(name: str, root: Path, file: str | None) -> list[tuple[Path, str]]:
+    """Prepared folders in or at ``root``, with the name of the file they were made from."""
+    manifests = [root / MANIFEST] if root.name.startswith(f"{name}-") else []
+    for parent in (root, root / name):
+        manifests += sorted(parent.glob(f"{name}-*/{MANIFEST}"))
+    folders = []
+    for manifest in manifests:
+        if manifest.is_file():
+            entry = read_entry(manifest.parent)
+            made_from = "a damaged entry" if entry is None else str(entry[0]["key"].get("file"))
+            if file is None or entry is None or made_from == file:
+                folders.append((manifest.parent, made_from))
+    return folders
+
+
+def _find_source(name: str, source: Path, file: str | None) -> Path:
+    """Path of the published file."""
+    if source.is_file():
+        return source
+    folders = [source, source / "Processed", source / name, source / name.upper(), source / name.upper() / "Processed"]
+    names = PUBLISHED_FILES[name].names if file is None else (file,)
+    paths: list[Path] = []
+    for path in (folder / file_name for folder in folders for file_name in names):
+        # Where the file system ignores case, two folders are one and would list the file twice.
+        if path.is_file() and not any(path.samefile(other) for other in paths):
+            paths.append(path)
+    if not paths:
+        raise FileNotFoundError(
+            f"There is no {' or '.join(names)} of '{name}', and nothing prepared from one: looked in "
+            f"{', '.join(map(str, folders))}."
+        )
+    if len(paths) > 1:
+        raise ValueError(
+            f"Parameter `file` should name one of the files of '{name}'. Found {', '.join(map(str, paths))}."
+        )
+    return paths[0]
+
+
+def _converted(name: str, path: Path, root: Path) -> tuple[Path, dict[str, np.ndarray], bool]:
+    """Folder and arrays of a file converted in ``root``; True if this call converted it."""
+    made = []
+
+    def build() -> dict[str, np.ndarray]:
+        made.append(True)
+        return _convert(name, path)
+
+    key = plain_key({"data": name, "file": path.name, "sha256": file_checksum(path), "version": _VERSION})
+    arrays = cached_arrays(name, key, build, root)
+    return entry_folder(name, key, root), arrays, bool(made)
+
+
+def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a published file, with the samples of all splits, and their time steps, in sequence."""
+    content = read_arrays_pickle(path)
+    splits: dict[SplitName, Mapping[Any, Any]] = {}
+    for split, published in _PUBLISHED_SPLITS.items():
+        values = content.get(published)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} should hold a dictionary '{published}'. Found {sorted(map(str, content))}.")
+        splits[split] = values
+    scores, ids, videos = [], [], []
+    for split, values in splits.items():
+        where = f"{path}: '{_PUBLISHED_SPLITS[split]}'"
+        identities = read_identities(values, where)
+        ids += [identity for identity, _ in identities]
+        videos += [video for _, video in identities]
+        scores.append(read_scores(values, len(identities), where))
+    arrays = {
+        "ids": np.array(ids),
+        "videos": np.array(videos),
+        "scores": np.concatenate(scores),
+        "split": np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(split) for split in scores]),
+    }
+    reports = []
+    for modality in MODALITIES:
+        stated = {f"{path}: '{_PUBLISHED_SPLITS[split]}'": values for split, values in splits.items()}
+        steps, report = read_steps(stated, modality, [len(split) for split in scores])
+        arrays[modality] = np.concatenate(steps)
+        arrays[f"{modality}_offsets"] = np.concatenate(([0], np.cumsum([len(rows) for rows in steps])))
+        reports.append(report)
+    _check_identity(name, path, arrays)
+    arrays["replaced"] = np.array([report.replaced for report in reports], dtype=np.int64)
+    arrays["beyond"] = np.array([report.beyond for report in reports], dtype=np.int64)
+    arrays["padding"] = np.array([report.padding for report in reports])
+    return arrays
+
+
+def _check_identity(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError for a file of the other data set: both have files of the same names."""
+    widths = {modality: arrays[modality].shape[1] for modality in ("vision", "audio")}
+    for other, published in PUBLISHED_FILES.items():
+        if other != name and widths == published.widths and not path.name.startswith(f"{name}_"):
+            raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other}'.")
+
+
+def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict[SplitName, np.ndarray], np.ndarray]:
+    """Indices of the samples of each split, and of those left out."""
+    split, videos = np.asarray(arrays["split"]), np.asarray(arrays["videos"])
+    rows: dict[SplitName, np.ndarray] = {name: np.flatnonzero(split == code) for code, name in enumerate(SPLITS)}
+    if protocol == "paper":
+        return rows, np.zeros(0, dtype=np.int64)
+    unknown = np.flatnonzero(videos == "")
+    if len(unknown):
+        raise ValueError(
+            "Protocol 'clean' needs identifiers that tell the source video, as 'video$_$clip'. "
+            f"Found {arrays['ids'][unknown[0]]!r}."
+        )
+    rows["val"] = rows["val"][~np.isin(videos[rows["val"]], videos[rows["test"]])]
+    taken = videos[np.concatenate((rows["val"], rows["test"]))]
+    rows["train"] = rows["train"][~np.isin(videos[rows["train"]], taken)]
+    return rows, np.setdiff1d(np.arange(len(split)), np.concatenate(list(rows.values())))
