@@ -292,12 +292,12 @@ class TestErrors:
         assert [(r.id, r.reason) for r in result.rejected] == [
             ("stray", "it is in no folder of a class and on no list")
         ]
-        with pytest.warns(UserWarning, match="1 clips of .* are in no published split"):
+        with pytest.warns(UserWarning, match="1 samples of .* are in no published split"):
             bmlr.data.create("kinetics-sounds", root=result.folder, protocol="paper").prepare()
 
     def test_a_source_without_a_good_clip(self, tmp_path):
         (tmp_path / "a.mp4").touch()
-        with pytest.raises(ValueError, match="No clip of the source can be used, such as a: it is in no folder"):
+        with pytest.raises(ValueError, match="No sample of the source can be used, such as a: it is in no folder"):
             prepare("kinetics-sounds", tmp_path, tmp_path / "dest", PrepareOptions(**QUICK))
 
 

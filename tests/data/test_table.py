@@ -526,7 +526,7 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
 
     prepare = ["prepare", "table", "files/table.csv", "out", "--workers", "0", "--size", "16", "--seconds", "1"]
     assert main([*prepare, "--max-rejected", "0.01", "--progress", "false"]) == 2
-    assert "more than the share" in capsys.readouterr().err
+    assert "more than the fraction" in capsys.readouterr().err
     assert main([*prepare, "--max-rejected", "0.1", "--progress", "false"]) == 0
     assert "2 rejected" in capsys.readouterr().out
     (folder,) = (tmp_path / "out").iterdir()

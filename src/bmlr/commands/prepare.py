@@ -11,16 +11,17 @@ from rich.table import Table
 from bmlr.data import PrepareOptions, PrepareResult, prepare
 
 
-def execute(data: str, source: Path, dest: Path, **options: Any) -> None:
+def execute(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> None:
     """Decode a data set into a folder for training.
 
     Args:
         data: Name of the data set, or table for a CSV table of your own files.
         source: Folder of the published files, or the table.
         dest: Folder in which the folder of the prepared data is made.
+        outside: Let a table name files outside its folder.
         **options: Options of :class:`bmlr.data.PrepareOptions`, where the parser finds them.
     """
-    _print(prepare(data, source, dest, PrepareOptions(**options)))
+    _print(prepare(data, source, dest, PrepareOptions(outside=outside, **options)))
 
 
 def _print(result: PrepareResult) -> None:

@@ -61,12 +61,12 @@ class AVE(AudioVisualData):
         videos = files_by_stem(find_folder(source, "AVE"), {".mp4"})
         if not (source / "Annotations.txt").is_file():
             raise FileNotFoundError(f"There is no Annotations.txt in {source}.")
-        chosen: dict[SplitName, Path] = {p: source / name for p, name in _LISTS.items() if (source / name).is_file()}
-        chosen.update(lists)
+        own_lists = {split: source / name for split, name in _LISTS.items() if (source / name).is_file()}
+        lists = {**own_lists, **lists}
         splits: dict[_Event, list[SplitName]] = collections.defaultdict(list)
         samples: list[SourceSample] = []
         events: dict[_Event, None] = {}  # ordered
-        for split, path in ((None, source / "Annotations.txt"), *chosen.items()):
+        for split, path in ((None, source / "Annotations.txt"), *lists.items()):
             for line, event in _read_events(path):
                 if event is None or (event in events if split is None else split in splits[event]):
                     problem = "its line repeats an earlier one" if event else f"its line is misformed: {line!r}"
