@@ -100,7 +100,7 @@ def parse_spaces(texts: Sequence[str], methods: Sequence[MethodSpecification]) -
         ValueError: If a method has no space, a space no method, or a parameter is unknown or fixed already.
 
     Example:
-        >>> from bmlr.benchmark import parse_method
+        >>> from bmlr.benchmark.specification import parse_method
         >>> spaces = parse_spaces(["alpha=0.1:10:log,beta=0:1"], [parse_method("BMLR")])
         >>> list(spaces["BMLR"])
         ['alpha', 'beta']
