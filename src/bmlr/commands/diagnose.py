@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bmlr.commands._printing import make_console
 from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
-from bmlr.training._trainer import is_first_process
+from bmlr.training import is_first_process
 
 
 def execute(

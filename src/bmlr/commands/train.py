@@ -10,7 +10,7 @@ from bmlr.commands._printing import print_scores
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
-from bmlr.training._trainer import is_first_process
+from bmlr.training import is_first_process
 
 
 def execute(

@@ -10,6 +10,7 @@ from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._reading import evaluate_run, load_run, predict_run, split_batches
 from bmlr.training._scores import Score, ScoreMetric, evaluate
 from bmlr.training._train import train
+from bmlr.training._trainer import is_first_process
 
 __all__ = [
     "BalancedModule",
@@ -20,6 +21,7 @@ __all__ = [
     "ScoreMetric",
     "evaluate",
     "evaluate_run",
+    "is_first_process",
     "load_run",
     "predict_run",
     "split_batches",
