@@ -2,10 +2,11 @@ import json
 
 import pandas as pd
 import pytest
-from inline import CPU, SMALL, InlineEngine, quiet
 
-from bmlr.benchmark import LocalEngine, make_jobs, run_grid
+from bmlr.benchmark import make_jobs, run_grid
+from bmlr.benchmark.engines import LocalEngine
 from bmlr.cli import main
+from inline import CPU, SMALL, InlineEngine, quiet
 from toy import Toy
 
 OPTIONS = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.epochs", "1", "--trainer.progress",

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inline import failed, finished
 
-from bmlr.benchmark import Cell, Table, compare_runs, comparison_frame, comparison_table, write_table
-from bmlr.benchmark._tables import mark_best, spread
-from bmlr.benchmark.statistics import Estimate
+from bmlr.benchmark import compare_runs, comparison_table
+from bmlr.benchmark._tables import comparison_frame
+from bmlr.tables import Cell, Table, format_mean, mark_best, write_table
+from inline import failed, finished
 
 
 def compared(tmp_path):
@@ -64,7 +64,7 @@ def test_files_hold_the_numbers(tmp_path):
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=100)
 def test_what_looks_the_same_is_marked_the_same(values):
-    cells = mark_best([Cell(spread(Estimate(value, None, 1))) for value in values], values)
+    cells = mark_best([Cell(format_mean(value)) for value in values])
     shown = {cell.text: cell.mark for cell in cells}
     assert all(cell.mark == shown[cell.text] for cell in cells)
     best = [cell.text for cell in cells if cell.mark == "best"]

@@ -14,15 +14,16 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
-from inline import CPU, SMALL, InlineEngine, process_exists, quiet
 
-from bmlr.benchmark import LocalEngine, RayEngine, Task, make_engine, make_jobs, run_frame, run_grid
-from bmlr.benchmark import _engines as engines_module
 from bmlr.benchmark import _grid as grid_module
 from bmlr.benchmark import _worker as worker_module
+from bmlr.benchmark import engines as engines_module
+from bmlr.benchmark import make_jobs, run_frame, run_grid
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
+from bmlr.benchmark.engines import LocalEngine, RayEngine, Task, make_engine
 from bmlr.config import OptimizerOptions
 from bmlr.runs import DirectoryLock, RunInterruptedError, read_run
+from inline import CPU, SMALL, InlineEngine, process_exists, quiet
 from toy import Toy
 
 TESTS = Path(__file__).parents[1]

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inline import failed, finished
 
 from bmlr.benchmark import IncomparableError, compare_runs, run_frame
 from bmlr.benchmark.specification import title_of
 from bmlr.benchmark.statistics import bootstrap_difference, estimate, mean_ranks
 from bmlr.runs import group_runs
+from inline import failed, finished
 
 
 def hits(rate, seed, samples=200):

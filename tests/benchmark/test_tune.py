@@ -5,7 +5,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inline import CPU, SMALL, InlineEngine, quiet
 
 from bmlr.benchmark import Search, tune
 from bmlr.benchmark._space import Range, grid_points, parse_range, parse_spaces, with_values
@@ -14,6 +13,7 @@ from bmlr.benchmark.specification import parse_method
 from bmlr.config import read_config
 from bmlr.runs import DirectoryLock, RunError
 from bmlr.training import train
+from inline import CPU, SMALL, InlineEngine, quiet
 from toy import Toy
 
 

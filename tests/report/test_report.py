@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.benchmark import Cell, Table
 from bmlr.benchmark.contents import Contents, Picture, read_contents, write_contents
 from bmlr.benchmark.statistics import bootstrap_difference
 from bmlr.cli import main
@@ -21,6 +20,7 @@ from bmlr.report._sections import make_sections
 from bmlr.report._tables import method_table, run_table
 from bmlr.runs import PredictionTable, find_runs
 from bmlr.runs.layout import FAILURE, PREDICTIONS
+from bmlr.tables import Cell, Table
 from bmlr.training import train
 from fabric import make_run
 from toy import Toy
@@ -59,8 +59,8 @@ def table_of(*folders, baseline=None):
     """Texts and marks of the methods' table, by method and head."""
     runs = find_runs(folders)
     (section,), _ = make_sections(runs)
-    heads, rows = method_table(section, _find_baseline(section, baseline) if baseline else None)
-    return {row[0].text: {head.text: cell for head, cell in zip(heads, row, strict=True)} for row in rows}
+    table = method_table(section, _find_baseline(section, baseline) if baseline else None)
+    return {row[0].text: dict(zip(table.heads, row, strict=True)) for row in table.rows}
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------
@@ -507,8 +507,8 @@ def test_run_table_has_a_row_per_run(tmp_path):
     make_run(tmp_path / "b", seed=0)
     runs = find_runs([tmp_path])
     (section,), _ = make_sections(runs)
-    heads, rows = run_table(section)
-    texts = [{head.text: cell.text for head, cell in zip(heads, row, strict=True)} for row in rows]
+    table = run_table(section)
+    texts = [{head: cell.text for head, cell in zip(table.heads, row, strict=True)} for row in table.rows]
     assert [row["Seed"] for row in texts] == ["0", "1"]
     assert texts[0]["Epoch"] == "2 of 3"
     assert texts[0]["Fused (%)"] == "70.0"

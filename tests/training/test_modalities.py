@@ -11,7 +11,8 @@ import bmlr
 from bmlr.benchmark import compare_runs
 from bmlr.cli import main
 from bmlr.config import ModelOptions, TrainerOptions
-from bmlr.data import SelectedModalities, Synthetic
+from bmlr.data import SelectedModalities
+from bmlr.data.sets._synthetic import Synthetic
 from bmlr.methods import BMLR, Joint
 from bmlr.report import write_report
 from bmlr.runs import RunInterruptedError, find_runs, read_predictions

@@ -9,15 +9,16 @@ from pathlib import Path
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import Comparison, compare_runs, run_frame
-from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
-from bmlr.benchmark._tables import Table, comparison_frame, comparison_table, write_table
+from bmlr.benchmark._tables import comparison_frame, comparison_table
 from bmlr.benchmark.drawing import draw_comparison
+from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.specification import MethodSpecification, title_of
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.runs import RunRecord, find_runs, group_runs
 from bmlr.runs.layout import CONFIG
+from bmlr.tables import Table, write_table
 
 
 @dataclasses.dataclass(frozen=True)

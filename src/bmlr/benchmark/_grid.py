@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._engines import LOST, Engine, LocalEngine, Task
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
+from bmlr.benchmark.engines import LOST, Engine, LocalEngine, Task
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, fill_defaults
 from bmlr.data import MultimodalData

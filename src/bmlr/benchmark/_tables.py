@@ -1,92 +1,16 @@
-"""Tables of a comparison as Markdown, LaTeX and CSV; the best bold, the second underlined."""
+"""The table and the numbers of a comparison."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
-from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import Comparison, MethodSummary
 from bmlr.benchmark.statistics import Estimate
-
-Mark = Literal["", "best", "second"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: What is shown.
-        mark: best, second or "".
-    """
-
-    text: str
-    mark: Mark = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table for people to read.
-
-    Attributes:
-        heads: Heads of the columns.
-        rows: Its rows.
-        notes: Sentences below it.
-        title: What it shows.
-    """
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    notes: Sequence[str] = ()
-    title: str = ""
-
-    def markdown(self) -> str:
-        """The table in GitHub's Markdown.
-
-        Example:
-            >>> print(Table(["method", "fused (%)"], [[Cell("Joint"), Cell("71.0", "best")]], ["Note."]).markdown())
-            | method | fused (%) |
-            | --- | ---: |
-            | Joint | **71.0** |
-            <BLANKLINE>
-            Note.
-        """
-        around = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
-        lines = [f"**{self.title}**", ""] if self.title else []
-        lines.append(f"| {' | '.join(head.replace('|', chr(92) + '|') for head in self.heads)} |")
-        lines.append(f"| {' | '.join(['---', *['---:'] * (len(self.heads) - 1)])} |")
-        for row in self.rows:
-            cells = [around[cell.mark].format(cell.text.replace("|", "\\|")) for cell in row]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join([*lines, *(["", " ".join(self.notes)] if self.notes else [])])
-
-    def latex(self) -> str:
-        r"""The table in LaTeX, for the package booktabs.
-
-        Example:
-            >>> print(Table(["method", "ratio"], [[Cell("Only-TPO"), Cell("1.2 ± 0.1", "best")]]).latex())
-            \begin{tabular}{lr}
-            \toprule
-            method & ratio \\
-            \midrule
-            Only-TPO & \textbf{1.2 $\pm$ 0.1} \\
-            \bottomrule
-            \end{tabular}
-        """
-        around = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-        lines = [f"% {line}" for line in (self.title, *self.notes) if line]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.heads) - 1)}}}", r"\toprule"]
-        lines += [rf"{' & '.join(map(_escape, self.heads))} \\", r"\midrule"]
-        lines += [
-            rf"{' & '.join(around[cell.mark].format(_escape(cell.text)) for cell in row)} \\" for row in self.rows
-        ]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+from bmlr.tables import Cell, Table, format_mean, mark_best
 
 
 def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
@@ -99,22 +23,30 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
     methods = comparison.methods
     columns: list[tuple[str, list[Cell]]] = [("method", [Cell(method.title) for method in methods])]
 
-    def add(head: str, read: Callable[[MethodSummary], Estimate], factor: float = 100, digits: int = precision) -> None:
+    def add(
+        head: str,
+        read: Callable[[MethodSummary], Estimate],
+        factor: float = 100,
+        digits: int = precision,
+        *,
+        marked: bool = False,
+    ) -> None:
         estimates = [read(method) for method in methods]
-        if any(one.runs for one in estimates):
+        if any(estimate.runs for estimate in estimates):
             cells = [
-                Cell("failed" if not method.seeds and method.failed else spread(one, factor, digits))
-                for method, one in zip(methods, estimates, strict=True)
+                Cell(
+                    "failed"
+                    if not method.seeds and method.failed
+                    else format_mean(estimate.mean, estimate.std, factor=factor, digits=digits)
+                )
+                for method, estimate in zip(methods, estimates, strict=True)
             ]
-            columns.append((head, cells))
+            columns.append((head, mark_best(cells) if marked else cells))
 
     undefined = Estimate(math.nan, None, 0)
-    add("fused (%)", lambda method: method.accuracy)
-    columns[-1] = ("fused (%)", mark_best(columns[-1][1], [method.accuracy.mean for method in methods], precision))
+    add("fused (%)", lambda method: method.accuracy, marked=True)
     for name in comparison.modalities:
-        add(f"{name} (%)", lambda method, name=name: method.unimodal.get(name, undefined))  # type: ignore[misc]
-        values = [method.unimodal.get(name, undefined).mean for method in methods]
-        columns[-1] = (columns[-1][0], mark_best(columns[-1][1], values, precision))
+        add(f"{name} (%)", lambda method, name=name: method.unimodal.get(name, undefined), marked=True)  # type: ignore[misc]
     for pair in comparison.pairs:
         add(f"ratio {pair}", lambda method, pair=pair: method.ratio.get(pair, undefined), 1, 2)  # type: ignore[misc]
     if comparison.baseline is not None:
@@ -123,15 +55,13 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
     add("last epoch (%)", lambda method: method.last_epoch)
     add("best on test (%)", lambda method: method.best_on_test)
     columns.append(("runs", [Cell(_runs_text(method)) for method in methods]))
-    columns.append(("data passes", [Cell(_plain(method.data_passes.mean, "g")) for method in methods]))
-    columns.append(("minutes", [Cell(_plain(method.minutes.mean, ".1f")) for method in methods]))
-    heads = [head for head, _ in columns]
-    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
-    return Table(heads, rows, _notes(comparison), f"{comparison.data}, {comparison.protocol} protocol")
+    columns.append(("data passes", [Cell(_format_number(method.data_passes.mean, "g")) for method in methods]))
+    columns.append(("minutes", [Cell(_format_number(method.minutes.mean, ".1f")) for method in methods]))
+    return Table.from_columns(columns, _notes(comparison), f"{comparison.data}, {comparison.protocol} protocol")
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:
-    """A comparison as numbers, one row per method; accuracies as shares of one."""
+    """A comparison as numbers, one row per method; accuracies as fractions of one."""
     rows = []
     for method in comparison.methods:
         row: dict[str, Any] = {"method": method.label, "title": method.title}
@@ -162,58 +92,11 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_table(table: Table, frame: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write a table as ``name.md`` and ``name.tex`` and its numbers as ``name.csv``.
-
-    Returns:
-        The files.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {"md": table.markdown() + "\n", "tex": table.latex() + "\n", "csv": frame.to_csv(index=False)}
-    files = {folder / f"{name}.{ending}": text for ending, text in texts.items()}
-    for path, text in files.items():
-        atomic_write_text(path, text)
-    return list(files)
+def _numbers(name: str, estimate: Estimate) -> dict[str, float | None]:
+    return {f"{name}_mean": estimate.mean, f"{name}_std": estimate.std}
 
 
-def spread(one: Estimate, factor: float = 100, digits: int = 1) -> str:
-    """Mean ± sample standard deviation; a dash where nothing is defined.
-
-    Example:
-        >>> spread(Estimate(0.712, 0.004, 3)), spread(Estimate(0.5, None, 1))
-        ('71.2 ± 0.4', '50.0')
-    """
-    if not one.runs:
-        return "–"
-    text = f"{factor * one.mean:.{digits}f}"
-    return text if one.std is None else f"{text} ± {factor * one.std:.{digits}f}"
-
-
-def mark_best(cells: Sequence[Cell], values: Sequence[float], digits: int = 1, factor: float = 100) -> list[Cell]:
-    """Mark the largest and the second largest value; values that look the same rank the same.
-
-    Example:
-        >>> [cell.mark for cell in mark_best([Cell("a"), Cell("b"), Cell("c")], [0.7, 0.9, 0.8])]
-        ['', 'best', 'second']
-    """
-    shown = [None if math.isnan(value) else round(factor * value, digits) for value in values]
-    ranks = sorted({value for value in shown if value is not None}, reverse=True)
-    if len(ranks) < 2:
-        return list(cells)
-    alone = shown.count(ranks[0]) == 1  # several that share the first place leave no second
-    marks: dict[float, Mark] = {ranks[0]: "best"}
-    if alone:
-        marks[ranks[1]] = "second"
-    return [
-        Cell(cell.text, "" if value is None else marks.get(value, "")) for cell, value in zip(cells, shown, strict=True)
-    ]
-
-
-def _numbers(name: str, one: Estimate) -> dict[str, float | None]:
-    return {f"{name}_mean": one.mean, f"{name}_std": one.std}
-
-
-def _plain(value: float, form: str) -> str:
+def _format_number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
 
 
@@ -238,7 +121,7 @@ def _title_of(comparison: Comparison) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     seeds = max(len(method.seeds) for method in comparison.methods)
     over = dict.fromkeys(m.difference.over for m in comparison.methods if m.difference and m.difference.low is not None)
-    where = f"Test part of {comparison.data}, {comparison.samples} samples, {comparison.protocol} protocol"
+    where = f"Test split of {comparison.data}, {comparison.samples} samples, {comparison.protocol} protocol"
     notes = [
         f"Majority rate {100 * comparison.majority_rate:.1f} %.",
         f"{where}, epoch selected on validation.",
@@ -249,14 +132,3 @@ def _notes(comparison: Comparison) -> list[str]:
     if any(method.best_on_test.runs for method in comparison.methods):
         notes.append("Best on test is selected on the test split, hence optimistic.")
     return [*notes, *comparison.notes]
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "α": r"$\alpha$",
-    "β": r"$\beta$", "ε": r"$\epsilon$", "→": r"$\rightarrow$",
-}  # fmt: skip
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

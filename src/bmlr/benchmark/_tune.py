@@ -12,17 +12,17 @@ import pandas as pd
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._engines import Engine
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
-from bmlr.benchmark._tables import Cell, Table, mark_best
 from bmlr.benchmark.contents import Contents, Picture, write_contents
 from bmlr.benchmark.drawing import save_figure
+from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.runs import DirectoryLock, RunRecord
+from bmlr.tables import Cell, Table, mark_best
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -257,18 +257,18 @@ def _write_surface(
 
 
 def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]]) -> Table:
-    rows, values = [], []
+    rows = []
     for text, parameters in best.items():
         mine = trials[trials["method"] == text]
         failed = int((mine["state"] == "fail").sum())
-        values.append(float(mine["validation_accuracy"].max()))
+        accuracy = float(mine["validation_accuracy"].max())
         shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
         count = f"{len(mine)} ({failed} failed)" if failed else str(len(mine))
-        rows.append([Cell(text), Cell(shown), Cell(f"{100 * values[-1]:.1f}"), Cell(count)])
-    marked = mark_best([row[2] for row in rows], values)
+        rows.append([Cell(text), Cell(shown), Cell(f"{100 * accuracy:.1f}"), Cell(count)])
+    accuracies = mark_best([row[2] for row in rows])
     return Table(
         ["method", "best parameters", "validation (%)", "trials"],
-        [[*row[:2], mark, row[3]] for row, mark in zip(rows, marked, strict=True)],
+        [[*row[:2], accuracy, row[3]] for row, accuracy in zip(rows, accuracies, strict=True)],
         ["Selected on the validation split, hence no estimate of the accuracy on new data."],
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._tables import Cell, Table
+from bmlr.tables import Cell, Table
 
 CONTENTS = "contents.json"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bmlr import benchmark
+from bmlr.benchmark.engines import make_engine
 from bmlr.commands._printing import raise_failures
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
@@ -38,9 +39,9 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         baseline: Method the differences are to.
         out: Folder for the tables and figures.
         force: Compare runs of different data, protocol or budget too.
-        **engine: Options of :func:`bmlr.benchmark.make_engine`.
+        **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
     """
-    workers = benchmark.make_engine(**engine)
+    workers = make_engine(**engine)
     if (data is None) != (not methods):
         raise ValueError("Options --data and --methods belong together; without both, the runs in --runs are compared.")
     if data is None or not methods:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from bmlr.benchmark import make_engine
+from bmlr.benchmark.engines import make_engine
 from bmlr.commands._printing import raise_failures
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.reproduction import Settings, reproduce
@@ -40,7 +40,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         seeds: Seeds; 0 1 2 by default.
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
         out: Folder for the tables and figures.
-        **engine: Options of :func:`bmlr.benchmark.make_engine`.
+        **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
     """
     workers = make_engine(**engine)
     settings = Settings(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bmlr import benchmark
+from bmlr.benchmark.engines import make_engine
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 
@@ -43,9 +44,9 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         seeds: Seeds of the runs of a trial; 0 by default.
         runs: Folder of the runs; runs in the folder of --out by default, apart from runs that are results.
         out: Folder for the journal, tables, surfaces and the best configurations for bmlr train --config.
-        **engine: Options of :func:`bmlr.benchmark.make_engine`.
+        **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
     """
-    workers = benchmark.make_engine(**engine)
+    workers = make_engine(**engine)
     if not methods or not space:
         raise ValueError("Options --methods and --space should name at least one each.")
     result = benchmark.tune(

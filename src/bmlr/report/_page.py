@@ -26,7 +26,7 @@ from bmlr.benchmark.contents import Picture, read_contents
 from bmlr.figures.style import legend_above
 from bmlr.report._curves import section_curves, usable_metrics
 from bmlr.report._sections import ExcludedRun, MethodGroup, Section, exclude_run, make_sections, methods_text
-from bmlr.report._tables import method_table, run_table, shown_table
+from bmlr.report._tables import method_table, run_table, sortable
 from bmlr.runs import RunRecord, find_runs
 from bmlr.runs.layout import CONFIG
 
@@ -159,8 +159,7 @@ def _results_content(folder: Path) -> dict[str, Any]:
             source, wide = _read_picture(item.file)
             items.append({"caption": item.caption, "source": source, "wide": wide})
         else:
-            heads, rows = shown_table(item)
-            items.append({"table": item, "heads": heads, "rows": rows})
+            items.append({"table": sortable(item)})
     return {"title": contents.title, "folder": folder, "items": items, "notes": contents.notes}
 
 
@@ -174,14 +173,13 @@ def _read_picture(path: Path) -> tuple[str, bool]:
 
 
 def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
-    heads, rows = method_table(section, _find_baseline(section, baseline))
-    run_heads, run_rows = run_table(section)
+    methods, runs_table = method_table(section, _find_baseline(section, baseline)), run_table(section)
     runs = [(group, run) for group in section.groups for run in group.runs]
     return {
         "section": section,
-        "heads": heads,
-        "rows": list(zip(section.groups, rows, strict=True)),
-        "run_heads": run_heads,
+        "table": methods,
+        "rows": list(zip(section.groups, methods.rows, strict=True)),
+        "run_table": runs_table,
         "run_rows": [
             {
                 "group": group,
@@ -193,7 +191,7 @@ def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
                 "remark": run.metrics_problem,
                 "command": f"bmlr train --config {shlex.quote(str(run.directory / CONFIG))} --runs again",
             }
-            for (group, run), cells in zip(runs, run_rows, strict=True)
+            for (group, run), cells in zip(runs, runs_table.rows, strict=True)
         ],
         "figures": _figures(section),
     }

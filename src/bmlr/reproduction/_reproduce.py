@@ -10,14 +10,9 @@ from typing import Any
 import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._comparison import run_frame
-from bmlr.benchmark._engines import Engine
-from bmlr.benchmark._grid import make_jobs, run_grid
-from bmlr.benchmark._jobs import Job
-from bmlr.benchmark._study import Search
-from bmlr.benchmark._tables import Table, write_table
-from bmlr.benchmark._tune import tune
+from bmlr.benchmark import Job, Search, make_jobs, run_frame, run_grid, tune
 from bmlr.benchmark.contents import Contents, Picture, write_contents
+from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.specification import parse_method
 from bmlr.config import class_path, read_config_entries
 from bmlr.data import MultimodalData
@@ -34,6 +29,7 @@ from bmlr.reproduction._scales import (
     scaled_method,
     scaled_options,
 )
+from bmlr.tables import Table, write_table
 
 
 def reproduce(

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 import bmlr.methods
-from bmlr.benchmark._tables import Cell, Table, mark_best, spread
 from bmlr.benchmark.statistics import Estimate, difference_of, estimate, mean_ranks
 from bmlr.data import MultimodalData
 from bmlr.reproduction._figures import Made
 from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
 from bmlr.reproduction._scales import SCALES, Settings
 from bmlr.runs import RunRecord
+from bmlr.tables import Cell, Table, format_mean, mark_best
 
 
 def frame(made: Made, settings: Settings) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def experiment_table(made: Made, settings: Settings) -> Table:
                 for one, row in zip(estimates, experiment.rows, strict=True)
             ]
             if measure != RATIO:
-                cells = mark_best(cells, [one.mean for one in estimates], digits)
+                cells = mark_best(cells)
             what = _measure_name(measure, data)
             papers = [experiment.numbers.get((row.label, name, measure)) for row in experiment.rows]
             if settings.scale == "paper":
@@ -85,9 +85,7 @@ def experiment_table(made: Made, settings: Settings) -> Table:
             columns.append(("mean rank", [Cell(f"{rank:.1f}") for rank in mean_ranks(table)]))
         except ValueError:
             notes.append("No mean rank: no data set has finished runs of all methods.")
-    heads = [head for head, _ in columns]
-    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
-    return Table(heads, rows, notes, experiment.title)
+    return Table.from_columns(columns, notes, experiment.title)
 
 
 def _gains(
@@ -139,7 +137,7 @@ def _text(one: Estimate, records: Sequence[RunRecord], factor: float, digits: in
     failed = sum(record.state == "failed" for record in records)
     if failed == len(records):
         return "failed"
-    return spread(one, factor, digits) + (f" ({failed} failed)" if failed else "")
+    return format_mean(one.mean, one.std, factor=factor, digits=digits) + (f" ({failed} failed)" if failed else "")
 
 
 def _measure(records: Sequence[RunRecord], measure: str) -> Estimate:

@@ -12,12 +12,12 @@ from typing import Literal
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import check_choice
-from bmlr.benchmark._tables import Table
 from bmlr.benchmark.specification import parse_data
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.reproduction._paper import Experiment
 from bmlr.runs import RunRecord
+from bmlr.tables import Table
 
 ScaleName = Literal["paper", "small"]
 

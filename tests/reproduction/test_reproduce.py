@@ -4,7 +4,6 @@ import shutil
 
 import pandas as pd
 import pytest
-from inline import CPU, InlineEngine, quiet
 
 import bmlr.methods
 from bmlr.benchmark import Search, make_jobs, run_grid, tune
@@ -18,6 +17,7 @@ from bmlr.reproduction import _results as results
 from bmlr.reproduction import _scales as scales
 from bmlr.reproduction._paper import EXPERIMENTS, FIG4_CLASSES, GRID
 from bmlr.runs import RunRecord
+from inline import CPU, InlineEngine, quiet
 from toy import Toy
 
 TINY = {"data": ["toy.Toy"], "seeds": [0], "trainer": CPU, "model": ModelOptions(width=2)}

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from inline import CPU, SMALL, InlineEngine, quiet
 
 import bmlr.methods
 from bmlr.benchmark import make_jobs, run_grid
@@ -13,6 +12,7 @@ from bmlr.reproduction import collect_run
 from bmlr.reproduction._collect import confused_classes, telling_classes
 from bmlr.runs import read_predictions
 from bmlr.training import load_run
+from inline import CPU, SMALL, InlineEngine, quiet
 from toy import Toy
 from zoo import make_batch, make_model
 

@@ -1,0 +1,196 @@
+"""Tables for people to read: Markdown, LaTeX and CSV; the best bold, the second underlined."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bmlr._files import atomic_write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cell", "Mark", "Table", "format_mean", "leading_number", "mark_best", "write_table"]
+
+Mark = Literal["", "best", "second"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: What is shown.
+        mark: best, second or "".
+        value: What a reader sorts by; None goes last.
+        note: Remark on the number, or "".
+    """
+
+    text: str
+    mark: Mark = ""
+    value: float | str | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table; its first column holds names, the others numbers.
+
+    Attributes:
+        heads: Heads of the columns.
+        rows: Rows of cells.
+        notes: Sentences below it.
+        title: What it shows.
+        head_notes: Explanations of heads, by head.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    title: str = ""
+    head_notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Sequence[tuple[str, Sequence[Cell]]],
+        notes: Sequence[str] = (),
+        title: str = "",
+        head_notes: Mapping[str, str] | None = None,
+    ) -> Table:
+        """A table from its columns, each a head with its cells.
+
+        Example:
+            >>> Table.from_columns([("method", [Cell("Joint")]), ("fused (%)", [Cell("71.0")])]).heads
+            ['method', 'fused (%)']
+        """
+        rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+        return cls([head for head, _ in columns], rows, notes, title, head_notes or {})
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown.
+
+        Example:
+            >>> print(Table(["method", "fused (%)"], [[Cell("Joint"), Cell("71.0", "best")]], ["Note."]).markdown())
+            | method | fused (%) |
+            | --- | ---: |
+            | Joint | **71.0** |
+            <BLANKLINE>
+            Note.
+        """
+        around = {"": "{}", "best": "**{}**", "second": "<u>{}</u>"}
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines.append(f"| {' | '.join(head.replace('|', chr(92) + '|') for head in self.heads)} |")
+        lines.append(f"| {' | '.join(['---', *['---:'] * (len(self.heads) - 1)])} |")
+        for row in self.rows:
+            cells = [around[cell.mark].format(cell.text.replace("|", "\\|")) for cell in row]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join([*lines, *(["", " ".join(self.notes)] if self.notes else [])])
+
+    def latex(self) -> str:
+        r"""The table in LaTeX, for the package booktabs.
+
+        Example:
+            >>> print(Table(["method", "ratio"], [[Cell("Only-TPO"), Cell("1.2 ± 0.1", "best")]]).latex())
+            \begin{tabular}{lr}
+            \toprule
+            method & ratio \\
+            \midrule
+            Only-TPO & \textbf{1.2 $\pm$ 0.1} \\
+            \bottomrule
+            \end{tabular}
+        """
+        around = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+        lines = [f"% {line}" for line in (self.title, *self.notes) if line]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.heads) - 1)}}}", r"\toprule"]
+        lines += [rf"{' & '.join(map(_escape_latex, self.heads))} \\", r"\midrule"]
+        lines += [
+            rf"{' & '.join(around[cell.mark].format(_escape_latex(cell.text)) for cell in row)} \\" for row in self.rows
+        ]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def format_mean(mean: float, std: float | None = None, *, factor: float = 100, digits: int = 1) -> str:
+    """Mean ± standard deviation; a dash for NaN.
+
+    Args:
+        mean: Mean.
+        std: Standard deviation; None leaves it out.
+        factor: Factor of both, 100 for per cent.
+        digits: Decimals.
+
+    Example:
+        >>> format_mean(0.712, 0.004), format_mean(0.5), format_mean(float("nan"))
+        ('71.2 ± 0.4', '50.0', '–')
+    """
+    if math.isnan(mean):
+        return "–"
+    text = f"{factor * mean:.{digits}f}"
+    return text if std is None else f"{text} ± {factor * std:.{digits}f}"
+
+
+def leading_number(text: str) -> float | None:
+    """The number a text begins with; None where it begins with another character.
+
+    Example:
+        >>> leading_number("71.2 ± 0.4"), leading_number("+1.5 [0.2, 2.8]"), leading_number("failed")
+        (71.2, 1.5, None)
+    """
+    match = re.match(r"[+-]?[0-9]+(\.[0-9]+)?", text)
+    return float(match[0]) if match else None
+
+
+def mark_best(cells: Sequence[Cell], goodness: Callable[[float], float] = float) -> list[Cell]:
+    """Mark the best and the second number; numbers that look the same rank the same.
+
+    Several best numbers leave no second.
+
+    Args:
+        cells: Cells of a column.
+        goodness: How good a number is; by default the larger, the better.
+
+    Example:
+        >>> [cell.mark for cell in mark_best([Cell("0.7"), Cell("0.9 ± 0.1"), Cell("–"), Cell("0.8")])]
+        ['', 'best', '', 'second']
+    """
+    numbers = [leading_number(cell.text) for cell in cells]
+    scores = [None if number is None else round(goodness(number), 9) for number in numbers]
+    ranks = sorted({score for score in scores if score is not None}, reverse=True)
+    if len(ranks) < 2:
+        return list(cells)
+    marks: dict[float, Mark] = {ranks[0]: "best"}
+    if scores.count(ranks[0]) == 1:
+        marks[ranks[1]] = "second"
+    return [
+        cell if score is None else dataclasses.replace(cell, mark=marks.get(score, ""))
+        for cell, score in zip(cells, scores, strict=True)
+    ]
+
+
+def write_table(table: Table, frame: pd.DataFrame, folder: Path, name: str) -> list[Path]:
+    """Write a table as ``name.md`` and ``name.tex`` and its numbers as ``name.csv``.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"md": table.markdown() + "\n", "tex": table.latex() + "\n", "csv": frame.to_csv(index=False)}
+    files = {folder / f"{name}.{ending}": text for ending, text in texts.items()}
+    for path, text in files.items():
+        atomic_write_text(path, text)
+    return list(files)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "α": r"$\alpha$",
+    "β": r"$\beta$", "ε": r"$\epsilon$", "→": r"$\rightarrow$",
+}  # fmt: skip
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
