@@ -91,22 +91,22 @@ def test_values_are_described_without_what_is_missing_or_no_number():
     kept = data.inputs["train"]["code"][there].astype(np.float32)
     kept = kept[np.isfinite(kept)]
     assert (report.missing, report.nan, report.infinite) == (0.5, 1, 2)
-    assert (report.least, report.most) == (kept.min(), kept.max())
+    assert (report.min, report.max) == (kept.min(), kept.max())
     assert report.mean == pytest.approx(kept.mean(), abs=1e-6)
-    assert report.deviation == pytest.approx(kept.std(), rel=1e-6)
+    assert report.std == pytest.approx(kept.std(), rel=1e-6)
     assert any("'code' of split 'train' holds 1 NaN and 2 infinite values" in alarm for alarm in found.alarms)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 120), st.floats(-1e3, 1e3))
-def test_mean_and_deviation_do_not_depend_on_how_the_batches_fall(count, shift):
+def test_mean_and_std_do_not_depend_on_how_the_batches_fall(count, shift):
     data = Known()
     values = np.random.default_rng(count).normal(shift, 1, (count, 3))
     data.inputs["train"] = {"code": values, "photo": np.zeros((count, 1, 4, 5))}
     data.targets["train"], data.groups["train"] = np.arange(count) % 2, None
     report = inspect_data(data).splits["train"].inputs["code"]
     assert report.mean == pytest.approx(values.astype(np.float32).astype(float).mean(), rel=1e-9, abs=1e-9)
-    assert report.deviation == pytest.approx(values.astype(np.float32).astype(float).std(), rel=1e-9)
+    assert report.std == pytest.approx(values.astype(np.float32).astype(float).std(), rel=1e-9)
 
 
 @pytest.mark.parametrize("protocol", ["clean", "paper"])
@@ -156,7 +156,7 @@ def test_without_groups_that_is_said():
 
 def test_a_sample_of_the_values_is_read_and_all_is_counted():
     found = inspect_data(Known(), samples=4)
-    assert found.splits["train"].looked_at == 4
+    assert found.splits["train"].n_read == 4
     assert sum(found.splits["train"].counts.values()) == 8
 
 
@@ -169,8 +169,8 @@ def test_steps_of_sequences_are_counted_without_padding():
         values[0, 2:] = 0
         data.inputs[split] = {"words": values}
     report = inspect_data(data).splits["train"].inputs["words"]
-    assert (report.steps.least, report.steps.median, report.steps.most) == (2, 5, 5)
-    assert report.least == 1
+    assert (report.steps.min, report.steps.median, report.steps.max) == (2, 5, 5)
+    assert report.min == 1
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_store_tells_durations_and_rejections_and_leakage_is_loud(tmp_path, ca
     assert "LEAKAGE: train and val share 4 groups (g0, g1, g2, g3)" in printed
     found = inspect_data(bmlr.data.create("table", root=str(tmp_path / "out"), protocol="paper"))
     assert found.rejected == 1
-    assert found.splits["train"].inputs["voice"].seconds.most == pytest.approx(1.2)
+    assert found.splits["train"].inputs["voice"].seconds.max == pytest.approx(1.2)
     assert found.splits["train"].inputs["photo"].seconds is None
 
 

@@ -68,8 +68,8 @@ def _print(inspection: Inspection) -> None:
             inputs.add_row(title, name, *_input_cells(split.inputs[modality], lengths))
             title = ""
     console.print(inputs)
-    if any(split.looked_at < split.samples for split in splits.values()):
-        read = ", ".join(f"{split.looked_at} of {split.samples} ({name})" for name, split in splits.items())
+    if any(split.n_read < split.samples for split in splits.values()):
+        read = ", ".join(f"{split.n_read} of {split.samples} ({name})" for name, split in splits.items())
         print(f"Values were read of a sample only: {read}.")
     for remark in inspection.remarks:
         print(remark)
@@ -85,8 +85,8 @@ def _length_columns(inspection: Inspection) -> list[str]:
 
 def _input_cells(report: InputReport, lengths: Sequence[str]) -> list[str]:
     """Cells of a row in the table of inputs."""
-    values = "–" if report.least is None else f"{report.least:.3g} … {report.most:.3g}"
-    mean = "–" if report.mean is None else f"{round(report.mean, 3) + 0:.3f} ± {report.deviation:.3g}"
+    values = "–" if report.min is None else f"{report.min:.3g} … {report.max:.3g}"
+    mean = "–" if report.mean is None else f"{round(report.mean, 3) + 0:.3f} ± {report.std:.3g}"
     ranges = [getattr(report, column) for column in lengths]
-    cells = ["–" if s is None else f"{s.least:.4g} … {s.median:.4g} … {s.most:.4g}" for s in ranges]
+    cells = ["–" if s is None else f"{s.min:.4g} … {s.median:.4g} … {s.max:.4g}" for s in ranges]
     return [f"{100 * report.missing:.1f} %", values, mean, f"{report.nan}, {report.infinite}", *cells]

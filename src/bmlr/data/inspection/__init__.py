@@ -1,13 +1,7 @@
 """Statistics and faults of a data set, and a contact sheet of its samples."""
 
-from bmlr.data.inspection._report import (
-    Duplicates,
-    InputReport,
-    Inspection,
-    Leak,
-    SplitReport,
-    inspect_data,
-)
+from bmlr.data.inspection._report import Duplicates, Inspection, Leak, SplitReport, inspect_data
 from bmlr.data.inspection._sheet import contact_sheet
+from bmlr.data.inspection._statistics import InputReport, Range
 
-__all__ = ["Duplicates", "InputReport", "Inspection", "Leak", "SplitReport", "contact_sheet", "inspect_data"]
+__all__ = ["Duplicates", "InputReport", "Inspection", "Leak", "Range", "SplitReport", "contact_sheet", "inspect_data"]

@@ -1,4 +1,4 @@
-"""Contact sheet of a data set."""
+"""Contact sheet: samples of each class, drawn in all modalities."""
 
 from __future__ import annotations
 
@@ -9,30 +9,26 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.data._base import SPLITS, Modality, MultimodalData, SplitName
+from bmlr.data.inspection._batches import draw_indices, iterate_batches, joined, present_mask, store_of
 from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from bmlr.data.inspection._report import (
-    MOST_CLASSES,
-    MOST_FRAMES,
-    draw_indices,
-    iterate_batches,
-    joined,
-    present_mask,
-    store_of,
-)
+
+_MAX_CLASSES = 40  # rows
+
+_MAX_FRAMES = 4  # of a video
 
 _CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells and between modalities, in inches
 
 
 def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class: int = 4, seed: int = 0) -> Figure:
-    """Some samples of each class in all modalities: a row per class, for each modality the same samples in one order.
+    """Draw samples of each class in all modalities, a row per class.
 
-    Images and frames are shown in their colours, spectrograms with low frequencies below, sequences with time from
-    left to right and a line per feature, vectors as curves. All samples of a modality have one scale of values. Of
-    more than 40 classes the first 40 are shown, of a video at most four frames.
+    The order of the samples is the same in every modality. Images and frames are in their colours, spectrograms with
+    low frequencies below, sequences with time to the right and a line per feature, vectors as curves. All samples of a
+    modality share one scale. The first 40 classes are shown, and up to four frames of a video.
 
     Args:
         data: The data set.
@@ -47,16 +43,16 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
     check_choice("split", split, SPLITS)
     check_integer("per_class", per_class, 1)
     data.prepare()
-    chosen = data.split(split)
-    targets = chosen.targets.numpy()
-    labels = range(min(len(data.classes), MOST_CLASSES))
+    samples = data.split(split)
+    targets = samples.targets.numpy()
+    labels = range(min(len(data.classes), _MAX_CLASSES))
     picks = {label: draw_indices(np.flatnonzero(targets == label), per_class, seed) for label in labels}
     positions = np.concatenate(list(picks.values()))
     if not len(positions):
         raise ValueError(f"Split '{split}' of '{data.name}' should hold samples. It is empty.")
-    batches = list(iterate_batches(data, split, chosen, positions))
+    batches = list(iterate_batches(data, split, samples, positions))
     counts = np.bincount(targets, minlength=len(data.classes))
-    sheet = _Sheet(data, picks, counts, normalised=store_of(chosen) is not None)
+    sheet = _Sheet(data, picks, counts, normalised=store_of(samples) is not None)
     for modality, form in data.modalities.items():
         values = joined([batch.inputs[modality].numpy() for batch in batches])
         sheet.draw(modality, form, values, np.concatenate([present_mask(batch, modality) for batch in batches]))
@@ -72,8 +68,8 @@ class _Sheet:
         data: The data set.
         picks: Positions of the samples of each class.
         counts: Number of samples of each class.
-        normalised: Colours are known to be normalised by ImageNet's mean and deviation; otherwise they are if they
-            lie outside [0, 1].
+        normalised: Colours are known to be normalised by ImageNet's mean and standard deviation; otherwise those
+            outside [0, 1] are.
     """
 
     def __init__(
@@ -82,7 +78,7 @@ class _Sheet:
         from matplotlib.figure import Figure
 
         self.picks, self.normalised = picks, normalised
-        self.columns = max(len(chosen) for chosen in picks.values())
+        self.columns = max(len(indices) for indices in picks.values())
         names = {label: _shortened(data.classes[label]) for label in picks}
         self.label_width = 0.3 + max(0.5, 0.085 * max(map(len, names.values())))
         widths = {name: _CELL * _aspect(form) for name, form in data.modalities.items()}
@@ -102,10 +98,10 @@ class _Sheet:
             self._text(self.label_width - 0.12, middle - 0.05, count, ha="right", va="top", size=7, color="#777777")
 
     def title(self, text: str) -> None:
-        """Write above everything."""
+        """Write the title."""
         self._text(0.15, self.height - 0.22, text, ha="left", va="center", size=10, weight="bold")
 
-    def draw(self, name: str, form: Modality, values: np.ndarray, there: np.ndarray) -> None:
+    def draw(self, name: str, form: Modality, values: np.ndarray, present: np.ndarray) -> None:
         """Draw all samples of a modality, in the order of the picks."""
         left, width = self.left[name]
         end = left + self.columns * (width + _GAP) - _GAP
@@ -113,19 +109,19 @@ class _Sheet:
         self._text(
             (left + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
         )
-        shown = _scaled(form, values, there, normalised=self.normalised)
+        shown = _scaled(form, values, present, normalised=self.normalised)
         position = 0
-        for row, chosen in enumerate(self.picks.values()):
-            for column in range(len(chosen)):
+        for row, indices in enumerate(self.picks.values()):
+            for column in range(len(indices)):
                 box = (left + column * (width + _GAP), self.height - self.top - row * (_CELL + _GAP) - _CELL)
                 axes = self.figure.add_axes(
                     (box[0] / self.width, box[1] / self.height, width / self.width, _CELL / self.height)
                 )
-                _draw_cell(axes, form, shown[position] if there[position] else None)
+                _draw_cell(axes, form, shown[position] if present[position] else None)
                 position += 1
 
-    def _text(self, x: float, y: float, text: str, **how: Any) -> None:
-        self.figure.text(x / self.width, y / self.height, text, **how)
+    def _text(self, x: float, y: float, text: str, **style: Any) -> None:
+        self.figure.text(x / self.width, y / self.height, text, **style)
 
 
 def _shortened(name: str) -> str:
@@ -135,20 +131,20 @@ def _shortened(name: str) -> str:
 def _aspect(form: Modality) -> float:
     """Width of a cell in heights."""
     if form.kind == "frames":
-        return min(form.shape[0], MOST_FRAMES) * form.shape[3] / form.shape[2]
+        return min(form.shape[0], _MAX_FRAMES) * form.shape[3] / form.shape[2]
     if form.kind in {"image", "spectrogram"}:
         return float(np.clip(form.shape[2] / form.shape[1], 0.5, 3))
     return 1.6
 
 
-def _scaled(form: Modality, values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray:
-    """Values as they are drawn: images in [0, 1], the rest limited to where nearly all of a modality lie."""
+def _scaled(form: Modality, values: np.ndarray, present: np.ndarray, *, normalised: bool) -> np.ndarray:
+    """Values scaled to [0, 1]: colours as they are, the rest between the 0.5 % and 99.5 % percentiles."""
     images = form.kind in {"image", "frames"}
     if images and values.shape[-3] == 3:
-        colours = _colours(values, there, normalised=normalised)
+        colours = _colours(values, present, normalised=normalised)
         if colours is not None:
             return colours
-    finite = values[there]
+    finite = values[present]
     finite = finite[np.isfinite(finite)]
     if form.kind == "sequence":
         finite = finite[finite != 0]  # padding would hide the rest
@@ -161,12 +157,12 @@ def _scaled(form: Modality, values: np.ndarray, there: np.ndarray, *, normalised
     return scaled
 
 
-def _colours(values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.ndarray | None:
-    """Colours (…, 3, H, W) in [0, 1], where values are such or normalised by ImageNet's; None for others."""
+def _colours(values: np.ndarray, present: np.ndarray, *, normalised: bool) -> np.ndarray | None:
+    """Colours (…, 3, H, W) in [0, 1], from such or normalised values; None for others."""
     mean, std = (np.array(numbers).reshape(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     original = values * std + mean
     for colours in (original,) if normalised else (values, original):
-        seen = colours[there]
+        seen = colours[present]
         if len(seen) and seen.min() >= -1e-3 and seen.max() <= 1 + 1e-3:
             clipped: np.ndarray = np.clip(colours, 0, 1)
             return clipped
@@ -174,7 +170,7 @@ def _colours(values: np.ndarray, there: np.ndarray, *, normalised: bool) -> np.n
 
 
 def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
-    """One input; None for one that is missing."""
+    """Draw one input; None is a missing one."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(linewidth=0.4, color="#888888")
@@ -182,15 +178,15 @@ def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
         axes.set_facecolor("#f2f2f2")
         axes.text(0.5, 0.5, "missing", ha="center", va="center", size=7, color="#888888", transform=axes.transAxes)
         return
-    how: dict[str, Any] = {"aspect": "auto", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    style: dict[str, Any] = {"aspect": "auto", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     if form.kind == "vector":
         axes.set(xlim=(-0.5, len(values) - 0.5), ylim=(-0.05, 1.05))
         axes.plot(values, color="#0072B2", linewidth=0.8, marker="." if len(values) <= 32 else None, markersize=3)
     elif form.kind == "sequence":
-        axes.imshow(values.T, cmap="viridis", origin="lower", **how)
+        axes.imshow(values.T, cmap="viridis", origin="lower", **style)
     elif form.kind == "spectrogram":
-        axes.imshow(values[0], cmap="magma", origin="lower", **how)
+        axes.imshow(values[0], cmap="magma", origin="lower", **style)
     else:
-        frames = values[None] if form.kind == "image" else values[:MOST_FRAMES]
+        frames = values[None] if form.kind == "image" else values[:_MAX_FRAMES]
         strip = np.concatenate(list(frames.transpose(0, 2, 3, 1)), axis=1)
-        axes.imshow(strip if strip.shape[2] == 3 else strip[..., 0], cmap="gray", **how)
+        axes.imshow(strip if strip.shape[2] == 3 else strip[..., 0], cmap="gray", **style)

@@ -1,0 +1,116 @@
+"""Statistics of a modality's inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Minimum, median and maximum."""
+
+    min: float
+    median: float
+    max: float
+
+
+@dataclasses.dataclass(frozen=True)
+class InputReport:
+    """Statistics of one modality in one split, over the samples read.
+
+    Attributes:
+        missing: Fraction of the samples without it.
+        min: Smallest value; None without values. NaN, infinity and time steps of padding are excluded, here and below.
+        max: Largest value.
+        mean: Mean of all values.
+        std: Standard deviation of all values.
+        nan: Number of values that are NaN.
+        infinite: Number of values that are infinite.
+        constant: Number of samples with one value throughout: silence, a black image.
+        steps: Number of time steps without padding; of sequences only.
+        seconds: Length of the recordings or videos in seconds, of all samples, where known.
+    """
+
+    missing: float
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    nan: int
+    infinite: int
+    constant: int
+    steps: Range | None
+    seconds: Range | None
+
+
+class InputStatistics:
+    """Running statistics of one modality in one split, batch by batch."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.samples = self.missing = self.nan = self.infinite = self.constant = self.count = 0
+        self.min, self.max, self.mean, self.squares = np.inf, -np.inf, 0.0, 0.0
+        self.steps: list[int] = []
+        self.digests: list[bytes] = []
+
+    def add_batch(self, values: np.ndarray, present: np.ndarray) -> None:
+        """Add the inputs (B, …) of a batch; ``present`` is the mask of the samples that have them."""
+        self.samples += len(values)
+        self.missing += int((~present).sum())
+        values = values[present]
+        if not values.size:
+            return
+        flat = values.reshape(len(values), -1)
+        self.nan += int(np.isnan(flat).sum())
+        self.infinite += int(np.isinf(flat).sum())
+        constant = (flat == flat[:, :1]).all(1)
+        self.constant += int(constant.sum())
+        # Silence is alike everywhere; as a duplicate it would be a false alarm.
+        self.digests += [_digest(value) for value, is_constant in zip(values, constant, strict=True) if not is_constant]
+        if self.kind == "sequence":
+            real = (values != 0).any(-1)
+            self.steps += real.sum(-1).tolist()
+            flat = values[real]
+        self._add(flat[np.isfinite(flat)].astype(np.float64))
+
+    def _add(self, values: np.ndarray) -> None:
+        """Update range, mean and sum of squared deviations (Chan et al., 1979), stable for a large mean."""
+        if not len(values):
+            return
+        mean = float(values.mean())
+        total = self.count + len(values)
+        shift = mean - self.mean
+        self.squares += float(((values - mean) ** 2).sum()) + shift**2 * self.count * len(values) / total
+        self.mean += shift * len(values) / total
+        self.count = total
+        self.min, self.max = min(self.min, float(values.min())), max(self.max, float(values.max()))
+
+    def report(self, seconds: Sequence[float]) -> InputReport:
+        """Statistics of all batches added."""
+        has_values = self.count > 0
+        return InputReport(
+            missing=self.missing / self.samples,
+            min=self.min if has_values else None,
+            max=self.max if has_values else None,
+            mean=self.mean if has_values else None,
+            std=float(np.sqrt(self.squares / self.count)) if has_values else None,
+            nan=self.nan,
+            infinite=self.infinite,
+            constant=self.constant,
+            steps=_range(self.steps),
+            seconds=_range(seconds),
+        )
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
+
+
+def _range(numbers: Sequence[float]) -> Range | None:
+    if not len(numbers):
+        return None
+    return Range(float(min(numbers)), float(np.median(numbers)), float(max(numbers)))
