@@ -1,1 +1,1 @@
-"""Readers of single files."""
+"""Readers of single files: audio, video, images, arrays, pickles, idx files."""

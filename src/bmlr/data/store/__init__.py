@@ -1,1 +1,1 @@
-"""Prepared data on disk."""
+"""Decoded samples and cached arrays on disk."""

@@ -100,14 +100,13 @@ def prepare_samples(
             pieces, decoded, unreadable = _decode_missing(
                 partial, samples, {r.id for r in unusable}, readers, check_signal, workers=workers, progress=progress
             )
-            columns, misfits = _select_fitting(samples, pieces, readers)
+            columns, stored, misfits = _select_fitting(samples, pieces, readers)
             rejections = {r.id: r for r in (*unusable, *unreadable, *misfits)}
             rejected = [rejections[sample.id] for sample in samples if sample.id in rejections]
             with keep_progress_on_oserror(partial):
                 _write_rejected(partial, rejected)
                 _check_rejected(partial, rejected, len(samples), max_rejected)
-                stored = [sample for sample in samples if sample.id not in rejections]
-                _write_store(partial, stored, pieces, columns, readers, classes, key)
+                _write_store(partial, stored, columns, readers, classes, key)
         with keep_progress_on_oserror(partial):
             move_into_place(partial, folder)
     return _make_result(folder, decoded=decoded)
@@ -202,9 +201,10 @@ def _reject_unread(sample: SourceSample, classes: Sequence[str]) -> Rejection | 
 
 def _select_fitting(
     samples: Sequence[SourceSample], pieces: Mapping[str, Piece], readers: Mapping[str, FileReader]
-) -> tuple[dict[str, Column], list[Rejection]]:
-    """Columns of the pieces that fit each other, and rejections of the others."""
+) -> tuple[dict[str, Column], list[tuple[SourceSample, Piece]], list[Rejection]]:
+    """Columns of the pieces that fit each other, those samples, and rejections of the others."""
     columns = {modality: Column(modality, reader.modality) for modality, reader in readers.items()}
+    stored = []
     rejected = []
     for sample in samples:
         if (piece := pieces.get(sample.id)) is None:
@@ -216,7 +216,8 @@ def _select_fitting(
             continue
         for column in columns.values():
             column.add(piece)
-    return columns, rejected
+        stored.append((sample, piece))
+    return columns, stored, rejected
 
 
 def _write_rejected(folder: Path, rejected: Sequence[Rejection]) -> None:
@@ -241,24 +242,22 @@ def _check_rejected(partial: Path, rejected: Sequence[Rejection], total: int, ma
 
 def _write_store(
     folder: Path,
-    samples: Sequence[SourceSample],
-    pieces: Mapping[str, Piece],
+    stored: Sequence[tuple[SourceSample, Piece]],
     columns: Mapping[str, Column],
     readers: Mapping[str, FileReader],
     classes: Sequence[str],
     key: Mapping[str, Any],
 ) -> None:
     """Write values, offsets, targets and, last, the manifest."""
-    stored_pieces = [pieces[sample.id] for sample in samples]
     indices = {label: index for index, label in enumerate(classes)}
-    arrays: dict[str, np.ndarray] = {"targets": np.array([indices[sample.label] for sample in samples], dtype=np.int64)}
+    arrays: dict[str, np.ndarray] = {"targets": np.array([indices[s.label] for s, _ in stored], dtype=np.int64)}
     for modality, column in columns.items():
         arrays[f"{modality}_offsets"] = np.array(column.offsets, dtype=np.int64)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     for modality, column in columns.items():
         path = folder / f"{modality}.npy"
-        column.write(path, stored_pieces)
+        column.write(path, [piece for _, piece in stored])
         # An empty array cannot be mapped; the others may be larger than memory.
         arrays[modality] = np.load(path, mmap_mode="r" if column.offsets[-1] else None, allow_pickle=False)
     write_manifest(
@@ -268,7 +267,7 @@ def _write_store(
         classes=list(classes),
         modalities={m: {"kind": readers[m].modality.kind, "shape": list(c.shape)} for m, c in columns.items()},
         versions=_package_versions(),
-        samples=[_describe(sample, pieces[sample.id].files) for sample in samples],
+        samples=[_describe(sample, piece.files) for sample, piece in stored],
     )
 
 
