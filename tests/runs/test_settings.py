@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from bmlr.runs import find_runs, group_runs
 from bmlr.runs.settings import data_settings
 from fabric import make_run
@@ -62,3 +64,12 @@ def test_a_failure_that_is_damaged_itself_is_a_failure(tmp_path):
     (run / "failed.json").write_text(json.dumps({"error": "E: broken", "log": ["a", "b"]}))
     (record,) = find_runs([tmp_path])
     assert (record.reason, record.details) == ("It failed: E: broken", "a\nb")
+
+
+def test_an_unreadable_run_is_in_no_group_and_folders_without_a_run_are_no_matter(tmp_path):
+    run = make_run(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    assert groups(tmp_path) == {"Joint": 1}
+    (run / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"result.json does not fit its checksum"):
+        groups(tmp_path)

@@ -98,14 +98,9 @@ def compare_store(
         ValueError: If the runs do not belong into one table, or a file is damaged.
     """
     folders = list(runs)
-    records = find_runs(folders)
-    for record in records:
-        if record.state == "unreadable":
-            raise ValueError(record.reason)
-    records = [record for record in records if record.config]
-    if not records:
+    groups = group_runs(find_runs(folders))
+    if not groups:
         raise FileNotFoundError(f"There is no run in {', '.join(map(str, folders))}: no folder in it holds a {CONFIG}.")
-    groups = group_runs(records)
     return _conclude([record for members in groups.values() for record in members], baseline, out, force)
 
 

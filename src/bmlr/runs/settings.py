@@ -21,14 +21,20 @@ def group_runs(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     apart, as ``BMLR:beta=0.5@20``.
 
     Returns:
-        Runs by label, those of a group in the order of their seeds. The records carry the label.
+        Runs by label, those of a group in the order of their seeds. The records carry the label. Folders without a run,
+        and failed runs without a configuration, are left out.
+
+    Raises:
+        ValueError: If a run is unreadable; the message names its file and the remedy.
     """
     labelled: dict[str, list[RunRecord]] = {}
     unlabelled = []
     for record in records:
+        if record.state == "unreadable":
+            raise ValueError(record.reason)
         if record.label:
             labelled.setdefault(record.label, []).append(record)
-        else:
+        elif record.config:
             unlabelled.append(record)
     groups = _groups_of_settings(unlabelled)
     flat = [{**settings(members[0]), "bmlr": _version(members)} for members in groups]
