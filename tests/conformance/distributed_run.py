@@ -11,7 +11,7 @@ from bmlr.training import train
 from toy import Toy
 
 if __name__ == "__main__":
-    _, folder, method, *given = sys.argv
-    strategy = "auto" if "--auto" in given else "ddp"
+    _, folder, method, *arguments = sys.argv
+    strategy = "auto" if "--auto" in arguments else "ddp"
     options = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", strategy=strategy, devices=2, progress=False)
-    train(Toy(), bmlr.methods.create(method), trainer=options, run=folder, resume="--resume" in given)
+    train(Toy(), bmlr.methods.create(method), trainer=options, run=folder, resume="--resume" in arguments)

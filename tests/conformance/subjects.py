@@ -86,11 +86,11 @@ def make_loop(
 def tags(loop: MethodLoop) -> list[str]:
     """The tags of all passes the method plans, one kind of batch each, over as many epochs as there are modalities."""
     probe = copy.deepcopy(loop)
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for epoch in range(len(probe.model.modalities)):
         plan = probe.method.start_epoch(probe.context(epoch))
-        found |= dict.fromkeys(planned.tag for planned in plan.passes)
-    return list(found)
+        names |= dict.fromkeys(planned.tag for planned in plan.passes)
+    return list(names)
 
 
 def kinds(loop: MethodLoop, batch: bmlr.Batch | None = None) -> Iterator[tuple[MethodLoop, bmlr.Batch]]:
@@ -117,9 +117,9 @@ def compute(loop: MethodLoop, batch: bmlr.Batch, *, scale: float | Tensor = 1.0)
 
 def gradients(model: torch.nn.Module, method: Method) -> dict[str, Tensor]:
     """Copies of the gradients that are set, by name; none at all is an error of the test."""
-    found = {name: p.grad.clone() for name, p in parameters(model, method).items() if p.grad is not None}
-    assert found
-    return found
+    copies = {name: p.grad.clone() for name, p in parameters(model, method).items() if p.grad is not None}
+    assert copies
+    return copies
 
 
 def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], *, rtol: float = 1e-9, atol: float = 1e-11) -> bool:

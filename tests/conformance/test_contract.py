@@ -165,7 +165,7 @@ def test_renamed_modalities_give_the_same_training(subject, fusion, modalities):
 
     for key, value in loop.model.state_dict().items():
         assert torch.equal(renamed.model.state_dict()[rename(key)], value), key
-    predictions = [one.method.predict(one.model(one.train.inputs)) for one in (loop, renamed)]
+    predictions = [run.method.predict(run.model(run.train.inputs)) for run in (loop, renamed)]
     assert torch.equal(predictions[0].logits, predictions[1].logits)
     for name, logits in predictions[0].unimodal_logits.items():
         assert torch.equal(predictions[1].unimodal_logits[names[name]], logits)
@@ -196,16 +196,16 @@ def test_the_order_in_which_modalities_are_listed_does_not_matter(subject, fusio
     for tag in tags(loop):
         first, second = copy.deepcopy(loop), relisted(loop, subject, fusion)
         results = []
-        for one in (first, second):
-            losses = compute(one, dataclasses.replace(one.train, tag=tag))
-            one.method.adjust_gradients(one.model)
-            one.model.eval()
-            prediction = one.method.predict(one.model(one.train.inputs))
-            found = {
-                k: g for k, g in gradients(one.model, one.method).items() if not k.startswith("model.fusion.linear")
+        for run in (first, second):
+            losses = compute(run, dataclasses.replace(run.train, tag=tag))
+            run.method.adjust_gradients(run.model)
+            run.model.eval()
+            prediction = run.method.predict(run.model(run.train.inputs))
+            kept = {
+                k: g for k, g in gradients(run.model, run.method).items() if not k.startswith("model.fusion.linear")
             }
             logits = {"fused": prediction.logits, **prediction.unimodal_logits}
-            results.append(({**losses.terms}, found, logits))
+            results.append(({**losses.terms}, kept, logits))
         for one, other in zip(*results, strict=True):
             assert one.keys() == other.keys()
             assert same(one, other, rtol=1e-10, atol=1e-12), tag
@@ -356,8 +356,8 @@ def test_on_a_gpu_it_computes_what_it_computes_on_the_cpu(subject, fusion, modal
         moved.method.cuda()
         on_cpu, on_gpu = compute(fresh, batch), compute(moved, batch.to("cuda"))
         assert same({k: v.cpu() for k, v in on_gpu.terms.items()}, on_cpu.terms)
-        found = {name: g.cpu() for name, g in gradients(moved.model, moved.method).items()}
-        assert same(found, gradients(fresh.model, fresh.method))
+        on_host = {name: g.cpu() for name, g in gradients(moved.model, moved.method).items()}
+        assert same(on_host, gradients(fresh.model, fresh.method))
         moved.method.adjust_gradients(moved.model)
 
 
@@ -394,8 +394,8 @@ def halves_agree(subject, fusion, modalities):
         compute(fresh, batch)
         for rows in (torch.arange(9), torch.arange(9, 18)):
             compute(halves, dataclasses.replace(halves.take(rows), tag=batch.tag), scale=0.5)
-        for one in (fresh, halves):
-            one.method.adjust_gradients(one.model)
+        for run in (fresh, halves):
+            run.method.adjust_gradients(run.model)
         yield same(gradients(fresh.model, fresh.method), gradients(halves.model, halves.method))
 
 
@@ -459,13 +459,13 @@ def test_evaluation_between_steps_leaves_no_trace(subject, modalities):
 
 def hints(name):
     """Type of each parameter of a method's constructor, None taken out."""
-    found = get_type_hints(bmlr.methods.get(name).__init__)
+    types = get_type_hints(bmlr.methods.get(name).__init__)
     return {
-        parameter: [t for t in (get_args(found[parameter]) or (found[parameter],)) if t is not type(None)]
-        if get_origin(found[parameter]) is not Literal
-        else [found[parameter]]
+        parameter: [t for t in (get_args(types[parameter]) or (types[parameter],)) if t is not type(None)]
+        if get_origin(types[parameter]) is not Literal
+        else [types[parameter]]
         for parameter in inspect.signature(bmlr.methods.get(name).__init__).parameters
-        if parameter in found
+        if parameter in types
     }
 
 

@@ -43,12 +43,12 @@ def test_what_is_said_to_be_no_mean_over_processes_is_none(in_two_processes, sub
     assert not all(agree for case in cases for agree in agreement(in_two_processes, case))
 
 
-def run_script(folder, method, *given, timeout=240):
+def run_script(folder, method, *arguments, timeout=240):
     script = Path(__file__).with_name("distributed_run.py")
     hidden = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LOCAL_RANK"))}
     environment = {**hidden, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
     return subprocess.run(  # noqa: S603
-        [sys.executable, str(script), str(folder), method, *given],
+        [sys.executable, str(script), str(folder), method, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -57,9 +57,11 @@ def run_script(folder, method, *given, timeout=240):
     )
 
 
-@pytest.mark.parametrize("given", [("BMLR",), ("LFM", "--auto")], ids=str)  # LFM leaves parameters without a gradient
-def test_a_whole_run_in_two_processes(tmp_path, given):
-    done = run_script(tmp_path / "run", *given)
+@pytest.mark.parametrize(
+    "arguments", [("BMLR",), ("LFM", "--auto")], ids=str
+)  # LFM leaves parameters without a gradient
+def test_a_whole_run_in_two_processes(tmp_path, arguments):
+    done = run_script(tmp_path / "run", *arguments)
     assert done.returncode == 0, done.stderr
     assert "sync_dist" not in done.stderr
     content = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""What a reader is told of every registered method."""
+"""Facts, docstring and page of every registered method."""
 
 import dataclasses
 import inspect
@@ -48,9 +48,9 @@ def pages():
 
 @each_method
 def test_one_page_of_the_documentation_is_about_it(name):
-    found = [page for page, text in pages().items() if f"`bmlr.methods.{name}`" in text.partition("\n## ")[0]]
-    assert len(found) == 1, found
-    text = pages()[found[0]]
+    matches = [page for page, text in pages().items() if f"`bmlr.methods.{name}`" in text.partition("\n## ")[0]]
+    assert len(matches) == 1, matches
+    text = pages()[matches[0]]
     for heading in ("## Idea", "## Formula", "## Parameters", "## Deviations", "## Cost", "## When to use it"):
         assert heading in text, heading
     rows = text.partition("## Parameters")[2].partition("\n## ")[0]

@@ -1,4 +1,4 @@
-"""What the two processes of the distributed conformance tests run."""
+"""The two processes of the distributed conformance tests."""
 
 import copy
 import os
@@ -44,9 +44,9 @@ def step_gradients(loop: MethodLoop, batch: bmlr.Batch, wrapped: nn.Module, step
     wrapped(batch)
     step.method.backward(step.losses, step.model)
     step.method.adjust_gradients(step.model)
-    found = gradients(step.model, step.method)
+    copies = gradients(step.model, step.method)
     loop.optimizer.step()
-    return found
+    return copies
 
 
 def all_gradients(case: tuple[str, str, int], rank: int | None) -> list[dict[str, Tensor]]:
