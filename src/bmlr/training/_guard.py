@@ -135,7 +135,7 @@ class _Snapshot:
         vars(self.method).update(self.attributes)
         self.method.set_extra_state(self.state)
         for module, name, value in self.buffers:
-            # In place: compiled encoders and optimisers hold the buffer itself.
+            # In place: DDP and compiled encoders hold the tensor itself.
             module.get_buffer(name).copy_(value)
 
 

@@ -79,7 +79,7 @@ def predict_run(
     present = {
         name: torch.zeros(1, dtype=torch.bool)
         for name in model.modalities
-        if name not in files and not bool(inputs[name].any())  # one file may hold two: a video its sound
+        if name not in files and not bool(inputs[name].any())  # a video file may also give the audio
     }
     prediction = method.predict(model(inputs, present or None))
     unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
