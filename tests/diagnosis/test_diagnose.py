@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from torch.nn import functional as F  # noqa: N812
 
+from bmlr.commands._printing import print_table
 from bmlr.config import ModelOptions, TrainerOptions, build_model
 from bmlr.data import create
 from bmlr.diagnosis import RemovalOptions, diagnose, diagnose_run, write_diagnosis
@@ -164,7 +165,7 @@ def test_results_are_plain_data_tables_and_files(tmp_path):
     assert "| accuracy alone | " in text
     console = Console(width=120, record=True, file=io.StringIO())
     for table in diagnosis.tables():
-        console.print(table)
+        print_table(table, console)
     printed = console.export_text()
     assert "undertrained" in printed
     assert "accuracy ratio" in printed

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from bmlr import tables
 
 if TYPE_CHECKING:
     from bmlr.runs import RunRecord
@@ -15,6 +18,14 @@ if TYPE_CHECKING:
 def make_console(width: int) -> Console:
     """A console as wide as the terminal, or ``width`` columns where the output goes elsewhere."""
     return Console(width=None if Console().is_terminal else width)
+
+
+def print_table(table: tables.Table, console: Console) -> None:
+    """Print a table."""
+    grid = Table(*table.heads, title=table.title or None)
+    for row in table.rows:
+        grid.add_row(*(Text(cell.text) for cell in row))
+    console.print(grid)
 
 
 def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from rich.panel import Panel
 from rich.text import Text
 
-from bmlr.commands._printing import make_console
+from bmlr.commands._printing import make_console, print_table
 from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
 from bmlr.training import is_first_process
 
@@ -50,7 +50,7 @@ def execute(
     files = write_diagnosis(diagnosis, run / "diagnosis" if out is None else out)
     console = make_console(200)
     for table in diagnosis.tables():
-        console.print(table)
+        print_table(table, console)
     console.print(diagnosis.caption, style="dim", highlight=False, markup=False)
     console.print(Panel(Text(diagnosis.paragraph), title="verdict"))
     print("\n".join(map(str, files)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bmlr.diagnosis._judge import Status, Thresholds
 from bmlr.diagnosis._resampling import IntervalEstimate
@@ -11,15 +11,12 @@ from bmlr.diagnosis._tables import (
     GRADIENT_LABELS,
     MODALITY_LABELS,
     PAIR_LABELS,
-    format_cell,
+    format_number,
     format_status,
-    markdown_table,
     plain_values,
 )
 from bmlr.diagnosis._verdict import Verdict
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from bmlr.tables import Cell, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,26 +147,6 @@ class Diagnosis:
             },
         }
 
-    def rows(self) -> list[tuple[str, list[str]]]:
-        """Rows of the table of modalities: a label and a cell per modality."""
-        columns = list(self.modalities.values())
-        rows = [
-            (label, [format_cell(getattr(measures, name)) for measures in columns])
-            for name, label in MODALITY_LABELS.items()
-            if any(getattr(measures, name) is not None for measures in columns)
-        ]
-        for name, label in GRADIENT_LABELS.items():
-            values = [self.gradients.get(u, {}).get(name) for u in self.modalities]
-            if any(value is not None for value in values):
-                rows.append((label, ["–" if value is None else f"{value:.3g}" for value in values]))
-        status = [format_status(measures.status, self.verdict.location[u]) for u, measures in self.modalities.items()]
-        rows.append(("verdict", status))
-        return rows
-
-    def pair_rows(self) -> list[tuple[str, list[str]]]:
-        """Rows of the table of pairs: the pair and a cell per measure."""
-        return [(pair, [str(getattr(measures, name)) for name in PAIR_LABELS]) for pair, measures in self.pairs.items()]
-
     @property
     def caption(self) -> str:
         """Caption of the tables: samples, accuracy, majority rate and removal."""
@@ -180,20 +157,29 @@ class Diagnosis:
         )
 
     def tables(self) -> tuple[Table, Table]:
-        """The tables of modalities and of pairs for a terminal, by rich."""
-        from rich.table import Table
-
-        modalities = Table("measure", *self.modalities, title="modalities")
-        for label, cells in self.rows():
-            modalities.add_row(label, *cells)
-        pairs = Table("pair", *PAIR_LABELS.values(), title="pairs")
-        for pair, cells in self.pair_rows():
-            pairs.add_row(pair, *cells)
-        return modalities, pairs
+        """The tables of modalities (a row per measure) and of pairs."""
+        columns = list(self.modalities.values())
+        rows = [
+            [label, *(format_number(getattr(measures, name)) for measures in columns)]
+            for name, label in MODALITY_LABELS.items()
+            if any(getattr(measures, name) is not None for measures in columns)
+        ]
+        for name, label in GRADIENT_LABELS.items():
+            values = [self.gradients.get(u, {}).get(name) for u in self.modalities]
+            if any(value is not None for value in values):
+                rows.append([label, *("–" if value is None else f"{value:.3g}" for value in values)])
+        status = [format_status(measures.status, self.verdict.location[u]) for u, measures in self.modalities.items()]
+        rows.append(["verdict", *status])
+        pairs = [
+            [pair, *(format_number(getattr(measures, name)) for name in PAIR_LABELS)]
+            for pair, measures in self.pairs.items()
+        ]
+        return (
+            Table(["measure", *self.modalities], [[Cell(text) for text in row] for row in rows]),
+            Table(["pair", *PAIR_LABELS.values()], [[Cell(text) for text in row] for row in pairs]),
+        )
 
     def to_markdown(self) -> str:
         """Paragraph and tables as Markdown."""
-        lines = [f"# Diagnosis of {self.subject}", "", self.paragraph, "", self.caption, ""]
-        lines += markdown_table(["measure", *self.modalities], self.rows())
-        lines += ["", *markdown_table(["pair", *PAIR_LABELS.values()], self.pair_rows())]
-        return "\n".join(lines) + "\n"
+        tables = [table.markdown() for table in self.tables()]
+        return "\n\n".join([f"# Diagnosis of {self.subject}", self.paragraph, self.caption, *tables]) + "\n"

@@ -1,10 +1,10 @@
-"""Labels and cells of the tables of a diagnosis."""
+"""Labels and texts of the tables of a diagnosis."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bmlr.diagnosis._judge import Location, Status
@@ -56,8 +56,8 @@ def plain_values(value: Any) -> Any:
     return value
 
 
-def format_cell(value: Any) -> str:
-    """A cell of the table."""
+def format_number(value: Any) -> str:
+    """A number or an estimate as text; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -66,9 +66,3 @@ def format_cell(value: Any) -> str:
 def format_status(status: Status, location: Location) -> str:
     """The status of a modality, with the location an undertrained one is behind in."""
     return f"{status} ({location})" if location else status
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [header, ["---"] * len(header), *([label, *cells] for label, cells in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
