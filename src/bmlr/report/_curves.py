@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from bmlr.report._sections import MethodGroup, Section
 
 
 def section_curves(section: Section) -> dict[str, Any]:
-    """Curves of every method: name and unit of each measure, and mean and deviation per epoch.
+    """Curves of every method: name and unit of each measure, and mean and std per epoch.
 
     The looks number the colours: 0 is the fused prediction's, a modality has the same one in every measure.
     """
@@ -27,7 +27,7 @@ def section_curves(section: Section) -> dict[str, Any]:
     }
     methods = []
     for group in section.groups:
-        metrics = list(usable_metrics(group).values())
+        metrics = list(_usable_metrics(group).values())
         measures = {
             measure: [
                 {"name": label, "look": look, **_curve(metrics, column, 1 if measure == "ratio" else 100)}
@@ -47,13 +47,18 @@ def section_curves(section: Section) -> dict[str, Any]:
     return {"methods": methods}
 
 
-def usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
+def section_measures(curves: Mapping[str, Any]) -> set[str]:
+    """The measures that some method of a section has."""
+    return {measure for method in curves["methods"] for measure in method["measures"]}
+
+
+def _usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
     """The metrics of a group's runs by seed, those that there are."""
     return {str(run.config["seed"]): run.metrics for run in group.runs if run.metrics is not None}
 
 
 def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[str, list[float | None]]:
-    """Mean and deviation per epoch; null where a run has no value, for JSON knows no NaN."""
+    """Mean and std per epoch; null where a run lacks a value: JSON has no NaN."""
     mean: list[float | None] = []
     spread: list[float | None] = []
     for values in zip(*(table[column] for table in metrics), strict=True):

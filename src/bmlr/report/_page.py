@@ -11,7 +11,7 @@ import shlex
 import struct
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr._version import __version__
 from bmlr.benchmark.contents import Picture, read_contents
-from bmlr.figures.style import legend_above
-from bmlr.report._curves import section_curves, usable_metrics
+from bmlr.report._curves import section_curves, section_measures
 from bmlr.report._sections import ExcludedRun, MethodGroup, Section, exclude_run, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, sortable
 from bmlr.runs import RunRecord, find_runs
@@ -89,13 +88,16 @@ def write_report(
     counted = len(finished) - len(repeated)
     _check_baseline(baseline, sections)
     methods = len({group.label for section in sections for group in section.groups})
+    curves = [section_curves(section) for section in sections]
     content = {
         "title": title or f"Comparison of {methods_text([group for section in sections for group in section.groups])}",
-        "sections": [_section_content(section, baseline) for section in sections],
+        "sections": [
+            _section_content(section, measures, baseline) for section, measures in zip(sections, curves, strict=True)
+        ],
         "results": [_results_content(Path(folder)) for folder in results],
         "excluded": excluded,
         "runs": counted,
-        "curves": [section_curves(section) for section in sections],
+        "curves": curves,
         "command": command,
         "version": __version__,
         "created": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -172,7 +174,7 @@ def _read_picture(path: Path) -> tuple[str, bool]:
     return f"data:image/png;base64,{_base64(content)}", width > 1.5 * height
 
 
-def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
+def _section_content(section: Section, curves: Mapping[str, Any], baseline: str | None) -> dict[str, Any]:
     methods, runs_table = method_table(section, _find_baseline(section, baseline)), run_table(section)
     runs = [(group, run) for group in section.groups for run in group.runs]
     return {
@@ -193,7 +195,8 @@ def _section_content(section: Section, baseline: str | None) -> dict[str, Any]:
             }
             for (group, run), cells in zip(runs, runs_table.rows, strict=True)
         ],
-        "figures": _figures(section),
+        "bars": _draw_bars(section),
+        "measures": section_measures(curves),
     }
 
 
@@ -206,17 +209,15 @@ class _Figure:
     alternative: str
 
 
-def _figures(section: Section) -> dict[str, _Figure]:
-    """The figures of a section: bars, and the curves that its methods have."""
+def _draw_bars(section: Section) -> _Figure:
+    """Bars of the test accuracy of every method.
+
+    Curves are drawn by the page's script alone: it reads out the values of an epoch by pointer and keyboard and follows
+    the filter of methods, neither of which a picture does. ``bmlr.figures`` draws them for print.
+    """
     import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    # A fixed salt: the same runs give the same bytes. Characters become outlines: the layout does not depend on fonts
-    # where the page is read. And text between two $ in a name is not mathematics.
-    with mpl.rc_context({"svg.hashsalt": "bmlr", "svg.fonttype": "path", "text.parse_math": False}):
-        return _draw_figures(section)
-
-
-def _draw_figures(section: Section) -> dict[str, _Figure]:
     table = pd.DataFrame(
         {
             "method": group.label,
@@ -229,59 +230,20 @@ def _draw_figures(section: Section) -> dict[str, _Figure]:
         for group in section.groups
         for run in group.runs
     )
-    figure, (ax,) = _canvas(1, 1, (7.2, 0.9 + len(section.groups) * (0.15 * (1 + len(section.modalities)) + 0.15)))
-    figures.plot_methods(_numeric(table), majority=section.majority, label="test accuracy (%)", ax=ax)
+    height = 0.9 + len(section.groups) * (0.15 * (1 + len(section.modalities)) + 0.15)
     who = f"{len(section.groups)} methods" if len(section.groups) > 1 else section.groups[0].label
-    drawn = {
-        "bars": _Figure(
+    # A fixed salt: the same runs give the same bytes. Characters become outlines: the layout does not depend on fonts
+    # where the page is read. And text between two $ in a name is not mathematics.
+    with mpl.rc_context({"svg.hashsalt": "bmlr", "svg.fonttype": "path", "text.parse_math": False}):
+        figure = Figure(figsize=(7.2, height), layout="constrained")  # outside pyplot, which would keep it
+        ax = figure.subplots()
+        figures.plot_methods(_numeric(table), majority=section.majority, label="test accuracy (%)", ax=ax)
+        return _Figure(
             _as_uri(figure),
             "Test accuracy: mean, sample standard deviation and every run (circles)",
             f"Bars of the test accuracy of {who}, fused and for {' and '.join(section.modalities)}; the numbers are "
             "those of the table of methods.",
         )
-    }
-    for name, (plot, quantity) in _CURVES.items():
-        if panels := _panels(section.groups, plot):
-            drawn[name] = _Figure(
-                panels, f"{quantity} per epoch: mean and sample standard deviation over the runs",
-                f"Curves of the {quantity.lower()} per epoch, a panel per method; the same values can be read from the "
-                "curves above.",
-            )  # fmt: skip
-    return drawn
-
-
-_CURVES: dict[str, tuple[Callable[..., Any], str]] = {
-    "accuracy": (figures.plot_accuracy, "Validation accuracy"),
-    "ratio": (figures.plot_ratio, "Ratio of the modalities' validation accuracies"),
-    "share": (figures.plot_reshaped_share, "Share of training labels reshaped"),
-}
-
-
-def _panels(groups: Sequence[MethodGroup], plot: Callable[..., Any]) -> str:
-    """A figure with a panel for each method that has such curves; "" where none has."""
-    drawable = []
-    for group in groups:
-        metrics = usable_metrics(group)
-        if not metrics:
-            continue
-        try:
-            plot(metrics, _canvas(1, 1, (3, 2))[1][0])
-        except ValueError:  # this method has no such columns
-            continue
-        drawable.append((group, metrics))
-    if not drawable:
-        return ""
-    columns = min(3, len(drawable))
-    rows = -(-len(drawable) // columns)
-    figure, axes = _canvas(rows, columns, (3.3 * columns, 2.6 * rows))
-    for index, ((group, metrics), ax) in enumerate(zip(drawable, axes, strict=False)):
-        plot(metrics, ax).set_title(_wrapped(group.label), fontsize=9)
-        if index % columns:
-            ax.set_ylabel("")
-    legend_above(figure, axes[: len(drawable)])
-    for ax in axes[len(drawable) :]:
-        ax.set_visible(False)
-    return _as_uri(figure)
 
 
 def _wrapped(label: str) -> str:
@@ -291,14 +253,6 @@ def _wrapped(label: str) -> str:
 def _numeric(table: pd.DataFrame) -> pd.DataFrame:
     numbers: pd.DataFrame = table.drop(columns="method").apply(pd.to_numeric)
     return numbers.assign(method=table["method"].map(lambda label: _wrapped(str(label))))
-
-
-def _canvas(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    """A figure outside pyplot, which would keep it, and its axes in reading order."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def _as_uri(figure: Any) -> str:
