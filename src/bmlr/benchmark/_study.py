@@ -13,15 +13,11 @@ from bmlr.benchmark._space import Range, grid_points
 from bmlr.benchmark.specification import MethodSpecification
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
 
 JOURNAL, TRIALS = "trials.journal", "trials.csv"
-
-
 _VOID = "void"  # marks a trial that was never run
 
 
@@ -50,14 +46,18 @@ class Search:
 
 def corners(space: Mapping[str, Range]) -> list[dict[str, Any]]:
     """Values at the ends of all ranges, to see whether the method takes them."""
-    lows = {name: one.choices[0] if one.choices else is_whole(one, one.low) for name, one in space.items()}
-    highs = {name: one.choices[-1] if one.choices else is_whole(one, one.high) for name, one in space.items()}
-    middle = [{**lows, name: value} for name, one in space.items() for value in one.choices]
+    lows = {name: _end(values, 0) for name, values in space.items()}
+    highs = {name: _end(values, -1) for name, values in space.items()}
+    middle = [{**lows, name: value} for name, values in space.items() for value in values.choices]
     return [lows, highs, *middle]
 
 
-def is_whole(one: Range, value: float) -> float | int:
-    return int(value) if one.scale == "int" else value
+def _end(values: Range, position: Literal[0, -1]) -> Any:
+    """The first or last value of a range."""
+    if values.choices:
+        return values.choices[position]
+    end = values.high if position else values.low
+    return int(end) if values.scale == "int" else end
 
 
 class _NoLock:
@@ -71,6 +71,11 @@ class _NoLock:
 
 
 def open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
+    """The study of a method in a folder, new or gone on with.
+
+    Raises:
+        ValueError: If Optuna is missing, or the folder holds a search of something else.
+    """
     import json
 
     try:
@@ -128,7 +133,7 @@ def next_trials(
             else:
                 batch.append((method, trial))
         counted = len(counted_trials(study))
-        under_way = any(one is method for one, _ in batch)
+        under_way = any(other is method for other, _ in batch)
         # Trials are chosen in blocks. One that an interruption has cut is completed before the next is begun.
         end = -(-counted // search.parallel) * search.parallel
         if end == counted and not under_way:
@@ -138,8 +143,11 @@ def next_trials(
 
 
 def counted_trials(study: Study) -> list[FrozenTrial]:
-    """The trials that count, failed ones too."""
-    return [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(_VOID)]
+    """The trials that were begun and count, failed ones too."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state != TrialState.WAITING and not trial.user_attrs.get(_VOID)]
 
 
 def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -> FrozenTrial:
@@ -148,30 +156,11 @@ def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -
     Each has a sampler of its own: what it suggests depends on the trials before it and on its number alone.
     """
     from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
 
-    study.sampler = (
-        _point_sampler(grid_points(space)[index])
-        if search.sampler == "grid"
-        else TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
-    )
-    trial = study.ask({name: one.distribution() for name, one in space.items()})
+    study.sampler = TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
+    # A point may wait already, from a process that was killed before it asked for the point.
+    if search.sampler == "grid" and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        study.enqueue_trial(grid_points(space)[index])
+    trial = study.ask({name: values.distribution() for name, values in space.items()})
     return study.get_trials(deepcopy=False)[trial.number]
-
-
-def _point_sampler(point: Mapping[str, str]) -> BaseSampler:
-    """A sampler that gives the values of a point of the grid."""
-    from optuna.samplers import BaseSampler
-
-    class Point(BaseSampler):
-        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-            return {}
-
-        def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-            return {}
-
-        def sample_independent(
-            self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-        ) -> Any:
-            return point[param_name]
-
-    return Point()
