@@ -235,7 +235,7 @@ def test_time_steps_may_differ_from_batch_to_batch():
         return batch
 
     data.change = shorten
-    assert inspect_data(data).splits["train"].inputs["words"].steps.least == 3
+    assert inspect_data(data).splits["train"].inputs["words"].steps.min == 3
     assert len(contact_sheet(data, per_class=40).axes) == 2 * 70
 
 

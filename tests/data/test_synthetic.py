@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import bmlr
 import bmlr.data
 from bmlr.config import ModelOptions, build_model
-from bmlr.data.sets._synthetic import Synthetic, separation_of, simplex, simplex_accuracy
+from bmlr.data.sets._gaussians import separation_of, simplex, simplex_accuracy
+from bmlr.data.sets._synthetic import Synthetic
 from bmlr.methods import EpochPlan, Joint
 from bmlr.training.loader import planned_requests
 

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, check_files
+from bmlr._checks import check_choice, check_non_negative
+from bmlr.data._base import SPLITS, SplitName, check_files
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._avmnist_files import Recording, checksum, find_images, find_recordings
+from bmlr.data.sets._paired_digits import PairedDigits
 from bmlr.data.store._cache import cached_arrays
 from bmlr.data.transforms._degrade import clutter, move, principal_components, project
-from bmlr.data.transforms._noise import add_noise
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
@@ -34,7 +33,7 @@ _LARGEST_SHIFT = 14  # half of an image: beyond, the digit may be gone
 _TEST_SPEAKERS, _VAL_SPEAKERS = frozenset({"george", "lucas"}), frozenset({"theo"})
 
 
-class AVMNIST(MultimodalData):
+class AVMNIST(PairedDigits):
     """Handwritten digits (MNIST) and spoken digits (Free Spoken Digit Dataset), paired by class.
 
     The audio-visual MNIST of Vielzeuf et al. (CentralNet, 2018), rebuilt from public files, with their reduction of
@@ -100,6 +99,9 @@ class AVMNIST(MultimodalData):
     """
 
     name: ClassVar[str] = "avmnist"
+    purposes: ClassVar[tuple[str, ...]] = ("pairs", "audio noise", "affine", "clutter")
+    spectrogram: ClassVar[Spectrogram] = _SPECTROGRAM
+    image_size: ClassVar[int] = 28
 
     def __init__(
         self,
@@ -120,15 +122,9 @@ class AVMNIST(MultimodalData):
                 "Parameter `root` should be the folder with the images and recordings, unless the environment "
                 f"variable `BMLR_DATA` names it. Found `root = {root!r}` and no `BMLR_DATA`."
             )
+        super().__init__(pairing_seed=pairing_seed, audio_snr_db=audio_snr_db, image_clutter=image_clutter)
         self.root = str(root)
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
-        self.pairing_seed = check_integer("pairing_seed", pairing_seed, 0)
-        if audio_snr_db is not None and not np.isfinite(audio_snr_db):
-            raise ValueError(
-                f"Parameter `audio_snr_db` should be finite, or None for no noise. "
-                f"Found `audio_snr_db = {audio_snr_db}`."
-            )
-        self.audio_snr_db = None if audio_snr_db is None else float(audio_snr_db)
         if not 0 < image_energy <= 1:
             raise ValueError(f"Parameter `image_energy` should lie in (0, 1]. Found `image_energy = {image_energy}`.")
         self.image_energy = float(image_energy)
@@ -138,14 +134,7 @@ class AVMNIST(MultimodalData):
                 f"Parameter `image_shift` should lie in [0, {_LARGEST_SHIFT}]. Found `image_shift = {image_shift}`."
             )
         self.image_shift = float(image_shift)
-        self.image_clutter = check_integer("image_clutter", image_clutter, 0)
         self.cache = None if cache is None else str(cache)
-        self.classes = tuple(str(digit) for digit in range(10))
-        self.modalities = {
-            "audio": Modality("spectrogram", _SPECTROGRAM.shape),
-            "image": Modality("image", (1, 28, 28)),
-        }
-        self._arrays: dict[str, np.ndarray] | None = None
 
     def prepare(self) -> None:
         """Find, check and read the files, and make the arrays of all splits; later calls take them from the cache.
@@ -155,8 +144,9 @@ class AVMNIST(MultimodalData):
             ValueError: If a file cannot be read, a recording is misnamed, or a split lacks a class; the message names
                 the file.
         """
-        if self._arrays is not None:
-            return
+        _ = self._arrays
+
+    def _load_arrays(self) -> dict[str, np.ndarray]:
         root = Path(self.root)
         image_files = find_images(root)
         recordings = find_recordings(root)
@@ -165,7 +155,7 @@ class AVMNIST(MultimodalData):
             "version": _VERSION,
             "files": checksum([*image_files, *(recording.path for recording in recordings)]),
         }
-        self._arrays = cached_arrays(
+        return cached_arrays(
             self.name,
             key,
             lambda: self._build(image_files, recordings),
@@ -173,20 +163,13 @@ class AVMNIST(MultimodalData):
             verify=True,
         )
 
-    def split(self, name: SplitName) -> ArraySplit:
-        """One split; groups are the speakers."""
-        check_choice("name", name, SPLITS)
-        arrays = self._prepared()
-        return ArraySplit(
-            {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
-            np.array(arrays[f"{name}_targets"]),
-            groups=[recording.split("_")[1] for recording in self.recordings(name)],
-        )
+    def _groups(self, name: SplitName) -> list[str]:
+        return [recording.split("_")[1] for recording in self.recordings(name)]
 
     def recordings(self, name: SplitName) -> list[str]:
         """Name of the recording each sample of a split was paired with."""
-        found: list[str] = self._prepared()[f"{name}_recordings"].tolist()
-        return found
+        names: list[str] = self._arrays[f"{name}_recordings"].tolist()
+        return names
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, 1, 32, 47) and (1, 1, 28, 28).
@@ -206,22 +189,14 @@ class AVMNIST(MultimodalData):
         """
         names = modalities or self.modalities
         check_files(files, names)
-        arrays = self._prepared()
+        arrays = self._arrays
         values = {}
         if "audio" in names:
-            values["audio"] = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
+            values["audio"] = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))[None]
         if "image" in names:
             image = read_gray_image(Path(files["image"]), 28, 28)
-            values["image"] = project(image[None], arrays["image_mean"], arrays["image_components"])
-        return {
-            name: torch.from_numpy(_standardise(x, arrays[f"{name}_statistics"])[None]) for name, x in values.items()
-        }
-
-    def _prepared(self) -> dict[str, np.ndarray]:
-        self.prepare()
-        if self._arrays is None:
-            raise AssertionError("prepare() makes the arrays or raises.")
-        return self._arrays
+            values["image"] = project(image[None], arrays["image_mean"], arrays["image_components"])[None]
+        return self._standardised_inputs(values)
 
     def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
         """All arrays of all splits, standardised, with what is needed to treat new files alike."""
@@ -232,11 +207,12 @@ class AVMNIST(MultimodalData):
         splits = _split_images(image_files)
         arrays: dict[str, np.ndarray] = {}
         for name, (images, labels) in splits.items():
-            chosen = _pair(labels, [r for r in recordings if self._part_of(r) == name], self._rng(name, "pairs"), name)
+            own = [recording for recording in recordings if self._split_of(recording) == name]
+            paired = _pair(labels, own, self._rng(name, "pairs"), name)
             arrays[f"{name}_targets"] = labels
-            arrays[f"{name}_recordings"] = np.array(chosen)
+            arrays[f"{name}_recordings"] = np.array(paired)
             arrays[f"{name}_audio"] = np.stack(
-                [self._spectrogram(clips[recording], name, i) for i, recording in enumerate(chosen)]
+                [self._noisy_spectrogram(clips[recording], name, i) for i, recording in enumerate(paired)]
             )
             arrays[f"{name}_image"] = self._distort(images, name)
         arrays["image_mean"], arrays["image_components"] = principal_components(
@@ -245,32 +221,15 @@ class AVMNIST(MultimodalData):
         for name in SPLITS:
             projected = project(arrays[f"{name}_image"], arrays["image_mean"], arrays["image_components"])
             arrays[f"{name}_image"] = projected[:, None]
-        for modality in self.modalities:
-            train = arrays[f"train_{modality}"]
-            statistics = np.array([train.mean(dtype=np.float64), train.std(dtype=np.float64)])
-            if statistics[1] == 0:
-                raise ValueError(f"The training inputs of '{modality}' should not all be one value.")
-            arrays[f"{modality}_statistics"] = statistics
-            for name in SPLITS:
-                arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
+        self._standardise_splits(arrays)
         return arrays
 
-    def _part_of(self, recording: Recording) -> SplitName:
+    def _split_of(self, recording: Recording) -> SplitName:
         if self.protocol == "clean":
             if recording.speaker in _TEST_SPEAKERS:
                 return "test"
             return "val" if recording.speaker in _VAL_SPEAKERS else "train"
         return ("test", "val")[recording.index // 5] if recording.index < 10 else "train"
-
-    def _rng(self, split: SplitName, purpose: str, *numbers: int) -> np.random.Generator:
-        """A generator of its own for every split, purpose and sample."""
-        purposes = ("pairs", "noise", "affine", "clutter")
-        return np.random.default_rng([self.pairing_seed, SPLITS.index(split), purposes.index(purpose), *numbers])
-
-    def _spectrogram(self, clip: np.ndarray, split: SplitName, sample: int) -> np.ndarray:
-        if self.audio_snr_db is not None:
-            clip = add_noise(clip, self.audio_snr_db, self._rng(split, "noise", sample))
-        return _SPECTROGRAM(clip)
 
     def _distort(self, images: np.ndarray, split: SplitName) -> np.ndarray:
         """Images (N, 28, 28) rotated, shifted and cluttered, float32 in [0, 1]."""
@@ -326,8 +285,3 @@ def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Ge
         by_digit[digit][int(u * len(by_digit[digit]))]
         for digit, u in zip(labels.tolist(), rng.random(len(labels)), strict=True)
     ]
-
-
-def _standardise(values: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-    standardised: np.ndarray = ((values - statistics[0]) / statistics[1]).astype(np.float32)
-    return standardised

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
+from bmlr._checks import check_choice, check_non_negative
+from bmlr.data._base import SPLITS, SplitName, TrainingDefaults, check_files
 from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
+from bmlr.data.sets._paired_digits import PairedDigits
 from bmlr.data.sets._spoken import SpokenDigits, checksum, load_spoken_digits
 from bmlr.data.store._cache import cached_arrays
 from bmlr.data.transforms._degrade import clutter
-from bmlr.data.transforms._noise import add_noise
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
@@ -47,7 +46,7 @@ _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 _SPOKEN_SHA256 = "42de04b954c68d7eb29028543d4ad27bb1fb5bc61b54b75065ac1fbb7d111e56"
 
 
-class Digits(MultimodalData):
+class Digits(PairedDigits):
     r"""Written and spoken digits, paired by class: no download, prepared in seconds.
 
     Images are scikit-learn's 1,797 written digits, each of which is one sample; its clip is drawn with replacement
@@ -98,6 +97,9 @@ class Digits(MultimodalData):
     """
 
     name: ClassVar[str] = "digits"
+    purposes: ClassVar[tuple[str, ...]] = ("pairs", "audio noise", "image noise", "clutter")
+    spectrogram: ClassVar[Spectrogram] = _SPECTROGRAM
+    image_size: ClassVar[int] = _SIDE
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(epochs=25, batch_size=64, lr=1e-3, width=8)
 
     def __init__(
@@ -108,22 +110,8 @@ class Digits(MultimodalData):
         image_noise: float = 0.25,
         image_clutter: int = 1,
     ) -> None:
-        self.pairing_seed = check_integer("pairing_seed", pairing_seed, 0)
-        if audio_snr_db is not None and not math.isfinite(audio_snr_db):
-            raise ValueError(
-                "Parameter `audio_snr_db` should be finite, or None for no noise. "
-                f"Found `audio_snr_db = {audio_snr_db}`."
-            )
-        self.audio_snr_db = None if audio_snr_db is None else float(audio_snr_db)
+        super().__init__(pairing_seed=pairing_seed, audio_snr_db=audio_snr_db, image_clutter=image_clutter)
         self.image_noise = check_non_negative("image_noise", image_noise)
-        self.image_clutter = check_integer("image_clutter", image_clutter, 0)
-        self.protocol = "clean"
-        self.classes = tuple(str(digit) for digit in range(10))
-        self.modalities = {
-            "audio": Modality("spectrogram", _SPECTROGRAM.shape),
-            "image": Modality("image", (1, _SIDE, _SIDE)),
-        }
-        self._arrays: dict[str, np.ndarray] | None = None
 
     def prepare(self) -> None:
         """Make the arrays of all splits; later calls take them from the cache.
@@ -132,25 +120,22 @@ class Digits(MultimodalData):
             FileNotFoundError: If a file of the package is missing.
             ValueError: If the files of the package or scikit-learn's images are not those expected.
         """
-        if self._arrays is None:
-            key = {**self.hparams, "version": _VERSION, "spoken": _checked_spoken()}
-            self._arrays = cached_arrays(self.name, key, self._build)
+        _ = self._arrays
 
-    def split(self, name: SplitName) -> ArraySplit:
-        """One split; groups are the voices."""
-        check_choice("name", name, SPLITS)
-        arrays = self._prepared()
-        return ArraySplit(
-            {modality: arrays[f"{name}_{modality}"] for modality in self.modalities},
-            np.array(arrays[f"{name}_targets"]),
-            groups=arrays[f"{name}_voices"].tolist(),
-        )
+    def _load_arrays(self) -> dict[str, np.ndarray]:
+        # The checksum of the shipped files is part of the key: damage is noticed even where the arrays are cached.
+        key = {**self.hparams, "version": _VERSION, "spoken": _checked_spoken()}
+        return cached_arrays(self.name, key, self._build)
+
+    def _groups(self, name: SplitName) -> list[str]:
+        voices: list[str] = self._arrays[f"{name}_voices"].tolist()
+        return voices
 
     def clips(self, name: SplitName) -> list[int]:
         """Position among the spoken digits of the clip each sample of a split was paired with."""
         check_choice("name", name, SPLITS)
-        found: list[int] = self._prepared()[f"{name}_clips"].tolist()
-        return found
+        positions: list[int] = self._arrays[f"{name}_clips"].tolist()
+        return positions
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, shape (1, 1, 24, 25) and (1, 1, 16, 16), without noise and clutter.
@@ -170,20 +155,13 @@ class Digits(MultimodalData):
         """
         names = modalities or self.modalities
         check_files(files, names)
-        arrays = self._prepared()
         values = {}
         if "audio" in names:
             wave = trim(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
             values["audio"] = _SPECTROGRAM(wave)[None]
         if "image" in names:
             values["image"] = enlarge(read_gray_image(Path(files["image"]), 8, 8)[None])[:, None]
-        return {name: torch.from_numpy(_standardise(x, arrays[f"{name}_statistics"])) for name, x in values.items()}
-
-    def _prepared(self) -> dict[str, np.ndarray]:
-        self.prepare()
-        if self._arrays is None:
-            raise AssertionError("prepare() makes the arrays or raises.")
-        return self._arrays
+        return self._standardised_inputs(values)
 
     def _build(self) -> dict[str, np.ndarray]:
         """All arrays of all splits, standardised, with the statistics that new files need."""
@@ -197,33 +175,20 @@ class Digits(MultimodalData):
             arrays[f"{name}_clips"] = clips
             arrays[f"{name}_voices"] = np.array([spoken.voices[clip] for clip in clips])
             arrays[f"{name}_audio"] = np.stack(
-                [self._spectrogram(spoken.waves[clip], name, sample) for sample, clip in enumerate(clips)]
+                [
+                    self._noisy_spectrogram(_SPECTROGRAM.fit_length(spoken.waves[clip]), name, sample)
+                    for sample, clip in enumerate(clips)
+                ]
             )
             arrays[f"{name}_image"] = self._degrade(images[sheets], name)[:, None]
-        for modality in self.modalities:
-            train = arrays[f"train_{modality}"]
-            statistics = np.array([train.mean(dtype=np.float64), train.std(dtype=np.float64)])
-            arrays[f"{modality}_statistics"] = statistics
-            for name in SPLITS:
-                arrays[f"{name}_{modality}"] = _standardise(arrays[f"{name}_{modality}"], statistics)
+        self._standardise_splits(arrays)
         return arrays
-
-    def _rng(self, split: SplitName, purpose: str, *numbers: int) -> np.random.Generator:
-        """A generator of its own for every split, purpose and sample."""
-        purposes = ("pairs", "audio noise", "image noise", "clutter")
-        return np.random.default_rng([self.pairing_seed, SPLITS.index(split), purposes.index(purpose), *numbers])
 
     def _pair(self, labels: np.ndarray, spoken: SpokenDigits, split: SplitName) -> np.ndarray:
         """Position of a clip of the same digit and split for every image, drawn with replacement, shape (N,)."""
         by_digit = [spoken.positions(split, digit) for digit in range(10)]
         draws = self._rng(split, "pairs").random(len(labels))
         return np.array([by_digit[d][int(u * len(by_digit[d]))] for d, u in zip(labels, draws, strict=True)])
-
-    def _spectrogram(self, wave: np.ndarray, split: SplitName, sample: int) -> np.ndarray:
-        clip = _SPECTROGRAM.fit_length(wave)
-        if self.audio_snr_db is not None:
-            clip = add_noise(clip, self.audio_snr_db, self._rng(split, "audio noise", sample))
-        return _SPECTROGRAM(clip)
 
     def _degrade(self, images: np.ndarray, split: SplitName) -> np.ndarray:
         """Images (N, 8, 8) enlarged to (N, 16, 16), with clutter, and noise enlarged alike."""
@@ -275,8 +240,3 @@ def trim(wave: np.ndarray) -> np.ndarray:
     """The waveform (N,) from its first to its last sample above 1 % of the loudest, as in the shipped clips."""
     loud = np.flatnonzero(np.abs(wave) > _SILENCE * np.abs(wave).max())
     return wave[loud[0] : loud[-1] + 1] if len(loud) else wave
-
-
-def _standardise(values: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-    standardised: np.ndarray = ((values - statistics[0]) / statistics[1]).astype(np.float32)
-    return standardised

@@ -18,6 +18,7 @@ from bmlr.batch import Batch
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
 from bmlr.data._group_split import check_fractions, split_by_group
 from bmlr.data.readers._registry import reader_of
+from bmlr.data.sets._standardise import standardise
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.transforms._frames import augment_frames
@@ -312,12 +313,6 @@ class GroupedData(StoredData):
             seed=self.split_seed,
         )
         return {name: rows[positions] for name, positions in drawn.items()}
-
-
-def standardise(values: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-    """Values minus ``statistics[0]``, divided by ``statistics[1]``, float32."""
-    standardised: np.ndarray = ((values - statistics[0]) / statistics[1]).astype(np.float32)
-    return standardised
 
 
 def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:

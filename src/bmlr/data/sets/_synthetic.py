@@ -1,4 +1,4 @@
-"""Synthetic modalities whose Bayes accuracy is known: the ground truth for tests and diagnosis."""
+"""Synthetic modalities with known Bayes accuracy, the ground truth for tests and diagnosis."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_present, nearest_name
 from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
+from bmlr.data.sets._gaussians import (
+    CouplingMap,
+    random_rotation,
+    random_waves,
+    separation_of,
+    simplex,
+    simplex_accuracy,
+)
 
 _PURPOSES = ("targets", "missing", "latents", "rotation", "coupling")  # of the streams of random numbers
 
 
-_MOST_MODALITIES = 12  # the Bayes accuracy with missing modalities is a sum over all their subsets
+_MAX_MODALITIES = 12  # the Bayes accuracy with missing modalities is a sum over all their subsets
 
 
-_MOST_LAYERS = 20  # float32 inputs still give the latents back to 0.002 of the noise
+_MAX_LAYERS = 20  # float32 inputs still give the latents back to 0.002 of the noise
 
 
 _HARD = 6  # layers of every modality but the first, where no difficulty is given
@@ -38,7 +46,7 @@ _T = TypeVar("_T")
 
 
 class Synthetic(MultimodalData):
-    r"""Gaussian classes seen through several modalities; the best accuracy any classifier can have is computed.
+    r"""Gaussian classes seen through several modalities, with known Bayes accuracy.
 
     The class y is uniform over C classes. Given y, the modalities are independent; modality u has a latent
 
@@ -139,13 +147,13 @@ class Synthetic(MultimodalData):
         self.seed = check_integer("seed", seed, 0)
         self.accuracy = _checked_accuracy(accuracy, num_classes)
         self.difficulty = _checked_difficulty(difficulty, list(self.accuracy))
-        self.samples = {**_SAMPLES, **_known("samples", samples, SPLITS)}
+        self.samples = {**_SAMPLES, **_checked_names("samples", samples, SPLITS)}
         for name, count in self.samples.items():
             check_integer(f"samples['{name}']", count, 1)
-        self.missing = dict.fromkeys(self.accuracy, 0.0) | _known("missing", missing or {}, self.accuracy)
-        for name, share in self.missing.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"Parameter `missing['{name}']` should lie in [0, 1). Found {share}.")
+        self.missing = dict.fromkeys(self.accuracy, 0.0) | _checked_names("missing", missing or {}, self.accuracy)
+        for name, rate in self.missing.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"Parameter `missing['{name}']` should lie in [0, 1). Found {rate}.")
         self.protocol = "clean"
         self.classes = tuple(str(label) for label in range(num_classes))
         self.modalities = {name: Modality("vector", (dimensions,)) for name in self.accuracy}
@@ -156,7 +164,7 @@ class Synthetic(MultimodalData):
         self._vertices = simplex(num_classes)
 
     def prepare(self) -> None:
-        """Nothing to do: splits are drawn when they are asked for, in far less than a second."""
+        """Do nothing: a split is drawn on access, in far less than a second."""
 
     def split(self, name: SplitName) -> ArraySplit:
         """One split; there are no groups."""
@@ -175,17 +183,17 @@ class Synthetic(MultimodalData):
         return ArraySplit(inputs, targets, present=present or None)
 
     def bayes_of(self, modalities: Iterable[str]) -> float:
-        """The best possible accuracy from these modalities together; from none it is 1 / C.
+        """Bayes accuracy from these modalities together; 1 / C without any.
 
         Raises:
             ValueError: If a name is unknown.
         """
         names = set(modalities)
-        _known("modalities", dict.fromkeys(names, 0), self.accuracy)
+        _checked_names("modalities", dict.fromkeys(names, 0), self.accuracy)
         return simplex_accuracy(math.hypot(*(self.separation[name] for name in names)), self.num_classes)
 
     def posterior(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """True class probabilities given the inputs, by undoing the maps: the classifier none can beat.
+        """True class probabilities given the inputs, those of the Bayes classifier.
 
         Args:
             inputs: Inputs of some or all modalities by name, shape (B, D) each, as the splits give them.
@@ -198,11 +206,11 @@ class Synthetic(MultimodalData):
         Raises:
             ValueError: If a name is unknown or a shape does not fit.
         """
-        _known("inputs", dict(inputs), self.accuracy)
+        _checked_names("inputs", dict(inputs), self.accuracy)
         sizes = {tuple(x.shape) for x in inputs.values()}
         if len(sizes) != 1 or any(len(size) != 2 or size[1] != self.dimensions for size in sizes):
-            found = {name: tuple(x.shape) for name, x in inputs.items()}
-            raise ValueError(f"`inputs` should have shape (B, {self.dimensions}) each, B being one. Found {found}.")
+            shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+            raise ValueError(f"`inputs` should have shape (B, {self.dimensions}) each, with one B. Found {shapes}.")
         check_present(present, self.accuracy, next(iter(sizes))[0])
         scores = {}
         for name, x in inputs.items():
@@ -233,149 +241,59 @@ class Synthetic(MultimodalData):
     def _rng(
         self, purpose: str, modality: str = "", *numbers: int, split: SplitName | None = None
     ) -> np.random.Generator:
-        """A generator of its own for every split, purpose and modality (by its name, not its place)."""
+        """Generator of its own for every split, purpose and modality, by name: other modalities do not change it."""
         name = int.from_bytes(hashlib.sha256(modality.encode()).digest()[:8], "little")
-        place = 0 if split is None else 1 + SPLITS.index(split)
-        return np.random.default_rng([self.seed, place, _PURPOSES.index(purpose), name, *numbers])
+        split_number = 0 if split is None else 1 + SPLITS.index(split)
+        return np.random.default_rng([self.seed, split_number, _PURPOSES.index(purpose), name, *numbers])
 
-    def _make_map(self, modality: str) -> Couplings:
+    def _make_map(self, modality: str) -> CouplingMap:
         layers = self.difficulty[modality]
         half = self.dimensions // 2
-        return Couplings(
+        return CouplingMap(
             [random_rotation(self._rng("rotation", modality, n), self.dimensions) for n in range(layers + 1)],
             [random_waves(self._rng("coupling", modality, n), half, self.dimensions - half) for n in range(layers)],
         )
 
     def _present(self, split: SplitName) -> dict[str, np.ndarray]:
-        """Which samples have which modality, for those that can be missing, shape (N,) each."""
+        """Masks of the present samples, shape (N,), of each modality that can be missing."""
         patterns = list(self._patterns)
         draws = self._rng("missing", split=split).random(self.samples[split])
         ends = np.cumsum(list(self._patterns.values()))[:-1]  # without the last, which rounding may leave below 1
         drawn = np.searchsorted(ends, draws, side="right")
         return {
             name: np.array([name in pattern for pattern in patterns])[drawn]
-            for name, share in self.missing.items()
-            if share > 0
+            for name, rate in self.missing.items()
+            if rate > 0
         }
 
 
-class Couplings:
-    """A random invertible map: a rotation, then coupling layers with a rotation after each.
-
-    Args:
-        rotations: One rotation (D, D) more than there are layers.
-        waves: Of each layer, W (D − D // 2, D // 2) and φ (D − D // 2,).
-    """
-
-    def __init__(self, rotations: list[np.ndarray], waves: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        self.rotations = rotations
-        self.waves = waves
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The image of x, shape (N, D)."""
-        x = x @ self.rotations[0].T
-        for wave, rotation in zip(self.waves, self.rotations[1:], strict=True):
-            a, b = np.split(x, [len(rotation) // 2], axis=1)
-            x = np.concatenate([a, (b + _bend(a, wave)) / math.sqrt(2)], axis=1) @ rotation.T  # variance stays near 1
-        return x
-
-    def inverse(self, x: np.ndarray) -> np.ndarray:
-        """What is mapped to x, shape (N, D)."""
-        for wave, rotation in zip(self.waves[::-1], self.rotations[:0:-1], strict=True):
-            a, b = np.split(x @ rotation, [len(rotation) // 2], axis=1)
-            x = np.concatenate([a, b * math.sqrt(2) - _bend(a, wave)], axis=1)
-        latents: np.ndarray = x @ self.rotations[0]
-        return latents
-
-
-def _bend(a: np.ndarray, wave: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    weights, phases = wave
-    bent: np.ndarray = np.sin(a @ weights.T + phases)
-    bent *= math.sqrt(2)
-    return bent
-
-
-def random_rotation(rng: np.random.Generator, dimensions: int) -> np.ndarray:
-    """An orthogonal matrix (D, D), uniform among all."""
-    q, r = np.linalg.qr(rng.standard_normal((dimensions, dimensions)))
-    rotation: np.ndarray = q * np.sign(np.diag(r))  # without this the result depends on the library's convention
-    return rotation
-
-
-def random_waves(rng: np.random.Generator, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Directions (outputs, inputs), unit vectors, and phases (outputs,)."""
-    directions = rng.standard_normal((outputs, inputs))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return directions, rng.uniform(0, 2 * np.pi, outputs)
-
-
-def simplex(vertices: int) -> np.ndarray:
-    """Vertices of a regular simplex of edge 1 around the origin, shape (C, C − 1)."""
-    corners = np.zeros((vertices, vertices - 1))
-    for k in range(1, vertices):  # column k: an orthonormal basis of what is orthogonal to (1, …, 1), after Helmert
-        corners[:k, k - 1] = 1
-        corners[k, k - 1] = -k
-        corners[:, k - 1] /= math.sqrt(2 * k * (k + 1))
-    return corners
-
-
-def simplex_accuracy(separation: float, num_classes: int) -> float:
-    """Bayes accuracy of equally frequent Gaussians of unit variance whose means are all ``separation`` apart.
-
-    Example:
-        >>> round(simplex_accuracy(2.0, 2), 6)  # of two classes it is Φ(separation / 2)
-        0.841345
-    """
-    # The trapezoidal rule converges faster than any power of its step for such smooth, decaying functions.
-    t = torch.linspace(-12, 12, 1201, dtype=torch.float64)
-    density = torch.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
-    shifted = torch.special.ndtr(t + separation / math.sqrt(2))
-    return min(1.0, float(torch.trapezoid(density * shifted ** (num_classes - 1), t)))
-
-
-def separation_of(accuracy: float, num_classes: int) -> float:
-    """The separation at which :func:`simplex_accuracy` is ``accuracy``, by bisection.
-
-    Example:
-        >>> round(separation_of(simplex_accuracy(2.0, 5), 5), 6)
-        2.0
-    """
-    low, high = 0.0, 20.0
-    if accuracy <= 1 / num_classes:
-        return low
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if simplex_accuracy(middle, num_classes) < accuracy else (low, middle)
-    return high
-
-
 def _presence_patterns(missing: Mapping[str, float]) -> dict[frozenset[str], float]:
-    """Probability of every set of modalities that a sample can have, given that it has at least one."""
+    """Probability of every set of modalities a sample can have, given at least one."""
     patterns = {}
-    for chosen in itertools.product((True, False), repeat=len(missing)):
+    for present in itertools.product((True, False), repeat=len(missing)):
         names = sorted(missing)  # the order of the arguments must not matter
-        factors = [1 - missing[name] if there else missing[name] for name, there in zip(names, chosen, strict=True)]
-        if any(chosen) and math.prod(factors) > 0:
-            patterns[frozenset(itertools.compress(names, chosen))] = math.prod(factors)
+        factors = [1 - missing[name] if has else missing[name] for name, has in zip(names, present, strict=True)]
+        if any(present) and math.prod(factors) > 0:
+            patterns[frozenset(itertools.compress(names, present))] = math.prod(factors)
     total = sum(patterns.values())
     return {names: probability / total for names, probability in patterns.items()}
 
 
-def _known(argument: str, given: Mapping[str, _T], allowed: Iterable[str]) -> dict[str, _T]:
+def _checked_names(argument: str, entries: Mapping[str, _T], allowed: Iterable[str]) -> dict[str, _T]:
     allowed = list(allowed)
-    for name in given:
+    for name in entries:
         if name not in allowed:
             raise ValueError(
                 f"Parameter `{argument}` should name only {', '.join(allowed)}. "
                 f"Found '{name}'.{nearest_name(name, allowed)}"
             )
-    return dict(given)
+    return dict(entries)
 
 
 def _checked_accuracy(accuracy: Mapping[str, float], num_classes: int) -> dict[str, float]:
-    if not 2 <= len(accuracy) <= _MOST_MODALITIES:
+    if not 2 <= len(accuracy) <= _MAX_MODALITIES:
         raise ValueError(
-            f"Parameter `accuracy` should name 2 to {_MOST_MODALITIES} modalities. Found {len(accuracy)}: "
+            f"Parameter `accuracy` should name 2 to {_MAX_MODALITIES} modalities. Found {len(accuracy)}: "
             f"{', '.join(accuracy)}."
         )
     for name, value in accuracy.items():
@@ -394,16 +312,16 @@ def _checked_accuracy(accuracy: Mapping[str, float], num_classes: int) -> dict[s
 
 def _checked_difficulty(difficulty: Mapping[str, int] | None, names: list[str]) -> dict[str, int]:
     if difficulty is None:
-        return {name: _HARD if place else 0 for place, name in enumerate(names)}
-    given = _known("difficulty", difficulty, names)
-    for name, layers in given.items():
-        if check_integer(f"difficulty['{name}']", layers, 0) > _MOST_LAYERS:
-            raise ValueError(f"Parameter `difficulty['{name}']` should be at most {_MOST_LAYERS}. Found {layers}.")
-    return {name: given.get(name, 0) for name in names}
+        return {name: _HARD if index else 0 for index, name in enumerate(names)}
+    entries = _checked_names("difficulty", difficulty, names)
+    for name, layers in entries.items():
+        if check_integer(f"difficulty['{name}']", layers, 0) > _MAX_LAYERS:
+            raise ValueError(f"Parameter `difficulty['{name}']` should be at most {_MAX_LAYERS}. Found {layers}.")
+    return {name: entries.get(name, 0) for name in names}
 
 
 def _read_vector(path: Path, dimensions: int) -> np.ndarray:
-    """The vector (D,) in a ``.npy`` file, float32."""
+    """Read a vector (D,) from a ``.npy`` file, float32."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
@@ -411,8 +329,8 @@ def _read_vector(path: Path, dimensions: int) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a .npy file: {error}") from error
     if not isinstance(array, np.ndarray) or array.shape != (dimensions,) or array.dtype.kind not in "fiu":
-        found = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "an archive of arrays"
-        raise ValueError(f"{path} should hold a vector of {dimensions} real numbers. Found {found}.")
+        content = f"shape {array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "an archive of arrays"
+        raise ValueError(f"{path} should hold a vector of {dimensions} real numbers. Found {content}.")
     if not np.all(np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max):  # NaN fails this too
         raise ValueError(f"{path} should hold numbers that float32 can. Found NaN, infinity or larger ones.")
     return array.astype(np.float32)
