@@ -14,7 +14,7 @@ import torch
 import bmlr.data
 from bmlr.data.readers._images import read_gray_image
 from bmlr.data.readers._wave import read_wave
-from bmlr.data.sets import _avmnist
+from bmlr.data.sets import _avmnist, _paired_digits
 from bmlr.data.sets._avmnist import AVMNIST
 from bmlr.data.transforms._degrade import clutter, move, principal_components, project
 from bmlr.data.transforms._spectrogram import Spectrogram
@@ -168,8 +168,8 @@ class TestParts:
             drawn.append(10 * np.log10(np.mean(clip**2.0) / np.mean((noisy - clip) ** 2.0)))
             return noisy
 
-        add_noise = _avmnist.add_noise
-        monkeypatch.setattr(_avmnist, "add_noise", listen)
+        add_noise = _paired_digits.add_noise
+        monkeypatch.setattr(_paired_digits, "add_noise", listen)
         make(audio_snr_db=-7.0, cache=tmp_path).prepare()
         assert len(drawn) == 200
         np.testing.assert_allclose(drawn, -7.0, atol=1e-3)

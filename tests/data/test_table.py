@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import bmlr.data
 from bmlr._files import with_checksum
 from bmlr.cli import main
-from bmlr.data.sets._table_files import KINDS, parse_table, prepare_table, read_table, table_items
+from bmlr.data.sets._table_files import KINDS, list_samples, parse_table, prepare_table, read_table
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._store import open_store, read_rejected
 
@@ -152,7 +152,7 @@ def test_whatever_the_bytes_a_table_is_read_or_refused(content):
         table = parse_table(content, PLACE)
     except ValueError:
         return
-    items = table_items(table)
+    items = list_samples(table)
     assert len(items) == len(table.rows)
     assert len({item.id for item in items}) == len(items)
     assert all(item.problem.startswith(f"row {n}: ") for item, (n, _) in zip(items, table.rows, strict=True))
@@ -173,7 +173,7 @@ def test_what_is_wrong_with_a_row_is_said_with_row_and_column(tmp_path):
     ]
     path = write_vectors(tmp_path, rows[:2])
     write_table(path, rows, ["id", "label", "split", "group", "a", "b"])
-    items = table_items(read_table(path))
+    items = list_samples(read_table(path))
     problems = {item.id: item.problem for item in items}
     assert problems["s0"] is problems["s1"] is problems["row-11"] is None
     assert problems["s0 (row 4)"] == "row 4: column 'id' repeats 's0' of row 2"
@@ -206,11 +206,11 @@ def test_files_outside_the_table_s_folder_are_read_only_on_request(tmp_path, cel
     cell = cell.format(outside=tmp_path)
     table = write_table(folder / "t.csv", [["x", cell, "sub/a.npy"]], ["label", "a", "b"])
     np.save(folder / "sub" / "a.npy", np.zeros(3))
-    (item,) = table_items(read_table(table))
+    (item,) = list_samples(read_table(table))
     assert item.problem.startswith("row 2: column 'a': ")
     assert "leads out of the folder of the table" in item.problem
     assert set(item.files) == {"b"}
-    (item,) = table_items(read_table(table), outside=True)
+    (item,) = list_samples(read_table(table), outside=True)
     assert item.problem is None
     assert item.files["a"].resolve() == tmp_path / "secret.npy"
 
@@ -223,14 +223,14 @@ def test_paths_that_stay_inside_are_taken_however_they_are_written(tmp_path):
     (tmp_path / "inner.npy").symlink_to(tmp_path / "a.npy")
     cells = ["sub/../a.npy", f"{tmp_path}/a.npy", "sub\\b.npy", "\u00e9.npy", "inner.npy", "./a.npy"]
     path = write_table(tmp_path / "t.csv", [["x", cell, "a.npy"] for cell in cells], ["label", "a", "b"])
-    assert [item.problem for item in table_items(read_table(path))] == [None] * len(cells)
+    assert [item.problem for item in list_samples(read_table(path))] == [None] * len(cells)
 
 
 def test_links_in_a_circle_are_rejected(tmp_path):
     (tmp_path / "x.npy").symlink_to(tmp_path / "y.npy")
     (tmp_path / "y.npy").symlink_to(tmp_path / "x.npy")
     path = write_table(tmp_path / "t.csv", [["x", "x.npy", "y.npy"]], ["label", "a", "b"])
-    assert table_items(read_table(path))[0].problem.startswith("row 2: column 'a': ")
+    assert list_samples(read_table(path))[0].problem.startswith("row 2: column 'a': ")
 
 
 # Preparation
@@ -290,7 +290,7 @@ def test_a_second_preparation_does_nothing_and_a_changed_table_another_store(tmp
 def test_further_columns_are_kept_unread(tmp_path):
     path = write_table(tmp_path / "t.csv", [["x", "a.npy", "a.npy", "by hand"]], ["label", "a", "b", "note:extra"])
     np.save(tmp_path / "a.npy", np.zeros(2))
-    assert table_items(read_table(path))[0].extra == {"row": 2, "note": "by hand"}
+    assert list_samples(read_table(path))[0].extra == {"row": 2, "note": "by hand"}
 
 
 # The data set

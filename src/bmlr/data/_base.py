@@ -1,4 +1,4 @@
-"""What a data set is to training: named modalities, named classes, and three splits that give batches."""
+"""The contract of a data set: named modalities and classes, three splits, batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal["image", "spectrogram", "frames", "sequence", "vector"]
 
 @dataclasses.dataclass(frozen=True)
 class Modality:
-    """Form of one modality's input, from which a default encoder is chosen.
+    """Form of one modality's input; it decides the default encoder.
 
     Attributes:
         kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d). In
@@ -36,7 +36,7 @@ class Modality:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingDefaults:
-    """Settings that suit a data set, taken where the user gives none. Those here are the paper's.
+    """Training settings of a data set, used unless given. The defaults are the paper's.
 
     Attributes:
         epochs: Number of epochs.
@@ -52,14 +52,16 @@ class TrainingDefaults:
 
 
 class Split(ABC):
-    """One part of a data set. It gives whole batches, so that memory-mapped arrays are read once per batch.
+    """One split of a data set.
+
+    It gives whole batches, so that memory-mapped arrays are read once per batch.
 
     Attributes:
         targets: Class indices of all samples, shape (N,), int64.
-        groups: Group of each sample (speaker, actor, source video), which an honest split never shares between
-            splits; None where there is none.
-        present: Which samples have which modality, a boolean array of shape (N,) per name; None or a name left out
-            means all. Training a subset of the modalities leaves out the samples that have none of it.
+        groups: Group of each sample (speaker, actor, source video), never shared between splits under protocol
+            ``clean``; None without groups.
+        present: Mask of the samples that have each modality, a boolean array of shape (N,) per name; None or a name
+            left out means all. Training a subset of the modalities leaves out the samples that have none of it.
     """
 
     targets: Tensor
@@ -87,7 +89,7 @@ class ArraySplit(Split):
     Args:
         inputs: One array per modality, first dimension N; given to the model as float32.
         targets: Class indices, shape (N,).
-        present: Which samples have which modality, a boolean array of shape (N,) per name.
+        present: Mask of the samples that have each modality, a boolean array of shape (N,) per name.
         groups: Group of each sample.
 
     Raises:
@@ -160,7 +162,7 @@ class MultimodalData(ABC):
 
     @abstractmethod
     def split(self, name: SplitName) -> Split:
-        """One part of the prepared data."""
+        """One split of the prepared data."""
 
     @abstractmethod
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -179,12 +181,12 @@ class MultimodalData(ABC):
 
     @property
     def hparams(self) -> dict[str, Any]:
-        """The parameters the data set was made with, by name."""
+        """Parameters of the constructor, by name."""
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
 
     def majority_rate(self, split: SplitName = "test") -> float:
-        """Share of the most frequent class: the accuracy of always answering it."""
+        """Fraction of the most frequent class, the accuracy of a constant answer."""
         targets = self.split(split).targets
         return float(torch.bincount(targets, minlength=len(self.classes)).max() / len(targets))
 

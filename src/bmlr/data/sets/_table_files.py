@@ -1,4 +1,4 @@
-"""Tables of files, read and prepared."""
+"""CSV tables of files: reading and preparation."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from bmlr.data.store._cache import checked_name
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import SourceSample
 
-_ABOUT = ("id", "label", "split", "group")  # columns that are no modality
+_RESERVED = ("id", "label", "split", "group")  # columns that are not modalities
 
 
 _DELIMITERS = ",;\t"
 
 
-_SECONDS = 10.0  # of the spectrograms, where nothing is said
+_SECONDS = 10.0  # of the spectrograms, unless given
 
 
 _SPLIT_WORDS: dict[str, SplitName] = {
@@ -60,14 +60,13 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class FileTable:
-    """A table that has been read, before any of its files.
+    """Columns and rows of a table, before its files are read.
 
     Attributes:
-        path: Where it is.
-        columns: Place of each column, by name without kind.
+        path: Path of the table.
+        columns: Index of each column, by name without kind.
         kinds: Kind of each modality: audio, image, video, array, vector or sequence.
-        rows: Number and cells of each row that is not blank. Numbers are those a spreadsheet shows, the head being
-            row 1.
+        rows: Number and cells of each row that is not blank. Numbers are a spreadsheet's: the head is row 1.
     """
 
     path: Path
@@ -77,9 +76,9 @@ class FileTable:
 
 
 def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-    """Read all files of a table once and store them, see :func:`read_table` and :func:`table_items`.
+    """Read the files of a table into a store, see :func:`read_table` and :func:`list_samples`.
 
-    Sounds become the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
+    Audio becomes the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
     default); images and frames are resized to squares of ``options.size`` pixels; arrays are kept as float32.
 
     Args:
@@ -97,15 +96,15 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
     table = read_table(source)
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()
-    items = table_items(table, outside=options.outside)
-    classes = _classes(items)
+    samples = list_samples(table, outside=options.outside)
+    classes = _classes(samples)
     if len(classes) < 2:
-        example = next((f", such as {item.problem}" for item in items if item.problem), "")
+        example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
         raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
     return prepare_samples(
         "table",
-        items,
-        {name: _reader(name, kind, items, options) for name, kind in table.kinds.items()},
+        samples,
+        {name: _reader(name, kind, samples, options) for name, kind in table.kinds.items()},
         classes,
         dest,
         key={"layout": "table", "kinds": dict(table.kinds)},
@@ -116,16 +115,16 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
 
 
 def read_table(path: Path) -> FileTable:
-    """Read a table: what its columns are and its rows, but none of its files.
+    """Read the columns and rows of a table, without its files.
 
     The table is CSV in UTF-8, with or without byte order mark, any line ends, commas, semicolons or tabs. Columns:
 
     * ``label``: name of the class.
     * ``id`` (optional): a unique name of the sample.
     * ``split`` (optional): train, val or test.
-    * ``group`` (optional): what no two splits should share: the speaker, the patient, the video a clip is cut from.
+    * ``group`` (optional): speaker, patient or source video, which no two splits should share.
     * Every other column is a modality, named by its head; cells are paths, an empty one is a modality that the
-      sample lacks. What it is, is told by the files' suffixes or by a kind in the head: ``voice:audio``,
+      sample lacks. Its kind follows from the files' suffixes or from the head: ``voice:audio``,
       ``photo:image``, ``clip:video``, ``sensor:array`` (a vector (d) or a sequence (T, d), as in the first file),
       ``pose:sequence``, ``age:vector``, ``words:text features`` (a sequence). ``audio`` reads the sound of videos too.
     * A column ``note:extra`` is kept with the sample and not read.
@@ -135,7 +134,7 @@ def read_table(path: Path) -> FileTable:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such table; the message names the row or column, and the nearest name.
+        ValueError: If it is not such a table; the message names the row or column, and the nearest name.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,7 +143,7 @@ def read_table(path: Path) -> FileTable:
 
 
 def parse_table(content: bytes, path: Path) -> FileTable:
-    r"""The table in the bytes of a file, see :func:`read_table`.
+    r"""Parse the bytes of a table, see :func:`read_table`.
 
     Example:
         >>> table = parse_table(b"label;photo;words:text features\ncat;a.png;a.npy\n", Path("pets.csv"))
@@ -157,22 +156,22 @@ def parse_table(content: bytes, path: Path) -> FileTable:
         raise ValueError(f"{path} should begin with the names of its columns. Its first row is empty.")
     rows = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(cells)]
     if not rows:
-        raise ValueError(f"{path} should have a row per sample. It has none but the names of its columns.")
-    columns, given = _columns(head, path)
+        raise ValueError(f"{path} should have a row per sample. It has only the names of its columns.")
+    columns, stated = _columns(head, path)
     kinds: dict[str, str] = {}
-    for name, place in columns.items():
-        if name not in _ABOUT and given[name] != "extra":
-            cells = [(number, row[place]) for number, row in rows if len(row) == len(head) and row[place]]
+    for name, index in columns.items():
+        if name not in _RESERVED and stated[name] != "extra":
+            cells = [(number, row[index]) for number, row in rows if len(row) == len(head) and row[index]]
             if not cells:
                 raise ValueError(f"{path}, column '{name}' should hold paths of files. All its cells are empty.")
-            kinds[name] = given[name] or _kind_of_files(name, cells, path)
+            kinds[name] = stated[name] or _kind_of_files(name, cells, path)
     if len(kinds) < 2:
         raise ValueError(f"{path} should have columns of files for at least 2 modalities. Found {list(kinds)}.")
     return FileTable(path, columns, kinds, rows)
 
 
-def table_items(table: FileTable, *, outside: bool = False) -> list[SourceSample]:
-    """The samples of a table.
+def list_samples(table: FileTable, *, outside: bool = False) -> list[SourceSample]:
+    """Samples of a table.
 
     Args:
         table: The table.
@@ -188,23 +187,23 @@ def table_items(table: FileTable, *, outside: bool = False) -> list[SourceSample
     first_rows: dict[str, int] = {}
     taken: set[str] = set()
     split_wanted = "split" in table.columns and any(_cell(table, cells, "split") for _, cells in table.rows)
-    items = []
+    samples = []
     for number, cells in table.rows:
-        item, problems = _item(table, number, cells, None if outside else folder, split_wanted=split_wanted)
-        if item.id in first_rows:
-            problems.append(f"column 'id' repeats '{item.id}' of row {first_rows[item.id]}")
-        first_rows.setdefault(item.id, number)
-        name = item.id
+        sample, problems = _read_row(table, number, cells, None if outside else folder, split_wanted=split_wanted)
+        if sample.id in first_rows:
+            problems.append(f"column 'id' repeats '{sample.id}' of row {first_rows[sample.id]}")
+        first_rows.setdefault(sample.id, number)
+        name = sample.id
         while name in taken:
             name = f"{name} (row {number})"
         taken.add(name)
         problem = f"row {number}: {'; '.join(problems)}" if problems else None
-        items.append(dataclasses.replace(item, id=name, problem=problem))
-    return items
+        samples.append(dataclasses.replace(sample, id=name, problem=problem))
+    return samples
 
 
 def csv_records(content: bytes, path: Path) -> list[list[str]]:
-    """All rows of a table, blank ones too, their cells without the space around them."""
+    """All rows of a table, blank ones included, their cells stripped."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -214,7 +213,7 @@ def csv_records(content: bytes, path: Path) -> list[list[str]]:
         ) from error
     records: list[list[str]] = []
     try:
-        # Strict: otherwise a quote that is never closed swallows all rows after it without a word.
+        # Strict: else an unclosed quote silently swallows all rows after it.
         for record in csv.reader(io.StringIO(text, newline=""), delimiter=find_delimiter(text), strict=True):
             records.append([cell.strip() for cell in record])  # noqa: PERF401  (the number of rows read is told)
     except csv.Error as error:
@@ -223,44 +222,44 @@ def csv_records(content: bytes, path: Path) -> list[list[str]]:
 
 
 def find_delimiter(text: str) -> str:
-    """What separates the names of the columns: of comma, semicolon and tab the most frequent outside of quotes."""
+    """Delimiter of the head: comma, semicolon or tab, the most frequent outside quotes."""
     line = next(iter(text.splitlines()), "")
     bare = "".join(line.split('"')[::2])
     return max(_DELIMITERS, key=bare.count)
 
 
 def _columns(head: Sequence[str], path: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Place and given kind ("" where none is given) of each column by its name."""
+    """Index and stated kind ("" if none) of each column, by name."""
     columns: dict[str, int] = {}
-    given: dict[str, str] = {}
-    for place, text in enumerate(head):
+    stated: dict[str, str] = {}
+    for index, text in enumerate(head):
         name, colon, kind = (word.strip() for word in text.partition(":"))
-        where = f"{path}, column {place + 1}"
+        where = f"{path}, column {index + 1}"
         if not name:
             raise ValueError(f"{where} should have a name in the first row. Found {text!r}.")
-        if name.casefold() in _ABOUT:
+        if name.casefold() in _RESERVED:
             name = name.casefold()
         if name in columns:
             raise ValueError(f"{where} should have a name of its own. '{name}' is that of column {columns[name] + 1}.")
         if colon:
             words = " ".join(kind.casefold().split())
-            if words not in KINDS or name in _ABOUT:
-                allowed = f"have a kind among {', '.join(KINDS)}" if name not in _ABOUT else "have no kind"
+            if words not in KINDS or name in _RESERVED:
+                allowed = f"have a kind among {', '.join(KINDS)}" if name not in _RESERVED else "have no kind"
                 raise ValueError(f"{where} should {allowed}. Found {text!r}.{nearest_name(words, KINDS)}")
-            given[name] = KINDS[words]
-        columns[name] = place
-        given.setdefault(name, "")
-        if name not in _ABOUT and given[name] != "extra":
+            stated[name] = KINDS[words]
+        columns[name] = index
+        stated.setdefault(name, "")
+        if name not in _RESERVED and stated[name] != "extra":
             _check_modality(name, where)
     if "label" not in columns:
         raise ValueError(
             f"{path} should have a column 'label'. Found {', '.join(columns)}.{_nearest_to_label(columns)}"
         )
-    return columns, given
+    return columns, stated
 
 
 def _nearest_to_label(columns: Mapping[str, int]) -> str:
-    near = nearest_name("label", [name for name in columns if name not in _ABOUT])
+    near = nearest_name("label", [name for name in columns if name not in _RESERVED])
     return near.replace("Did you mean", "Is it")
 
 
@@ -270,11 +269,11 @@ def _check_modality(name: str, where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     if name in {"fused", "targets"} or name.endswith("_offsets") or hasattr(torch.nn.ModuleDict(), name):
-        raise ValueError(f"{where} should not be named '{name}': that has a meaning of its own. Choose another name.")
+        raise ValueError(f"{where} should not be named '{name}': the name is reserved. Choose another.")
 
 
 def _kind_of_files(name: str, cells: Sequence[tuple[int, str]], path: Path) -> str:
-    """The kind of a column by the suffixes of its files."""
+    """Kind of a column by the suffixes of its files."""
     first: dict[str, int] = {}
     for number, cell in cells:
         kind = FILE_KINDS.get(_suffix(cell))
@@ -283,13 +282,13 @@ def _kind_of_files(name: str, cells: Sequence[tuple[int, str]], path: Path) -> s
     if len(first) == 1:
         return next(iter(first))
     if first:
-        found = ", ".join(f"{kind} in row {number}" for kind, number in first.items())
-        raise ValueError(f"{path}, column '{name}' holds files of several kinds ({found}). Say which: '{name}:KIND'.")
+        kinds = ", ".join(f"{kind} in row {number}" for kind, number in first.items())
+        raise ValueError(f"{path}, column '{name}' holds files of several kinds ({kinds}). Say which: '{name}:KIND'.")
     number, cell = cells[0]
     raise ValueError(
         f"{path}, column '{name}' is unknown: {cell[:80]!r} in row {number} has no suffix of a file that can be read. "
-        f"Columns are {', '.join(_ABOUT)}, and files; name it '{name}:KIND' to say their kind, or '{name}:extra' to "
-        f"leave it unread.{nearest_name(name, _ABOUT)}"
+        f"Columns are {', '.join(_RESERVED)}, and files; name it '{name}:KIND' to say their kind, or '{name}:extra' to "
+        f"leave it unread.{nearest_name(name, _RESERVED)}"
     )
 
 
@@ -300,14 +299,14 @@ def _suffix(cell: str) -> str:
 
 
 def _cell(table: FileTable, cells: Sequence[str], name: str) -> str:
-    place = table.columns.get(name)
-    return cells[place] if place is not None and place < len(cells) else ""
+    index = table.columns.get(name)
+    return cells[index] if index is not None and index < len(cells) else ""
 
 
-def _item(
+def _read_row(
     table: FileTable, number: int, cells: Sequence[str], folder: Path | None, *, split_wanted: bool
 ) -> tuple[SourceSample, list[str]]:
-    """A sample, and what is wrong with its row. Files have to lie in ``folder`` where it is given."""
+    """Sample of a row, and its problems. With ``folder``, files have to lie in it."""
     name = _cell(table, cells, "id") or f"row-{number}"
     if len(cells) != len(table.columns):
         return SourceSample(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
@@ -323,59 +322,59 @@ def _item(
     files: dict[str, Path] = {}
     for modality in table.kinds:
         if cell := _cell(table, cells, modality):
-            found = _file(cell, table.path.parent, folder)
-            if isinstance(found, Path):
-                files[modality] = found
+            path = _file(cell, table.path.parent, folder)
+            if isinstance(path, Path):
+                files[modality] = path
             else:
-                problems.append(f"column '{modality}': {found}")
+                problems.append(f"column '{modality}': {path}")
     if not files and not problems:
         problems.append("it has no file of any modality")
-    others = [column for column in table.columns if column not in _ABOUT and column not in table.kinds]
+    others = [column for column in table.columns if column not in _RESERVED and column not in table.kinds]
     extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in others}}
     return SourceSample(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
 
 
 def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
-    """The file a cell names, or what is wrong with it."""
+    """File named by a cell, or the reason why there is no such file."""
     text = cell.replace("\\", "/")
-    # Composed and decomposed letters look alike, and systems differ in which they write.
+    # macOS writes decomposed letters, others composed ones; a table made elsewhere would find no file.
     spellings = dict.fromkeys([text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)])
     try:
-        found = next((path for spelling in spellings if (path := base / spelling).exists()), base / text)
-        if folder is not None and not found.resolve().is_relative_to(folder):
+        file = next((path for spelling in spellings if (path := base / spelling).exists()), base / text)
+        if folder is not None and not file.resolve().is_relative_to(folder):
             return f"{cell!r} leads out of the folder of the table; the option `outside` allows it"
-        if not found.is_file():
+        if not file.is_file():
             return f"there is no file {cell!r}"
-    except (OSError, ValueError, RuntimeError) as error:  # names too long or with a zero byte, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a zero byte, a circle of links
         return f"{cell!r} is no path of a file ({error})"
-    return found
+    return file
 
 
-def _classes(items: Sequence[SourceSample]) -> list[str]:
-    """Labels of the usable samples, in order of number where all are numbers."""
-    labels = {item.label for item in items if item.problem is None}
+def _classes(samples: Sequence[SourceSample]) -> list[str]:
+    """Labels of the usable samples, sorted, by number if all are numbers."""
+    labels = {sample.label for sample in samples if sample.problem is None}
     numbers = all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels)
     return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
-def _reader(name: str, kind: str, items: Sequence[SourceSample], options: PrepareOptions) -> FileReader:
+def _reader(name: str, kind: str, samples: Sequence[SourceSample], options: PrepareOptions) -> FileReader:
     if kind == "audio":
         return audio_reader(options.seconds or _SECONDS, options.dtype)
     if kind == "image":
         return ImageReader(options.size)
     if kind == "video":
         return VideoReader(options.size, options.fps)
-    if kind == "sequence" or (kind == "array" and _dimensions(name, items) == 2):
+    if kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
         return ArrayReader("sequence")
     return ArrayReader("vector")
 
 
-def _dimensions(name: str, items: Sequence[SourceSample]) -> int:
-    """Dimensions of the first array of a column that can be read as a vector or sequence."""
-    for item in items:
-        if item.problem is None and name in item.files:
+def _dimensions(name: str, samples: Sequence[SourceSample]) -> int:
+    """Number of dimensions of a column's first readable vector or sequence."""
+    for sample in samples:
+        if sample.problem is None and name in sample.files:
             try:
-                values = np.load(item.files[name], mmap_mode="r", allow_pickle=False)
+                values = np.load(sample.files[name], mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError):
                 continue  # rejected with the reason when it is read
             if isinstance(values, np.ndarray) and values.ndim in {1, 2}:
