@@ -117,7 +117,7 @@ def test_an_unwritable_folder_is_named(tmp_path):
 
 
 def test_runs_of_another_process_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_module, "_WAIT", 0.05)
+    monkeypatch.setattr(grid_module, "_POLL_SECONDS", 0.05)
     job = jobs_of(["Joint"])[0]
     lock, lines, records = DirectoryLock(job.directory(tmp_path)), [], []
     assert lock.acquire()
@@ -344,7 +344,7 @@ def test_different_options_are_different_runs(tmp_path):
 def worker(monkeypatch):
     """The worker's main function in this process, which no parent ends."""
     monkeypatch.setattr(worker_module, "_end_with_parent", lambda: None)
-    monkeypatch.setenv(worker_module._HELD, "")
+    monkeypatch.setenv(worker_module._LOCKED, "")
     return worker_module.main
 
 
@@ -367,7 +367,7 @@ def test_a_worker_leaves_a_run_to_the_process_that_has_it(tmp_path, worker):
     directory = prepared_job(tmp_path)
     with DirectoryLock(directory):
         assert worker([str(directory), "toy"]) == BUSY
-        os.environ[worker_module._HELD] = str(directory)  # a process of that very run shares its lock
+        os.environ[worker_module._LOCKED] = str(directory)  # a process of that very run shares its lock
         assert worker([str(directory), "toy"]) == DONE
 
 
