@@ -81,7 +81,7 @@ class AVMNIST(PairedDigits):
         protocol: ``clean`` or ``paper``.
         pairing_seed: Seed of pairs, noise and distortions.
         audio_snr_db: Signal-to-noise ratio of the clips in dB; None adds no noise.
-        image_energy: Share of the training images' variance that the kept principal components hold at least, in
+        image_energy: Least fraction of the training images' variance held by the kept principal components, in
             (0, 1]; 1 keeps the images as they are.
         image_rotation: Largest rotation in degrees, either way.
         image_shift: Largest shift in pixels, either way and in both directions.
@@ -137,7 +137,7 @@ class AVMNIST(PairedDigits):
         self.cache = None if cache is None else str(cache)
 
     def prepare(self) -> None:
-        """Find, check and read the files, and make the arrays of all splits; later calls take them from the cache.
+        """Read the files and make the arrays of all splits, or take them from the cache.
 
         Raises:
             FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
@@ -167,7 +167,7 @@ class AVMNIST(PairedDigits):
         return [recording.split("_")[1] for recording in self.recordings(name)]
 
     def recordings(self, name: SplitName) -> list[str]:
-        """Name of the recording each sample of a split was paired with."""
+        """Name of the recording paired with each sample of a split."""
         names: list[str] = self._arrays[f"{name}_recordings"].tolist()
         return names
 
@@ -199,7 +199,7 @@ class AVMNIST(PairedDigits):
         return self._standardised_inputs(values)
 
     def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
-        """All arrays of all splits, standardised, with what is needed to treat new files alike."""
+        """Arrays of all splits, standardised, with the statistics that new files need."""
         clips = {
             recording.path.name: _SPECTROGRAM.fit_length(read_wave(recording.path, _SPECTROGRAM.sample_rate))
             for recording in recordings
@@ -243,7 +243,7 @@ class AVMNIST(PairedDigits):
 
 
 def _split_images(files: Sequence[Path]) -> dict[SplitName, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of each split from the files :func:`find_images` found."""
+    """Images and labels of each split, from the files of :func:`find_images`."""
     images, labels = _read_pair(files[0], files[1])
     if len(files) == 2:
         first, second = 7 * len(images) // 10, 8 * len(images) // 10
@@ -271,16 +271,16 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarr
 
 
 def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Generator, split: SplitName) -> list[str]:
-    """The name of a recording of the same digit for every image, drawn with replacement."""
+    """Name of a recording of the same digit for every image, drawn with replacement."""
     by_digit: dict[int, list[str]] = {digit: [] for digit in range(10)}
     for recording in recordings:
         by_digit[recording.digit].append(recording.path.name)
-    unheard = [digit for digit, names in by_digit.items() if not names]
-    unseen = sorted(set(range(10)) - set(labels.tolist()))
-    for what, digits in (("recordings", unheard), ("images", unseen)):
+    missing_audio = [digit for digit, names in by_digit.items() if not names]
+    missing_images = sorted(set(range(10)) - set(labels.tolist()))
+    for kind, digits in (("recordings", missing_audio), ("images", missing_images)):
         if digits:
-            raise ValueError(f"Every split should have all digits. The {what} of split '{split}' lack {digits}.")
-    # One draw per image, so that a sample's recording depends on its own number and digit only.
+            raise ValueError(f"Every split should have all digits. The {kind} of split '{split}' lack {digits}.")
+    # One draw per image: a sample's recording must not depend on the other images.
     return [
         by_digit[digit][int(u * len(by_digit[digit]))]
         for digit, u in zip(labels.tolist(), rng.random(len(labels)), strict=True)

@@ -1,4 +1,4 @@
-"""The files that AV-MNIST is made of."""
+"""Source files of AV-MNIST."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RECORDING_FOLDERS = ("fsdd/recordings", "free-spoken-digit-dataset/recordings",
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A file of the Free Spoken Digit Dataset, with what its name says."""
+    """A file of the Free Spoken Digit Dataset, with digit, speaker and index from its name."""
 
     path: Path
     digit: int
@@ -25,23 +25,25 @@ class Recording:
 
 
 def find_images(root: Path) -> list[Path]:
-    """Images and labels of t10k, and of train where they are there."""
+    """Files of images and labels of t10k, and of train if present."""
     folders = [root / folder for folder in _IMAGE_FOLDERS]
-    found = {
-        (stem, what): _first_file(
-            folders, (f"{stem}-{what}{dot}{kind}-ubyte{gz}" for gz in ("", ".gz") for dot in "-.")
+    files_of = {
+        (stem, content): _first_file(
+            folders, (f"{stem}-{content}{dot}{kind}-ubyte{gz}" for gz in ("", ".gz") for dot in "-.")
         )
         for stem in ("t10k", "train")
-        for what, kind in (("images", "idx3"), ("labels", "idx1"))
+        for content, kind in (("images", "idx3"), ("labels", "idx1"))
     }
-    needed = ["t10k"] if found["train", "images"] is None and found["train", "labels"] is None else ["t10k", "train"]
+    needed = (
+        ["t10k"] if files_of["train", "images"] is None and files_of["train", "labels"] is None else ["t10k", "train"]
+    )
     files = []
     for stem in needed:
-        for what, kind in (("images", "idx3"), ("labels", "idx1")):
-            file = found[stem, what]
+        for content, kind in (("images", "idx3"), ("labels", "idx1")):
+            file = files_of[stem, content]
             if file is None:
                 raise FileNotFoundError(
-                    f"There is no {stem}-{what}-{kind}-ubyte (or .gz) in {', '.join(map(str, folders))}."
+                    f"There is no {stem}-{content}-{kind}-ubyte (or .gz) in {', '.join(map(str, folders))}."
                 )
             files.append(file)
     return files

@@ -1,4 +1,4 @@
-"""Digits: written and spoken digits that come with the packages, paired by class; the default data set."""
+"""Written and spoken digits that come with the packages, paired by class; the default data set."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=200, n_mels=2
 _SIDE = 16  # of the images given to the model; those of scikit-learn have 8
 
 
-_SILENCE = 0.01  # of the loudest sample: what is trimmed from the shipped clips and from new recordings
+_SILENCE = 0.01  # of the loudest sample; below it, the ends of clips are trimmed
 
 
 # scikit-learn's images are in the order of the sheets they were cut from. A sheet asks for the same digits in the same
 # order, so that the sequence of labels shows where each of the 14 begins: 0, 130, 256, 386, 516, 646, 776, 915, 1029,
-# 1157, 1287, 1415, 1545, 1667. Splits are whole sheets, so that no sheet's writer is met in training and in testing.
+# 1157, 1287, 1415, 1545, 1667. Splits are whole sheets, so that no writer is in two splits.
 _SHEETS: dict[SplitName, tuple[int, int]] = {"train": (0, 1029), "val": (1029, 1415), "test": (1415, 1797)}
 
 
@@ -71,7 +71,7 @@ class Digits(PairedDigits):
     =======  =====  =======  ===========  ===========  =====  ==============  ==============  =====
 
     The last is the default: of these the image is lowest in joint training against what it reaches alone (by 14.2
-    points, the audio by 4.2). A readout is the fused decision layer on one modality's features alone, so that split of
+    points, the audio by 4.2). A readout is the fused decision layer on one modality's features alone, so that part of
     every gap is due to what the layer expects of the other. No method but plain joint training was looked at, and
     nothing of the test split. The table is by::
 
@@ -114,7 +114,7 @@ class Digits(PairedDigits):
         self.image_noise = check_non_negative("image_noise", image_noise)
 
     def prepare(self) -> None:
-        """Make the arrays of all splits; later calls take them from the cache.
+        """Make the arrays of all splits, or take them from the cache.
 
         Raises:
             FileNotFoundError: If a file of the package is missing.
@@ -132,7 +132,7 @@ class Digits(PairedDigits):
         return voices
 
     def clips(self, name: SplitName) -> list[int]:
-        """Position among the spoken digits of the clip each sample of a split was paired with."""
+        """Index of the spoken digit paired with each sample of a split."""
         check_choice("name", name, SPLITS)
         positions: list[int] = self._arrays[f"{name}_clips"].tolist()
         return positions
@@ -164,7 +164,7 @@ class Digits(PairedDigits):
         return self._standardised_inputs(values)
 
     def _build(self) -> dict[str, np.ndarray]:
-        """All arrays of all splits, standardised, with the statistics that new files need."""
+        """Arrays of all splits, standardised, with the statistics that new files need."""
         images, labels = load_written_digits()
         spoken = load_spoken_digits()
         arrays: dict[str, np.ndarray] = {}
@@ -185,7 +185,7 @@ class Digits(PairedDigits):
         return arrays
 
     def _pair(self, labels: np.ndarray, spoken: SpokenDigits, split: SplitName) -> np.ndarray:
-        """Position of a clip of the same digit and split for every image, drawn with replacement, shape (N,)."""
+        """Index of a clip of the same digit and split for every image, drawn with replacement, shape (N,)."""
         by_digit = [spoken.positions(split, digit) for digit in range(10)]
         draws = self._rng(split, "pairs").random(len(labels))
         return np.array([by_digit[d][int(u * len(by_digit[d]))] for d, u in zip(labels, draws, strict=True)])
@@ -199,26 +199,26 @@ class Digits(PairedDigits):
 
 
 def _checked_spoken() -> str:
-    """SHA-256 sum of the spoken digits, once it is known to be right: damage need not make them unreadable."""
+    """Verified SHA-256 checksum of the spoken digits: damaged audio may still be readable."""
     try:
-        found = checksum()
+        actual = checksum()
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no {error.filename}, a file of the package: please install the package again."
         ) from error
-    if found != _SPOKEN_SHA256:
+    if actual != _SPOKEN_SHA256:
         raise ValueError(
             "The spoken digits of the package (`bmlr/data/_assets`) should have the SHA-256 sum "
-            f"{_SPOKEN_SHA256[:12]}…: please install the package again. Found {found[:12]}…"
+            f"{_SPOKEN_SHA256[:12]}…: please install the package again. Found {actual[:12]}…"
         )
-    return found
+    return actual
 
 
 def load_written_digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's images (1797, 8, 8), float32 in [0, 1] with ink 1, and labels (1797,), in their order.
 
     Raises:
-        ValueError: If this scikit-learn's are others than those the splits were made for.
+        ValueError: If this scikit-learn ships other images than those of the splits.
     """
     from sklearn.datasets import load_digits  # heavy
 

@@ -1,4 +1,4 @@
-"""The spoken digits shipped with the package: made by a speech synthesiser, many voices, 8 kHz."""
+"""Spoken digits shipped with the package: synthetic speech, many voices, 8 kHz."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SpokenDigits:
         return len(self.waves)
 
     def positions(self, split: SplitName, digit: int) -> np.ndarray:
-        """Positions of the clips of one split in which ``digit`` is said."""
+        """Indices of the clips of one split that say ``digit``."""
         return np.flatnonzero((np.array(self.splits) == split) & (self.digits == digit))
 
 
@@ -54,7 +54,7 @@ def load_spoken_digits() -> SpokenDigits:
         >>> len(spoken), spoken.sample_rate, spoken.voices[0], int(spoken.digits[0])
         (1980, 8000, 'en-GB-scotland+Alex', 0)
     """
-    import soundfile  # of use with recordings only
+    import soundfile  # imported here: most data sets need no audio
 
     try:
         index = json.loads(_INDEX.read_text(encoding="utf-8"))
@@ -79,5 +79,5 @@ def load_spoken_digits() -> SpokenDigits:
 
 
 def checksum() -> str:
-    """SHA-256 sum over the recording and its index."""
+    """SHA-256 checksum of the audio and its index."""
     return hashlib.sha256(_RECORDING.read_bytes() + _INDEX.read_bytes()).hexdigest()
