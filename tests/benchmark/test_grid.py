@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -422,25 +421,19 @@ def test_addresses_that_are_no_host_and_port_are_left_to_ray():
         engines_module._check_reachable("ray://127.0.0.1:1")
 
 
-def test_messages_of_ray_tune_are_copied_empty_and_tell_the_end():
-    import pickle
+class Lost:
+    """Ray, in whose hands a task ends with a status or is lost."""
 
-    messages = engines_module._Messages()
-    messages.told.put((0, 0))
-    copy = pickle.loads(pickle.dumps(messages))  # noqa: S301  (our own)
-    assert copy.told.empty()
-    assert not messages.is_over("trial", {})
-    messages.over = True
-    assert messages.is_over("trial", {})
+    class exceptions:  # noqa: N801  (named as Ray's module)
+        class RayError(Exception):
+            pass
 
-    class Tune:
-        Callback = object
+    def get(self, reference):
+        if reference is None:
+            raise self.exceptions.RayError
+        return reference
 
-    class Trial:
-        config: ClassVar = {"number": 3}
-        last_result: ClassVar = {"status": 3}
 
-    callback = engines_module._make_callback(Tune, copy)
-    callback.on_trial_complete(1, [], Trial())
-    callback.on_trial_error(1, [], Trial())
-    assert [copy.told.get(), copy.told.get()] == [(3, 3), (3, engines_module.LOST)]
+def test_a_run_that_ray_has_lost_has_a_status_of_its_own():
+    assert engines_module._exit_status(Lost(), 3) == 3
+    assert engines_module._exit_status(Lost(), None) == engines_module.LOST

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
-import queue
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -26,9 +22,6 @@ _GRACE = 15.0  # seconds a run gets to leave a checkpoint when it has to end
 _RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs keep logs of their own
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one is not silent when it is told to be
     "RAY_worker_niceness": "0",  # a run is no background work
 }
 
@@ -95,7 +88,7 @@ class LocalEngine:
 
 @dataclasses.dataclass(frozen=True)
 class RayEngine:
-    """Runs as trials of Ray Tune, which starts a trial again when its machine or process is lost.
+    """Runs as tasks of Ray, which starts a task again when its machine or process is lost.
 
     All machines must see the folder of the runs, the data and this package under the same paths. A run that was lost
     resumes from its last checkpoint.
@@ -137,58 +130,27 @@ class RayEngine:
             os.environ.setdefault(name, value)
         try:
             import ray
-            from ray import tune
         except ModuleNotFoundError as error:
-            raise ValueError('Engine ray needs Ray Tune. Run: pip install "bmlr[sweep]"') from error
+            raise ValueError('Engine ray needs Ray. Run: pip install "bmlr[sweep]"') from error
         self._connect(ray)
+        waiting: dict[Any, Task] = {}
         try:
             gpus = self._gpus(ray)
-            # Without a share of a GPU a run must not take one that others were promised.
+            # Without a fraction of a GPU a run must not take one that others were promised.
             environment = _threads(self.cpus_per_run) | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
-            trial = tune.with_resources(
-                functools.partial(_trial, tasks, environment), {"cpu": self.cpus_per_run, "gpu": gpus}
-            )
-            for number, code in self._trials(tune, trial, tasks):
-                yield tasks[number], code
+            make_run = ray.remote(
+                num_cpus=self.cpus_per_run, num_gpus=gpus, max_retries=self.max_retries, retry_exceptions=True
+            )(run_task)
+            waiting |= {make_run.remote(task, environment): task for task in tasks}
+            while waiting:
+                (ended,), _ = ray.wait(list(waiting), num_returns=1)
+                yield waiting.pop(ended), _exit_status(ray, ended)
         finally:
+            if waiting:  # interrupted: a cancelled run leaves a checkpoint before it ends
+                for reference in waiting:
+                    ray.cancel(reference)
+                ray.wait(list(waiting), num_returns=len(waiting), timeout=_GRACE)
             ray.shutdown()
-
-    def _trials(self, tune: Any, trial: Any, tasks: Sequence[Task]) -> Iterator[tuple[int, int]]:
-        """The number of each task with its exit status, as Tune tells of it from a thread of its own."""
-        messages = _Messages()
-        # Machines of a cluster may write into the folder of the experiment: it lies beside the runs, which all see.
-        beside = None if self.address is None else tasks[0].directory.parent
-        with tempfile.TemporaryDirectory(prefix=".ray-", dir=beside, ignore_cleanup_errors=True) as folder:
-            tuner = tune.Tuner(
-                trial,
-                param_space={"number": tune.grid_search(list(range(len(tasks))))},
-                run_config=tune.RunConfig(
-                    storage_path=folder,
-                    failure_config=tune.FailureConfig(max_failures=self.max_retries),
-                    stop=messages.is_over,
-                    callbacks=[_make_callback(tune, messages), tune.logger.JsonLoggerCallback()],
-                    verbose=0,
-                ),
-            )
-
-            def fit() -> None:
-                try:
-                    tuner.fit()
-                    messages.told.put(RuntimeError("Ray Tune ended before all runs did."))
-                except BaseException as error:  # it is raised again where the runs are waited for
-                    messages.told.put(error)
-
-            thread = threading.Thread(target=fit, daemon=True)
-            thread.start()
-            try:
-                for _ in tasks:
-                    message = messages.told.get()
-                    if isinstance(message, BaseException):
-                        raise message
-                    yield message
-            finally:
-                messages.over = True
-                thread.join(_GRACE)
 
     def _connect(self, ray: Any) -> None:
         common = {"log_to_driver": False, "configure_logging": False}
@@ -261,40 +223,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _trial(tasks: Sequence[Task], environment: Mapping[str, str], config: Mapping[str, int]) -> dict[str, int]:
-    """A trial of Ray Tune: one run, whose result is its exit status."""
-    return {"status": run_task(tasks[config["number"]], environment)}
-
-
-class _Messages:
-    """What Ray Tune tells of its trials, and whether it is to end them.
-
-    Tune keeps copies of its callbacks on disk; a copy is of no use and holds nothing.
-    """
-
-    def __init__(self) -> None:
-        self.told: queue.SimpleQueue[tuple[int, int] | BaseException] = queue.SimpleQueue()
-        self.over = False
-
-    def __reduce__(self) -> tuple[type[_Messages], tuple[()]]:
-        return _Messages, ()
-
-    def is_over(self, _trial: str, _result: Mapping[str, Any]) -> bool:
-        """Whether the trials are to end."""
-        return self.over
-
-
-def _make_callback(tune: Any, messages: _Messages) -> Any:
-    """A callback of Ray Tune that tells of every trial that has ended, by itself or for good."""
-
-    class Tell(tune.Callback):  # type: ignore[misc]
-        def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
-            messages.told.put((trial.config["number"], trial.last_result.get("status", LOST)))
-
-        def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
-            messages.told.put((trial.config["number"], LOST))
-
-    return Tell()
+def _exit_status(ray: Any, reference: Any) -> int:
+    """Exit status of a run of Ray's; ``LOST`` where its machine or process was lost once too often."""
+    try:
+        return int(ray.get(reference))
+    except ray.exceptions.RayError:
+        return LOST
 
 
 def _check_reachable(address: str) -> None:
