@@ -302,6 +302,15 @@ def wait_until(condition, seconds):
         time.sleep(0.2)
 
 
+def parent_of_worker(run):
+    """Process that started the worker of a run."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        arguments = path.read_bytes().split(b"\0")
+        if b"bmlr.benchmark._worker" in arguments and str(run).encode() in arguments:
+            return int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+    raise AssertionError(f"No worker makes {run}.")
+
+
 @pytest.mark.slow
 def test_ray_tries_a_lost_run_again_on_a_cluster_there_was(tmp_path, cluster):
     folder = tmp_path / "ray"
@@ -314,8 +323,7 @@ def test_ray_tries_a_lost_run_again_on_a_cluster_there_was(tmp_path, cluster):
         wait_until(lambda: list((folder / "runs").glob("*/metrics.csv")) or process.poll() is not None, 300)
         assert process.poll() is None, process.stderr.read()
         (begun, *_) = (folder / "runs").glob("*/metrics.csv")
-        worker = int((begun.parent / ".lock").read_text())
-        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        parent = parent_of_worker(begun.parent)
         assert b"ray::" in Path(f"/proc/{parent}/cmdline").read_bytes()
         os.kill(parent, signal.SIGKILL)
         said = process.communicate(timeout=550)[1]

@@ -14,8 +14,6 @@ from bmlr._checks import check_choice, check_integer, check_non_negative, check_
 from bmlr.data import MultimodalData, SelectedModalities
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
-
-
 OnNonFinite = Literal["stop", "skip"]
 
 #: Metadata of options that cannot change a result: runs that differ in nothing else are one configuration.

@@ -23,7 +23,6 @@ _TICKS = (
     (0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000),
 )
 
-
 #: Metrics of one run, or of several (seeds, say) by name.
 Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
 

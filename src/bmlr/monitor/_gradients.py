@@ -24,8 +24,6 @@ from bmlr.model import MultimodalClassifier
 
 #: Name of the recording in the directory of a run.
 GRADIENTS = "gradients.csv"
-
-
 Encoders = MultimodalClassifier | Mapping[str, nn.Module]
 
 

@@ -27,8 +27,6 @@ from bmlr.reproduction._plot_top_classes import count_top_classes, plot_top_clas
 from bmlr.runs import RunRecord
 
 _DRAWN = 1000  # samples of a figure of samples
-
-
 _UNIFORM = "uniform, ε = 0.1"
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 #: Measures: fused accuracy, that of the first and the second modality, and their quotient.
 ACCURACY, FIRST, SECOND, RATIO = "accuracy", "first", "second", "ratio"
-
-
 CREMA_D, KINETICS, AVE, MOSI, MOSEI = "crema-d", "kinetics-sounds", "ave", "mosi", "mosei"
 
 
@@ -70,10 +68,7 @@ def _numbers(
 
 
 _AUDIOVISUAL, _SENTIMENT = (CREMA_D, KINETICS, AVE), (MOSI, MOSEI)
-
-
 _ALL = (ACCURACY, FIRST, SECOND, RATIO)
-
 
 _TABLE1 = {
     "Baseline": (64.35, 63.59, 67.19),
@@ -92,7 +87,6 @@ _TABLE1 = {
     "BMLR": (79.69, 71.76, 76.04),
 }
 
-
 _TABLE2 = {
     "Concat": (70.88, 68.00, 70.52),
     "Concat†": (79.69, 71.76, 76.04),
@@ -104,15 +98,12 @@ _TABLE2 = {
     "Bi-Gated†": (65.63, 66.24, 73.70),
 }
 
-
 _TABLE3 = {
     "Baseline": ((70.88, 54.12, 31.25, 1.73), (68.99, 49.41, 30.63, 1.61), (70.52, 58.33, 24.47, 2.38)),
     "BMLR": ((79.69, 62.22, 66.34, 0.94), (71.76, 52.66, 54.49, 0.97), (76.04, 68.23, 38.80, 1.76)),
 }
 
-
 _TABLE4 = {"Baseline": (70.88, 68.00), "Uni-Reshaping": (58.95, 60.39), "BMLR": (79.69, 71.76)}
-
 
 _TABLE5 = {
     "Baseline": (70.88, 68.00, 70.52),
@@ -122,7 +113,6 @@ _TABLE5 = {
     "Vanilla-Reshape": (69.89, 61.29, 53.13),
     "BMLR": (79.69, 71.76, 76.04),
 }
-
 
 _TABLE6 = {
     "Baseline": (36.16, 41.68),
@@ -134,7 +124,6 @@ _TABLE6 = {
     "DGL": (36.63, 42.78),
     "BMLR": (37.05, 43.71),
 }
-
 
 # Names in the paper whose class here is called otherwise.
 _CLASSES = {
@@ -152,13 +141,8 @@ def _rows(labels: Mapping[str, object], **other: str) -> tuple[Row, ...]:
 
 
 _BEFORE_AFTER = (Row("Uniform-Baseline", "UniformBaseline"), Row("BMLR", "BMLR", "Uniform-Baseline"))
-
-
 _AFTER = (Row("BMLR", "BMLR"),)
-
-
 _UNIFORM = "The paper's Baseline here is, by its numbers, the Uniform-Baseline of Table I, which is what is run."
-
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
@@ -205,10 +189,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     )
 }  # fmt: skip
 
-
 #: α and β of Fig. 5; the paper does not state which it took.
 GRID = {"small": "alpha=0.5|1|2,beta=0|0.1|0.5|1", "paper": "alpha=0.25|0.5|1|2|4,beta=0|0.1|0.25|0.5|0.75|1"}
-
-
 #: Classes of Fig. 4, as parts of their names; CREMA-D has no class Disappointed: DIS is disgust.
 FIG4_CLASSES = {CREMA_D: ("DIS", "HAP"), KINETICS: ("clarinet", "saxophone")}

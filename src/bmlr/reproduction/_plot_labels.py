@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 _HEIGHT = 3**0.5 / 2
-
-
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, _HEIGHT]])
 
 

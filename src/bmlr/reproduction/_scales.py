@@ -20,8 +20,6 @@ from bmlr.runs import RunRecord
 from bmlr.tables import Table
 
 ScaleName = Literal["paper", "small"]
-
-
 #: Data sets that ``bmlr prepare`` makes.
 _PREPARED = ("crema-d", "kinetics-sounds", "ave", "mosi", "mosei")
 

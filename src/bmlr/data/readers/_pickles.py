@@ -29,13 +29,8 @@ _MAX_DIMENSIONS = 64
 _MAPPED = 1 << 16  # bytes; longer values are views of the file, not copies
 
 _DTYPES = re.compile(r"\?|b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,8}|O[48]?")
-
-
 _OPCODES: Final = {operation.code: operation for operation in pickletools.opcodes}
-
-
 _SCALARS: Final = (str, bytes, int, float, complex, bool, type(None))
-
 
 #: Globals a pickle may name, in the spellings of all versions of Python and NumPy, and the maker of each.
 _GLOBALS: Final = {
@@ -466,7 +461,6 @@ _PUSHED: Final = frozenset(
     | {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
 
-
 _OPERATIONS: Final[dict[str, Callable[[_PickleMachine, Any], Any]]] = {
     "PROTO": _PickleMachine.protocol,
     "FRAME": _PickleMachine.frame,
@@ -505,7 +499,6 @@ _OPERATIONS: Final[dict[str, Callable[[_PickleMachine, Any], Any]]] = {
     "REDUCE": _PickleMachine.reduce,
     "BUILD": _PickleMachine.build,
 }
-
 
 _MAKERS: Final[dict[str, Callable[..., Any]]] = {
     "_reconstruct": _PickleMachine.reconstruct,

@@ -22,14 +22,8 @@ from bmlr.data.transforms._degrade import clutter, move, principal_components, p
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
-
-
 _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=128, n_mels=32, seconds=0.75)
-
-
 _LARGEST_SHIFT = 14  # half of an image: beyond, the digit may be gone
-
-
 _TEST_SPEAKERS, _VAL_SPEAKERS = frozenset({"george", "lucas"}), frozenset({"theo"})
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _IMAGE_FOLDERS = ("mnist", "MNIST/raw", ".")
-
-
 _RECORDING_FOLDERS = ("fsdd/recordings", "free-spoken-digit-dataset/recordings", "recordings")
 
 

@@ -22,26 +22,14 @@ from bmlr.data.transforms._degrade import clutter
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 _VERSION = 1  # of how the arrays are made; part of the cache's key
-
-
 _SPECTROGRAM = Spectrogram(sample_rate=8000, n_fft=256, hop_length=200, n_mels=24, seconds=0.6)
-
-
 _SIDE = 16  # of the images given to the model; those of scikit-learn have 8
-
-
 _SILENCE = 0.01  # of the loudest sample; below it, the ends of clips are trimmed
-
-
 # scikit-learn's images are in the order of the sheets they were cut from. A sheet asks for the same digits in the same
 # order, so that the sequence of labels shows where each of the 14 begins: 0, 130, 256, 386, 516, 646, 776, 915, 1029,
 # 1157, 1287, 1415, 1545, 1667. Splits are whole sheets, so that no writer is in two splits.
 _SHEETS: dict[SplitName, tuple[int, int]] = {"train": (0, 1029), "val": (1029, 1415), "test": (1415, 1797)}
-
-
 _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-
-
 # Of the spoken digits, as `checksum()` gives it; scripts/make_spoken_digits.py makes the same files again.
 _SPOKEN_SHA256 = "42de04b954c68d7eb29028543d4ad27bb1fb5bc61b54b75065ac1fbb7d111e56"
 

@@ -37,8 +37,6 @@ PUBLISHED_FILES = {
 }
 
 NOT_FINITE: dict[str, Callable[[np.ndarray], np.ndarray]] = {"NaN": np.isnan, "−∞": np.isneginf, "+∞": np.isposinf}
-
-
 _CHUNK = 256  # samples that are converted at a time
 
 

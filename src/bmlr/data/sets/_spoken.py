@@ -12,8 +12,6 @@ import numpy as np
 from bmlr.data._base import SplitName
 
 _ASSETS = files("bmlr.data") / "_assets"
-
-
 _RECORDING, _INDEX = _ASSETS / "spoken_digits.flac", _ASSETS / "spoken_digits.json"
 
 

@@ -25,23 +25,11 @@ from bmlr.data.sets._gaussians import (
 )
 
 _PURPOSES = ("targets", "missing", "latents", "rotation", "coupling")  # of the streams of random numbers
-
-
 _MAX_MODALITIES = 12  # the Bayes accuracy with missing modalities is a sum over all their subsets
-
-
 _MAX_LAYERS = 20  # float32 inputs still give the latents back to 0.002 of the noise
-
-
 _HARD = 6  # layers of every modality but the first, where no difficulty is given
-
-
 _ACCURACY = {"audio": 0.9, "video": 0.9}
-
-
 _SAMPLES = {"train": 4000, "val": 1000, "test": 2000}
-
-
 _T = TypeVar("_T")
 
 

@@ -28,20 +28,14 @@ from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import SourceSample
 
 _RESERVED = ("id", "label", "split", "group")  # columns that are not modalities
-
-
 _DELIMITERS = ",;\t"
-
-
 _SECONDS = 10.0  # of the spectrograms, unless given
-
 
 _SPLIT_WORDS: dict[str, SplitName] = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-
 
 #: What may follow a colon in the head of a column, and the kind it means.
 KINDS = {
