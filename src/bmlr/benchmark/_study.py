@@ -45,7 +45,7 @@ class Search:
 
 
 def corners(space: Mapping[str, Range]) -> list[dict[str, Any]]:
-    """Values at the ends of all ranges, to see whether the method takes them."""
+    """Values at the ends of all ranges."""
     lows = {name: _end(values, 0) for name, values in space.items()}
     highs = {name: _end(values, -1) for name, values in space.items()}
     middle = [{**lows, name: value} for name, values in space.items() for value in values.choices]
@@ -61,7 +61,7 @@ def _end(values: Range, position: Literal[0, -1]) -> Any:
 
 
 class _NoLock:
-    """The folder's own lock keeps others out; Optuna's would survive a process that was killed."""
+    """Lock without effect: the folder is locked, and Optuna's lock outlives a killed process."""
 
     def acquire(self) -> bool:
         return True
@@ -71,7 +71,7 @@ class _NoLock:
 
 
 def open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
-    """The study of a method in a folder, new or gone on with.
+    """The study of a method in a folder, new or continued.
 
     Raises:
         ValueError: If Optuna is missing, or the folder holds a search of something else.
@@ -103,7 +103,7 @@ def open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
 
 
 def _trim(journal: Path) -> None:
-    """Cut off a last line that was only half written when its process was killed."""
+    """Cut off a half-written last line of a killed process."""
     if not journal.is_file():
         return
     content = journal.read_bytes()
@@ -120,7 +120,7 @@ def next_trials(
     search: Search,
     number: int,
 ) -> list[tuple[MethodSpecification, FrozenTrial]]:
-    """The trials to be run now: those under way, or some new ones of every method that lacks some."""
+    """The next trials: those under way, or new ones of every method."""
     from optuna.trial import Trial, TrialState
 
     batch = []

@@ -14,7 +14,7 @@ from bmlr.tables import Cell, Table, format_mean, mark_best
 
 
 def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
-    """A comparison as a table: mean ± sample standard deviation over seeds, in per cent.
+    """A comparison as a table: mean ± std in per cent.
 
     Args:
         comparison: The comparison.
@@ -61,7 +61,7 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:
-    """A comparison as numbers, one row per method; accuracies as fractions of one."""
+    """A comparison as numbers, a row per method, accuracies in [0, 1]."""
     rows = []
     for method in comparison.methods:
         row: dict[str, Any] = {"method": method.label, "title": method.title}
@@ -102,7 +102,7 @@ def _format_number(value: float, form: str) -> str:
 
 def _runs_text(method: MethodSummary) -> str:
     extra = [
-        f"{count} {what}" for count, what in ((method.failed, "failed"), (method.unfinished, "unfinished")) if count
+        f"{count} {state}" for count, state in ((method.failed, "failed"), (method.unfinished, "unfinished")) if count
     ]
     return f"{len(method.seeds)} ({', '.join(extra)})" if extra else str(len(method.seeds))
 

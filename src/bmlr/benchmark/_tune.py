@@ -1,4 +1,4 @@
-"""The search of parameters on the validation split, with as many trials for every method."""
+"""Search of parameters on the validation split."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tune(  # noqa: PLR0913
     engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TuneResult:
-    """Search parameters of methods by the accuracy on the validation split; every method gets as many trials.
+    """Search parameters by validation accuracy, with equal trials for every method.
 
     A trial is an ordinary run (one per seed) in the store of runs; its value is the validation accuracy of the
     selected epoch, the mean over seeds. The test split decides nothing here. The search goes on where it was stopped:
@@ -146,7 +146,7 @@ def _identity(
     seeds: Sequence[int],
     jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
 ) -> dict[str, Any]:
-    """What a search that goes on has to agree in with the one that was begun."""
+    """Settings in which a continued search must equal the first."""
     config = jobs_of(method, corners(space)[0])[0].config.as_dict()
     for name in space:
         (config["optimizer"] if name.startswith(OPTIMIZER) else config["method"]["init_args"]).pop(
@@ -184,7 +184,7 @@ def _run_trials(
 
 
 def _value(records: Sequence[RunRecord]) -> float | None:
-    """Validation accuracy of the selected epoch, the mean over seeds; None if a run failed."""
+    """Mean validation accuracy over seeds; None if a run failed."""
     values = [None if record.result is None else float(record.result["validation"]["accuracy"]) for record in records]
     defined = [value for value in values if value is not None and math.isfinite(value)]
     return sum(defined) / len(defined) if len(defined) == len(values) else None
@@ -238,7 +238,10 @@ def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Pat
 def _write_surface(
     folder: Path, method: MethodSpecification, space: Mapping[str, Range], trials: Sequence[FrozenTrial]
 ) -> list[Path]:
-    """Validation accuracy over two numeric parameters as CSV; as a figure too where they form a grid."""
+    """Validation accuracy over two numeric parameters as CSV and figure.
+
+    The figure needs a grid.
+    """
     if len(space) != 2:
         return []
     table = pd.DataFrame([{**trial.params, "accuracy": trial.value} for trial in trials])

@@ -1,4 +1,4 @@
-"""What lies in a folder of tables and figures, for the report to show it in order and with captions."""
+"""Contents of a folder of tables and figures, for the report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Contents:
 
 
 def write_contents(contents: Contents, folder: Path) -> Path:
-    """Write ``contents.json``; figures are named relative to the folder, so that it can be moved."""
+    """Write ``contents.json``, with figures relative to the folder."""
 
     def plain(item: Table | Picture) -> dict[str, Any]:
         if isinstance(item, Picture):

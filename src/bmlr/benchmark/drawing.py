@@ -22,7 +22,7 @@ _FORMATS = ("png", "pdf")
 
 
 def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
-    """Draw accuracy and ratio per epoch, a panel per method, and bars over methods.
+    """Draw curves per method and bars over methods.
 
     Args:
         records: Runs on the same data; those that are not finished are left out.
@@ -53,7 +53,7 @@ def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
 def draw_panels(
     metrics: Mapping[str, Mapping[str, pd.DataFrame]], plot: Callable[..., Axes], *, columns: int = 4
 ) -> Any:
-    """A panel per method, each with mean and deviation over its seeds; the figure.
+    """A figure with a panel of curves per method.
 
     Args:
         metrics: Metrics of the runs of each method, by its label.

@@ -1,4 +1,4 @@
-"""Where the runs of a grid are made: on this machine, one or several at a time, or by Ray."""
+"""Engines that make the runs of a grid: local or Ray."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
     """Makes runs."""
 
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
-        """Make the runs, each in a process of its own; give each task with its exit status as it ends."""
+        """Make the runs; yield each task with its exit status."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LocalEngine:
         check_integer("processes", self.processes, 1)
 
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
-        """Make the runs; give each task with its exit status as it ends."""
+        """Make the runs; yield each task with its exit status."""
         environment = _threads(max(1, _cores() // self.processes))
         started: list[subprocess.Popen[bytes]] = []
         pool = ThreadPoolExecutor(self.processes)
@@ -88,7 +88,7 @@ class LocalEngine:
 
 @dataclasses.dataclass(frozen=True)
 class RayEngine:
-    """Runs as tasks of Ray, which starts a task again when its machine or process is lost.
+    """Runs as tasks of Ray, retried when a machine is lost.
 
     All machines must see the folder of the runs, the data and this package under the same paths. A run that was lost
     resumes from its last checkpoint.
@@ -121,7 +121,7 @@ class RayEngine:
         check_integer("max_retries", self.max_retries, 0)
 
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
-        """Make the runs; give each task with its exit status as it ends.
+        """Make the runs; yield each task with its exit status.
 
         Raises:
             ValueError: If Ray is not installed, the cluster cannot be reached, or no run can ever fit on it.
@@ -168,20 +168,20 @@ class RayEngine:
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)
 
     def _gpus(self, ray: Any) -> float:
-        """GPUs of a run, after a look at whether one can ever fit."""
+        """GPUs of a run, checked against the machines."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cores, gpus = (max((float(node.get(name, 0)) for node in nodes), default=0.0) for name in ("CPU", "GPU"))
-        chosen = min(gpus, 1.0) if self.gpus_per_run is None else self.gpus_per_run
-        for what, needed, largest in (("cores", self.cpus_per_run, cores), ("GPUs", chosen, gpus)):
+        gpus_per_run = min(gpus, 1.0) if self.gpus_per_run is None else self.gpus_per_run
+        for resource, needed, largest in (("cores", self.cpus_per_run, cores), ("GPUs", gpus_per_run, gpus)):
             if needed > largest:
                 raise ValueError(
-                    f"A run needs {needed:g} {what}, but no machine of the Ray cluster has more than {largest:g}."
+                    f"A run needs {needed:g} {resource}, but no machine of the Ray cluster has more than {largest:g}."
                 )
-        return chosen
+        return gpus_per_run
 
 
 def run_task(task: Task, environment: Mapping[str, str], started: list[subprocess.Popen[bytes]] | None = None) -> int:
-    """Make a run in a process of its own and return its exit status; negative for a signal.
+    """Make a run in its own process; exit status, negative for a signal.
 
     Args:
         task: The run.
@@ -211,7 +211,7 @@ def run_task(task: Task, environment: Mapping[str, str], started: list[subproces
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process with what it has started, if it has not ended by itself."""
+    """End a process and its children."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
@@ -224,7 +224,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _exit_status(ray: Any, reference: Any) -> int:
-    """Exit status of a run of Ray's; ``LOST`` where its machine or process was lost once too often."""
+    """Exit status of a run of Ray's; ``LOST`` after too many losses."""
     try:
         return int(ray.get(reference))
     except ray.exceptions.RayError:
@@ -232,7 +232,7 @@ def _exit_status(ray: Any, reference: Any) -> int:
 
 
 def _check_reachable(address: str) -> None:
-    """Say at once that nobody listens at HOST:PORT, for which Ray itself takes minutes."""
+    """Raise at once if HOST:PORT does not listen; Ray takes minutes."""
     import socket
 
     host, separator, port = address.rpartition("://")[2].rpartition(":")
@@ -277,7 +277,7 @@ def make_engine(
     """
     if engine == "ray":
         return RayEngine(address, processes, cpus_per_run, gpus_per_run)
-    for name, given in (("address", address is not None), ("gpus-per-run", gpus_per_run is not None)):
-        if given:
+    for name, options in (("address", address is not None), ("gpus-per-run", gpus_per_run is not None)):
+        if options:
             raise ValueError(f"Option --{name} is for --engine ray only.")
     return LocalEngine(processes or 1)

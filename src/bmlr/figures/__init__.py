@@ -1,4 +1,4 @@
-"""Figures of runs, labels and predictions, as functions that draw on matplotlib axes and return them.
+"""Figures of runs and results, drawn on matplotlib axes.
 
 They draw what they are given, arrays and tables, and read no file but :func:`read_metrics` a run's metrics. Figures of
 one panel take ``ax`` and return an Axes; figures with a panel per modality return the Axes by name.

@@ -28,7 +28,7 @@ Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
 
 
 def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
-    """Validation accuracy per epoch, fused and of each modality (the paper's Fig. 6).
+    """Validation accuracy per epoch, fused and by modality (Fig. 6).
 
     Args:
         metrics: Metrics of a run as :func:`read_metrics` gives them; or of several runs by name (seeds, say), of which
@@ -56,7 +56,9 @@ def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes
 
 
 def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
-    """Quotient of the modalities' validation accuracies per epoch; at 1 they are balanced (the paper's A/V ratio).
+    """Ratio of validation accuracies per epoch (the paper's A/V ratio).
+
+    At 1 the modalities are balanced.
 
     The axis is logarithmic: 2 and 1/2 are as far from balance.
 
@@ -98,7 +100,7 @@ def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
 
 
 def plot_reshaped_share(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
-    """Share of training samples whose label was reshaped, per epoch and modality (the paper's Fig. 3a).
+    """Fraction of reshaped training labels per epoch and modality (Fig. 3a).
 
     Args:
         metrics: Metrics of a run, or of several by name, as :func:`plot_accuracy` takes them.
@@ -128,7 +130,7 @@ def _runs(metrics: Metrics) -> list[pd.DataFrame]:
 
 
 def _columns(runs: list[pd.DataFrame], prefix: str) -> list[str]:
-    """Columns of a kind, which all runs have in common, with the same epochs."""
+    """Columns of a kind that all runs have, with equal epochs."""
     columns = [name for name in map(str, runs[0]) if name.startswith(prefix)] if runs else []
     if not columns:
         what = f"{prefix}<modality>" if prefix.endswith("_") else prefix
@@ -147,7 +149,7 @@ def _columns(runs: list[pd.DataFrame], prefix: str) -> list[str]:
 
 
 def _draw(ax: Axes, runs: list[pd.DataFrame], name: str, factor: float, **line: Any) -> tuple[Any, Any]:
-    """Draw the mean of a column over the runs and a band of one standard deviation; return both."""
+    """Draw mean and band of one std of a column; return both."""
     curves = pd.concat([run.set_index("epoch")[name] for run in runs], axis=1) * factor
     # An epoch that some run has no value of (a ratio by zero) has no mean either.
     mean = curves.mean(axis=1).where(curves.notna().all(axis=1))
@@ -161,7 +163,10 @@ def _draw(ax: Axes, runs: list[pd.DataFrame], name: str, factor: float, **line: 
 
 
 def _pairs(metrics: pd.DataFrame) -> dict[str, str]:
-    """Label of every ratio's column; the modalities are told by the accuracies, for names may hold a _ themselves."""
+    """Label of every ratio's column.
+
+    Modalities are read from the accuracies' columns: a name may hold a _ itself.
+    """
     prefix = "val_accuracy_"
     modalities = [name.removeprefix(prefix) for name in map(str, metrics) if name.startswith(prefix)]
     return {f"val_ratio_{a}_{b}": f"{a} / {b}" for a, b in itertools.combinations(modalities, 2)}

@@ -1,4 +1,4 @@
-"""Figures of tables of results: a surface over two parameters, bars over methods."""
+"""Surface over two parameters, and bars over methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plot_surface(
     factor: float = 100.0,
     ax: Axes | None = None,
 ) -> Axes:
-    """A measure over two parameters as a map with its values written in it (the paper's Fig. 5).
+    """A measure over two parameters as a map with values (Fig. 5).
 
     The colours grow lighter with the value, in grey print too; the largest value has a frame. Rows of the same
     parameters (seeds) are averaged; a combination that was not run is left blank with a dash.
@@ -62,13 +62,13 @@ def plot_surface(
     height, width = values.shape
     ax = open_panel(ax, 1.9 + 0.68 * width, 1.2 + 0.48 * height)
     image = ax.imshow(np.ma.masked_invalid(values), cmap="cividis", origin="lower", aspect="auto")
-    for (row, place), number in np.ndenumerate(values):
+    for (row, index), number in np.ndenumerate(values):
         if np.isnan(number):
-            ax.text(place, row, "–", ha="center", va="center", color="0.4")
+            ax.text(index, row, "–", ha="center", va="center", color="0.4")
             continue
         red, green, blue, _ = image.cmap(image.norm(number))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        ax.text(place, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
+        ax.text(index, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
     best_row, best_place = np.unravel_index(np.nanargmax(values), values.shape)
     # White inside black shows on every colour.
     for colour, line in (("black", 3.6), ("white", 1.6)):
@@ -93,7 +93,9 @@ def plot_methods(
     factor: float = 100.0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Accuracy of every method, fused and of each modality: bars of the mean, lines of one sample standard deviation.
+    """Bars of the accuracy of every method, fused and by modality.
+
+    Bars are means, lines one sample standard deviation.
 
     Every run is drawn as a small circle as well, so that three seeds are not taken for more than they are.
 
@@ -116,8 +118,8 @@ def plot_methods(
         [71.0, 75.0]
     """
     names = [str(name) for name in dict.fromkeys(column(table, "method", "method"))]
-    found = [name for name in map(str, table) if name == "accuracy" or name.startswith("accuracy_")]
-    chosen = list(found if measures is None else measures)
+    bars = [name for name in map(str, table) if name == "accuracy" or name.startswith("accuracy_")]
+    chosen = list(bars if measures is None else measures)
     if not names or not chosen:
         raise ValueError("`table` should hold at least one row and a column accuracy. Found none.")
     for measure in chosen:

@@ -1,4 +1,4 @@
-"""What all figures share: colours, line styles and markers, new panels, checks of what is drawn."""
+"""Colours, line styles, markers, panels and checks of all figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def look(number: int) -> dict[str, Any]:
 
 
 def point_look(number: int) -> dict[str, Any]:
-    """Colour and marker of the ``number``-th class; 77 classes differ in one or the other."""
+    """Colour and marker of the ``number``-th class, different for 77 classes."""
     colours = COLOURS[1:] + COLOURS[:1]  # black last: it would look like an outline
     return {"color": colours[number % len(colours)], "marker": MARKERS[number % len(MARKERS)]}
 
@@ -75,7 +75,7 @@ def tidy(ax: Axes) -> None:
 
 
 def drop_inner_labels(ax: Axes) -> None:
-    """Leave the labels of an axis that panels share to the panels at the edge; unlike label_outer, of no other."""
+    """Like ``Axes.label_outer``, for shared axes only."""
     place = ax.get_subplotspec()
     if place is None:
         return
@@ -88,7 +88,7 @@ def drop_inner_labels(ax: Axes) -> None:
 
 
 def legend_below(panels: Mapping[str, Axes], columns: int) -> None:
-    """One legend for all panels, under them; the points of classes are larger and opaque in it."""
+    """One legend under all panels, with larger and opaque points."""
     last: Any = list(panels.values())[-1]
     handles, texts = last.get_legend_handles_labels()
     marks = [index for index, handle in enumerate(handles) if handle.get_alpha() is None]  # one-hot and the like: last
@@ -105,7 +105,10 @@ def legend_below(panels: Mapping[str, Axes], columns: int) -> None:
 
 
 def legend_above(figure: Any, panels: Iterable[Axes]) -> None:
-    """One legend for all panels, above them where it covers no curve, in place of those they have."""
+    """One legend above all panels, in place of their own.
+
+    There it covers no curve.
+    """
     lines: dict[str, Any] = {}
     for ax in panels:
         handles, texts = ax.get_legend_handles_labels()
@@ -166,7 +169,7 @@ def checked_labels(arrays: Mapping[str, NDArray[Any]], targets: NDArray[Any], *,
 
 
 def checked_names(class_names: Sequence[str] | None, number: int) -> list[str]:
-    """Names of the classes, "class 0" and so on where none are given.
+    """Names of the classes; "class 0" and so on by default.
 
     Raises:
         ValueError: If there are fewer names than classes.

@@ -1,4 +1,4 @@
-"""Report of runs: one self-contained HTML page with tables, curves, figures and the excluded runs.
+"""Report of runs as one self-contained HTML page.
 
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """

@@ -1,4 +1,4 @@
-"""The curves of a section as plain numbers, for the page's script to draw."""
+"""Curves of a section as numbers for the page's script."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bmlr.report._sections import MethodGroup, Section
 
 
 def section_curves(section: Section) -> dict[str, Any]:
-    """Curves of every method: name and unit of each measure, and mean and std per epoch.
+    """Mean and std per epoch of every method and measure.
 
     The looks number the colours: 0 is the fused prediction's, a modality has the same one in every measure.
     """
-    looks = {name: place for place, name in enumerate(section.modalities, start=1)}
+    looks = {name: number for number, name in enumerate(section.modalities, start=1)}
     pairs = {f"val_ratio_{a}_{b}": f"{a}/{b}" for a, b in itertools.combinations(section.modalities, 2)}
     columns = {
         "accuracy": {"val_accuracy": ("fused", 0)} | {f"val_accuracy_{u}": (u, look) for u, look in looks.items()},
-        "ratio": {column: (label, place) for place, (column, label) in enumerate(pairs.items(), start=1)},
+        "ratio": {column: (label, number) for number, (column, label) in enumerate(pairs.items(), start=1)},
         "share": {f"train_reshaped_{u}": (u, look) for u, look in looks.items()},
     }
     methods = []
@@ -58,14 +58,14 @@ def _usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
 
 
 def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[str, list[float | None]]:
-    """Mean and std per epoch; null where a run lacks a value: JSON has no NaN."""
+    """Mean and std per epoch; None where a run lacks a value."""
     mean: list[float | None] = []
     spread: list[float | None] = []
     for values in zip(*(table[column] for table in metrics), strict=True):
         if all(math.isfinite(value) for value in values):
-            found = estimate(factor * float(value) for value in values)
-            mean.append(round(found.mean, 5))
-            spread.append(None if found.std is None else round(found.std, 5))
+            mean_value = estimate(factor * float(value) for value in values)
+            mean.append(round(mean_value.mean, 5))
+            spread.append(None if mean_value.std is None else round(mean_value.std, 5))
         else:
             mean.append(None)
             spread.append(None)

@@ -58,7 +58,7 @@ def write_report(
     title: str | None = None,
     command: str = "",
 ) -> Report:
-    """Write a page about runs that opens offline and needs no other file.
+    """Write a page about runs, readable offline from one file.
 
     Runs on the same data under the same protocol are compared in one section. Runs of one method with the same settings
     are its seeds, shown by mean and sample standard deviation. Runs that failed, are unfinished or cannot be read are
@@ -108,7 +108,7 @@ def write_report(
 
 
 def _read_finished(paths: Iterable[Path | str]) -> tuple[list[RunRecord], list[ExcludedRun]]:
-    """The finished runs, and the others with the reason why each is left out."""
+    """Finished runs, and the others with the reason of exclusion."""
     records = find_runs(paths)
     finished = [record for record in records if record.state == "finished"]
     excluded = [exclude_run(record) for record in records if record.state != "finished"]
@@ -166,7 +166,7 @@ def _results_content(folder: Path) -> dict[str, Any]:
 
 
 def _read_picture(path: Path) -> tuple[str, bool]:
-    """A PNG file as a data URI, and whether it is too wide to be read on the screen of a phone."""
+    """A PNG file as data URI, and whether it is too wide for a phone."""
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ValueError(f"{path} is not a PNG file.")

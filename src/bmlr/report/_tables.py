@@ -1,4 +1,4 @@
-"""The tables of a section: mean ± std over seeds by method, and every run."""
+"""Tables of methods and of runs of a section."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Read = Callable[[RunRecord], float | None]
 
 
 def method_table(section: Section, baseline: MethodGroup | None = None) -> Table:
-    """Mean ± standard deviation over the seeds of every method, the best and the second marked.
+    """Mean ± std over seeds of every method, the best two marked.
 
     Args:
         section: The section.
@@ -82,7 +82,7 @@ def run_table(section: Section) -> Table:
 
 
 def sortable(table: Table) -> Table:
-    """A table that was written before, to be sorted by the numbers its cells begin with."""
+    """A written table, sortable by the leading numbers of its cells."""
     rows = [
         [
             _name_cell(cell.text) if index == 0 else dataclasses.replace(cell, value=leading_number(cell.text))
@@ -126,7 +126,7 @@ def _name_cell(name: str) -> Cell:
 
 
 def _mean_cell(group: MethodGroup, read: Read, factor: float, digits: int, *, std: bool = True) -> Cell:
-    """Mean over the runs of a group where it is defined; a note says in how many it is not."""
+    """Mean over the runs of a group, with a note on undefined ones."""
     values = [value for value in map(read, group.runs) if value is not None]
     if not values:
         return Cell("–", note="not defined in any run")

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: an application of the library, behind ``bmlr reproduce``."""
+"""The paper's tables and figures, behind ``bmlr reproduce``."""
 
 from bmlr.reproduction._collect import CollectedRun, collect_run
 from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_tsne

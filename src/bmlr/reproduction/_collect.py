@@ -1,4 +1,4 @@
-"""What the figures of a run need beyond its metrics: features, predictions and reshaped labels of a split."""
+"""Features, predictions and reshaped labels of a run, for figures."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def collect_run(
         ValueError: If no sample has all modalities.
     """
     config, model, method = load_run(directory, weights=weights)
-    chosen = config.model_data.split(split)
-    indices = np.arange(len(chosen))
+    positions = config.model_data.split(split)
+    indices = np.arange(len(positions))
     if max_samples is not None and len(indices) > max_samples:
         indices = np.sort(np.random.default_rng(seed).choice(indices, max_samples, replace=False))
     size = config.trainer.batch_size or config.data.defaults.batch_size
     requests = [BatchRequest(tuple(indices[start : start + size].tolist())) for start in range(0, len(indices), size)]
     dtype = next(model.parameters()).dtype
     rows: list[dict[str, Tensor]] = []
-    for batch in RequestLoader(chosen, requests, num_workers=config.trainer.num_workers):
+    for batch in RequestLoader(positions, requests, num_workers=config.trainer.num_workers):
         moved = batch.to("cpu", dtype=dtype)
         output = model(moved.inputs, moved.present)
         prediction = method.predict(output)
@@ -84,12 +84,12 @@ def collect_run(
         for mask in (moved.present or {}).values():
             complete &= mask
         labels = method.labels(output, moved.targets) or {}
-        found = {"targets": moved.targets, "logits": prediction.logits}
+        collected = {"targets": moved.targets, "logits": prediction.logits}
         for kind, some in (
             ("features", output.features), ("scores", prediction.unimodal_logits), ("labels", labels),
         ):  # fmt: skip
-            found |= {f"{kind}.{name}": values for name, values in some.items()}
-        rows.append({name: values[complete].cpu() for name, values in found.items()} | {"complete": complete})
+            collected |= {f"{kind}.{name}": values for name, values in some.items()}
+        rows.append({name: values[complete].cpu() for name, values in collected.items()} | {"complete": complete})
     whole = torch.cat([row["complete"] for row in rows]).numpy()
     if not whole.any():
         raise ValueError(f"No sample of split '{split}' of {directory} has all modalities.")
@@ -111,13 +111,13 @@ def collect_run(
 
 
 def softness_of(collected: CollectedRun) -> NDArray[Any]:
-    """How much the labels of each sample leave to other classes, the sum over the modalities, shape (N,)."""
+    """Probability that labels leave to other classes, summed over modalities, shape (N,)."""
     rows = np.arange(len(collected.targets))
     return np.asarray(sum(1 - labels[rows, collected.targets] for labels in (collected.labels or {}).values()))
 
 
 def telling_classes(collected: CollectedRun, count: int = 3) -> list[int]:
-    """The classes whose labels were reshaped most, so that a figure of some classes shows something.
+    """The classes whose labels were reshaped most.
 
     Args:
         collected: What :func:`collect_run` gave.
@@ -136,7 +136,7 @@ def telling_classes(collected: CollectedRun, count: int = 3) -> list[int]:
 
 
 def confused_classes(collected: CollectedRun, count: int = 2) -> list[int]:
-    """The pair of classes that some modality takes for each other most often, and further ones by the same measure."""
+    """The pair of classes most often confused, and further ones."""
     number = len(collected.classes)
     confusion = np.zeros((number, number))
     for scores in collected.scores.values():
@@ -147,11 +147,11 @@ def confused_classes(collected: CollectedRun, count: int = 2) -> list[int]:
     present = np.bincount(collected.targets, minlength=number) > 0
     mutual[~present, :] = mutual[:, ~present] = -1
     order = np.argsort(-mutual, axis=None, kind="stable")
-    found: list[int] = []
-    for place in order:
-        row, column = np.unravel_index(place, mutual.shape)
+    pairs: list[int] = []
+    for index in order:
+        row, column = np.unravel_index(index, mutual.shape)
         if row < column and mutual[row, column] >= 0:
-            found += [int(label) for label in (row, column) if int(label) not in found]
-        if len(found) >= count:
+            pairs += [int(label) for label in (row, column) if int(label) not in pairs]
+        if len(pairs) >= count:
             break
-    return found[:count]
+    return pairs[:count]

@@ -92,7 +92,7 @@ def draw_bars(made: Made, folder: Path) -> Drawn:
 
 
 def draw_figures(made: Made, name: str, folder: Path) -> Drawn:
-    """The figures of an experiment on a data set; what cannot be drawn is said."""
+    """The figures of an experiment on a data set."""
     experiment, drawn = made.experiment, Drawn()
     groups = {row.label: made.finished(row, name) for row in experiment.rows}
     if lacking := [label for label, some in groups.items() if not some]:
@@ -129,7 +129,7 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
 
 
 def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
-    """Features of the test split before and after, and the label space of three classes after."""
+    """Features of the test split before and after, and labels after."""
     collected = {label: collect_run(some[0].directory, max_samples=_DRAWN) for label, some in groups.items()}
     drawings: Drawings = {
         f"features-{label}": (
@@ -149,7 +149,7 @@ def _feature_figure(collected: CollectedRun) -> Any:
 
 
 def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings:
-    """Shares of reshaped samples, and the labels of the training split on the simplex and by t-SNE."""
+    """Fractions of reshaped samples; training labels on the simplex and by t-SNE."""
     collected = collect_run(records[0].directory, "train", max_samples=_DRAWN)
     _write_labels(collected, folder / f"{prefix}-labels.csv")
     return {
@@ -178,15 +178,15 @@ def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings
 
 
 def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) -> Drawings:
-    """Top-3 predicted classes of two classes: those of the paper, or those most taken for each other."""
+    """Top-3 predicted classes of two classes, the paper's or the most confused."""
     collected = collect_run(records[0].directory)
     wanted = FIG4_CLASSES.get(name, ())
-    chosen = [
+    indices = [
         next((i for i, label in enumerate(data.classes) if word.casefold() in label.casefold()), None)
         for word in wanted
     ]
-    known = [index for index in chosen if index is not None]
-    classes = known if known and len(known) == len(wanted) else confused_classes(collected)
+    known_indices = [index for index in indices if index is not None]
+    classes = known_indices if known_indices and len(known_indices) == len(wanted) else confused_classes(collected)
     top = min(3, len(collected.classes) - 1)  # among all classes every one is always found
 
     def draw() -> Any:
@@ -202,7 +202,7 @@ def _simplex(collected: CollectedRun) -> Any:
 
 
 def _label_rows(collected: CollectedRun) -> Any:
-    """Labels of the samples of two classes that were reshaped most, three of each, beside uniform ones."""
+    """The three most reshaped labels of two classes, beside uniform ones."""
     labels, targets = collected.labels or {}, collected.targets
     classes, left = telling_classes(collected, 2), softness_of(collected)
     samples = [
@@ -225,7 +225,7 @@ def _uniform_labels(collected: CollectedRun) -> Any:
 
 
 def _write_labels(collected: CollectedRun, path: Path) -> None:
-    """The label of every sample and modality, with what uniform smoothing would have made of it (Fig. 3b to 3d)."""
+    """Labels of all samples, reshaped and uniformly smoothed (Fig. 3b to 3d)."""
     tables = []
     every: dict[str, Any] = {**(collected.labels or {}), _UNIFORM: _uniform_labels(collected)}
     for modality, labels in every.items():

@@ -1,4 +1,4 @@
-"""The experiments of the BMLR paper (arXiv 2605.28869) with the numbers it gives, in per cent."""
+"""The BMLR paper's experiments and numbers (arXiv 2605.28869), in per cent."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class Experiment:
 def _numbers(
     data: tuple[str, ...], rows: Mapping[str, tuple[float | tuple[float, ...], ...]], measures: tuple[str, ...]
 ) -> dict[tuple[str, str, str], float]:
-    """A table's numbers, given row by row, one per data set (or one per measure of each)."""
-    found: dict[tuple[str, str, str], float] = {}
+    """Numbers of a table by row, data set and measure."""
+    numbers: dict[tuple[str, str, str], float] = {}
     for label, line in rows.items():
         for name, entry in zip(data, line, strict=True):
             several = entry if isinstance(entry, tuple) else (entry,)
-            found |= {(label, name, measure): value for measure, value in zip(measures, several, strict=True)}
-    return found
+            numbers |= {(label, name, measure): value for measure, value in zip(measures, several, strict=True)}
+    return numbers
 
 
 _AUDIOVISUAL, _SENTIMENT = (CREMA_D, KINETICS, AVE), (MOSI, MOSEI)

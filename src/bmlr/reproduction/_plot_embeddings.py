@@ -36,7 +36,9 @@ def plot_label_tsne(
     seed: int = 0,
     axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Axes]:
-    """Labels of three classes by t-SNE, a panel per modality, one-hot and uniform labels among them (Figs. 1 and 3).
+    """Labels of three classes by t-SNE, a panel per modality (Figs. 1 and 3).
+
+    One-hot and uniform labels are among them.
 
     All labels, the one-hot ones (stars) and the uniformly smoothed ones (1 − ε) y + ε / C (squares), are embedded
     together: a place means the same label in every panel. As t-SNE would spread equal labels over an area, each
@@ -67,24 +69,24 @@ def plot_label_tsne(
         't-SNE 1'
     """
     epsilon = check_unit_interval("epsilon", epsilon)
-    arrays, kept, chosen = three_classes(labels, targets, classes)
+    arrays, kept, indices = three_classes(labels, targets, classes)
     total = len(kept)
     rows = _lot(total, max_samples, seed)
     arrays, kept = {name: array[rows] for name, array in arrays.items()}, kept[rows]
     number = next(iter(arrays.values())).shape[1]
     names = checked_names(class_names, number)
-    one_hot = np.eye(number)[chosen]
+    one_hot = np.eye(number)[indices]
     smoothed = (1 - epsilon) * one_hot + epsilon / number
     everything = np.concatenate([one_hot, smoothed, *arrays.values()]).round(4)
     different, where = np.unique(everything, axis=0, return_inverse=True)
     places = _embed(different, perplexity, seed)[where.reshape(-1)]
 
     panels = open_panels(axes, list(arrays), size=(3.6, 3.5), shared=True)
-    start = 2 * len(chosen)
+    start = 2 * len(indices)
     for modality, ax in panels.items():
         mine = places[start : start + len(kept)]
         start += len(kept)
-        for position, index in enumerate(chosen):
+        for position, index in enumerate(indices):
             points, counts = np.unique(mine[kept == index], axis=0, return_counts=True)
             look = {"s": 12 + 5 * np.sqrt(counts - 1), "alpha": 0.55, "linewidths": 0, **point_look(position)}
             scatter(ax, points, label=names[index], zorder=3, **look)
@@ -106,7 +108,7 @@ def plot_features_tsne(
     seed: int = 0,
     axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Axes]:
-    """Features of each modality by t-SNE, coloured by class, a panel per modality (the paper's Fig. 1).
+    """Features by t-SNE, coloured by class, a panel per modality (Fig. 1).
 
     Every modality is embedded by itself: places of different panels cannot be compared, how well classes are apart can.
 
@@ -175,7 +177,7 @@ def _embed(points: NDArray[Any], perplexity: float, seed: int) -> NDArray[Any]:
 
 
 def _frame(ax: Axes, title: str) -> None:
-    """Distances on the axes have no unit and no meaning far off, so there are no numbers on them."""
+    """Remove the numbers of the axes: distances of t-SNE have no unit."""
     ax.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
     ax.margins(0.06)

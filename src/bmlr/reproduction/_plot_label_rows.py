@@ -26,7 +26,9 @@ def plot_label_rows(
     sample_names: Sequence[str] | None = None,
     axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Axes]:
-    """Labels of some samples, a panel per kind of label, a row per sample (the paper's Fig. 3b and 3c).
+    """Labels of some samples, a row per sample (Fig. 3b and 3c).
+
+    Each kind of label has a panel.
 
     Uniform smoothing gives all samples of a class the same label; reshaping gives each its own, which says what the
     sample is like. The shade is the probability of what the label leaves to other classes, on a scale of its own,
@@ -63,12 +65,12 @@ def plot_label_rows(
     panels = open_panels(axes, list(arrays), size=size)
     others = {name: _of_other_classes(array[rows], indices[rows]) for name, array in arrays.items()}
     largest = max(0.05, *(float(np.nanmax(split)) for split in others.values()))
-    for place, (name, ax) in enumerate(panels.items()):
+    for index, (name, ax) in enumerate(panels.items()):
         ax.set_facecolor("#f2f2f2")  # seen where there is no number
         ax.imshow(others[name], cmap="Blues", vmin=0, vmax=largest, aspect="auto")
         _write_numbers(ax, arrays[name][rows], indices[rows], largest)
         ax.set_xticks(range(number), names, fontsize=8, rotation=0 if max(map(len, names)) < 4 else 45)
-        ax.set_yticks(range(len(rows)), beside if place == 0 else [""] * len(rows), fontsize=8)
+        ax.set_yticks(range(len(rows)), beside if index == 0 else [""] * len(rows), fontsize=8)
         ax.tick_params(length=0)
         ax.set_title(name, fontsize=9)
         ax.spines[:].set_visible(False)

@@ -36,7 +36,9 @@ def plot_label_simplex(
     epsilon: float = 0.1,
     axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Axes]:
-    """Labels of three classes in the triangle of their probabilities, a panel per modality (the paper's Fig. 3).
+    """Labels of three classes in the triangle of probabilities (Fig. 3).
+
+    Each modality has a panel.
 
     A corner is a one-hot label (star), the middle says nothing about the class (cross). Squares are the uniformly
     smoothed labels (1 − ε) y + ε / 3, which are all that smoothing without a look at the sample can give.
@@ -63,13 +65,13 @@ def plot_label_simplex(
         ['audio', 'video']
     """
     epsilon = check_unit_interval("epsilon", epsilon)
-    arrays, kept, chosen = three_classes(labels, targets, classes)
-    number = max(next(iter(arrays.values())).shape[1], max(chosen) + 1)
-    names = [checked_names(class_names, number)[index] for index in chosen]
+    arrays, kept, indices = three_classes(labels, targets, classes)
+    number = max(next(iter(arrays.values())).shape[1], max(indices) + 1)
+    names = [checked_names(class_names, number)[index] for index in indices]
     panels = open_panels(axes, list(arrays), size=(3.4, 3.2))
     for modality, ax in panels.items():
         _draw_triangle(ax, names, epsilon)
-        shares = arrays[modality][:, chosen]
+        shares = arrays[modality][:, indices]
         total = shares.sum(axis=1)
         if (total == 0).any():
             raise ValueError(
@@ -77,7 +79,7 @@ def plot_label_simplex(
                 "samples: they have no place in the triangle."
             )
         points = shares / total[:, None] @ _CORNERS
-        for position, index in enumerate(chosen):
+        for position, index in enumerate(indices):
             mine = points[kept == index]
             style = point_look(position)
             scatter(ax, mine, s=16, alpha=0.55, linewidths=0, label=names[position], zorder=3, **style)
@@ -90,20 +92,20 @@ def plot_label_simplex(
 def three_classes(
     labels: Mapping[str, ArrayLike], targets: ArrayLike, classes: Sequence[int] | None
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any], list[int]]:
-    """Labels and targets of the samples of the chosen classes; checked to be probabilities.
+    """Labels and targets of three classes, checked to be probabilities.
 
     Raises:
         ValueError: If they are not, or the classes are not three.
     """
     arrays, indices = named_arrays("labels", labels, targets)
     number = checked_labels(arrays, indices, least=3)
-    chosen = list(range(number)) if classes is None else [int(index) for index in classes]
-    if len(set(chosen)) != 3 or len(chosen) != 3 or not all(0 <= index < number for index in chosen):
+    rows = list(range(number)) if classes is None else [int(index) for index in classes]
+    if len(set(rows)) != 3 or len(rows) != 3 or not all(0 <= index < number for index in rows):
         raise ValueError(f"`classes` should be three different classes below {number}. Found {classes!r}.")
-    mask = np.isin(indices, chosen)
+    mask = np.isin(indices, rows)
     if not mask.any():
-        raise ValueError(f"`targets` should hold samples of the classes {chosen}. Found none.")
-    return {name: np.clip(array[mask], 0, None) for name, array in arrays.items()}, indices[mask], chosen
+        raise ValueError(f"`targets` should hold samples of the classes {rows}. Found none.")
+    return {name: np.clip(array[mask], 0, None) for name, array in arrays.items()}, indices[mask], rows
 
 
 def _draw_triangle(ax: Axes, names: Sequence[str], epsilon: float) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def count_top_classes(scores: Mapping[str, ArrayLike], targets: ArrayLike, *, top: int = 3) -> dict[str, NDArray[Any]]:
-    """How often each class is among the ``top`` predicted ones, by true class.
+    """Counts of classes among the ``top`` predicted, by true class.
 
     Args:
         scores: Logits or probabilities of each modality, shape (N, C).
@@ -64,7 +64,9 @@ def plot_top_classes(
     shown: int = 6,
     axes: Mapping[tuple[str, str], Axes] | None = None,
 ) -> dict[tuple[str, str], Axes]:
-    """How often each class is among the top predicted ones, a row per true class, a column per modality (Fig. 4).
+    """Bars of the classes among the top predicted (Fig. 4).
+
+    There is a row per true class and a column per modality.
 
     Args:
         counts: Counts of each modality as :func:`count_top_classes` gives them, shape (C, C).

@@ -1,4 +1,4 @@
-"""The paper's tables and figures from runs: which runs each needs, its numbers beside ours, its figures."""
+"""Make the paper's tables and figures from runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reproduce(
     engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ReproduceResult:
-    """Make the runs of tables and figures of the BMLR paper, and the tables and figures from them.
+    """Make tables and figures of the BMLR paper, and their runs.
 
     Experiments share runs; a run that is finished is not made again, so another experiment, or the same after an
     interruption, costs what it lacks.
@@ -128,7 +128,7 @@ def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
 
 
 def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
-    """Parameters that a search has found for a method on a data set; or for the method it shares parameters with."""
+    """Parameters found by a search, for a method or the one it shares them with."""
     sibling = bmlr.methods.get(method).shares_parameters_with
     own: dict[str, Any] = {}
     shared: dict[str, Any] = {}
@@ -157,7 +157,10 @@ def _surface(
     engine: Engine | None,
     say: Callable[[str], None] | None,
 ) -> Drawn:
-    """Validation accuracy over α and β, with the first of the seeds; its trials stay apart from the runs."""
+    """Validation accuracy over α and β, with the first of the seeds.
+
+    Its trials stay apart from the runs.
+    """
     drawn = Drawn()
     for name, one in data.items():
         model, optimizer, trainer = scaled_options(settings, one)

@@ -18,7 +18,7 @@ from bmlr.tables import Cell, Table, format_mean, mark_best
 
 
 def frame(made: Made, settings: Settings) -> pd.DataFrame:
-    """Every number of a table with the paper's, one row each; accuracies in per cent."""
+    """Every number of a table with the paper's, in per cent."""
     experiment, rows = made.experiment, []
     for row in experiment.rows:
         for name in made.data:
@@ -45,7 +45,10 @@ def frame(made: Made, settings: Settings) -> pd.DataFrame:
 
 
 def experiment_table(made: Made, settings: Settings) -> Table:
-    """The paper's number, ours and the difference for the same data; gains over the baseline for other data."""
+    """The table of an experiment, the paper's numbers beside ours.
+
+    On the paper's data the difference is shown, on other data the gain over the baseline.
+    """
     experiment = made.experiment
     columns: list[tuple[str, list[Cell]]] = [("method", [Cell(row.label) for row in experiment.rows])]
     ranks: dict[str, list[float]] = {}
@@ -54,28 +57,30 @@ def experiment_table(made: Made, settings: Settings) -> Table:
             estimates = [_measure(made.records[row.label, name], measure) for row in experiment.rows]
             factor, digits = (1, 2) if measure == RATIO else (100, 1)
             cells = [
-                Cell(_text(one, made.records[row.label, name], factor, digits))
-                for one, row in zip(estimates, experiment.rows, strict=True)
+                Cell(_text(mean, made.records[row.label, name], factor, digits))
+                for mean, row in zip(estimates, experiment.rows, strict=True)
             ]
             if measure != RATIO:
                 cells = mark_best(cells)
-            what = _measure_name(measure, data)
+            measured = _measure_name(measure, data)
             papers = [experiment.numbers.get((row.label, name, measure)) for row in experiment.rows]
             if settings.scale == "paper":
                 columns.append(
-                    (f"{name} {what}: paper", [Cell(f"{value:.2f}") for value in papers if value is not None])
+                    (f"{name} {measured}: paper", [Cell(f"{value:.2f}") for value in papers if value is not None])
                 )
-                columns.append((f"{name} {what}: ours", cells))
+                columns.append((f"{name} {measured}: ours", cells))
                 differences = [
-                    Cell("–" if not one.runs or value is None else f"{factor * one.mean - value:+.{digits}f}")
-                    for one, value in zip(estimates, papers, strict=True)
+                    Cell("–" if not mean.runs or value is None else f"{factor * mean.mean - value:+.{digits}f}")
+                    for mean, value in zip(estimates, papers, strict=True)
                 ]
-                columns.append((f"{name} {what}: difference", differences))
+                columns.append((f"{name} {measured}: difference", differences))
             else:
-                columns.append((f"{name} {what}: ours", cells))
-                columns.append((f"{name} {what}: ours, gain", _gains(made, name, measure, estimates, factor, digits)))
+                columns.append((f"{name} {measured}: ours", cells))
+                columns.append(
+                    (f"{name} {measured}: ours, gain", _gains(made, name, measure, estimates, factor, digits))
+                )
             if measure == ACCURACY:
-                ranks[name] = [one.mean for one in estimates]
+                ranks[name] = [mean.mean for mean in estimates]
     if settings.scale == "small":
         columns += _paper_columns(experiment)
     notes = _notes(made, settings)
@@ -91,14 +96,14 @@ def experiment_table(made: Made, settings: Settings) -> Table:
 def _gains(
     made: Made, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
 ) -> list[Cell]:
-    by_label = {row.label: one for row, one in zip(made.experiment.rows, estimates, strict=True)}
+    by_label = {row.label: mean for row, mean in zip(made.experiment.rows, estimates, strict=True)}
     cells = []
     for row in made.experiment.rows:
-        mine, base = by_label[row.label], by_label.get(row.baseline)
-        if base is None or not base.runs or not mine.runs:
+        ours, base = by_label[row.label], by_label.get(row.baseline)
+        if base is None or not base.runs or not ours.runs:
             cells.append(Cell("–"))
             continue
-        text = f"{factor * (mine.mean - base.mean):+.{digits}f}"
+        text = f"{factor * (ours.mean - base.mean):+.{digits}f}"
         if measure == ACCURACY:
             text = (
                 f"{text} {_interval(made.records[row.label, name], made.records[row.baseline, name], digits)}".rstrip()
@@ -108,14 +113,17 @@ def _gains(
 
 
 def _interval(records: Sequence[RunRecord], baseline: Sequence[RunRecord], digits: int) -> str:
-    """The 95 % interval of a gain, where both have the same seeds and so the same gain."""
-    found = difference_of(records, baseline)
-    seeds = [[one.config["seed"] for one in some if one.result is not None] for some in (records, baseline)]
-    return "" if found is None or seeds[0] != seeds[1] else found.text(digits, mean=False)
+    """The 95 % interval of a gain; "" unless the seeds are the same."""
+    difference = difference_of(records, baseline)
+    seeds = [[record.config["seed"] for record in group if record.result is not None] for group in (records, baseline)]
+    return "" if difference is None or seeds[0] != seeds[1] else difference.text(digits, mean=False)
 
 
 def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:
-    """The paper's numbers on its own data, with gains, which can be compared across data in sign and order only."""
+    """The paper's numbers and gains on its own data.
+
+    Across data only the sign and order of gains can be compared.
+    """
     columns = []
     for name in experiment.data:
         for measure in experiment.measures:
@@ -145,18 +153,18 @@ def _measure(records: Sequence[RunRecord], measure: str) -> Estimate:
 
 
 def _optimistic(records: Sequence[RunRecord], measure: str) -> float | None:
-    """The largest test accuracy of all epochs, as papers report it; only the paper protocol has it."""
+    """Best test accuracy of all epochs; None but under the paper protocol."""
     scores = [(record.result or {}).get("test_best_epoch") for record in records]
-    found = estimate(_read(score, measure) for score in scores if score is not None)
-    return (1 if measure == RATIO else 100) * found.mean if found.runs else None
+    mean_score = estimate(_read(score, measure) for score in scores if score is not None)
+    return (1 if measure == RATIO else 100) * mean_score.mean if mean_score.runs else None
 
 
 def _read(score: Mapping[str, Any], measure: str) -> float | None:
     if measure == ACCURACY:
         return float(score["accuracy"])
     values = list((score["ratio"] if measure == RATIO else score["unimodal_accuracy"]).values())
-    place = {FIRST: 0, SECOND: 1, RATIO: 0}[measure]
-    value = values[place] if place < len(values) else None
+    index = {FIRST: 0, SECOND: 1, RATIO: 0}[measure]
+    value = values[index] if index < len(values) else None
     return None if value is None else float(value)
 
 
@@ -168,7 +176,7 @@ def _measure_name(measure: str, data: MultimodalData) -> str:
 
 
 def _what_was_set(made: Made) -> str:
-    """Settings of the baseline's runs, which those of the other rows share; by data set where they differ."""
+    """Settings of the baseline's runs, by data set where they differ."""
     baseline, texts = made.experiment.rows[0], {}
     for name in made.data:
         config = made.records[baseline.label, name][0].config
@@ -188,10 +196,10 @@ def _notes(made: Made, settings: Settings) -> list[str]:
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
     seeds = ", ".join(map(str, settings.seeds))
-    what = f"Scale {settings.scale}: {_what_was_set(made)}, seeds {seeds}, {protocols} protocol."
+    settings_note = f"Scale {settings.scale}: {_what_was_set(made)}, seeds {seeds}, {protocols} protocol."
     notes = [
         f"Majority rate: {rates}.",
-        what,
+        settings_note,
         "Ours: test accuracy in the epoch selected on validation, mean ± sample standard deviation over seeds.",
     ]
     if settings.scale == "small":
@@ -213,6 +221,6 @@ def _notes(made: Made, settings: Settings) -> list[str]:
         for label, method in methods.items()
         if method.pass_parameters
     ]
-    if failed := sum(record.state == "failed" for some in made.records.values() for record in some):
+    if failed := sum(record.state == "failed" for records in made.records.values() for record in records):
         notes.append(f"{failed} runs failed and are left out of the means.")
     return [*notes, *([made.experiment.remark] if made.experiment.remark else [])]

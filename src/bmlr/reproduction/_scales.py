@@ -104,13 +104,13 @@ def data_names(experiment: Experiment, settings: Settings) -> list[str]:
         return list(settings.data or ["digits"])
     if not settings.data:
         return list(experiment.data)
-    found = [text for text in settings.data if _plain_name(text) in experiment.data]
-    if not found:
+    names = [text for text in settings.data if _plain_name(text) in experiment.data]
+    if not names:
         raise ValueError(
             f"{experiment.name} is about {', '.join(experiment.data)} at the paper's scale. "
             f"Found {', '.join(settings.data)}; other data sets take --scale small."
         )
-    return found
+    return names
 
 
 def _plain_name(text: str) -> str:
@@ -119,18 +119,18 @@ def _plain_name(text: str) -> str:
 
 def make_all_data(experiments: Sequence[Experiment], settings: Settings) -> dict[str, MultimodalData]:
     """The data sets of all experiments, by how they are written."""
-    texts = list(dict.fromkeys(text for one in experiments for text in data_names(one, settings)))
+    texts = list(dict.fromkeys(text for experiment in experiments for text in data_names(experiment, settings)))
     data = {text: _make_data(text, settings) for text in texts}
-    names = [one.name for one in data.values()]
+    names = [experiment.name for experiment in data.values()]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"Option --data should name each data set once. Found {twice[0]} twice.")
     return data
 
 
 def _make_data(text: str, settings: Settings) -> MultimodalData:
-    """A data set, with the folder and the protocol of the settings where it takes them and says nothing else."""
-    name, _, given = text.partition(":")
-    written = {item.partition("=")[0].strip() for item in given.split(",") if item}
+    """A data set, with folder and protocol of the settings by default."""
+    name, _, parameters = text.partition(":")
+    written = {item.partition("=")[0].strip() for item in parameters.split(",") if item}
     extra = []
     if "." not in name:
         accepted = inspect.signature(bmlr.data.get(name).__init__).parameters
@@ -139,27 +139,27 @@ def _make_data(text: str, settings: Settings) -> MultimodalData:
             extra.append(f"root={root}")
         if settings.scale == "paper" and "protocol" in accepted and "protocol" not in written:
             extra.append("protocol=paper")
-    both = ",".join([*([given] if given else []), *extra])
+    both = ",".join([*([parameters] if parameters else []), *extra])
     return parse_data(f"{name}:{both}" if both else name)
 
 
 def check_data(data: Iterable[MultimodalData]) -> None:
-    """Find out before the first run which data are missing, all of them at once."""
+    """Raise before the first run if data are missing, naming all."""
     missing = []
-    for one in data:
+    for dataset in data:
         try:
-            one.prepare()
+            dataset.prepare()
         except FileNotFoundError as error:
             hint = ""
-            if one.name in _PREPARED and "bmlr prepare" not in str(error):
-                hint = f" Make it with: bmlr prepare {one.name} SOURCE {getattr(one, 'root', None) or 'DEST'}"
-            missing.append(f"{one.name}: {error}{hint}")
+            if dataset.name in _PREPARED and "bmlr prepare" not in str(error):
+                hint = f" Make it with: bmlr prepare {dataset.name} SOURCE {getattr(dataset, 'root', None) or 'DEST'}"
+            missing.append(f"{dataset.name}: {error}{hint}")
     if missing:
         raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
 
 
 def scaled_method(name: str, scale: Scale, epochs: int) -> str:
-    """A method for a training of the data passes of ``epochs`` epochs, as written on the command line.
+    """A method's specification for ``epochs`` epochs of data passes.
 
     At less than the paper's epochs the parameters that count epochs shrink in proportion, so that a warm-up ends in
     time. A method whose epoch is several passes over the data gets fewer epochs.
@@ -178,7 +178,7 @@ def scaled_method(name: str, scale: Scale, epochs: int) -> str:
 
 
 def scaled_options(settings: Settings, data: MultimodalData) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
-    """The options, with the scale's settings in every place that was left open."""
+    """The options, completed by the settings of the scale."""
     scale = SCALES[settings.scale]
     model, optimizer, trainer = settings.model, settings.optimizer, settings.trainer
     return (
@@ -191,7 +191,7 @@ def scaled_options(settings: Settings, data: MultimodalData) -> tuple[ModelOptio
 
 
 def file_stem(scale: Scale, data: MultimodalData) -> Literal["imagenet"] | None:
-    """The stem of a scale for a data set; None leaves it to the model."""
+    """Stem of a scale for a data set; None leaves the choice open."""
     kinds = ("image", "spectrogram", "frames")
     sides = [min(one.shape[-2:]) for one in data.modalities.values() if one.kind in kinds]
     fits = scale.imagenet_from is not None and sides and min(sides) >= scale.imagenet_from
