@@ -19,7 +19,7 @@ def tone(seconds, rate, frequency=440.0, channels=1, amplitude=0.3):
 
 
 def colour(index, count):
-    """Picture of one grey level that tells the position of a frame, (HEIGHT, WIDTH, 3), uint8."""
+    """Image of one grey level that tells the position of a frame, (HEIGHT, WIDTH, 3), uint8."""
     return np.full((HEIGHT, WIDTH, 3), 20 + round(200 * index / max(count - 1, 1)), dtype=np.uint8)
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.benchmark.contents import Contents, Picture, read_contents, write_contents
+from bmlr.benchmark.contents import Contents, FigureFile, read_contents, write_contents
 from bmlr.benchmark.statistics import bootstrap_difference
 from bmlr.cli import main
 from bmlr.config import TrainerOptions
@@ -207,7 +207,9 @@ def results_folder(folder, title="Results", text="71.0 ± 0.4"):
     table = Table(
         ["method", "ours"], [[Cell("Joint"), Cell(text, "best")], [Cell("BMLR"), Cell("–")]], ["A note."], "T"
     )
-    write_contents(Contents(title, [table, Picture(folder / "bars.png", "The bars.")], ["fig9 was not drawn."]), folder)
+    write_contents(
+        Contents(title, [table, FigureFile(folder / "bars.png", "The bars.")], ["fig9 was not drawn."]), folder
+    )
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import bmlr.methods
 from bmlr.benchmark import Search, make_jobs, run_grid, tune
-from bmlr.benchmark.contents import Picture, read_contents
+from bmlr.benchmark.contents import FigureFile, read_contents
 from bmlr.benchmark.specification import parse_data, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.reproduction import Settings, reproduce
@@ -126,7 +126,7 @@ def test_settings_that_differ_between_data_sets_are_stated_for_each(tmp_path, mo
         for data in (Toy(), Wide())
         for job in module._jobs(row, data, Settings(seeds=[0]))
     }
-    text = results._what_was_set(figures.Made(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
+    text = results._what_was_set(figures.ExperimentRuns(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
     assert "toy 10 epochs, batch 64, adam with learning rate 0.001, width " in text
     assert "; wide 10 epochs, batch 64, adam with learning rate 0.001, width 3" in text
 
@@ -202,7 +202,7 @@ def test_the_figures_are_drawn_from_the_runs(tmp_path):
     assert uniform[["zero", "one", "two"]].max(axis=1).unique() == pytest.approx([0.9 + 0.1 / 3], abs=1e-5)
     assert len(pd.read_csv(tmp_path / "out" / "runs.csv")) == 4
     contents = read_contents(tmp_path / "out")
-    pictures = {item.file for item in contents.items if isinstance(item, Picture)}
+    pictures = {item.file for item in contents.items if isinstance(item, FigureFile)}
     assert pictures == {path.resolve() for path in result.files if path.suffix == ".png"}
     assert all("on toy" in item.caption for item in contents.items)
     assert list(contents.notes) == list(result.notes)

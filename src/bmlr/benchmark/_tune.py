@@ -15,7 +15,7 @@ from bmlr._files import atomic_write_text
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
-from bmlr.benchmark.contents import Contents, Picture, write_contents
+from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.drawing import save_figure
 from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
@@ -221,7 +221,7 @@ def _conclude(
     atomic_write_text(folder / TRIALS, table.to_csv(index=False))
     shown = _table(table, best)
     pictures = [
-        Picture(file, f"Validation accuracy over the grid, {file.stem.removeprefix('surface-')}.")
+        FigureFile(file, f"Validation accuracy over the grid, {file.stem.removeprefix('surface-')}.")
         for file in files
         if file.suffix == ".png"
     ]

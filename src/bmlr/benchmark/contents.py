@@ -15,7 +15,7 @@ CONTENTS = "contents.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class FigureFile:
     """A figure in a folder of results.
 
     Attributes:
@@ -38,15 +38,15 @@ class Contents:
     """
 
     title: str
-    items: Sequence[Table | Picture]
+    items: Sequence[Table | FigureFile]
     notes: Sequence[str] = ()
 
 
 def write_contents(contents: Contents, folder: Path) -> Path:
     """Write ``contents.json``, with figures relative to the folder."""
 
-    def plain(item: Table | Picture) -> dict[str, Any]:
-        if isinstance(item, Picture):
+    def plain(item: Table | FigureFile) -> dict[str, Any]:
+        if isinstance(item, FigureFile):
             return {"figure": item.file.relative_to(folder).as_posix(), "caption": item.caption}
         rows = [[dataclasses.asdict(cell) for cell in row] for row in item.rows]
         return {"table": item.title, "heads": list(item.heads), "rows": rows, "notes": list(item.notes)}
@@ -78,14 +78,14 @@ def read_contents(folder: Path) -> Contents:
         raise ValueError(f"{path} is cut off or not what it should be ({type(error).__name__}: {reason}).") from error
 
 
-def _item(item: dict[str, Any], folder: Path) -> Table | Picture:
+def _item(item: dict[str, Any], folder: Path) -> Table | FigureFile:
     if "figure" in item:
         file = (folder / _text(item["figure"])).resolve()
         if not file.is_relative_to(folder.resolve()) or file.suffix.lower() != ".png":
             raise ValueError(f"a figure should be a PNG in the folder, found {item['figure']!r}")
         if not file.is_file():
             raise FileNotFoundError(f"There is no figure {file}, which {folder / CONTENTS} names.")
-        return Picture(file, _text(item["caption"]))
+        return FigureFile(file, _text(item["caption"]))
     heads = [_text(head) for head in item["heads"]]
     rows = [[Cell(_text(cell["text"]), _mark(cell["mark"])) for cell in row] for row in item["rows"]]
     if any(len(row) != len(heads) for row in rows):

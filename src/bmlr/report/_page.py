@@ -22,7 +22,7 @@ from bmlr import figures
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr._version import __version__
-from bmlr.benchmark.contents import Picture, read_contents
+from bmlr.benchmark.contents import FigureFile, read_contents
 from bmlr.report._curves import section_curves, section_measures
 from bmlr.report._sections import ExcludedRun, MethodGroup, Section, exclude_run, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, sortable
@@ -157,7 +157,7 @@ def _results_content(folder: Path) -> dict[str, Any]:
     contents = read_contents(folder)
     items: list[dict[str, Any]] = []
     for item in contents.items:
-        if isinstance(item, Picture):
+        if isinstance(item, FigureFile):
             source, wide = _read_picture(item.file)
             items.append({"caption": item.caption, "source": source, "wide": wide})
         else:

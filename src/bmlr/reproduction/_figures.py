@@ -14,7 +14,7 @@ import torch
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
-from bmlr.benchmark.contents import Picture
+from bmlr.benchmark.contents import FigureFile
 from bmlr.benchmark.drawing import draw_panels, read_group, save_figure
 from bmlr.data import MultimodalData
 from bmlr.functional import smooth_labels
@@ -31,7 +31,7 @@ _UNIFORM = "uniform, ε = 0.1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class ExperimentRuns:
     """An experiment's runs.
 
     Attributes:
@@ -50,33 +50,33 @@ class Made:
 
 
 @dataclasses.dataclass
-class Drawn:
+class DrawnFigures:
     """What was drawn of an experiment.
 
     Attributes:
         files: All files, those of numbers too.
-        pictures: The figures with captions.
+        figures: The figures with captions.
         notes: What could not be drawn, with the reason.
     """
 
     files: list[Path] = dataclasses.field(default_factory=list)
-    pictures: list[Picture] = dataclasses.field(default_factory=list)
+    figures: list[FigureFile] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, figure: Any, folder: Path, name: str, caption: str) -> None:
         """Write a figure and keep its names."""
         files = save_figure(figure, folder, name)
         self.files += files
-        self.pictures.append(Picture(next(file for file in files if file.suffix == ".png"), caption))
+        self.figures.append(FigureFile(next(file for file in files if file.suffix == ".png"), caption))
 
 
 #: What a figure shows, and what draws it.
 Drawings = dict[str, tuple[str, Callable[[], Any]]]
 
 
-def draw_bars(made: Made, folder: Path) -> Drawn:
+def draw_bars(made: ExperimentRuns, folder: Path) -> DrawnFigures:
     """Accuracy over the rows of a table, a figure per data set."""
-    drawn = Drawn()
+    drawn = DrawnFigures()
     for name, data in made.data.items():
         rows = []
         for row in made.experiment.rows:
@@ -91,9 +91,9 @@ def draw_bars(made: Made, folder: Path) -> Drawn:
     return drawn
 
 
-def draw_figures(made: Made, name: str, folder: Path) -> Drawn:
+def draw_figures(made: ExperimentRuns, name: str, folder: Path) -> DrawnFigures:
     """The figures of an experiment on a data set."""
-    experiment, drawn = made.experiment, Drawn()
+    experiment, drawn = made.experiment, DrawnFigures()
     groups = {row.label: made.finished(row, name) for row in experiment.rows}
     if lacking := [label for label, some in groups.items() if not some]:
         drawn.notes.append(f"{experiment.name} on {name} was not drawn: no run of {', '.join(lacking)} finished.")

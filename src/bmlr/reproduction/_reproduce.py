@@ -11,12 +11,12 @@ import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
 from bmlr.benchmark import Job, Search, make_jobs, run_frame, run_grid, tune
-from bmlr.benchmark.contents import Contents, Picture, write_contents
+from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.specification import parse_method
 from bmlr.config import class_path, read_config_entries
 from bmlr.data import MultimodalData
-from bmlr.reproduction._figures import Drawn, Made, draw_bars, draw_figures
+from bmlr.reproduction._figures import DrawnFigures, ExperimentRuns, draw_bars, draw_figures
 from bmlr.reproduction._paper import EXPERIMENTS, GRID, Experiment, Row
 from bmlr.reproduction._results import experiment_table, frame
 from bmlr.reproduction._scales import (
@@ -74,11 +74,11 @@ def reproduce(
 
     tables: dict[str, Table] = {}
     files: list[Path] = []
-    contents: list[Table | Picture] = []
+    contents: list[Table | FigureFile] = []
     notes: list[str] = []
     for experiment in experiments:
         mine = {data[text].name: data[text] for text in data_names(experiment, settings)}
-        made = Made(
+        made = ExperimentRuns(
             experiment, mine, {key[1:]: some for key, some in made_records.items() if key[0] == experiment.name}
         )
         if experiment.is_table:
@@ -92,7 +92,7 @@ def reproduce(
             drawings = [draw_figures(made, name, folder) for name in mine]
         for drawn in drawings:
             files += drawn.files
-            contents += drawn.pictures
+            contents += drawn.figures
             notes += drawn.notes
     unique = {record.directory: record for some in made_records.values() for record in some}
     if unique:
@@ -156,12 +156,12 @@ def _surface(
     folder: Path,
     engine: Engine | None,
     say: Callable[[str], None] | None,
-) -> Drawn:
+) -> DrawnFigures:
     """Validation accuracy over α and β, with the first of the seeds.
 
     Its trials stay apart from the runs.
     """
-    drawn = Drawn()
+    drawn = DrawnFigures()
     for name, one in data.items():
         model, optimizer, trainer = scaled_options(settings, one)
         found = tune(
@@ -170,5 +170,5 @@ def _surface(
         )  # fmt: skip
         drawn.files += found.files
         caption = f"{experiment.title} on {name}, seed {settings.seeds[0]}."
-        drawn.pictures += [Picture(file, caption) for file in found.files if file.suffix == ".png"]
+        drawn.figures += [FigureFile(file, caption) for file in found.files if file.suffix == ".png"]
     return drawn

@@ -10,14 +10,14 @@ import pandas as pd
 import bmlr.methods
 from bmlr.benchmark.statistics import Estimate, difference_of, estimate, mean_ranks
 from bmlr.data import MultimodalData
-from bmlr.reproduction._figures import Made
+from bmlr.reproduction._figures import ExperimentRuns
 from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
 from bmlr.reproduction._scales import SCALES, Settings
 from bmlr.runs import RunRecord
 from bmlr.tables import Cell, Table, format_mean, mark_best
 
 
-def frame(made: Made, settings: Settings) -> pd.DataFrame:
+def frame(made: ExperimentRuns, settings: Settings) -> pd.DataFrame:
     """Every number of a table with the paper's, in per cent."""
     experiment, rows = made.experiment, []
     for row in experiment.rows:
@@ -44,7 +44,7 @@ def frame(made: Made, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def experiment_table(made: Made, settings: Settings) -> Table:
+def experiment_table(made: ExperimentRuns, settings: Settings) -> Table:
     """The table of an experiment, the paper's numbers beside ours.
 
     On the paper's data the difference is shown, on other data the gain over the baseline.
@@ -94,7 +94,7 @@ def experiment_table(made: Made, settings: Settings) -> Table:
 
 
 def _gains(
-    made: Made, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
+    made: ExperimentRuns, name: str, measure: str, estimates: Sequence[Estimate], factor: float, digits: int
 ) -> list[Cell]:
     by_label = {row.label: mean for row, mean in zip(made.experiment.rows, estimates, strict=True)}
     cells = []
@@ -175,7 +175,7 @@ def _measure_name(measure: str, data: MultimodalData) -> str:
     ]
 
 
-def _what_was_set(made: Made) -> str:
+def _what_was_set(made: ExperimentRuns) -> str:
     """Settings of the baseline's runs, by data set where they differ."""
     baseline, texts = made.experiment.rows[0], {}
     for name in made.data:
@@ -191,7 +191,7 @@ def _what_was_set(made: Made) -> str:
     return "; ".join(f"{name} {text}" for name, text in texts.items())
 
 
-def _notes(made: Made, settings: Settings) -> list[str]:
+def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
     methods = {row.label: bmlr.methods.get(row.method) for row in made.experiment.rows}
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
