@@ -185,7 +185,7 @@ def test_an_interrupted_training_alone_is_resumed(joint, tmp_path, monkeypatch):
     class CutError(Exception):
         pass
 
-    epochs, original = [], Recorder.keep_progress
+    epochs, original = [], Recorder.checkpoint_epoch
 
     def cut(recorder, module):
         original(recorder, module)
@@ -193,7 +193,7 @@ def test_an_interrupted_training_alone_is_resumed(joint, tmp_path, monkeypatch):
         if len(epochs) == 1:
             raise CutError
 
-    monkeypatch.setattr(Recorder, "keep_progress", cut)
+    monkeypatch.setattr(Recorder, "checkpoint_epoch", cut)
     with pytest.raises(CutError):
         diagnose_run(joint, probe=True, alone=tmp_path / "part")
     resumed = diagnose_run(joint, probe=True, alone=tmp_path / "part")

@@ -32,7 +32,7 @@ class SelectedModalities(MultimodalData):
         >>> whole = bmlr.data.create("synthetic", missing={"audio": 0.5}, samples={"test": 100})
         >>> audio = bmlr.data.SelectedModalities(whole, ["audio"])
         >>> audio.split("test").batch([0]).inputs.keys(), len(whole.split("test")), len(audio.split("test"))
-        (dict_keys(['audio']), 100, 50)
+        (dict_keys(['audio']), 100, 49)
     """
 
     def __init__(self, data: MultimodalData, names: Collection[str]) -> None:
