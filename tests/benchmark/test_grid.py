@@ -182,6 +182,16 @@ def table_of(folder):
     return table.drop(columns="minutes").to_dict("list")
 
 
+def pid_of_worker(run):
+    """Process that makes a run."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            arguments = path.read_bytes().split(b"\0")
+            if b"bmlr.benchmark._worker" in arguments and str(run).encode() in arguments:
+                return int(path.parent.name)
+    raise AssertionError(f"No worker makes {run}.")
+
+
 @pytest.mark.slow
 def test_killing_the_command_at_any_moment_changes_nothing(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -214,17 +224,18 @@ def test_runs_end_with_the_grid_that_was_killed(tmp_path):
         command(tmp_path, "--trainer.epochs", "2000"), env=environment(), stderr=subprocess.DEVNULL
     ) as process:
         started = time.monotonic()
-        while not (locks := list((tmp_path / "runs").glob("*/metrics.csv"))) and time.monotonic() - started < 120:
+        while not (begun := list((tmp_path / "runs").glob("*/metrics.csv"))) and time.monotonic() - started < 120:
             time.sleep(0.2)
-        pid = int((locks[0].parent / ".lock").read_text())
-        assert process_exists(pid)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            pid = pid_of_worker(begun[0].parent)
+            assert process_exists(pid)
+        finally:  # leaving the block waits for the process, which would go on for minutes
+            process.send_signal(signal.SIGKILL)
     started = time.monotonic()
     while process_exists(pid) and time.monotonic() - started < 30:
         time.sleep(0.1)
     assert not process_exists(pid)
-    assert not (locks[0].parent / "failed.json").exists()
+    assert not (begun[0].parent / "failed.json").exists()
 
 
 @pytest.mark.slow
@@ -302,15 +313,6 @@ def wait_until(condition, seconds):
         time.sleep(0.2)
 
 
-def parent_of_worker(run):
-    """Process that started the worker of a run."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        arguments = path.read_bytes().split(b"\0")
-        if b"bmlr.benchmark._worker" in arguments and str(run).encode() in arguments:
-            return int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
-    raise AssertionError(f"No worker makes {run}.")
-
-
 @pytest.mark.slow
 def test_ray_tries_a_lost_run_again_on_a_cluster_there_was(tmp_path, cluster):
     folder = tmp_path / "ray"
@@ -323,7 +325,8 @@ def test_ray_tries_a_lost_run_again_on_a_cluster_there_was(tmp_path, cluster):
         wait_until(lambda: list((folder / "runs").glob("*/metrics.csv")) or process.poll() is not None, 300)
         assert process.poll() is None, process.stderr.read()
         (begun, *_) = (folder / "runs").glob("*/metrics.csv")
-        parent = parent_of_worker(begun.parent)
+        worker = pid_of_worker(begun.parent)
+        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
         assert b"ray::" in Path(f"/proc/{parent}/cmdline").read_bytes()
         os.kill(parent, signal.SIGKILL)
         said = process.communicate(timeout=550)[1]

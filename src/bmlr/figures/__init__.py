@@ -1,7 +1,7 @@
 """Figures of runs and results, drawn on matplotlib axes.
 
-They draw what they are given, arrays and tables, and read no file but :func:`read_metrics` a run's metrics. Figures of
-one panel take ``ax`` and return an Axes; figures with a panel per modality return the Axes by name.
+They take arrays and tables and read no file. Figures of one panel take ``ax`` and return an Axes; figures with a panel
+per modality return the Axes by name.
 """
 
 from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share
