@@ -23,6 +23,7 @@ PRIVATE = {
     "_checks": "checks of arguments, of all",
     "_files": "atomic writes and checksums, of all",
     "_modes": "training and evaluation mode of modules, of all",
+    "_processors": "number of processors, of the store and the engines",
     "_random": "state of random generators, of all",
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bmlr._checks import check_integer, check_non_negative
+from bmlr._processors import count_processors
 from bmlr.runs.layout import LOG
 
 #: Exit status of a run whose machine was lost as often as Ray may try again.
@@ -65,7 +66,7 @@ class LocalEngine:
 
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
         """Make the runs; yield each task with its exit status."""
-        environment = _threads(max(1, _cores() // self.processes))
+        environment = _threads(max(1, count_processors() // self.processes))
         started: list[subprocess.Popen[bytes]] = []
         pool = ThreadPoolExecutor(self.processes)
         try:
@@ -164,7 +165,7 @@ class RayEngine:
                 token = "" if "RAY_AUTH_MODE" in os.environ else " If it asks for a token, set RAY_AUTH_MODE=token."
                 raise ValueError(f"There is no Ray cluster at {self.address}: {reason}.{token}") from error
             return
-        cores = self.processes * self.cpus_per_run if self.processes else max(_cores(), self.cpus_per_run)
+        cores = self.processes * self.cpus_per_run if self.processes else max(count_processors(), self.cpus_per_run)
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)
 
     def _gpus(self, ray: Any) -> float:
@@ -247,12 +248,6 @@ def _check_reachable(address: str) -> None:
 def _threads(number: int) -> dict[str, str]:
     """Threads of a run: those the user has set, or ``number``."""
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(number))}
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make_engine(

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, set_loader
 
 import bmlr.data
 import bmlr.methods
-from bmlr.config import class_path, load_plain_yaml
+from bmlr.config import class_path, load_plain_yaml, read_plain_yaml
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 
@@ -97,10 +97,7 @@ def _read_options(path: Path) -> str:
     """Text of a file of options, checked, with paths for the names of classes."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration file {path}.")
-    try:
-        content = load_plain_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    _, content = read_plain_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} should hold options by name. Found {type(content).__name__}.")
     for base in ("data", "method"):

@@ -1,7 +1,7 @@
 """Configuration of a run: its options, its model and its file."""
 
 from bmlr.config._classes import class_path, resolve_class
-from bmlr.config._file import load_plain_yaml, read_config_entries
+from bmlr.config._file import load_plain_yaml, read_config_entries, read_plain_yaml
 from bmlr.config._model import build_model
 from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
 from bmlr.config._run_config import RunConfig, read_config
@@ -17,5 +17,6 @@ __all__ = [
     "load_plain_yaml",
     "read_config",
     "read_config_entries",
+    "read_plain_yaml",
     "resolve_class",
 ]

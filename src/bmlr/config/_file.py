@@ -38,6 +38,20 @@ def load_plain_yaml(text: str) -> Any:
     return yaml.load(text, _PlainLoader)  # noqa: S506  (it is a SafeLoader)
 
 
+def read_plain_yaml(path: Path) -> tuple[str, Any]:
+    """Text and plain data of a YAML file; see :func:`load_plain_yaml`.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is not YAML, or more than plain data; the message names the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, load_plain_yaml(text)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
+
+
 def sealed_yaml(entries: Mapping[str, Any]) -> str:
     """YAML text of entries with its checksum in the first line."""
     text = yaml.safe_dump(dict(entries), sort_keys=False, allow_unicode=True)
@@ -60,11 +74,7 @@ def read_entries(path: Path) -> tuple[dict[str, Any], bool | None]:
     """Sections of a ``config.yaml``, and whether they fit its seal; None without a seal."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        entries = load_plain_yaml(text)
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}.") from error
+    text, entries = read_plain_yaml(path)
     intact = _fits_seal(text)
     if not isinstance(entries, dict) or set(entries) != set(SECTIONS):
         names = sorted(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__

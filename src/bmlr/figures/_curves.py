@@ -32,8 +32,7 @@ def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes
 
     Args:
         metrics: Metrics of a run as :func:`bmlr.runs.read_metrics` gives them; or of several runs by name (seeds),
-            of which
-            the mean is drawn, with a band of one sample standard deviation.
+            of which the mean is drawn, with a band of one sample standard deviation.
         ax: Where to draw; a new figure if left out.
         **line: Further properties of the lines.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import bmlr.methods
 from bmlr.benchmark.specification import title_of
 from bmlr.runs import RunRecord, group_runs
-from bmlr.runs.settings import data_settings, method_settings, settings, software_version, text_of
+from bmlr.runs.settings import data_settings, method_settings, settings, settings_key, software_version, text_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +87,13 @@ def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[Exclud
     first: dict[str, RunRecord] = {}
     for record in runs:
         data = data_settings(record)
-        key = _key(data, settings(record), software_version(record), record.config["seed"])
+        key = settings_key(data, settings(record), software_version(record), record.config["seed"])
         if key in first:
             reason = f"It has the settings and the seed of {first[key].directory}, which is counted."
             repeated.append(ExcludedRun(record.directory, "repeated", reason))
             continue
         first[key] = record
-        by_data.setdefault(_key(data), []).append(record)
+        by_data.setdefault(settings_key(data), []).append(record)
     sections = [_make_section(records) for records in by_data.values()]
     return _tell_apart(sections, [records[0] for records in by_data.values()]), repeated
 
@@ -161,7 +160,9 @@ def _make_groups(runs: list[RunRecord]) -> list[MethodGroup]:
         name = str(records[0].finished_result["method"])
         parameters = records[0].config["method"].get("init_args") or {}
         defaults = bmlr.methods.create(name).hparams if name in bmlr.methods.available() else {}
-        changed = {k: v for k, v in parameters.items() if k not in defaults or _key(defaults[k]) != _key(v)}
+        changed = {
+            k: v for k, v in parameters.items() if k not in defaults or settings_key(defaults[k]) != settings_key(v)
+        }
         groups.append(
             MethodGroup(
                 label=title,
@@ -225,7 +226,7 @@ def _notes(runs: list[RunRecord], groups: list[MethodGroup], different: list[str
         )
     if max(len(group.runs) for group in groups) == 1:
         notes.append("Every method has one run: how much results vary with the seed is not known.")
-    if len({_key(record.finished_result.get("versions")) for record in runs}) > 1:
+    if len({settings_key(record.finished_result.get("versions")) for record in runs}) > 1:
         notes.append("The runs were made with different versions or on different machines (see each run's details).")
     return notes + [record.metrics_problem for record in runs if record.metrics_problem]
 
@@ -246,7 +247,7 @@ def _tell_apart(sections: list[Section], runs: list[RunRecord]) -> list[Section]
         different = {
             key.removeprefix("init_args."): value
             for key, value in data_settings(record).items()
-            if len({_key(other.get(key)) for other in same}) > 1
+            if len({settings_key(other.get(key)) for other in same}) > 1
         }
         result.append(dataclasses.replace(section, heading=section.heading + _in_brackets(different)))
     return result
@@ -254,10 +255,6 @@ def _tell_apart(sections: list[Section], runs: list[RunRecord]) -> list[Section]
 
 def _class(record: RunRecord) -> str:
     return str(record.config["method"]["class_path"])
-
-
-def _key(*content: Any) -> str:
-    return json.dumps(content, sort_keys=True, default=str)
 
 
 def _in_brackets(entries: Mapping[str, Any]) -> str:

@@ -86,11 +86,16 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
 
 
+def settings_key(*content: Any) -> str:
+    """Text of settings that is equal for equal settings, to compare and group by."""
+    return json.dumps(content, sort_keys=True, default=str)
+
+
 def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
     """Runs of equal settings, by seed. Unfinished runs name no version and join the first one."""
     by_settings: dict[str, list[RunRecord]] = {}
     for record in records:
-        by_settings.setdefault(_key(settings(record)), []).append(record)
+        by_settings.setdefault(settings_key(settings(record)), []).append(record)
     groups = []
     for members in by_settings.values():
         versions = list(dict.fromkeys(software_version(record) for record in members if record.result is not None))
@@ -104,7 +109,7 @@ def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """Name of the method with the settings that differ among its groups."""
     same = [other for other in others if other["method.class_path"] == own["method.class_path"]]
-    different = [key for key in own if len({_key(other.get(key)) for other in same}) > 1]
+    different = [key for key in own if len({settings_key(other.get(key)) for other in same}) > 1]
     telling = {
         key.removeprefix("method.init_args."): text_of(own[key])
         for key in different
@@ -144,7 +149,3 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _key(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, default=str)

@@ -2,6 +2,15 @@
 
 from bmlr.data.inspection._report import Duplicates, Inspection, Leak, SplitReport, inspect_data
 from bmlr.data.inspection._sheet import contact_sheet
-from bmlr.data.inspection._statistics import InputReport, Range
+from bmlr.data.inspection._statistics import InputReport, ValueRange
 
-__all__ = ["Duplicates", "InputReport", "Inspection", "Leak", "Range", "SplitReport", "contact_sheet", "inspect_data"]
+__all__ = [
+    "Duplicates",
+    "InputReport",
+    "Inspection",
+    "Leak",
+    "SplitReport",
+    "ValueRange",
+    "contact_sheet",
+    "inspect_data",
+]

@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
+class ValueRange:
     """Minimum, median and maximum."""
 
     min: float
@@ -43,8 +43,8 @@ class InputReport:
     nan: int
     infinite: int
     constant: int
-    steps: Range | None
-    seconds: Range | None
+    steps: ValueRange | None
+    seconds: ValueRange | None
 
 
 class InputStatistics:
@@ -110,7 +110,7 @@ def _digest(values: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).digest()
 
 
-def _range(numbers: Sequence[float]) -> Range | None:
+def _range(numbers: Sequence[float]) -> ValueRange | None:
     if not len(numbers):
         return None
-    return Range(float(min(numbers)), float(np.median(numbers)), float(max(numbers)))
+    return ValueRange(float(min(numbers)), float(np.median(numbers)), float(max(numbers)))

@@ -18,6 +18,7 @@ import numpy as np
 
 from bmlr._checks import check_integer, check_unit_interval, nearest_name
 from bmlr._files import atomic_write
+from bmlr._processors import count_processors
 from bmlr._version import __version__
 from bmlr.data.readers._base import FileReader
 from bmlr.data.store._cache import checked_name, entry_folder, plain_key, read_entry, write_manifest
@@ -27,7 +28,7 @@ from bmlr.data.store._pack import Column
 from bmlr.data.store._pieces import PIECES, Piece, keep_progress_on_oserror, read_piece
 from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
-from bmlr.data.store._workers import DecodeTask, count_processors, decode_all
+from bmlr.data.store._workers import DecodeTask, decode_all
 
 _VERSION = 2  # of the stored form; part of the key, so that an older store is not taken for this one
 

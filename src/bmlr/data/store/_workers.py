@@ -37,11 +37,6 @@ class DecodeTask:
     path: Path
 
 
-def count_processors() -> int:
-    """Number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def decode(task: DecodeTask, readers: Mapping[str, FileReader]) -> Piece | Rejection:
     """Read the files of one sample and write its piece."""
     contents: dict[str, FileContent] = {}
