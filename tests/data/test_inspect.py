@@ -271,12 +271,12 @@ def test_a_store_tells_durations_and_rejections_and_leakage_is_loud(tmp_path, ca
     rows[3][3] = "nowhere.wav"
     table = write_table(tmp_path / "files" / "t.csv", rows, ["id", "label", "group", "voice", "photo", "split"])
     prepare_table(table, tmp_path / "out", PrepareOptions(workers=0, size=16, seconds=1.0, progress=False))
-    assert main(["inspect", "table", "--data.root", "out", "--data.protocol", "paper"]) == 0
+    assert main(["inspect", "manifest", "--data.root", "out", "--data.protocol", "paper"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "1.2 … 1.2 … 1.2" in printed
     assert "1 sample was rejected in preparation" in printed
     assert "LEAKAGE: train and val share 4 groups (g0, g1, g2, g3)" in printed
-    found = inspect_data(bmlr.data.create("table", root=str(tmp_path / "out"), protocol="paper"))
+    found = inspect_data(bmlr.data.create("manifest", root=str(tmp_path / "out"), protocol="paper"))
     assert found.rejected == 1
     assert found.splits["train"].inputs["voice"].seconds.max == pytest.approx(1.2)
     assert found.splits["train"].inputs["photo"].seconds is None
@@ -297,7 +297,7 @@ def test_alarms_stand_out_and_do_not_change_the_exit_status(tmp_path, capsys, mo
 def test_what_cannot_be_read_fails_with_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
-        (["table", "--data.root", "nowhere"], "There is no prepared 'table' in nowhere"),
+        (["manifest", "--data.root", "nowhere"], "There is no prepared 'manifest' in nowhere"),
         (["digts"], "Did you mean 'digits'"),
         ([], "required"),
     ):

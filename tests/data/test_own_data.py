@@ -147,7 +147,7 @@ def test_the_table_of_the_page_runs_as_written(tmp_path, capsys, monkeypatch):
     exec(block, {})  # noqa: S102  (the project's own text)
     head = (tmp_path / "pets" / "table.csv").read_text().splitlines()[0]
     assert blocks("own-data.md", "csv")[0].splitlines()[0] == head
-    wanted = [line for line in commands("own-data.md") if "pets" in line or "table" in line]
+    wanted = [line for line in commands("own-data.md") if "pets" in line or "manifest" in line]
     assert len(wanted) == 5
     for line in wanted:
         more = ["--workers", "0", "--progress", "false"] if " prepare " in line else []
@@ -184,7 +184,7 @@ def test_every_command_on_the_page_of_data_sets_is_understood(line, tmp_path, ca
 def test_every_data_set_has_a_page_with_every_step():
     lines = commands("data.md")
     for name in bmlr.data.available():
-        if name == "table":
+        if name == "manifest":
             continue
         steps = [line.split()[1] for line in lines if re.search(rf"(?<![\w-]){name}(?![\w-])", line)]
         decoded = ["prepare"] if hasattr(bmlr.data.get(name), "convert") else []

@@ -40,16 +40,16 @@ def test_a_constant_modality_cannot_be_standardised(tmp_path, values, message):
         split = ("train", "val", "test")[number % 3]
         rows.append([f"s{number}", ("one", "two")[number % 2], split, f"a{number}.npy", f"b{number}.npy"])
     table = write_table(tmp_path / "t.csv", rows, ["id", "label", "split", "a", "b"])
-    bmlr.data.prepare("table", table, tmp_path / "out", PrepareOptions(workers=0, progress=False))
+    bmlr.data.prepare("manifest", table, tmp_path / "out", PrepareOptions(workers=0, progress=False))
     with pytest.raises(ValueError, match=message):
-        bmlr.data.create("table", root=tmp_path / "out").prepare()
-    batch = bmlr.data.create("table", root=tmp_path / "out", standardise=False).split("train").batch([0])
+        bmlr.data.create("manifest", root=tmp_path / "out").prepare()
+    batch = bmlr.data.create("manifest", root=tmp_path / "out", standardise=False).split("train").batch([0])
     assert np.array_equal(batch.inputs["b"][0].numpy(), values.astype(np.float32))
 
 
 def test_only_stored_data_sets_are_prepared(tmp_path):
     with pytest.raises(
-        ValueError, match=r"`data` should be one of crema-d, kinetics-sounds, ave, mosi, mosei, table\."
+        ValueError, match=r"`data` should be one of crema-d, kinetics-sounds, ave, mosi, mosei, manifest\."
     ):
         bmlr.data.prepare("digits", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'mosei'"):

@@ -52,7 +52,7 @@ def vector_rows(count=24, *, split=(), groups=2):
 
 def prepared(folder, rows, **parameters):
     prepare_table(write_vectors(folder, rows), folder / "out", OPTIONS)
-    return bmlr.data.create("table", root=folder / "out", **parameters)
+    return bmlr.data.create("manifest", root=folder / "out", **parameters)
 
 
 # The table
@@ -306,8 +306,8 @@ def test_parts_are_drawn_by_group_where_there_is_no_split(tmp_path):
     assert not groups["train"] & groups["val"]
     assert not (groups["train"] | groups["val"]) & groups["test"]
     assert {name: len(ids) for name, ids in ids_of(data).items()} == {"train": 36, "val": 12, "test": 12}
-    again = bmlr.data.create("table", root=tmp_path / "out", val_fraction=0.2, test_fraction=0.2)
-    other = bmlr.data.create("table", root=tmp_path / "out", val_fraction=0.2, test_fraction=0.2, split_seed=1)
+    again = bmlr.data.create("manifest", root=tmp_path / "out", val_fraction=0.2, test_fraction=0.2)
+    other = bmlr.data.create("manifest", root=tmp_path / "out", val_fraction=0.2, test_fraction=0.2, split_seed=1)
     assert ids_of(again) == ids_of(data)
     assert ids_of(other) != ids_of(data)
 
@@ -329,9 +329,9 @@ def test_a_split_that_shares_groups_is_refused_taken_or_drawn_anew(tmp_path):
     data = prepared(tmp_path, rows)
     with pytest.raises(ValueError, match=r"puts 6 of 6 groups in several splits \('g0', 'g1', 'g2', …\).*resplit"):
         data.prepare()
-    taken = bmlr.data.create("table", root=tmp_path / "out", protocol="paper")
+    taken = bmlr.data.create("manifest", root=tmp_path / "out", protocol="paper")
     assert ids_of(taken)["val"] == {row[0] for row in rows if row[2] == "val"}
-    drawn = bmlr.data.create("table", root=tmp_path / "out", resplit=True, val_fraction=0.2, test_fraction=0.2)
+    drawn = bmlr.data.create("manifest", root=tmp_path / "out", resplit=True, val_fraction=0.2, test_fraction=0.2)
     assert not set(drawn.split("train").groups) & set(drawn.split("test").groups)
 
 
@@ -362,7 +362,7 @@ def test_splits_that_cannot_be_used_are_refused(tmp_path, split, parameters, mes
 )
 def test_parameters_are_checked(parameters, message):
     with pytest.raises(ValueError, match=message):
-        bmlr.data.create("table", root="x", **parameters)
+        bmlr.data.create("manifest", root="x", **parameters)
 
 
 def test_another_data_set_is_not_taken_for_a_table(tmp_path):
@@ -370,8 +370,8 @@ def test_another_data_set_is_not_taken_for_a_table(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["key"]["key"]["layout"] = "ave"
     (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
-    with pytest.raises(ValueError, match="should hold a prepared 'table'"):
-        bmlr.data.create("table", root=folder).prepare()
+    with pytest.raises(ValueError, match="should hold a prepared 'manifest'"):
+        bmlr.data.create("manifest", root=folder).prepare()
 
 
 def test_a_modality_no_training_sample_has_is_an_error(tmp_path):
@@ -392,7 +392,7 @@ def everything(tmp_path_factory):
 
 
 def open_everything(folder, **parameters):
-    data = bmlr.data.create("table", root=folder / "out", val_fraction=0.2, test_fraction=0.2, **parameters)
+    data = bmlr.data.create("manifest", root=folder / "out", val_fraction=0.2, test_fraction=0.2, **parameters)
     data.prepare()
     return data
 
@@ -524,7 +524,7 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     write_table(tmp_path / "files" / "table.csv", rows, head)
     (tmp_path / "files" / "cat 12.wav").write_bytes(b"RIFF")
 
-    prepare = ["prepare", "table", "files/table.csv", "out", "--workers", "0", "--size", "16", "--seconds", "1"]
+    prepare = ["prepare", "manifest", "files/table.csv", "out", "--workers", "0", "--size", "16", "--seconds", "1"]
     assert main([*prepare, "--max-rejected", "0.01", "--progress", "false"]) == 2
     assert "more than the fraction" in capsys.readouterr().err
     assert main([*prepare, "--max-rejected", "0.1", "--progress", "false"]) == 0
@@ -535,14 +535,14 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     assert "cat 12.wav" in reasons["s12"]
 
     given_data = ["--data.root", "out", "--data.val_fraction", "0.2", "--data.test_fraction", "0.2"]
-    assert main(["inspect", "table", *given_data, "--json"]) == 0
+    assert main(["inspect", "manifest", *given_data, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sum(split["samples"] for split in found["splits"].values()) == 28
     assert found["rejected"] == 2
     assert found["leaks"] == []
 
     run = tmp_path / "run"
-    train = ["train", "--data", "table", *given_data, "--method", "BMLR", "--model.width", "2", "--trainer.epochs",
+    train = ["train", "--data", "manifest", *given_data, "--method", "BMLR", "--model.width", "2", "--trainer.epochs",
              "1", "--run", str(run), *CPU]  # fmt: skip
     assert main(train) == 0
     assert "majority rate" in capsys.readouterr().out
@@ -571,7 +571,7 @@ def test_the_option_for_outside_files_is_for_tables_only(tmp_path, capsys, monke
     write_vectors(tmp_path, rows)
     rows = [[*row[:4], f"../{row[4]}", f"../{row[5]}"] for row in rows]
     write_table(tmp_path / "data" / "t.csv", rows, ["id", "label", "split", "group", "a", "b"])
-    command = ["prepare", "table", "data/t.csv", "out", "--workers", "0", "--progress", "false"]
+    command = ["prepare", "manifest", "data/t.csv", "out", "--workers", "0", "--progress", "false"]
     assert main(command) == 2
     assert "row 2: column 'a': '../a0.npy' leads out of the folder" in capsys.readouterr().err
     assert main([*command, "--outside"]) == 0

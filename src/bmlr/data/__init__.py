@@ -21,7 +21,7 @@ _DATA: dict[str, tuple[str, str]] = {
     "mosi": ("bmlr.data.sets._sentiment", "MOSI"),
     "mosei": ("bmlr.data.sets._sentiment", "MOSEI"),
     "synthetic": ("bmlr.data.sets._synthetic", "Synthetic"),
-    "table": ("bmlr.data.sets._table", "TableData"),
+    "manifest": ("bmlr.data.sets._manifest", "Manifest"),
 }
 
 

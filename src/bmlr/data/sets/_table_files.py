@@ -77,7 +77,7 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
 
     Args:
         source: The table.
-        dest: Folder in which the folder ``table-<hash>`` is made.
+        dest: Folder in which the folder ``manifest-<hash>`` is made.
         options: Options.
 
     Raises:
@@ -86,7 +86,7 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
     """
     if options.lists:
         raise ValueError("Published lists are not for tables: write the split of each row in the column 'split'.")
-    options.refuse("table", "file")
+    options.refuse("manifest", "file")
     table = read_table(source)
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()
@@ -96,12 +96,12 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
         example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
         raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
     return prepare_samples(
-        "table",
+        "manifest",
         samples,
         {name: _reader(name, kind, samples, options) for name, kind in table.kinds.items()},
         classes,
         dest,
-        key={"layout": "table", "kinds": dict(table.kinds)},
+        key={"layout": "manifest", "kinds": dict(table.kinds)},
         workers=options.workers,
         max_rejected=options.max_rejected,
         progress=options.progress,

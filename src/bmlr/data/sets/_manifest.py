@@ -17,8 +17,8 @@ from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store
 
 
-class TableData(GroupedData):
-    """Data of one's own, made from a CSV table by ``bmlr prepare table TABLE.csv DEST``.
+class Manifest(GroupedData):
+    """Data of one's own, made from a CSV table by ``bmlr prepare manifest TABLE.csv DEST``.
 
     The table has a row per sample, with its label and a file per modality; see :func:`read_table` of ``_table_files``.
     Once prepared, table and files are not needed any more. Audio becomes log spectrograms; images and frames are
@@ -46,12 +46,12 @@ class TableData(GroupedData):
 
     Example:
         >>> import bmlr.data
-        >>> data = bmlr.data.create("table", root="prepared", val_fraction=0.2)  # reads no file yet
+        >>> data = bmlr.data.create("manifest", root="prepared", val_fraction=0.2)  # reads no file yet
         >>> data.protocol, data.modalities
         ('clean', {})
     """
 
-    name: ClassVar[str] = "table"
+    name: ClassVar[str] = "manifest"
 
     def __init__(
         self,
