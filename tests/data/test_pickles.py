@@ -127,12 +127,12 @@ VALUES = st.recursive(
 
 @settings(deadline=None, max_examples=150)
 @given(value=VALUES, protocol=st.sampled_from(PROTOCOLS), optimised=st.booleans())
-def test_whatever_is_plain_comes_back(path, value, protocol, optimised):
+def test_plain_values_come_back(path, value, protocol, optimised):
     content = pickle.dumps({"x": value}, protocol)
     assert same(read(path, pickletools.optimize(content) if optimised else content), {"x": value})
 
 
-def test_the_older_name_of_numpy_core(path):
+def test_old_name_of_numpy_core(path):
     """What numpy 1 wrote, which is what the published files are."""
     content = pickle.dumps({"x": np.arange(3.0), "y": np.float32(2)}, 3).replace(b"numpy._core.", b"numpy.core.")
     assert b"numpy.core.multiarray" in content
@@ -233,7 +233,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_not_an_array_is_refused_by_name(path, name, protocol):
+def test_other_objects_are_refused_by_name(path, name, protocol):
     make, words = HOSTILE[name]
     content = pickle.dumps({"x": make()}, protocol)
     with pytest.raises(ValueError, match=r"file\.pkl holds .*nothing was run") as error:
@@ -241,7 +241,7 @@ def test_what_is_not_an_array_is_refused_by_name(path, name, protocol):
     assert any(word in str(error.value) for word in words.split("|")), error.value
 
 
-def test_slots_too(path):
+def test_slots_are_refused(path):
     refused(path, pickle.dumps({"x": Slots()}, 4), "`test_pickles.Slots`")
 
 
@@ -300,7 +300,7 @@ MACHINE = {
 
 
 @pytest.mark.parametrize("name", MACHINE)
-def test_instructions_that_could_run_something_are_refused(path, name):
+def test_executing_instructions_are_refused(path, name):
     value, words = MACHINE[name]
     refused(path, entry(value), words, "nothing was run")
 
@@ -381,7 +381,7 @@ def test_memo_bombs_take_no_memory(path):
     assert peak < 30_000_000
 
 
-def test_exponential_nesting_is_gone_through_once(path):
+def test_exponential_nesting_is_resolved_once(path):
     levels = b"".join(b"](" + (b"h" + bytes([i])) * 30 + b"e\x940" for i in range(40))
     value = read(path, b"\x80\x04]\x940" + levels + b"}X\x01\x00\x00\x00xh\x28s.")["x"]
     for _ in range(40):
@@ -404,7 +404,7 @@ def valid():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_truncated_files_are_refused_wherever_they_end(path, protocol):
+def test_truncated_files_are_refused(path, protocol):
     content = pickle.dumps(valid(), protocol)
     for end in range(len(content)):
         refused(path, content[:end])
@@ -500,7 +500,7 @@ def test_no_code_runs_even_for_registered_extensions(path, monkeypatch):
         copyreg.clear_extension_cache()
 
 
-def test_files_that_are_none(path, tmp_path):
+def test_absent_and_empty_files(path, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file .*absent\.pkl"):
         read_arrays_pickle(tmp_path / "absent.pkl")
     refused(path, b"", "is empty")

@@ -110,7 +110,7 @@ class AudioReader:
 
 
 def _decode_audio(container: InputContainer, sample_rate: int) -> tuple[np.ndarray, int]:
-    """Decode the first audio stream; return samples, mean over the channels, and their rate."""
+    """Decode the first audio stream: mono samples and their rate."""
     import av
 
     stream = container.streams.audio[0]

@@ -26,7 +26,10 @@ class FileContent:
 
 
 class FileReader(Protocol):
-    """Decoder of one modality's files into arrays; can be pickled, for worker processes."""
+    """Decoder of one modality's files into arrays.
+
+    It can be pickled, for worker processes.
+    """
 
     @property
     def modality(self) -> Modality:
@@ -38,7 +41,10 @@ class FileReader(Protocol):
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Everything the array depends on besides the file, as JSON; other values lead to another store."""
+        """Everything the array depends on besides the file, as JSON.
+
+        Other values lead to another store.
+        """
 
     def __call__(self, path: Path) -> FileContent:
         """Read a file.
@@ -53,7 +59,7 @@ MAX_PIXELS = 50_000_000  # of an image or frame; a few kilobytes can unpack to g
 
 
 def reader_parameters(reader: Any) -> dict[str, Any]:
-    """Name, version and fields of a reader that is a dataclass."""
+    """Name, version and fields of a reader."""
     return {"reader": type(reader).__name__, "version": reader.version, **dataclasses.asdict(reader)}
 
 

@@ -26,7 +26,7 @@ _TOLERANCE = 0.25  # seconds by which whole files end before their header says; 
 
 
 def check_installed() -> None:
-    """Raise a ValueError with the command to run if a package that decodes is missing."""
+    """Raise a ValueError if a package for decoding is missing."""
     missing = [name for name in ("av", "librosa", "soundfile", "PIL") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f'{missing[0]} is not installed. Run: pip install "bmlr[media]"')
@@ -34,7 +34,9 @@ def check_installed() -> None:
 
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
-    """Open a file with FFmpeg; errors within the block become ValueErrors that name the file.
+    """Open a file with FFmpeg.
+
+    Errors within the block become ValueErrors that name the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -60,7 +62,10 @@ def open_container(path: Path) -> Iterator[InputContainer]:
 
 
 def _declared_size(path: Path) -> int | None:
-    """Smallest size in bytes of an mp4 or flv file, from the sizes of its pieces; None for other files."""
+    """Size in bytes that an mp4 or flv file declares.
+
+    It is the sum of the sizes of the file's pieces; None for other files.
+    """
     with path.open("rb") as file:
         head = file.read(8)
         if head[4:] in _BOXES:
@@ -104,7 +109,7 @@ class TruncationCheck:
         self.ends: dict[int, float] = {}
 
     def packets(self) -> Iterator[av.Packet[Any]]:
-        """Yield the packets of the stream to decode, and note the times of all streams."""
+        """Yield the stream's packets, and note the times of all streams."""
         for packet in self.container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -119,7 +124,10 @@ class TruncationCheck:
         return bool(_DECLARING & set(self.container.format.name.split(",")))
 
     def check(self) -> None:
-        """Raise a ValueError if the packets ended early; call it after the last one."""
+        """Raise a ValueError if the packets ended early.
+
+        Call it after the last packet.
+        """
         if not self.declares:
             return
         stream, container = self.stream, self.container

@@ -15,7 +15,7 @@ _MAX_ITEMS = 100_000  # MNIST has 60,000; bounds what is unpacked of a gzip bomb
 
 
 def read_idx_images(path: Path) -> np.ndarray:
-    """Images of 28 × 28 pixels, shape (N, 28, 28), uint8, white on black.
+    """Images, white on black, shape (N, 28, 28), uint8.
 
     Raises:
         ValueError: If the file is truncated, damaged or of another form; the message names it.
@@ -62,5 +62,5 @@ def _read_idx(path: Path, magic: int, item_shape: tuple[int, ...]) -> np.ndarray
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open a file, unpacked on the way if its name ends in ``.gz``."""
+    """Open a file, unpacked if its name ends in ``.gz``."""
     return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")

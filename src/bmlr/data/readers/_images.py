@@ -23,7 +23,9 @@ _GRAY_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}  # 8 bits per channel at most
 
 
 def read_rgb_image(path: Path, size: int) -> np.ndarray:
-    """Read an image in colour, upright, resized to a square; transparent pixels become black.
+    """Read an image in colour, upright, resized to a square.
+
+    Transparent pixels become black.
 
     Returns:
         Shape (size, size, 3), uint8.

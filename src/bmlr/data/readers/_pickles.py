@@ -108,7 +108,7 @@ def read_arrays_pickle(path: Path) -> dict[Any, Any]:
 
 
 class _Refusal(Exception):  # noqa: N818  (never leaves this module)
-    """A value that only executing code could make."""
+    """Refusal of a value for which code would have to run."""
 
 
 class _Global:
@@ -146,7 +146,10 @@ class _Dtype:
 
 
 class _Source:
-    """Bytes of the file, as pickletools reads them; refuses to read beyond the end before allocating."""
+    """Bytes of the file, as pickletools reads them.
+
+    It refuses to read beyond the end before it allocates.
+    """
 
     def __init__(self, content: mmap.mmap) -> None:
         self.content, self.position = content, 0
@@ -165,7 +168,10 @@ class _Source:
 
 
 class _PickleMachine:
-    """Stack, marks and memo of a pickle; the only functions it can call are those in ``_MAKERS``."""
+    """Stack, marks and memo of a pickle.
+
+    The only functions it can call are those in ``_MAKERS``.
+    """
 
     def __init__(self, content: mmap.mmap) -> None:
         self.source, self.allowance = _Source(content), len(content)
@@ -188,8 +194,8 @@ class _PickleMachine:
         value = self.stack.pop()
         if self.stack or self.outer:
             raise ValueError("values are left over at its end.")
-        if rest := len(self.source.content) - self.source.position:
-            raise ValueError(f"{rest} bytes follow its end.")
+        if remaining := len(self.source.content) - self.source.position:
+            raise ValueError(f"{remaining} bytes follow its end.")
         return _resolve(value, {}, 0)
 
     def next(self) -> tuple[str, Any]:
@@ -224,9 +230,9 @@ class _PickleMachine:
             raise ValueError(f"protocol {version} is not known.")
 
     def frame(self, size: int) -> None:
-        left = len(self.source.content) - self.source.position
-        if size > left:
-            raise ValueError(f"a frame of {size} bytes is announced, and {left} are there.")
+        remaining = len(self.source.content) - self.source.position
+        if size > remaining:
+            raise ValueError(f"a frame of {size} bytes is announced, and {remaining} are there.")
 
     def mark(self, _: None) -> None:
         self.outer.append(self.stack)
@@ -336,7 +342,7 @@ class _PickleMachine:
         return flat.reshape(shape, order="F" if order == "F" else "C")
 
     def objects(self, data: Any, count: int) -> np.ndarray:
-        """Make a flat array of strings, bytes, numbers and None."""
+        """Make a flat array of text, bytes, numbers and missing values."""
         if not (isinstance(data, list) and len(data) == count):
             raise ValueError(f"an array of {count} objects has {_describe(data)} for its content.")
         self.spend(count)
@@ -365,7 +371,10 @@ class _PickleMachine:
         return value[0]
 
     def encode(self, text: Any, encoding: Any) -> bytes:
-        """Encode text as Latin-1, the form of bytes in protocols 0 to 2."""
+        """Encode text as Latin-1.
+
+        Protocols 0 to 2 hold bytes in this form.
+        """
         if not isinstance(text, str) or encoding != "latin1":
             raise _Refusal(f"a call of `codecs.encode` with {_describe(text)} and {encoding!r:.80}")
         self.spend(len(text))
@@ -389,14 +398,20 @@ class _PickleMachine:
 
 
 def _is_shape(shape: Any) -> bool:
-    """Whether a value is a tuple of sizes; the bounds keep their product cheap to compute."""
+    """Whether a value is a tuple of sizes.
+
+    The bounds keep their product cheap to compute.
+    """
     if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
         return False
     return all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
 
 
 def _key(value: Any) -> Any:
-    """Return a key of a dictionary or element of a set; refuse types that could define their own hash."""
+    """Return a key of a dictionary or an element of a set.
+
+    Types that could define their own hash are refused.
+    """
     if type(value) not in _SCALARS and not isinstance(value, np.generic):
         raise TypeError(f"{_describe(value)} is a key.")
     return value
@@ -406,7 +421,7 @@ def _complete_dtype(dtype: _Dtype, state: Any) -> None:
     """Set the byte order of a type; refuse structured types."""
     if not (isinstance(state, tuple) and len(state) in {8, 9} and state[1] in {"<", ">", "|", "="}):
         raise TypeError(f"the state of a type is {_describe(state)}.")
-    if any(part is not None for part in (*state[2:5], *state[8:])):
+    if any(field is not None for field in (*state[2:5], *state[8:])):
         raise _Refusal("a structured type")
     dtype.order = state[1]
 

@@ -13,7 +13,9 @@ from bmlr.data.transforms._spectrogram import Spectrogram
 
 
 def reader_of(parameters: Mapping[str, Any]) -> AudioReader | VideoReader | ImageReader | ArrayReader:
-    """Make a reader from its parameters, to read new files as the prepared ones were.
+    """Make a reader from its stored parameters.
+
+    It reads new files as the prepared ones were read.
 
     Raises:
         ValueError: If there is no such reader, or its version is another one.

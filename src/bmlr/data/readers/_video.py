@@ -146,7 +146,10 @@ class _Sampler:
         self.frames: list[Any] = []
 
     def add(self, frame: Any, time: float | None, length: float) -> None:
-        """Add the next frame, its time in seconds (None in files without times) and how long it is shown."""
+        """Add the next frame, its time and its length in seconds.
+
+        The time is None in files without times.
+        """
         if self.start is None:
             self.start = 0.0 if time is None else time
         shown = self.end if time is None else time - self.start
@@ -167,7 +170,10 @@ class _Sampler:
         self.end = shown + length
 
     def finish(self, declared: float | None) -> tuple[list[Any], float]:
-        """Return kept frames and the duration, at most ``declared`` seconds where the header states them."""
+        """Return kept frames and the duration.
+
+        The duration is at most ``declared`` seconds, where the header states them.
+        """
         if self.newest is not None:
             if declared is not None and self.newest[0] < declared:
                 self.end = min(self.end, declared)  # the last frame's length is a guess in some formats

@@ -64,7 +64,7 @@ def read_wave(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def check_length(samples: int, rate: float, sample_rate: int) -> None:
-    """Raise a ValueError if audio is too long to read or resample in bounded memory.
+    """Raise a ValueError if audio would take too much memory.
 
     Args:
         samples: Samples per channel.
@@ -80,7 +80,7 @@ def check_length(samples: int, rate: float, sample_rate: int) -> None:
 
 
 def _check_declared_size(path: Path) -> None:
-    """Raise a ValueError if a wav or aiff file is shorter than its header says.
+    """Raise a ValueError if an audio file is shorter than declared.
 
     Libsndfile reads the rest of such a file without a complaint.
     """
@@ -98,7 +98,10 @@ def _check_declared_size(path: Path) -> None:
 
 
 def _audio_chunk_end(file: BinaryIO, header: bytes, order: Literal["little", "big"]) -> int | None:
-    """Declared end of the chunk of samples in bytes; None if there is no such chunk."""
+    """Declared end of the chunk of samples in bytes.
+
+    None if there is no such chunk.
+    """
     long_size = 0
     while len(chunk := file.read(8)) == 8:
         name, size = chunk[:4], int.from_bytes(chunk[4:], order)

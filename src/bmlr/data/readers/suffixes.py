@@ -1,4 +1,4 @@
-"""Suffixes of the files that can be read."""
+"""Suffixes of readable files."""
 
 from __future__ import annotations
 
@@ -20,5 +20,8 @@ _MODALITY_KINDS = {"audio": "spectrogram", "image": "image", "video": "frames"}
 
 
 def modality_kind(path: Path) -> str | None:
-    """Kind of the modality that a file is read as; None for suffixes of several or unknown kinds."""
+    """Kind of a file's modality, by its suffix.
+
+    None for suffixes of several or unknown kinds.
+    """
     return _MODALITY_KINDS.get(FILE_KINDS.get(path.suffix.lower(), ""))

@@ -35,7 +35,10 @@ class SourceSample:
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A sample left out: its name, the file at fault (or an empty text) and the reason."""
+    """A sample left out: its name, the file at fault and the reason.
+
+    The file is an empty text where none is at fault.
+    """
 
     id: str
     file: str

@@ -11,7 +11,10 @@ _PATCH = 8  # side of a patch of clutter in pixels
 
 
 def move(images: np.ndarray, angles: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Rotate images (N, H, W) by radians (N,) and shift them by pixels (N, 2); black outside."""
+    """Rotate images (N, H, W) by radians (N,), shift by pixels (N, 2).
+
+    What comes from outside an image is black.
+    """
     cos, sin = np.cos(angles), np.sin(angles)
     by_half = 2 * shifts / np.array([images.shape[2], images.shape[1]])  # in units of the grid, which spans [−1, 1]
     theta = np.stack([np.stack([cos, -sin, by_half[:, 0]], 1), np.stack([sin, cos, by_half[:, 1]], 1)], 1)
@@ -24,7 +27,9 @@ def move(images: np.ndarray, angles: np.ndarray, shifts: np.ndarray) -> np.ndarr
 
 
 def clutter(images: np.ndarray, pieces: int, rng_of: Callable[[int], np.random.Generator]) -> np.ndarray:
-    """Overlay images (N, H, W) with 8 × 8 patches of random others, by the maximum.
+    """Overlay images with 8 × 8 patches of random other images.
+
+    A pixel is the maximum of the image and its patches.
 
     Args:
         images: Images (N, H, W).
@@ -35,17 +40,20 @@ def clutter(images: np.ndarray, pieces: int, rng_of: Callable[[int], np.random.G
     room = np.array(images.shape[1:]) - _PATCH + 1
     for sample in range(len(images)):
         rng = rng_of(sample)
-        others = rng.integers(len(images), size=pieces)
-        for other, (top, left, from_top, from_left) in zip(
-            others, rng.integers(np.tile(room, 2), size=(pieces, 4)), strict=True
+        sources = rng.integers(len(images), size=pieces)
+        for source, (top, left, from_top, from_left) in zip(
+            sources, rng.integers(np.tile(room, 2), size=(pieces, 4)), strict=True
         ):
             patch = cluttered[sample, top : top + _PATCH, left : left + _PATCH]
-            np.maximum(patch, images[other, from_top : from_top + _PATCH, from_left : from_left + _PATCH], out=patch)
+            np.maximum(patch, images[source, from_top : from_top + _PATCH, from_left : from_left + _PATCH], out=patch)
     return cluttered
 
 
 def principal_components(images: np.ndarray, energy: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and leading components (K, D) with at least the fraction ``energy`` of the variance."""
+    """Mean (D,) and leading principal components (K, D).
+
+    The components have at least the fraction ``energy`` of the variance.
+    """
     flat = images.reshape(len(images), -1).astype(np.float64)
     mean = flat.mean(axis=0)
     if energy == 1:

@@ -41,7 +41,9 @@ def augment_frames(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    r"""Crop, flip, resize and normalise frames in training; resize and normalise them in evaluation.
+    r"""Crop, flip, resize and normalise frames.
+
+    In evaluation frames are not cropped or flipped.
 
     In training the crop has the distribution of torchvision's ``RandomResizedCrop``, followed by
     ``RandomHorizontalFlip``: the fraction of the area is uniform in ``scale`` and the ratio of width to height is
@@ -139,7 +141,10 @@ def _draw_crop(
 
 
 def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the largest central crop with a ratio in the range."""
+    """Top, left, height and width of the largest central crop.
+
+    Its ratio of width to height is in the range.
+    """
     crop_height, crop_width = height, width
     if width / height < ratio[0]:
         crop_height = round(width / ratio[0])

@@ -125,7 +125,10 @@ class Spectrogram:
 
 @functools.lru_cache(maxsize=8)
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """Mel filter bank, shape (n_mels, bins); librosa would make it again for every waveform."""
+    """Mel filter bank, shape (n_mels, bins).
+
+    Librosa would make it again for every waveform.
+    """
     import librosa
 
     with warnings.catch_warnings():
