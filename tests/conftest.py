@@ -1,4 +1,7 @@
-"""Settings of all tests; being here also makes the modules of this folder (``zoo``, ``oracle``) importable."""
+"""Settings of all tests.
+
+Its place makes the modules of this folder (``zoo``, ``oracle``) importable.
+"""
 
 import pytest
 import torch
@@ -19,5 +22,5 @@ settings.load_profile("patient")
 
 @pytest.fixture(autouse=True)
 def _seed():
-    """The same random numbers for every test, whatever ran before it."""
+    """Seed the random numbers of every test."""
     torch.manual_seed(0)

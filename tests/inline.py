@@ -1,4 +1,4 @@
-"""Runs of a grid in this process, and results of runs that were never made."""
+"""Runs of a grid in this process, and made-up records of runs."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ SMALL = ModelOptions(width=2)
 
 
 class InlineEngine:
-    """An engine without processes: what a run does is the same, but it starts at once."""
+    """An engine that makes runs in this process, which saves their start."""
 
     def __init__(self):
         self.made = []
@@ -35,7 +35,7 @@ def quiet(_):
 
 
 def finished(folder, label, seed, hits, targets=None, **changes):
-    """The record of a run whose predictions are right where ``hits`` says."""
+    """Record of a finished run with right predictions at ``hits``."""
     hits = np.asarray(hits, dtype=bool)
     targets = np.zeros(len(hits), dtype=int) if targets is None else np.asarray(targets)
     directory = Path(folder) / f"{label}-{seed}".replace(":", "-")
@@ -61,7 +61,7 @@ def finished(folder, label, seed, hits, targets=None, **changes):
 
 
 def failed(folder, label, seed):
-    """The record of a run that failed."""
+    """Record of a failed run."""
     record = finished(folder, label, seed, [True])
     return RunRecord(label, record.directory, record.config, None, {"error": "ValueError: broken", "traceback": ""})
 

@@ -1,4 +1,4 @@
-"""A training loop in miniature that makes every call of the method contract, and checks that hold for any method."""
+"""A small training loop with every call of the method interface, and checks for any method."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,10 @@ MakeMethod = Callable[[], Method]
 
 
 class MethodLoop:
-    """SGD with momentum over a whole split held in one batch; samples and passes are shuffled as their numbers say."""
+    """SGD with momentum over a split held in one batch.
+
+    The order of samples is a function of epoch and pass.
+    """
 
     def __init__(
         self,
@@ -48,8 +51,8 @@ class MethodLoop:
             generator = torch.Generator().manual_seed(100 * epoch + number)
             shuffled = rows[torch.randperm(len(rows), generator=generator)]
             count = max(1, len(rows) // self.batch_size)  # no small rest, which batch normalisation could not train on
-            for split, chosen in enumerate(shuffled.tensor_split(count)):
-                yield self.take(chosen, planned.tag), planned.fresh_optimizer and split == 0
+            for position, batch_rows in enumerate(shuffled.tensor_split(count)):
+                yield self.take(batch_rows, planned.tag), planned.fresh_optimizer and position == 0
 
     def run(self, epochs: Sequence[int]) -> None:
         self.model.train()
@@ -85,7 +88,7 @@ class MethodLoop:
 
 
 def take(batch: bmlr.Batch, rows: Tensor, tag: str = "") -> bmlr.Batch:
-    """The samples at ``rows``, in that order."""
+    """Samples at ``rows``, in that order."""
     return bmlr.Batch(
         {name: x[rows] for name, x in batch.inputs.items()},
         batch.targets[rows],
@@ -96,7 +99,7 @@ def take(batch: bmlr.Batch, rows: Tensor, tag: str = "") -> bmlr.Batch:
 
 
 def stored(state: dict) -> dict:
-    """The state after a way through a file that may hold no code."""
+    """State after a round trip through a file without code."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -118,7 +121,7 @@ def assert_same_state(actual: dict, expected: dict) -> None:
 def assert_resumes(
     make_method: MakeMethod, modalities: int, *, fusion: str = "concat", epochs: int = 4, batch_norm: bool = True
 ) -> None:
-    """A run stopped half-way and continued from its state ends where the uninterrupted one does, bit for bit."""
+    """A run stopped half-way and resumed ends like the uninterrupted one, bit for bit."""
     train = make_batch(modalities, 30)
 
     def loop(seed: int) -> MethodLoop:
@@ -126,25 +129,25 @@ def assert_resumes(
         torch.manual_seed(seed)
         return MethodLoop(model, make_method(), train, max_epochs=epochs)
 
-    whole, first, second = loop(0), loop(0), loop(1)
-    whole.run(range(epochs))
+    uninterrupted, first, second = loop(0), loop(0), loop(1)
+    uninterrupted.run(range(epochs))
     first.run(range(epochs // 2))
     second.load(stored(first.state()))
     second.run(range(epochs // 2, epochs))
-    assert_same_state(second.state()["model"], whole.state()["model"])
-    assert_same_state(second.state()["method"], whole.state()["method"])
+    assert_same_state(second.state()["model"], uninterrupted.state()["model"])
+    assert_same_state(second.state()["method"], uninterrupted.state()["method"])
 
 
 def assert_any_order(make_method: MakeMethod, modalities: Sequence[str], tag: str = "") -> None:
-    """Losses and gradients do not depend on the order in which the model and the batch list the modalities."""
+    """Losses and gradients do not depend on the order of modalities in model and batch."""
     batch = make_batch(modalities, 12, dtype=torch.float64)
     batch.tag = tag
-    one = make_model(modalities, "sum", dtype=torch.float64)
-    other = make_model(modalities[::-1], "sum", dtype=torch.float64, seed=1)
-    other.load_state_dict(one.state_dict())
+    original = make_model(modalities, "sum", dtype=torch.float64)
+    reordered = make_model(modalities[::-1], "sum", dtype=torch.float64, seed=1)
+    reordered.load_state_dict(original.state_dict())
     results = []
     method_state = None
-    for model in (one, other):
+    for model in (original, reordered):
         method = make_method()
         method.setup(model)
         method_state = method_state or method.state_dict()
@@ -162,7 +165,7 @@ def assert_any_order(make_method: MakeMethod, modalities: Sequence[str], tag: st
 
 
 def assert_half_precision(make_method: MakeMethod, modalities: int, tag: str = "") -> None:
-    """Under bfloat16 autocast losses come in float32, near those of full precision, and gradients are finite."""
+    """Under bfloat16 autocast losses are float32 and right, and gradients finite."""
     batch, model = make_batch(modalities, 12), make_model(modalities)
     batch.tag = tag
     method = make_method()
@@ -182,7 +185,7 @@ def assert_half_precision(make_method: MakeMethod, modalities: int, tag: str = "
 
 
 def assert_every_fusion(make_method: MakeMethod, fusion: str, modalities: int) -> None:
-    """An epoch of training on a model with this fusion moves every encoder and leaves everything finite."""
+    """An epoch with this fusion changes every encoder and leaves its weights finite."""
     model = make_model(modalities, fusion)
     loop = MethodLoop(model, make_method(), make_batch(modalities, 18), max_epochs=modalities)
     before = {name: p.detach().clone() for name, p in model.encoders.named_parameters()}

@@ -1,4 +1,4 @@
-"""BMLR's label reshaping, one sample at a time and as literally as it is written: the C × C matrices are built.
+"""BMLR's label reshaping, one sample at a time, with the C × C matrices of the paper.
 
 Independent of the library: NumPy, extended precision where the platform has it, ratios in log space.
 """
@@ -29,7 +29,10 @@ def intensity(log_ratio: float, beta: float) -> float:
 
 
 def temperature(log_ratio_of_other: float, alpha: float) -> float:
-    """T = α λ of the *other* modality (Eq. 5), kept from zero; infinite where λ is out of range, a uniform softmax."""
+    """T = α λ of the *other* modality (Eq. 5), kept above zero.
+
+    It is infinite, a uniform softmax, where λ is out of range.
+    """
     with np.errstate(over="ignore"):
         return max(alpha * np.exp(log_ratio_of_other), MINIMUM_TEMPERATURE)
 
@@ -59,7 +62,7 @@ def two_modalities(
 def many_modalities(
     rows: Rows, y: int, alpha: float, beta: float, *, keep_one_hot: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The strongest and the weakest play a and v (Sec. IV-F); those that tie share the split."""
+    """The strongest and the weakest play a and v (Sec. IV-F); ties share."""
     one_hot = np.eye(len(next(iter(rows.values()))))[y]
     labels, xi = dict.fromkeys(rows, one_hot), dict.fromkeys(rows, 0.0)
     confidence = {u: log_softmax(row)[y] for u, row in rows.items()}
@@ -74,13 +77,16 @@ def many_modalities(
 def reshape_sample(
     rows: Rows, y: int, alpha: float, beta: float, *, absent: Sequence[str] = (), keep_one_hot: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Labels and intensity of one sample; modalities it does not have keep the one-hot label."""
+    """Labels and intensity of one sample.
+
+    A missing modality keeps the one-hot label.
+    """
     one_hot = np.eye(len(next(iter(rows.values()))))[y]
     labels, xi = dict.fromkeys(rows, one_hot), dict.fromkeys(rows, 0.0)
-    found = {u: row for u, row in rows.items() if u not in absent}
-    if len(found) >= 2:
-        rule = two_modalities if len(found) == 2 else many_modalities
-        new_labels, new_xi = rule(found, y, alpha, beta, keep_one_hot=keep_one_hot)
+    present = {u: row for u, row in rows.items() if u not in absent}
+    if len(present) >= 2:
+        rule = two_modalities if len(present) == 2 else many_modalities
+        new_labels, new_xi = rule(present, y, alpha, beta, keep_one_hot=keep_one_hot)
         labels, xi = {**labels, **new_labels}, {**xi, **new_xi}
     return labels, xi
 
@@ -91,17 +97,17 @@ def is_ambiguous(
     """Whether rounding alone may decide this sample.
 
     The equations jump in two places, and only there may the last bits of the logits decide: where λ reaches 1/β; and,
-    with more than two modalities (or without the one-hot part), where two modalities are nearly equally confident, so
+    with more than two modalities (or without the one-hot term), where two modalities are nearly equally confident, so
     that they change places as strongest or weakest. Modalities with identical logits are an exact tie, not a near one.
     """
-    found = {u: row for u, row in rows.items() if u not in absent}
-    confidence = {u: float(log_softmax(row)[y]) for u, row in found.items()}
-    names = list(found)
-    jumps_at_ties = len(found) > 2 or not keep_one_hot
+    present = {u: row for u, row in rows.items() if u not in absent}
+    confidence = {u: float(log_softmax(row)[y]) for u, row in present.items()}
+    names = list(present)
+    jumps_at_ties = len(present) > 2 or not keep_one_hot
     for i, u in enumerate(names):
         for v in names[i + 1 :]:
             gap = abs(confidence[u] - confidence[v])
-            if jumps_at_ties and gap < tolerance and not np.array_equal(found[u], found[v]):
+            if jumps_at_ties and gap < tolerance and not np.array_equal(present[u], present[v]):
                 return True
             if 0 < beta < 1 and abs(gap + np.log(beta)) < tolerance:
                 return True

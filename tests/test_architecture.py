@@ -1,4 +1,4 @@
-"""Imports point one way, without circles, through public names; the page on architecture says the same."""
+"""Imports point one way, without circles, through public names, as the page says."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def parse_modules() -> dict[str, ast.Module]:
 
 
 def imported(tree: ast.AST, modules: Mapping[str, ast.Module]) -> Iterator[str]:
-    """The modules of ``bmlr`` that a module imports, also inside functions and for annotations alone."""
+    """Modules of ``bmlr`` that a module imports, also inside functions and for annotations."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -54,7 +54,7 @@ def imported(tree: ast.AST, modules: Mapping[str, ast.Module]) -> Iterator[str]:
 
 
 def package_of(module: str) -> str:
-    """The longest name among the layers that a module lies in."""
+    """Layer of a module: the longest name that contains it."""
     parts = module.split(".")
     names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
     return next((name for name in names if name in LEVELS), "(none)")
@@ -85,7 +85,7 @@ def private_imports(arrows: list[tuple[str, str]]) -> set[tuple[str, str]]:
     return {
         (module, target)
         for module, target in arrows
-        if module.split(".")[0] != target.split(".")[0] and any(part.startswith("_") for part in target.split("."))
+        if module.split(".")[0] != target.split(".")[0] and any(name.startswith("_") for name in target.split("."))
     }
 
 
@@ -104,7 +104,7 @@ def test_imports_point_down():
 
 
 def test_there_are_no_circles():
-    """A module on a circle would depend on the order in which modules are imported."""
+    """A module on a circle would depend on the order of imports."""
     assert circles(ARROWS) == []
 
 

@@ -23,7 +23,7 @@ BASE = ["train", "--data", "toy.Toy", "--method", "BMLR", *CPU]
 
 
 def error_of(capsys, arguments):
-    """The one sentence on the error stream of a command that fails."""
+    """Sentence on the error stream of a failing command."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("bmlr: error: ")
@@ -176,7 +176,7 @@ def test_without_a_command_the_help_is_printed(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_one_description(name):
-    """The list of commands, the help of a command and the README say the same, in at most ten words."""
+    """List of commands, help and README agree, in at most ten words."""
     function = importlib.import_module(f"bmlr.commands.{name}").execute
     assert inspect.getdoc(function).partition("\n")[0] == COMMANDS[name]
     assert len(COMMANDS[name].split()) <= 10

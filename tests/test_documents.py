@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works, and what they point to is there."""
+"""Commands, examples and links of the documents work."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What importing costs, and what is public."""
+"""Cost of imports, and public names."""
 
 import doctest
 import importlib
@@ -32,7 +32,7 @@ HEAVY = [
 
 
 def test_import_needs_torch_and_numpy_only():
-    """In a fresh interpreter that refuses the extras, all that is public imports and works."""
+    """Public modules import and work in an interpreter without the extras."""
     program = f"""
 import sys
 for name in {HEAVY}:
@@ -51,7 +51,7 @@ print(sorted(name for name, module in sys.modules.items() if module and name.sta
 
 
 def modules_after(*lines):
-    """Top-level modules imported by a program in a fresh interpreter; what it prints is dropped."""
+    """Top-level modules imported by a program in a fresh interpreter."""
     program = "\n".join((
         "import sys, os, contextlib",
         "with contextlib.redirect_stdout(open(os.devnull, 'w')), contextlib.redirect_stderr(sys.stdout):",
@@ -101,7 +101,7 @@ def public_symbols():
 
 @pytest.mark.parametrize(("name", "symbol"), list(public_symbols()), ids=[name for name, _ in public_symbols()])
 def test_public_symbols_are_documented(name, symbol):
-    """Every class and function says what it is; all but the plain records of the contract show how to use it."""
+    """Classes and functions have a summary; all but plain records have an example."""
     assert inspect.getdoc(symbol), name
     assert symbol.__doc__, f"{name} has only an inherited docstring"
     record = name.rpartition(".")[2] in {

@@ -1,4 +1,4 @@
-"""The model and its output: whom gradients reach, missing modalities, checks, compilation."""
+"""Model and output: reach of gradients, missing modalities, checks, compilation."""
 
 import copy
 import math
@@ -15,14 +15,14 @@ FUSIONS = bmlr.fusion.available()
 
 
 def reached(value, model):
-    """The parameters of the model to which a gradient flows, exact zeros counted as none."""
+    """Parameters of the model with a gradient other than zero."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(value.square().sum(), parameters, allow_unused=True, retain_graph=True)
     return {name for name, g in zip(names, gradients, strict=True) if g is not None and g.any()}
 
 
-def parameters_of(model, split):
-    return {name for name, _ in model.named_parameters() if name.startswith(split)}
+def parameters_of(model, prefix):
+    return {name for name, _ in model.named_parameters() if name.startswith(prefix)}
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
@@ -37,9 +37,9 @@ class TestOutput:
         for name, logits in output.encoder_logits.items():
             assert reached(logits, model) == parameters_of(model, f"encoders.{name}.")
         for name, logits in output.unimodal_logits.items():
-            both = reached(logits, model)
-            assert parameters_of(model, f"encoders.{name}.") == {n for n in both if n.startswith("encoders.")}
-            assert any(n.startswith("fusion.") for n in both)
+            gradient_names = reached(logits, model)
+            assert parameters_of(model, f"encoders.{name}.") == {n for n in gradient_names if n.startswith("encoders.")}
+            assert any(n.startswith("fusion.") for n in gradient_names)
 
     def test_values(self, fusion, modalities):
         """Detached or not, the numbers are the same."""
@@ -73,7 +73,7 @@ class TestOutput:
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_compiled(fusion):
-    """The model alone, and with everything that is lazily computed; no graph breaks."""
+    """Model and lazily computed outputs compile without graph breaks."""
     model = make_model(2, fusion)
     inputs = make_batch().inputs
 
@@ -134,7 +134,7 @@ class TestMissingModalities:
         assert complete.mask("video") is None
 
     def test_absent_inputs_never_enter_an_encoder(self):
-        """Neither batch statistics nor gradients see what stands in for an absent input, were it NaN."""
+        """Batch statistics and gradients ignore an absent input, even NaN."""
         model = make_model(batch_norm=True)
         batch = make_batch(batch_size=4)
         mask = self.present["video"]
@@ -144,10 +144,10 @@ class TestMissingModalities:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         alone = make_model(batch_norm=True)
         alone.encode("video", batch.inputs["video"][mask])
-        for (_, got), (_, expected) in zip(
+        for (_, actual), (_, expected) in zip(
             model.encoders["video"].named_buffers(), alone.encoders["video"].named_buffers(), strict=True
         ):
-            torch.testing.assert_close(got, expected)
+            torch.testing.assert_close(actual, expected)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     def test_absent_in_the_whole_batch(self, dtype):

@@ -1,4 +1,4 @@
-"""A tiny data set with a vector and an image modality, for tests of training."""
+"""A tiny data set of vectors and images, for tests of training."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ FEATURE_DIMS = {"audio": 7, "video": 5, "text": 6}
 
 
 def make_encoder(name: str, *, batch_norm: bool = False) -> nn.Sequential:
-    """A smooth two-layer encoder, so that no gradient is zero by chance."""
+    """A smooth two-layer encoder, whose gradients are never zero by chance."""
     width = FEATURE_DIMS[name]
     return nn.Sequential(
         nn.Linear(INPUT_DIMS[name], 9),
@@ -25,7 +25,7 @@ def make_encoder(name: str, *, batch_norm: bool = False) -> nn.Sequential:
 
 
 class OwnFusion(bmlr.fusion.Fusion):
-    """A fusion as a user writes one, neither a sum over modalities nor conditional: a head on a squashed sum."""
+    """A user's own fusion: a head on the tanh of a sum of projections."""
 
     def __init__(self, feature_dims: Mapping[str, int], num_classes: int) -> None:
         super().__init__(feature_dims, num_classes)
@@ -48,9 +48,10 @@ def make_model(
     names: Mapping[str, str] | None = None,
     **fusion_options,
 ) -> bmlr.MultimodalClassifier:
-    """A model of the given modalities (or of the first so many), its weights a function of ``seed`` and their order.
+    """A small model with weights drawn from ``seed``.
 
-    ``fusion="own"`` is :class:`OwnFusion`; ``names`` gives modalities other names than those of the zoo.
+    ``modalities`` are names, or how many of :data:`MODALITIES`; ``fusion="own"`` is :class:`OwnFusion`; ``names`` gives
+    modalities other names than those of the zoo.
     """
     listed = MODALITIES[:modalities] if isinstance(modalities, int) else tuple(modalities)
     names = names or {}
@@ -72,7 +73,7 @@ def make_batch(
     seed: int = 0,
     present: Mapping[str, Tensor] | None = None,
 ) -> bmlr.Batch:
-    """Gaussian inputs whose mean depends on the class, so that there is something to learn."""
+    """Gaussian inputs with a mean per class."""
     names = MODALITIES[:modalities] if isinstance(modalities, int) else tuple(modalities)
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(num_classes, (batch_size,), generator=generator)

@@ -1,4 +1,7 @@
-"""Checks of arguments; messages name the argument, its value and the allowed values."""
+"""Checks of arguments.
+
+Messages name the argument, its value and the allowed values.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,10 @@ def check_targets(targets: Tensor, batch_size: int, num_classes: int) -> None:
 
 
 def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, at_least: int = 2) -> None:
-    """Raise a ValueError unless these are at least ``at_least`` (B, C) tensors for ``targets``."""
+    """Raise a ValueError unless the logits fit each other and ``targets``.
+
+    They are tensors of one shape (B, C), of at least ``at_least`` modalities.
+    """
     if len(unimodal_logits) < at_least:
         raise ValueError(
             f"`unimodal_logits` should hold at least {at_least} modalities. "

@@ -74,12 +74,12 @@ def with_checksum(entries: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_checksum(with_checksum(entries)) == with_checksum(entries)
         True
     """
-    others = {name: value for name, value in entries.items() if name != _CHECKSUM}
-    return {**others, _CHECKSUM: text_checksum(json.dumps(others, sort_keys=True))}
+    content = {name: value for name, value in entries.items() if name != _CHECKSUM}
+    return {**content, _CHECKSUM: text_checksum(json.dumps(content, sort_keys=True))}
 
 
 def has_valid_checksum(entries: Mapping[str, Any]) -> bool:
-    """Whether JSON entries contain the checksum that fits them."""
+    """Whether JSON entries contain their checksum."""
     return bool(entries.get(_CHECKSUM) == with_checksum(entries)[_CHECKSUM])
 
 
@@ -88,7 +88,10 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Write the folder's entries to disk, so that a rename survives a power failure; no effect on Windows."""
+    """Write a folder's entries to disk.
+
+    A rename then survives a power failure. Windows has no such call.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

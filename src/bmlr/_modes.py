@@ -10,7 +10,9 @@ from torch import nn
 
 @contextmanager
 def module_mode(*modules: nn.Module, training: bool) -> Iterator[None]:
-    """Put modules into training or evaluation mode; restore the mode of every submodule afterwards.
+    """Switch modules to training or evaluation mode for a while.
+
+    Afterwards every submodule has its own mode again.
 
     Example:
         >>> import torch
@@ -21,11 +23,11 @@ def module_mode(*modules: nn.Module, training: bool) -> Iterator[None]:
         >>> layer.training
         True
     """
-    before = [(part, part.training) for module in modules for part in module.modules()]
+    before = [(submodule, submodule.training) for module in modules for submodule in module.modules()]
     for module in modules:
         module.train(training)
     try:
         yield
     finally:
-        for part, mode in before:
-            part.training = mode
+        for submodule, mode in before:
+            submodule.training = mode

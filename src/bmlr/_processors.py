@@ -6,5 +6,8 @@ import os
 
 
 def count_processors() -> int:
-    """Number of processors this process may use, which a container or scheduler may restrict."""
+    """Number of processors this process may use.
+
+    A container or a scheduler may allow fewer than the machine has.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

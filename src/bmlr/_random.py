@@ -12,27 +12,30 @@ import torch
 
 
 def capture_random_state() -> dict[str, Any]:
-    """The state of all generators, in types that ``torch.load(weights_only=True)`` reads.
+    """State of all generators, in types that ``torch.load(weights_only=True)`` reads.
 
     Lightning's ``isolate_rng`` collects the same, but its NumPy arrays make a checkpoint that only an unsafe load
     reads, and it needs the ``train`` extra.
     """
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the legacy stream is the one user code draws from)
+    kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the legacy stream is the one user code draws from)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+        "numpy": [kind, np.asarray(keys).tolist(), *position],
         "python": random.getstate(),
     }
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Restore the state of :func:`capture_random_state`; GPU generators only where there are as many GPUs."""
+    """Restore the state of :func:`capture_random_state`.
+
+    GPU generators are restored only on a machine with as many GPUs.
+    """
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    kind, keys, *position = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *position))  # noqa: NPY002
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
 

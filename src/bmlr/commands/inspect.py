@@ -78,7 +78,7 @@ def _print(inspection: Inspection) -> None:
 
 
 def _length_columns(inspection: Inspection) -> list[str]:
-    """Columns for the lengths that some modality has."""
+    """Columns for lengths, where a modality has any."""
     inputs = [report for split in inspection.splits.values() for report in split.inputs.values()]
     return [column for column in ("steps", "seconds") if any(getattr(report, column) for report in inputs)]
 

@@ -22,7 +22,7 @@ _NO_EFFECT = {"affects_result": False}
 
 @dataclasses.dataclass
 class ModelOptions:
-    """Model made for a data set: a default encoder per modality and a fusion.
+    """Model: a default encoder per modality and a fusion.
 
     Images, spectrograms and frames get a ResNet-18 (with the small-input stem below 96 pixels), sequences a
     Transformer, vectors a multilayer perceptron.
@@ -122,7 +122,7 @@ class OptimizerOptions:
         return kind(parameters, self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def scheduler(self, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """The schedule, stepped once per epoch; None for a constant rate."""
+        """Schedule, stepped once per epoch; None for a constant rate."""
         if self.schedule == "step":
             return torch.optim.lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
         if self.schedule == "multistep":
@@ -185,7 +185,7 @@ class TrainerOptions:
 
     @staticmethod
     def affecting_result(entries: Mapping[str, Any]) -> dict[str, Any]:
-        """Select the entries of a ``trainer`` section that can change a result.
+        """Select the ``trainer`` entries that can change a result.
 
         Example:
             >>> TrainerOptions.affecting_result({"epochs": 3, "progress": False, "on_nonfinite": "stop"})
@@ -201,7 +201,7 @@ class TrainerOptions:
 def fill_defaults(
     data: MultimodalData, model: ModelOptions, optimizer: OptimizerOptions, trainer: TrainerOptions
 ) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
-    """Fill options that are None with the data set's defaults.
+    """Fill open options with the defaults of the data set.
 
     The model's modalities come in the order of the data set, and as None where they are all of it, so that equal
     models have equal configurations.
