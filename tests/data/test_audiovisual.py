@@ -65,14 +65,14 @@ class TestCremaD:
         assert store.arrays["audio"].dtype == np.float16
         assert store.arrays["video"].shape[1:] == (16, 16, 3)
 
-    def test_clean_parts_share_no_actor(self, crema_d):
+    def test_clean_splits_share_no_actor(self, crema_d):
         splits = all_splits(bmlr.data.create("crema-d", root=crema_d[1].folder))
         actors = {name: set(split.groups) for name, split in splits.items()}
         assert sum(map(len, actors.values())) == len(set().union(*actors.values())) == 10
         assert [len(splits[name]) for name in PARTS] == [48, 6, 6]
         assert all(len(split.targets.unique()) == 6 for split in splits.values())
 
-    def test_paper_parts_are_the_lists(self, crema_d):
+    def test_paper_splits_are_the_lists(self, crema_d):
         source, prepared = crema_d
         splits = all_splits(bmlr.data.create("crema-d", root=prepared.folder, protocol="paper", val_fraction=0.25))
         listed = {p: {line.split(",")[0] for line in (source / f"{p}.csv").read_text().split()} for p in PARTS[::2]}
@@ -124,7 +124,7 @@ class TestCremaD:
 
 
 class TestAve:
-    def test_events_of_a_video_share_its_part_under_clean(self, ave):
+    def test_events_of_a_video_share_its_split_under_clean(self, ave):
         prepared = ave[1]
         assert sum(sum(c.values()) for c in prepared.counts.values()) == 15
         assert set(prepared.counts) == set(PARTS)
@@ -133,7 +133,7 @@ class TestAve:
         assert sum(map(len, groups)) == len(set().union(*groups)) == 12
         assert sum(map(len, splits.values())) == 15
 
-    def test_paper_parts_are_the_lists(self, ave):
+    def test_paper_splits_are_the_lists(self, ave):
         source, prepared = ave
         splits = all_splits(bmlr.data.create("ave", root=prepared.folder, protocol="paper"))
         for name, split in splits.items():
@@ -154,7 +154,7 @@ class TestAve:
 
 
 class TestKineticsSounds:
-    def test_clips_of_a_video_share_its_part_under_clean(self, kinetics_sounds):
+    def test_clips_of_a_video_share_its_split_under_clean(self, kinetics_sounds):
         data = bmlr.data.create("kinetics-sounds", root=kinetics_sounds[1].folder.parent)
         assert data.classes == ()
         splits = all_splits(data)
@@ -164,7 +164,7 @@ class TestKineticsSounds:
         assert sum(map(len, splits.values())) == 36
         assert data.modalities["video"].shape == (3, 3, 16, 16)
 
-    def test_paper_parts_are_the_folders(self, kinetics_sounds):
+    def test_paper_splits_are_the_folders(self, kinetics_sounds):
         data = bmlr.data.create("kinetics-sounds", root=kinetics_sounds[1].folder, protocol="paper")
         assert {name: len(split) for name, split in all_splits(data).items()} == {"train": 24, "val": 6, "test": 6}
 
@@ -231,7 +231,7 @@ class TestSplit:
     @given(
         sizes=st.lists(st.integers(1, 30), min_size=3, max_size=60), classes=st.integers(1, 6), seed=st.integers(0, 9)
     )
-    def test_every_sample_is_in_one_part_and_no_group_in_two(self, sizes, classes, seed):
+    def test_every_sample_is_in_one_split_and_no_group_in_two(self, sizes, classes, seed):
         groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
         targets = np.random.default_rng(seed).integers(0, classes, len(groups))
         splits = split_by_group(groups, targets, val_fraction=0.1, test_fraction=0.2, seed=seed)

@@ -357,7 +357,7 @@ class TestErrors:
         with pytest.raises(FileNotFoundError, match="nowhere"):
             make(root=tmp_path / "nowhere").prepare()
 
-    def test_part_without_a_class(self, make, copy):
+    def test_split_without_a_class(self, make, copy):
         for path in (copy / "fsdd" / "recordings").glob("4_theo_*.wav"):
             path.unlink()
         make(root=copy, protocol="paper").prepare()
@@ -393,7 +393,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             make(**wrong)
 
-    def test_unknown_part(self, make):
+    def test_unknown_split(self, make):
         with pytest.raises(ValueError, match="Did you mean 'train'"):
             make().split("trian")
 
@@ -405,7 +405,7 @@ class TestLoadFiles:
         Image.fromarray(image).save(tmp_path / "digit.png")
         return {"audio": source / "fsdd" / "recordings" / "0_theo_0.wav", "image": tmp_path / "digit.png"}
 
-    def test_as_the_parts(self, make, files):
+    def test_as_the_splits(self, make, files):
         data = make(audio_snr_db=None, image_energy=0.5)
         found = data.load_files(files)
         position = data.recordings("val").index("0_theo_0.wav")

@@ -43,7 +43,7 @@ def test_second_call_reads_the_files(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1  # nothing temporary stays
 
 
-def test_every_part_of_the_key_counts(tmp_path):
+def test_every_split_of_the_key_counts(tmp_path):
     for key in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": 1, "b": None}, {"a": "1"}):
         cached_arrays("kind", key, lambda key=key: {"x": np.array([json.dumps(key)])}, tmp_path)
     assert len(list(tmp_path.iterdir())) == 5

@@ -58,7 +58,7 @@ def variant(voice):
 
 
 class TestSpokenDigits:
-    def test_every_part_says_every_digit_as_often(self, spoken):
+    def test_every_split_says_every_digit_as_often(self, spoken):
         counts = Counter(zip(spoken.splits, spoken.digits.tolist(), strict=True))
         assert counts == {(p, d): n for p, n in {"train": 118, "val": 40, "test": 40}.items() for d in range(10)}
         for split, digit in counts:
@@ -66,13 +66,13 @@ class TestSpokenDigits:
             assert len(positions) == counts[split, digit]
             assert all(spoken.splits[p] == split and spoken.digits[p] == digit for p in positions)
 
-    def test_no_variant_is_in_two_parts(self, spoken):
+    def test_no_variant_is_in_two_splits(self, spoken):
         heard = {split: {variant(v) for v, p in zip(spoken.voices, spoken.splits, strict=True) if p == split}
                  for split in PARTS}  # fmt: skip
         assert {split: len(variants) for split, variants in heard.items()} == {"train": 59, "val": 20, "test": 20}
         assert len(set.union(*heard.values())) == 99
 
-    def test_no_family_of_variants_is_in_two_parts(self, spoken):
+    def test_no_family_of_variants_is_in_two_splits(self, spoken):
         """The families of the script that made the clips, read from its source."""
         script = ROOT / "scripts" / "make_spoken_digits.py"
         tree = ast.parse(script.read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ class TestSpokenDigits:
         ends = np.cumsum(index["length"])
         assert index["start"] == [0, *ends[:-1].tolist()]
 
-    def test_no_clip_is_in_two_parts(self, spoken):
+    def test_no_clip_is_in_two_splits(self, spoken):
         heard = {split: {w.tobytes() for w, p in zip(spoken.waves, spoken.splits, strict=True) if p == split}
                  for split in PARTS}  # fmt: skip
         assert not heard["train"] & heard["val"]
@@ -112,7 +112,7 @@ class TestSpokenDigits:
 
 
 class TestWrittenDigits:
-    def test_sheets_begin_where_the_parts_do(self):
+    def test_sheets_begin_where_the_splits_do(self):
         """The sheets are those between which the sequence of digits begins anew; splits are whole sheets."""
         _, labels = load_written_digits()
         for start in STARTS:  # every sheet begins with all ten digits in order
@@ -158,7 +158,7 @@ class TestParts:
         assert data.protocol == "clean"
         assert data.majority_rate() < 0.11
 
-    def test_pairs_agree_in_class_and_part_and_groups_are_voices(self, spoken):
+    def test_pairs_agree_in_class_and_split_and_groups_are_voices(self, spoken):
         data = Digits()
         for name in PARTS:
             split, clips = data.split(name), data.clips(name)
@@ -171,7 +171,7 @@ class TestParts:
         targets = np.concatenate([data.split(name).targets.numpy() for name in PARTS])
         np.testing.assert_array_equal(targets, load_written_digits()[1])
 
-    def test_parts_share_no_variant(self):
+    def test_splits_share_no_variant(self):
         data = Digits()
         heard = {name: {variant(voice) for voice in data.split(name).groups} for name in PARTS}
         assert sum(len(variants) for variants in heard.values()) == len(set.union(*heard.values()))
@@ -311,7 +311,7 @@ class TestErrors:
             Digits(**wrong)
 
     @pytest.mark.parametrize("ask", [Digits.split, Digits.clips])
-    def test_unknown_part(self, ask):
+    def test_unknown_split(self, ask):
         with pytest.raises(ValueError, match="Did you mean 'train'"):
             ask(Digits(), "trian")
 

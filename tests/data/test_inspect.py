@@ -67,7 +67,7 @@ class Broken(Known):
         return split
 
 
-def test_counts_groups_and_rates_are_those_of_the_parts():
+def test_counts_groups_and_rates_are_those_of_the_splits():
     data = Known()
     data.targets["test"] = np.array([0, 0, 0, 1])
     found = inspect_data(data)
@@ -125,7 +125,7 @@ def test_fractiond_groups_are_named_and_their_samples_counted(protocol):
     assert ("protocol 'clean' says that splits share none" in said[0]) == (protocol == "clean")
 
 
-def test_inputs_that_are_the_same_in_two_parts_are_found_but_not_silence():
+def test_inputs_that_are_the_same_in_two_splits_are_found_but_not_silence():
     data = Known()
     data.inputs["val"]["photo"][1] = data.inputs["train"]["photo"][3]
     data.inputs["val"]["photo"][2] = data.inputs["train"]["photo"][3]
@@ -182,7 +182,7 @@ def test_steps_of_sequences_are_counted_without_padding():
         (lambda b: Batch({**b.inputs, "code": b.inputs["code"][:, :2]}, b.targets), r"'code' of shape \(3,\)"),
     ],
 )
-def test_parts_that_break_their_promise_cannot_be_read(change, message):
+def test_splits_that_break_their_promise_cannot_be_read(change, message):
     with pytest.raises(ValueError, match=message):
         inspect_data(Broken(change=change))
 

@@ -117,7 +117,7 @@ class TestKineticsSounds:
         ]
         assert items[0].files["audio"] == items[0].files["video"]
 
-    def test_folders_of_parts_and_classes(self, tmp_path):
+    def test_folders_of_splits_and_classes(self, tmp_path):
         touch(tmp_path, "train/laughing/a.mp4", "Validation/laughing/b.mkv", "test/singing/c.mp4")
         items = KineticsSounds.list_samples(tmp_path, {})
         assert [(i.id, i.label, i.split) for i in items] == [
@@ -222,7 +222,7 @@ class TestAve:
         ])  # fmt: skip
         assert [item.id for item in good(items)] == ["aa"]
 
-    def test_an_event_in_two_parts_or_none(self, tmp_path):
+    def test_an_event_in_two_splits_or_none(self, tmp_path):
         lines = "Bell&aa&good&0&4\nBell&bb&good&0&4\nBell&-c_d&good&0&4\n"
         one = "Bell&aa&good&0&4\n"
         items = self.make(tmp_path, lines, train=one + "Bell&bb&good&0&4\nBell&bb&good&0&4\n", test=one)

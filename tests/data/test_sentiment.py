@@ -274,7 +274,7 @@ def test_missing_modalities_are_marked(tmp_path, make):
     assert all(torch.equal(zeros.inputs[u], batch.inputs[u]) for u in MODALITIES)
 
 
-def test_a_part_without_gaps_has_no_masks(tmp_path):
+def test_a_split_without_gaps_has_no_masks(tmp_path):
     splits = made_content()
     splits["test"][0]["audio"] = splits["test"][0]["audio"] * 0
     data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)))
@@ -348,7 +348,7 @@ def test_zeros_can_be_left_out(tmp_path):
 # Protocols
 
 
-def test_clean_shares_no_video_and_keeps_the_published_test_part(tmp_path):
+def test_clean_shares_no_video_and_keeps_the_published_test_split(tmp_path):
     splits = made_content()
     splits["train"][0]["video"] = splits["test"][0]["video"]
     splits["train"][5]["video"] = splits["valid"][1]["video"]
@@ -405,7 +405,7 @@ def test_identifiers_without_a_video_make_no_clean_split(tmp_path):
     assert len(prepare_sentiment("mosi", path, tmp_path / "out").notes) == 3
 
 
-def test_a_part_that_would_be_empty(tmp_path):
+def test_a_split_that_would_be_empty(tmp_path):
     splits = made_content()
     for sample in splits["valid"]:
         sample["video"] = splits["test"][0]["video"]
@@ -733,7 +733,7 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     assert sum(alone["fused"].values()) == pytest.approx(1)
 
 
-def test_a_prediction_is_that_of_the_test_part(tmp_path):
+def test_a_prediction_is_that_of_the_test_split(tmp_path):
     """A sample of the test split, with a modality missing and without, gets from files what it got in its batch."""
     options = runnable()
     from bmlr.training import load_run, predict_run, train

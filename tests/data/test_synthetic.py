@@ -253,7 +253,7 @@ class TestParts:
                 assert torch.equal(values, whole(same.split(name)).inputs[modality])
                 assert not torch.equal(values, whole(other.split(name)).inputs[modality])
 
-    def test_parts_and_modalities_are_independent(self):
+    def test_splits_and_modalities_are_independent(self):
         data = Synthetic(accuracy={"a": 0.1, "b": 0.1}, difficulty={}, samples=dict.fromkeys(PARTS, 2000))
         drawn = [whole(data.split(name)).inputs[u].flatten().numpy() for name in PARTS for u in ("a", "b")]
         correlations = np.corrcoef(np.stack(drawn)) - np.eye(6)
@@ -376,7 +376,7 @@ class TestLoadFiles:
             np.save(tmp_path / f"{name}.npy", values[0].numpy())
         return {name: tmp_path / f"{name}.npy" for name in batch.inputs}
 
-    def test_as_the_parts(self, files):
+    def test_as_the_splits(self, files):
         found, batch = Synthetic().load_files(files), Synthetic().split("test").batch([4])
         for name, values in batch.inputs.items():
             assert torch.equal(found[name], values)

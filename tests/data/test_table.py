@@ -300,7 +300,7 @@ def ids_of(data):
     return {split: set(data.split(split).ids) for split in ("train", "val", "test")}
 
 
-def test_parts_are_drawn_by_group_where_there_is_no_split(tmp_path):
+def test_splits_are_drawn_by_group_where_there_is_no_split(tmp_path):
     data = prepared(tmp_path, vector_rows(60, groups=3), val_fraction=0.2, test_fraction=0.2)
     groups = {name: set(data.split(name).groups) for name in ("train", "val", "test")}
     assert not groups["train"] & groups["val"]
@@ -433,7 +433,7 @@ def test_missing_modalities_are_zero_and_marked(everything):
     assert not alone.inputs["photo"].any()
 
 
-def test_arrays_are_standardised_on_the_training_part(everything):
+def test_arrays_are_standardised_on_the_training_split(everything):
     data, raw = open_everything(everything), open_everything(everything, standardise=False)
     whole = data.split("train").batch(range(len(data.split("train")))).inputs
     torch.testing.assert_close(whole["age"].mean(0), torch.zeros(2), atol=1e-5, rtol=0)

@@ -33,7 +33,7 @@ def __getattr__(name: str) -> type[MultimodalData]:
 
 
 def available() -> list[str]:
-    """Names that :func:`get` and :func:`create` take.
+    """Names of all data sets.
 
     Example:
         >>> import bmlr.data
@@ -76,7 +76,7 @@ def create(name: str, **parameters: Any) -> MultimodalData:
 
 
 def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None = None) -> PrepareResult:
-    """Decode the published files of a data set into a folder for training.
+    """Decode published files once, into a folder for training.
 
     Args:
         name: Name of the data set.

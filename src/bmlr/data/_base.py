@@ -1,4 +1,4 @@
-"""The contract of a data set: named modalities and classes, three splits, batches."""
+"""Interface of a data set: modalities, classes, splits and batches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Modality:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingDefaults:
-    """Training settings of a data set, used unless given. The defaults are the paper's.
+    """Training settings of a data set, used unless given.
+
+    The defaults are the paper's.
 
     Attributes:
         epochs: Number of epochs.
@@ -73,7 +75,7 @@ class Split(ABC):
 
     @abstractmethod
     def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
-        """The samples at ``indices``, in that order, with ``indices`` filled in.
+        """The samples at ``indices``, in their order.
 
         Args:
             indices: Positions in this split.
@@ -133,7 +135,9 @@ class ArraySplit(Split):
 
 
 class MultimodalData(ABC):
-    """A data set with its protocol. Making one reads its parameters only; :meth:`prepare` reads and checks files.
+    """A data set with its protocol.
+
+    Making one reads its parameters only; :meth:`prepare` reads and checks files.
 
     Attributes:
         name: Name on the command line and in tables.
@@ -153,7 +157,7 @@ class MultimodalData(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Read, check and cache what the splits need; done at most once per object, reused from the cache.
+        """Read, check and cache the data, once per object.
 
         Raises:
             FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
@@ -166,9 +170,10 @@ class MultimodalData(ABC):
 
     @abstractmethod
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample from a file per modality, shape (1, …) each, as the model was trained on them.
+        """Inputs of one new sample from its files, shape (1, …).
 
-        A data set whose samples may lack a modality lets its file be left out and gives zeros in its place.
+        They are made as those of training were.         A data set whose samples may lack a modality lets its file be
+        left out and gives zeros in its place.
 
         Args:
             files: A file per modality.
@@ -192,7 +197,7 @@ class MultimodalData(ABC):
 
 
 def check_files(files: Mapping[str, Path], modalities: Collection[str]) -> None:
-    """Check that there is exactly one file per modality.
+    """Check for exactly one file per modality.
 
     Raises:
         ValueError: If one is missing or too many.

@@ -1,4 +1,4 @@
-"""Splits that share no group, with the classes in proportion."""
+"""Splits without a shared group, with the classes in proportion."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ def split_by_group(
 
 
 def check_fractions(val_fraction: float, test_fraction: float, *, positive: bool = False) -> None:
-    """Raise a ValueError unless the fractions are at least 0 (above 0 if ``positive``) and together below 1."""
+    """Check that fractions are at least 0 and together below 1.
+
+    Raises:
+        ValueError: If they are not, or one is 0 and ``positive`` is set.
+    """
     smallest = min(val_fraction, test_fraction)
     in_range = smallest > 0 if positive else smallest >= 0
     if not (in_range and val_fraction + test_fraction < 1):  # NaN fails this too
@@ -68,7 +72,13 @@ def check_fractions(val_fraction: float, test_fraction: float, *, positive: bool
 
 
 def _assign(counts: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Index of the split of each group, from its number of samples per class (groups, classes)."""
+    """Index of the split of each group.
+
+    Args:
+        counts: Number of samples per class, shape (groups, classes).
+        fractions: Fraction of each split.
+        rng: Draws the order of the groups.
+    """
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts.sum(1)[order], kind="stable")]
     goal = fractions[:, None] * np.maximum(counts.sum(0), 1)  # a class without samples would divide by zero

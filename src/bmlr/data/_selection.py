@@ -15,10 +15,10 @@ from bmlr.data._base import MultimodalData, Split, SplitName
 
 
 class SelectedModalities(MultimodalData):
-    """A data set reduced to some of its modalities, without the samples that have none of these.
+    """A data set reduced to some of its modalities.
 
-    Those samples would train and score nothing but the bias. Positions (``indices``) count the samples that are left;
-    random transforms are those of the whole data set.
+    Samples that have none of these are left out: they would train and score nothing but the bias. Positions
+    (``indices``) count the samples that are left; random transforms are those of the whole data set.
 
     Args:
         data: The whole data set.
@@ -71,12 +71,12 @@ class _SelectedSplit(Split):
         self.present = incomplete or None
 
     def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
-        """The samples at ``indices`` of those that are left."""
+        """Samples at ``indices`` of the remaining ones."""
         positions = np.asarray(indices, dtype=np.int64)
-        whole = self._split.batch(self._rows[positions].tolist(), augment=augment, seed=seed)
+        complete = self._split.batch(self._rows[positions].tolist(), augment=augment, seed=seed)
         present = {name: torch.from_numpy(mask[positions]) for name, mask in (self.present or {}).items()}
-        inputs = {name: whole.inputs[name] for name in self._names}
-        return Batch(inputs, whole.targets, present or None, torch.from_numpy(positions), whole.tag)
+        inputs = {name: complete.inputs[name] for name in self._names}
+        return Batch(inputs, complete.targets, present or None, torch.from_numpy(positions), complete.tag)
 
 
 def check_modality_names(names: Collection[str], modalities: Collection[str]) -> None:
@@ -87,8 +87,8 @@ def check_modality_names(names: Collection[str], modalities: Collection[str]) ->
     """
     unknown = [name for name in names if name not in modalities]
     if unknown or not names:
-        found = f"'{unknown[0]}'" if unknown else "none"
+        value = f"'{unknown[0]}'" if unknown else "none"
         raise ValueError(
-            f"Parameter `modalities` should name modalities of the data set, {', '.join(modalities)}. Found {found}."
+            f"Parameter `modalities` should name modalities of the data set, {', '.join(modalities)}. Found {value}."
             f"{nearest_name(unknown[0], modalities) if unknown else ''}"
         )

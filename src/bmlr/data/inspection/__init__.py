@@ -1,4 +1,4 @@
-"""Statistics and faults of a data set, and a contact sheet of its samples."""
+"""Statistics, faults and a contact sheet of a data set."""
 
 from bmlr.data.inspection._report import Duplicates, Inspection, Leak, SplitReport, inspect_data
 from bmlr.data.inspection._sheet import contact_sheet

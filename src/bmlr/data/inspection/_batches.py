@@ -22,7 +22,7 @@ def draw_indices(positions: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def iterate_batches(data: MultimodalData, name: SplitName, split: Split, positions: np.ndarray) -> Iterator[Batch]:
-    """Batches of a split, checked against the contract of :class:`bmlr.data.Split`."""
+    """Batches of a split, checked against :class:`bmlr.data.Split`."""
     for start in range(0, len(positions), _BATCH_SIZE):
         indices = positions[start : start + _BATCH_SIZE].tolist()
         batch = split.batch(indices)
@@ -44,8 +44,8 @@ def iterate_batches(data: MultimodalData, name: SplitName, split: Split, positio
         yield batch
 
 
-def joined(batches: Sequence[np.ndarray]) -> np.ndarray:
-    """Inputs of several batches in one array, padded with zeros to the longest sequence."""
+def join_batches(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """Inputs of several batches in one array, padded with zeros."""
     longest = max(values.shape[1] for values in batches)
     padded = [
         np.pad(values, [(0, 0), (0, longest - values.shape[1])] + [(0, 0)] * (values.ndim - 2)) for values in batches
@@ -54,7 +54,7 @@ def joined(batches: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def present_mask(batch: Batch, modality: str) -> np.ndarray:
-    """Mask of the samples of a batch that have the modality."""
+    """Mask of the samples with the modality."""
     mask = (batch.present or {}).get(modality)
     return np.ones(len(batch), dtype=bool) if mask is None else mask.numpy()
 

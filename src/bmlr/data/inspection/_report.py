@@ -58,7 +58,7 @@ class Leak:
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Inputs that are equal, number for number, in two splits.
+    """Inputs equal number for number in two splits.
 
     Attributes:
         modality: Name of the modality.
@@ -106,7 +106,9 @@ class Inspection:
 
 
 def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: bool = False) -> Inspection:
-    """Check all splits of a data set, read as in training but without random transforms.
+    """Read all splits of a data set and look for faults.
+
+    They are read as in training, without random transforms.
 
     Args:
         data: The data set.
@@ -132,7 +134,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
     statistics: dict[SplitName, dict[str, InputStatistics]] = {}
     reports: dict[str, SplitReport] = {}
     indices = {name: draw_indices(np.arange(len(split)), samples or len(split), 0) for name, split in splits.items()}
-    with draw_bar(sum(map(len, indices.values())), enabled=progress) as advance:
+    with progress_bar(sum(map(len, indices.values())), enabled=progress) as advance:
         for name, split in splits.items():
             if not len(split):
                 raise ValueError(f"Split '{name}' of '{data.name}' should hold samples. It is empty.")
@@ -203,7 +205,7 @@ def _duplicates(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -
             digests = {name: statistics[name][modality].digests for name in (first, second)}
             shared = set(digests[first]) & set(digests[second])
             if shared:
-                samples = {str(name): sum(digest in shared for digest in own) for name, own in digests.items()}
+                samples = {str(name): sum(digest in shared for digest in inputs) for name, inputs in digests.items()}
                 duplicates.append(Duplicates(modality, (first, second), samples))
     return tuple(duplicates)
 
@@ -265,13 +267,17 @@ def _were(samples: int) -> str:
     return f"{_count(samples, 'sample')} {'was' if samples == 1 else 'were'}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @contextlib.contextmanager
-def draw_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """Progress bar; yields a function that advances it."""
+def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar.
+
+    Yields:
+        A function that advances it.
+    """
     if not enabled:
         yield lambda _: None
         return

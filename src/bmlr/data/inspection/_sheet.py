@@ -9,7 +9,7 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.data._base import SPLITS, Modality, MultimodalData, SplitName
-from bmlr.data.inspection._batches import draw_indices, iterate_batches, joined, present_mask, store_of
+from bmlr.data.inspection._batches import draw_indices, iterate_batches, join_batches, present_mask, store_of
 from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
     counts = np.bincount(targets, minlength=len(data.classes))
     sheet = _Sheet(data, picks, counts, normalised=store_of(samples) is not None)
     for modality, form in data.modalities.items():
-        values = joined([batch.inputs[modality].numpy() for batch in batches])
+        values = join_batches([batch.inputs[modality].numpy() for batch in batches])
         sheet.draw(modality, form, values, np.concatenate([present_mask(batch, modality) for batch in batches]))
     classes = f", first {len(labels)} of {len(data.classes)} classes" if len(labels) < len(data.classes) else ""
     sheet.title(f"{data.name}, {data.protocol} protocol, {split} split: {len(targets)} samples{classes}")
@@ -62,7 +62,9 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
 
 
 class _Sheet:
-    """A figure with a row per class and a column per sample of each modality, places in inches.
+    """A figure with a row per class, laid out in inches.
+
+    Each modality has a column per sample.
 
     Args:
         data: The data set.
@@ -103,17 +105,17 @@ class _Sheet:
 
     def draw(self, name: str, form: Modality, values: np.ndarray, present: np.ndarray) -> None:
         """Draw all samples of a modality, in the order of the picks."""
-        left, width = self.left[name]
-        end = left + self.columns * (width + _GAP) - _GAP
+        start, width = self.left[name]
+        end = start + self.columns * (width + _GAP) - _GAP
         shape = " × ".join(map(str, form.shape))
         self._text(
-            (left + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
+            (start + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
         )
         shown = _scaled(form, values, present, normalised=self.normalised)
         position = 0
         for row, indices in enumerate(self.picks.values()):
             for column in range(len(indices)):
-                box = (left + column * (width + _GAP), self.height - self.top - row * (_CELL + _GAP) - _CELL)
+                box = (start + column * (width + _GAP), self.height - self.top - row * (_CELL + _GAP) - _CELL)
                 axes = self.figure.add_axes(
                     (box[0] / self.width, box[1] / self.height, width / self.width, _CELL / self.height)
                 )
@@ -138,7 +140,10 @@ def _aspect(form: Modality) -> float:
 
 
 def _scaled(form: Modality, values: np.ndarray, present: np.ndarray, *, normalised: bool) -> np.ndarray:
-    """Values scaled to [0, 1]: colours as they are, the rest between the 0.5 % and 99.5 % percentiles."""
+    """Values scaled to [0, 1].
+
+    Colours stay as they are; other values are scaled between the 0.5 % and 99.5 % percentiles.
+    """
     images = form.kind in {"image", "frames"}
     if images and values.shape[-3] == 3:
         colours = _colours(values, present, normalised=normalised)
@@ -158,7 +163,10 @@ def _scaled(form: Modality, values: np.ndarray, present: np.ndarray, *, normalis
 
 
 def _colours(values: np.ndarray, present: np.ndarray, *, normalised: bool) -> np.ndarray | None:
-    """Colours (…, 3, H, W) in [0, 1], from such or normalised values; None for others."""
+    """Colours (…, 3, H, W) in [0, 1]; None for other values.
+
+    Values normalised by ImageNet's mean and standard deviation are shifted back.
+    """
     mean, std = (np.array(numbers).reshape(3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     original = values * std + mean
     for colours in (original,) if normalised else (values, original):
@@ -170,7 +178,7 @@ def _colours(values: np.ndarray, present: np.ndarray, *, normalised: bool) -> np
 
 
 def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
-    """Draw one input; None is a missing one."""
+    """Draw one input, or a grey cell for None."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(linewidth=0.4, color="#888888")

@@ -58,7 +58,12 @@ class InputStatistics:
         self.digests: list[bytes] = []
 
     def add_batch(self, values: np.ndarray, present: np.ndarray) -> None:
-        """Add the inputs (B, …) of a batch; ``present`` is the mask of the samples that have them."""
+        """Add the inputs (B, …) of a batch.
+
+        Args:
+            values: The inputs.
+            present: Mask of the samples that have the modality, shape (B,).
+        """
         self.samples += len(values)
         self.missing += int((~present).sum())
         values = values[present]
@@ -78,7 +83,10 @@ class InputStatistics:
         self._add(flat[np.isfinite(flat)].astype(np.float64))
 
     def _add(self, values: np.ndarray) -> None:
-        """Update range, mean and sum of squared deviations (Chan et al., 1979), stable for a large mean."""
+        """Update range, mean and sum of squared deviations.
+
+        Stable for a large mean (Chan et al., 1979).
+        """
         if not len(values):
             return
         mean = float(values.mean())

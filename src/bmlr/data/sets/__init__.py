@@ -1,1 +1,1 @@
-"""One file per data set, on what stored and generated ones have in common."""
+"""The data sets, one file each."""

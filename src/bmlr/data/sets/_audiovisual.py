@@ -1,4 +1,4 @@
-"""What the stored audio-visual data sets have in common."""
+"""Base class of the stored audio-visual data sets."""
 
 from __future__ import annotations
 
@@ -143,10 +143,10 @@ class AudioVisualData(GroupedData):
 
 
 def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
-    """Spectrogram of the audio-visual baselines over ``seconds``: 257 bins, 188 frames for 3 seconds.
+    """Reader of the audio-visual baselines' spectrograms, 257 bins.
 
-    One channel at 22,050 Hz, repeated until the clip is full or cut, limited to [−1, 1], a window of 512 samples with
-    a step of 353, log(|STFT| + 1e-7).
+    One channel at 22,050 Hz, repeated until ``seconds`` are full or cut, limited to [−1, 1], a window of 512 samples
+    with a step of 353, log(|STFT| + 1e-7): 188 frames for 3 seconds.
     """
     spectrogram = Spectrogram(22050, n_fft=512, hop_length=353, n_mels=None, seconds=seconds, fill="repeat")
     return AudioReader(spectrogram, "float32" if dtype == "float32" else "float16")

@@ -17,10 +17,10 @@ _LISTS: dict[SplitName, str] = {"train": "trainSet.txt", "val": "valSet.txt", "t
 
 
 class AVE(AudioVisualData):
-    """AVE: 4,143 videos of 10 s with an event of one of 28 classes seen and heard (Tian et al., 2018).
+    """AVE: 4,143 videos of an event seen and heard.
 
-    The target is the video's class; the times of the event are in ``extra`` of the stored samples. Audio and video are
-    as in :class:`~bmlr.data.sets._kinetics_sounds.KineticsSounds`.
+    Videos of 10 s, 28 classes (Tian et al., 2018). The target is the video's class; the times of the event are in
+    ``extra`` of the stored samples. Audio and video are as in :class:`~bmlr.data.sets._kinetics_sounds.KineticsSounds`.
 
     * ``protocol="clean"``: every source video is in one split, with all its events.
     * ``protocol="paper"``: the lists of the published folder.
@@ -87,7 +87,10 @@ class AVE(AudioVisualData):
 
 @dataclasses.dataclass(frozen=True)
 class _Event:
-    """A line of an AVE file. Files differ in the quality they give, so that it is not compared."""
+    """A line of an AVE file.
+
+    Files differ in the quality they give, so that it is not compared.
+    """
 
     category: str
     video: str
@@ -111,7 +114,7 @@ def _event_sample(
 
 
 def _read_events(path: Path) -> Iterable[tuple[str, _Event | None]]:
-    """Lines of an AVE file with their events; None for a misformed line."""
+    """Lines of an AVE file and their events, None if misformed."""
     for text in read_lines(path):
         fields = [field.strip() for field in text.split("&")]
         if fields[:2] == ["Category", "VideoID"]:

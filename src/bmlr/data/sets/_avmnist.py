@@ -28,11 +28,11 @@ _TEST_SPEAKERS, _VAL_SPEAKERS = frozenset({"george", "lucas"}), frozenset({"theo
 
 
 class AVMNIST(PairedDigits):
-    """Handwritten digits (MNIST) and spoken digits (Free Spoken Digit Dataset), paired by class.
+    """Handwritten and spoken digits, paired by class.
 
-    The audio-visual MNIST of Vielzeuf et al. (CentralNet, 2018), rebuilt from public files, with their reduction of
-    the images to a few principal components. Every image is one sample; its recording is drawn with replacement from
-    those of the same digit and the same split.
+    MNIST and the Free Spoken Digit Dataset: the audio-visual MNIST of Vielzeuf et al. (CentralNet, 2018), rebuilt from
+    public files, with their reduction of the images to a few principal components. Every image is one sample; its
+    recording is drawn with replacement from those of the same digit and the same split.
 
     * Images, if the folder holds MNIST's t10k files only: the first 70 % (0–6999) train, the next 10 % (7000–7999)
       validation, the last 20 % (8000–9999) test. If it holds the train files too, the published split: t10k is test,
@@ -63,8 +63,8 @@ class AVMNIST(PairedDigits):
 
     The image alone reaches 58.9 whatever the audio, so it can be learnt, and lags by 7 to 11 points in joint training.
     Under ``clean``, 10 dB is where the two gaps differ most (image 10.7, audio 5.6). A readout is the fused decision
-    layer on one modality's features alone, so that part of every gap is due to what the layer expects of the other. A
-    second seed of joint training at 10 dB under ``clean`` gave 70.1 fused, 50.7 audio and 49.2 image.
+    layer on one modality's features alone, so that part of every gap is due to what the classifier expects of the
+    other. A second seed of joint training at 10 dB under ``clean`` gave 70.1 fused, 50.7 audio and 49.2 image.
 
     Files are looked for in ``root/mnist``, ``root/MNIST/raw`` or ``root`` (``train-`` and ``t10k-`` files, packed or
     not, as ``images-idx3-ubyte`` or ``images.idx3-ubyte``) and in ``root/fsdd/recordings``,
@@ -131,7 +131,7 @@ class AVMNIST(PairedDigits):
         self.cache = None if cache is None else str(cache)
 
     def prepare(self) -> None:
-        """Read the files and make the arrays of all splits, or take them from the cache.
+        """Make the arrays of all splits, or read them from the cache.
 
         Raises:
             FileNotFoundError: If a folder or file is missing; the message says where it was looked for.
@@ -166,11 +166,12 @@ class AVMNIST(PairedDigits):
         return names
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, shape (1, 1, 32, 47) and (1, 1, 28, 28).
+        """Inputs of one new sample, without noise and distortion.
 
-        The recording is cut or padded to 0.75 s and gets no noise. The image should show, as MNIST's do, a white
-        digit on black, centred and upright, filling the middle 20 of 28 pixels; transparent pixels count as black.
-        It is resized and projected on the principal components, with no distortion.
+        Their shapes are (1, 1, 32, 47) and (1, 1, 28, 28). The recording is cut or padded to 0.75 s and gets no noise.
+        The image should show, as MNIST's do, a white digit on black, centred and upright, filling the middle 20 of 28
+        pixels; transparent pixels count as black. It is resized and projected on the principal components, with no
+        distortion.
 
         Args:
             files: The recording as ``audio`` (any format libsndfile reads) and the image as ``image`` (PNG, JPEG,
@@ -193,7 +194,7 @@ class AVMNIST(PairedDigits):
         return self._standardised_inputs(values)
 
     def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
-        """Arrays of all splits, standardised, with the statistics that new files need."""
+        """Standardised arrays of all splits, and their statistics."""
         clips = {
             recording.path.name: _SPECTROGRAM.fit_length(read_wave(recording.path, _SPECTROGRAM.sample_rate))
             for recording in recordings
@@ -201,8 +202,8 @@ class AVMNIST(PairedDigits):
         splits = _split_images(image_files)
         arrays: dict[str, np.ndarray] = {}
         for name, (images, labels) in splits.items():
-            own = [recording for recording in recordings if self._split_of(recording) == name]
-            paired = _pair(labels, own, self._rng(name, "pairs"), name)
+            split_recordings = [recording for recording in recordings if self._split_of(recording) == name]
+            paired = _pair(labels, split_recordings, self._rng(name, "pairs"), name)
             arrays[f"{name}_targets"] = labels
             arrays[f"{name}_recordings"] = np.array(paired)
             arrays[f"{name}_audio"] = np.stack(
@@ -265,7 +266,7 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[np.ndarray, np.ndarr
 
 
 def _pair(labels: np.ndarray, recordings: Sequence[Recording], rng: np.random.Generator, split: SplitName) -> list[str]:
-    """Name of a recording of the same digit for every image, drawn with replacement."""
+    """Draw a recording of the same digit for every image."""
     by_digit: dict[int, list[str]] = {digit: [] for digit in range(10)}
     for recording in recordings:
         by_digit[recording.digit].append(recording.path.name)

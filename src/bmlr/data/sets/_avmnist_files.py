@@ -14,7 +14,7 @@ _RECORDING_FOLDERS = ("fsdd/recordings", "free-spoken-digit-dataset/recordings",
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A file of the Free Spoken Digit Dataset, with digit, speaker and index from its name."""
+    """A recording of the Free Spoken Digit Dataset, by its name."""
 
     path: Path
     digit: int

@@ -16,9 +16,10 @@ _NAME = re.compile(r"([0-9]{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{1,2})")  # 1040_ITH
 
 
 class CREMAD(AudioVisualData):
-    """CREMA-D: 7,442 clips of 91 actors who say a sentence in one of six emotions (Cao et al., 2014).
+    """CREMA-D: 7,442 clips of 91 actors in six emotions.
 
-    From the published ``AudioWAV`` and ``VideoFlash`` folders. Audio is 3 s long (257 × 188), video one frame per clip.
+    Every clip is a spoken sentence (Cao et al., 2014). From the published ``AudioWAV`` and ``VideoFlash`` folders.
+    Audio is 3 s long (257 × 188), video one frame per clip.
 
     * ``protocol="clean"``: every actor is in one split.
     * ``protocol="paper"``: the published lists, given to the preparation; all actors are in both splits. They have no

@@ -1,4 +1,4 @@
-"""Written and spoken digits that come with the packages, paired by class; the default data set."""
+"""The default data set: written and spoken digits, paired by class."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Digits(PairedDigits):
     =======  =====  =======  ===========  ===========  =====  ==============  ==============  =====
 
     The last is the default: of these the image is lowest in joint training against what it reaches alone (by 14.2
-    points, the audio by 4.2). A readout is the fused decision layer on one modality's features alone, so that part of
-    every gap is due to what the layer expects of the other. No method but plain joint training was looked at, and
+    points, the audio by 4.2). A readout is the multimodal classifier on one modality's features alone, so that part of
+    every gap is due to what the classifier expects of the other. No method but plain joint training was looked at, and
     nothing of the test split. The table is by::
 
         OMP_NUM_THREADS=1 python scripts/choose_degradation.py --data digits --epochs 15 --seeds 0 1 --candidates \
@@ -126,11 +126,11 @@ class Digits(PairedDigits):
         return positions
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, shape (1, 1, 24, 25) and (1, 1, 16, 16), without noise and clutter.
+        """Inputs of one new sample, without noise and clutter.
 
-        Silence before and after the word is trimmed (40 dB below the loudest sample), then the recording is cut or
-        padded to 0.6 s. The image should show a bright digit on a dark ground that fills its height, as
-        scikit-learn's do; transparent pixels count as dark.
+        Their shapes are (1, 1, 24, 25) and (1, 1, 16, 16). Silence before and after the word is trimmed (40 dB below
+        the loudest sample), then the recording is cut or padded to 0.6 s. The image should show a bright digit on a
+        dark ground that fills its height, as scikit-learn's do; transparent pixels count as dark.
 
         Args:
             files: The recording as ``audio`` (any format libsndfile reads, any sampling rate) and the image as
@@ -152,7 +152,7 @@ class Digits(PairedDigits):
         return self._standardised_inputs(values)
 
     def _build(self) -> dict[str, np.ndarray]:
-        """Arrays of all splits, standardised, with the statistics that new files need."""
+        """Standardised arrays of all splits, and their statistics."""
         images, labels = load_written_digits()
         spoken = load_spoken_digits()
         arrays: dict[str, np.ndarray] = {}
@@ -173,13 +173,13 @@ class Digits(PairedDigits):
         return arrays
 
     def _pair(self, labels: np.ndarray, spoken: SpokenDigits, split: SplitName) -> np.ndarray:
-        """Index of a clip of the same digit and split for every image, drawn with replacement, shape (N,)."""
+        """Draw a clip of the same digit for every image, shape (N,)."""
         by_digit = [spoken.positions(split, digit) for digit in range(10)]
         draws = self._rng(split, "pairs").random(len(labels))
         return np.array([by_digit[d][int(u * len(by_digit[d]))] for d, u in zip(labels, draws, strict=True)])
 
     def _degrade(self, images: np.ndarray, split: SplitName) -> np.ndarray:
-        """Images (N, 8, 8) enlarged to (N, 16, 16), with clutter, and noise enlarged alike."""
+        """Enlarged images (N, 16, 16) with clutter and noise."""
         cluttered = clutter(enlarge(images), self.image_clutter, lambda sample: self._rng(split, "clutter", sample))
         noise = [self._rng(split, "image noise", i).standard_normal(image.shape) for i, image in enumerate(images)]
         degraded: np.ndarray = cluttered + self.image_noise * enlarge(np.stack(noise).astype(np.float32))
@@ -187,7 +187,10 @@ class Digits(PairedDigits):
 
 
 def _checked_spoken() -> str:
-    """Verified SHA-256 checksum of the spoken digits: damaged audio may still be readable."""
+    """Verified SHA-256 checksum of the spoken digits.
+
+    Damaged audio may still be readable.
+    """
     try:
         actual = checksum()
     except FileNotFoundError as error:
@@ -203,7 +206,10 @@ def _checked_spoken() -> str:
 
 
 def load_written_digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's images (1797, 8, 8), float32 in [0, 1] with ink 1, and labels (1797,), in their order.
+    """scikit-learn's images and labels, in their order.
+
+    Returns:
+        Images (1797, 8, 8), float32 in [0, 1] with ink 1, and labels (1797,).
 
     Raises:
         ValueError: If this scikit-learn ships other images than those of the splits.
@@ -225,6 +231,9 @@ def enlarge(images: np.ndarray) -> np.ndarray:
 
 
 def trim(wave: np.ndarray) -> np.ndarray:
-    """The waveform (N,) from its first to its last sample above 1 % of the loudest, as in the shipped clips."""
+    """Trim silence at both ends of a waveform (N,).
+
+    The ends are the first and last sample above 1 % of the loudest, as in the shipped clips.
+    """
     loud = np.flatnonzero(np.abs(wave) > _SILENCE * np.abs(wave).max())
     return wave[loud[0] : loud[-1] + 1] if len(loud) else wave

@@ -1,4 +1,4 @@
-"""Equidistant Gaussian classes and random invertible maps, the parts of the synthetic data set."""
+"""Equidistant Gaussian classes and random invertible maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 
 
 class CouplingMap:
-    """A random invertible map: a rotation, then coupling layers with a rotation after each.
+    """A random invertible map of coupling layers.
+
+    A rotation comes first and another after each layer.
 
     Args:
         rotations: One rotation (D, D) more than there are layers.
@@ -62,7 +64,7 @@ def random_waves(rng: np.random.Generator, inputs: int, outputs: int) -> tuple[n
 
 
 def simplex(vertices: int) -> np.ndarray:
-    """Vertices of a regular simplex of edge 1 around the origin, shape (C, C − 1)."""
+    """Vertices (C, C − 1) of a regular simplex with edge 1."""
     corners = np.zeros((vertices, vertices - 1))
     for k in range(1, vertices):  # column k of Helmert's basis, orthogonal to (1, …, 1)
         corners[:k, k - 1] = 1
@@ -86,7 +88,7 @@ def simplex_accuracy(separation: float, num_classes: int) -> float:
 
 
 def separation_of(accuracy: float, num_classes: int) -> float:
-    """Distance of the means at which :func:`simplex_accuracy` is ``accuracy``, by bisection.
+    """Inverse of :func:`simplex_accuracy`: distance of the means, by bisection.
 
     Example:
         >>> round(separation_of(simplex_accuracy(2.0, 5), 5), 6)

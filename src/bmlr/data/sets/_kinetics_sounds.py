@@ -22,10 +22,10 @@ _SPLIT_FOLDERS: dict[str, SplitName] = {
 
 
 class KineticsSounds(AudioVisualData):
-    """Kinetics-Sounds: videos of 10 s of about 31 actions seen and heard (Arandjelović et al., 2017).
+    """Kinetics-Sounds: videos of actions seen and heard.
 
-    Repositories differ in the classes; the preparation counts those it finds. Audio is the first 10 s (257 × 625),
-    video three frames per clip.
+    About 31 actions, 10 s each (Arandjelović et al., 2017). Repositories differ in the classes; the preparation counts
+    those it finds. Audio is the first 10 s (257 × 625), video three frames per clip.
 
     * ``protocol="clean"``: every source video is in one split.
     * ``protocol="paper"``: the published lists, given to the preparation, or the folders train, val and test. Without
@@ -103,7 +103,7 @@ def _read_folders(path: Path, source: Path) -> tuple[str | None, SplitName | Non
 
 
 def _folders_are_classes(folders: Mapping[str, str | None], listed: Mapping[str, Sequence[ListEntry]]) -> bool:
-    """Whether each folder holds videos of one listed class, so that folders can name the classes."""
+    """Whether each folder holds videos of one listed class."""
     numbers: dict[str, set[str]] = collections.defaultdict(set)
     for name, folder in folders.items():
         if folder is not None and name in listed:

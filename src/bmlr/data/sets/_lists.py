@@ -45,7 +45,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def find_folder(source: Path, name: str) -> Path:
-    """Folder ``name`` of ``source``; raises a FileNotFoundError where there is none."""
+    """Folder ``name`` of ``source``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
     folder = Path(source) / name
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {name} in {source}.")
@@ -82,7 +86,10 @@ def read_lists(lists: Mapping[SplitName, Path], *, label_field: int) -> dict[str
 
 
 def read_list(path: Path, label_field: int) -> Iterable[tuple[str, str]]:
-    """Names and labels of a list: by its header, else the first field and that at ``label_field``."""
+    """Names and labels of a list.
+
+    Without a header they are the first field and the one at ``label_field``.
+    """
     lines = read_lines(path)
     if not lines:
         raise ValueError(f"{path} holds no lines.")
@@ -112,14 +119,20 @@ def read_list(path: Path, label_field: int) -> Iterable[tuple[str, str]]:
 
 
 def _stem(name: str) -> str:
-    """A file's name without folder and media suffix; other suffixes may be part of the name."""
+    """A file's name without folder and media suffix.
+
+    Other suffixes may be part of the name.
+    """
     last = name.replace("\\", "/").rpartition("/")[2]
     stem, dot, suffix = last.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in {*VIDEO_SUFFIXES, ".wav", ".jpg"} else last
 
 
 def find_list_problem(entries: Sequence[ListEntry], lists: Mapping[SplitName, Path], label: str | None) -> str | None:
-    """Reason to reject a clip for its list entries, such as another class than ``label``; None if there is none."""
+    """Reason to reject a clip for its list entries, or None.
+
+    One of them is another class than ``label``.
+    """
     if not lists:
         return None
     if not entries:

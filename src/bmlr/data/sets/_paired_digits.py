@@ -1,4 +1,4 @@
-"""What the data sets of written and spoken digits have in common."""
+"""Base class of the data sets of written and spoken digits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from bmlr.data.transforms._spectrogram import Spectrogram
 
 
 class PairedDigits(MultimodalData):
-    """Images and audio of digits, paired by class within each split, made once and cached.
+    """Images and audio of digits, paired by class and cached.
+
+    Pairs stay within a split.
 
     Args:
         pairing_seed: Seed of pairs, noise and distortions.
@@ -56,7 +58,7 @@ class PairedDigits(MultimodalData):
 
     @abstractmethod
     def _load_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays of all splits, from the cache where it holds them."""
+        """Arrays of all splits, from the cache if possible."""
 
     @abstractmethod
     def _groups(self, name: SplitName) -> list[str]:
@@ -86,7 +88,10 @@ class PairedDigits(MultimodalData):
         return self.spectrogram(clip)
 
     def _standardise_splits(self, arrays: dict[str, np.ndarray]) -> None:
-        """Standardise all splits by the training split, in place; add the statistics for new files."""
+        """Standardise all splits in place, by the training split.
+
+        The statistics are added for new files.
+        """
         for modality in self.modalities:
             train = arrays[f"train_{modality}"]
             statistics = np.array([train.mean(dtype=np.float64), train.std(dtype=np.float64)])

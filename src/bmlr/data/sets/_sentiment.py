@@ -23,11 +23,11 @@ from bmlr.data.store._store import Store
 
 
 class SentimentData(StoredData):
-    """Clips of opinions in text, vision and audio, with a sentiment score in [−3, 3] that becomes a class.
+    """Clips of opinions in text, vision and audio.
 
-    Read are, without executing anything in them, MMSA's ``aligned_50.pkl`` and ``unaligned_50.pkl`` (BERT features of
-    width 768) and MulT's ``<name>_data.pkl`` and ``<name>_data_noalign.pkl`` (GloVe, 300). The file is converted
-    once, by ``bmlr prepare`` or into the cache.
+    Sentiment scores in [−3, 3] become classes. Read are, without executing anything in them, MMSA's ``aligned_50.pkl``
+    and ``unaligned_50.pkl`` (BERT features of width 768) and MulT's ``<name>_data.pkl`` and ``<name>_data_noalign.pkl``
+    (GloVe, 300). The file is converted once, by ``bmlr prepare`` or into the cache.
 
     Values that are NaN or infinite become 0 and are counted. Padding is left out: steps beyond a stated length, steps
     outside BERT's attention mask, and zeros at both ends of a sequence. A time step of zeros between others stays; the
@@ -118,7 +118,9 @@ class SentimentData(StoredData):
         return [split.store.samples[row].extra["score"] for row in split.rows]
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, shape (1, T, d) each, cleaned and standardised as in training.
+        """Inputs of one new sample, cleaned and standardised.
+
+        Their shapes are (1, T, d).
 
         Args:
             files: A ``.npy`` file of shape (T, d) per modality, of the features the model was trained on. A modality

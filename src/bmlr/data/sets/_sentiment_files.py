@@ -41,7 +41,10 @@ _CHUNK = 256  # samples that are converted at a time
 
 
 def read_identities(values: Mapping[Any, Any], where: str) -> list[tuple[str, str]]:
-    """Identifier and source video of each sample; "" for a video that the identifier does not name."""
+    """Identifier and source video of each sample.
+
+    The video is "" where the identifier does not name it.
+    """
     if "id" not in values:
         raise ValueError(f"{where} should have 'id'. Found {sorted(map(str, values))}.")
     ids = values["id"]
@@ -51,7 +54,10 @@ def read_identities(values: Mapping[Any, Any], where: str) -> list[tuple[str, st
 
 
 def _identity(value: Any) -> tuple[str, str]:
-    """Of MMSA's ``video$_$clip``, MulT's fields (video, begin, end; text or bytes) or CMU's ``video[clip]``."""
+    """Identifier and source video of one sample.
+
+    Read are MMSA's ``video$_$clip``, MulT's fields (video, begin, end; text or bytes) and CMU's ``video[clip]``.
+    """
     fields = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
     texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in fields]
     identity = "$_$".join(texts)
@@ -138,7 +144,7 @@ def _features(values: Mapping[Any, Any], name: str, samples: int, where: str) ->
 
 
 def _lengths(values: Mapping[Any, Any], name: str, shape: tuple[int, ...], where: str) -> list[int | None]:
-    """Stated length of each sample; None where the file states none."""
+    """Stated length of each sample, or None."""
     samples, steps = shape[:2]
     stated = values.get(f"{name}_lengths")
     tokens = values.get("text_bert")
@@ -157,7 +163,11 @@ def _lengths(values: Mapping[Any, Any], name: str, shape: tuple[int, ...], where
 
 
 def clean_features(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A copy in float32 with 0 in place of NaN, −∞ and +∞, and the number of each."""
+    """A copy in float32 without NaN and infinity.
+
+    Returns:
+        The copy, with 0 in their place, and the numbers of NaN, −∞ and +∞.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         cleaned = values.astype(np.float32)
     counts = np.array([int(test(cleaned).sum()) for test in NOT_FINITE.values()])
@@ -167,7 +177,11 @@ def clean_features(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trimmed(steps: np.ndarray) -> tuple[np.ndarray, int]:
-    """A copy of (T, d) without zero steps at both ends, and the number of those before."""
+    """Cut zero steps at both ends of (T, d).
+
+    Returns:
+        A copy of the other steps, and the number cut in front.
+    """
     real = np.flatnonzero(steps.any(1))
     if not len(real):
         return steps[:0].copy(), 0

@@ -86,7 +86,9 @@ def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 
 def open_source(name: str, root: Path, file: str | None, cache: Path | None) -> tuple[Path, dict[str, np.ndarray]]:
-    """Folder and arrays of ``root``: a prepared folder, its parent, the published file, or its folder.
+    """Folder and arrays of the prepared or converted data.
+
+    ``root`` is a prepared folder, its parent, the published file, or the folder of that file.
 
     Raises:
         FileNotFoundError: If there is nothing to read; the message lists the folders searched.
@@ -108,7 +110,7 @@ def open_source(name: str, root: Path, file: str | None, cache: Path | None) -> 
 
 
 def _entries(name: str, root: Path, file: str | None) -> list[tuple[Path, str]]:
-    """Prepared folders in or at ``root``, with the name of the file they were made from."""
+    """Prepared folders in or at ``root``, and their source files' names."""
     manifests = [root / MANIFEST] if root.name.startswith(f"{name}-") else []
     for parent in (root, root / name):
         manifests += sorted(parent.glob(f"{name}-*/{MANIFEST}"))
@@ -131,7 +133,7 @@ def _find_source(name: str, source: Path, file: str | None) -> Path:
     paths: list[Path] = []
     for path in (folder / file_name for folder in folders for file_name in names):
         # Where the file system ignores case, two folders are one and would list the file twice.
-        if path.is_file() and not any(path.samefile(other) for other in paths):
+        if path.is_file() and not any(path.samefile(listed) for listed in paths):
             paths.append(path)
     if not paths:
         raise FileNotFoundError(
@@ -146,7 +148,11 @@ def _find_source(name: str, source: Path, file: str | None) -> Path:
 
 
 def _converted(name: str, path: Path, root: Path) -> tuple[Path, dict[str, np.ndarray], bool]:
-    """Folder and arrays of a file converted in ``root``; True if this call converted it."""
+    """Convert a file in ``root``, unless it was before.
+
+    Returns:
+        Folder, arrays, and whether this call converted the file.
+    """
     made = []
 
     def build() -> dict[str, np.ndarray]:
@@ -159,7 +165,7 @@ def _converted(name: str, path: Path, root: Path) -> tuple[Path, dict[str, np.nd
 
 
 def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a published file, with the samples of all splits, and their time steps, in sequence."""
+    """Arrays of a published file, samples of all splits in sequence."""
     content = read_arrays_pickle(path)
     splits: dict[SplitName, Mapping[Any, Any]] = {}
     for split, published in _PUBLISHED_SPLITS.items():
@@ -195,11 +201,14 @@ def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_identity(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError for a file of the other data set: both have files of the same names."""
+    """Refuse a file of the other data set.
+
+    Both have files of the same names.
+    """
     widths = {modality: arrays[modality].shape[1] for modality in ("vision", "audio")}
-    for other, published in PUBLISHED_FILES.items():
-        if other != name and widths == published.widths and not path.name.startswith(f"{name}_"):
-            raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other}'.")
+    for other_name, published in PUBLISHED_FILES.items():
+        if other_name != name and widths == published.widths and not path.name.startswith(f"{name}_"):
+            raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other_name}'.")
 
 
 def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict[SplitName, np.ndarray], np.ndarray]:

@@ -37,7 +37,7 @@ class SpokenDigits:
         return len(self.waves)
 
     def positions(self, split: SplitName, digit: int) -> np.ndarray:
-        """Indices of the clips of one split that say ``digit``."""
+        """Indices of the clips of a digit in one split."""
         return np.flatnonzero((np.array(self.splits) == split) & (self.digits == digit))
 
 

@@ -1,4 +1,4 @@
-"""Data sets kept in a store: samples on disk, a form per modality, splits as indices."""
+"""Data sets read from a store of decoded samples."""
 
 from __future__ import annotations
 
@@ -129,7 +129,10 @@ class Form:
         return torch.from_numpy(self._standardised(values.astype(np.float32)))
 
     def _standardised(self, values: np.ndarray) -> np.ndarray:
-        """Values (…, d) shifted and scaled. Time steps of zeros are padding and must stay zero."""
+        """Values (…, d) shifted and scaled.
+
+        Time steps of zeros are padding and must stay zero.
+        """
         if self.statistics is None:
             return values
         standardised = standardise(values, self.statistics)
@@ -139,7 +142,9 @@ class Form:
 
 
 class StoredData(MultimodalData):
-    """A data set read from a store; a subclass says how samples are split.
+    """A data set read from a store.
+
+    A subclass says how samples are split.
 
     Args:
         root: The prepared folder, or its parent if that holds no other of this data set.
@@ -206,7 +211,9 @@ class StoredData(MultimodalData):
         return StoredSplit(self.store, self._rows[name], self._forms, augment=self.augment, masked=self._masks())
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, read as the prepared ones were, without random transforms.
+        """Inputs of one new sample, without random transforms.
+
+        Files are read as the prepared ones were.
 
         Args:
             files: A file per modality. One absent from some prepared sample may be left out; it is given as zeros.
@@ -269,7 +276,7 @@ class StoredData(MultimodalData):
 
 
 class GroupedData(StoredData):
-    """A stored data set whose splits can be drawn by group.
+    """A stored data set with splits drawn by group.
 
     Args:
         root: The prepared folder, or its parent if that holds no other of this data set.
@@ -305,20 +312,20 @@ class GroupedData(StoredData):
         self, store: Store, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float = 0.0
     ) -> dict[SplitName, np.ndarray]:
         """Split ``rows`` by group."""
-        drawn = split_by_group(
+        positions_of = split_by_group(
             groups,
             store.targets[rows],
             val_fraction=self.val_fraction,
             test_fraction=test_fraction,
             seed=self.split_seed,
         )
-        return {name: rows[positions] for name, positions in drawn.items()}
+        return {name: rows[positions] for name, positions in positions_of.items()}
 
 
 def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of each feature, shape (2, d), over samples or time steps that are not zero.
+    """Mean and standard deviation of each feature, shape (2, d).
 
-    A constant feature gets the standard deviation 1.
+    Time steps of zeros are left out. A constant feature gets the standard deviation 1.
 
     Raises:
         ValueError: If all features are constant: the modality would silently contribute nothing to a result.
@@ -348,7 +355,9 @@ def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
 
 
 def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Positions of ``wanted`` of ``count`` frames, one per equal segment of the video.
+    """Positions of ``wanted`` frames, one per segment of the video.
+
+    The segments are equal.
 
     Args:
         count: Number of frames in the video.
@@ -365,12 +374,15 @@ def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> n
 
 
 def sample_seed(seed: int, position: int) -> int:
-    """Seed of one sample's random transforms, below 2^63: a hash of the epoch's seed and the position."""
+    """Seed of one sample's random transforms, below 2^63.
+
+    A hash of the epoch's seed and the position.
+    """
     return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _read_rows(store: Store, name: str, path: Path | None) -> np.ndarray:
-    """Rows of a new file in the store's form; no rows without a file."""
+    """Rows of a new file in the store's form."""
     stored = store.modalities[name]
     fixed = stored.shape[0] != -1
     row_shape = stored.shape if fixed else stored.shape[1:]

@@ -1,4 +1,4 @@
-"""Synthetic modalities with known Bayes accuracy, the ground truth for tests and diagnosis."""
+"""Synthetic modalities with known Bayes accuracy."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Synthetic(MultimodalData):
         self._vertices = simplex(num_classes)
 
     def prepare(self) -> None:
-        """Do nothing: a split is drawn on access, in far less than a second."""
+        """Do nothing: a split is drawn on access."""
 
     def split(self, name: SplitName) -> ArraySplit:
         """One split; there are no groups."""
@@ -229,7 +229,10 @@ class Synthetic(MultimodalData):
     def _rng(
         self, purpose: str, modality: str = "", *numbers: int, split: SplitName | None = None
     ) -> np.random.Generator:
-        """Generator of its own for every split, purpose and modality, by name: other modalities do not change it."""
+        """Generator for one split, purpose and modality.
+
+        It follows from the names alone: other modalities do not change it.
+        """
         name = int.from_bytes(hashlib.sha256(modality.encode()).digest()[:8], "little")
         split_number = 0 if split is None else 1 + SPLITS.index(split)
         return np.random.default_rng([self.seed, split_number, _PURPOSES.index(purpose), name, *numbers])
@@ -243,20 +246,23 @@ class Synthetic(MultimodalData):
         )
 
     def _present(self, split: SplitName) -> dict[str, np.ndarray]:
-        """Masks of the present samples, shape (N,), of each modality that can be missing."""
+        """Masks of the present samples, shape (N,).
+
+        Modalities that are never missing have none.
+        """
         patterns = list(self._patterns)
         draws = self._rng("missing", split=split).random(self.samples[split])
         ends = np.cumsum(list(self._patterns.values()))[:-1]  # without the last, which rounding may leave below 1
-        drawn = np.searchsorted(ends, draws, side="right")
+        pattern_of_sample = np.searchsorted(ends, draws, side="right")
         return {
-            name: np.array([name in pattern for pattern in patterns])[drawn]
+            name: np.array([name in pattern for pattern in patterns])[pattern_of_sample]
             for name, rate in self.missing.items()
             if rate > 0
         }
 
 
 def _presence_patterns(missing: Mapping[str, float]) -> dict[frozenset[str], float]:
-    """Probability of every set of modalities a sample can have, given at least one."""
+    """Probability of each set of present modalities, at least one."""
     patterns = {}
     for present in itertools.product((True, False), repeat=len(missing)):
         names = sorted(missing)  # the order of the arguments must not matter

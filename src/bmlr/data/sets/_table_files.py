@@ -70,10 +70,11 @@ class FileTable:
 
 
 def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-    """Read the files of a table into a store, see :func:`read_table` and :func:`list_samples`.
+    """Read the files of a table into a store.
 
-    Audio becomes the log spectrograms of the audio-visual data sets, 257 bins over ``options.seconds`` (10 by
-    default); images and frames are resized to squares of ``options.size`` pixels; arrays are kept as float32.
+    See :func:`read_table` and :func:`list_samples` for the table. Audio becomes the log spectrograms of the
+    audio-visual data sets, 257 bins over ``options.seconds`` (10 by default); images and frames are resized to squares
+    of ``options.size`` pixels; arrays are kept as float32.
 
     Args:
         source: The table.
@@ -216,14 +217,14 @@ def csv_records(content: bytes, path: Path) -> list[list[str]]:
 
 
 def find_delimiter(text: str) -> str:
-    """Delimiter of the head: comma, semicolon or tab, the most frequent outside quotes."""
+    """Most frequent delimiter of the head, outside quotes."""
     line = next(iter(text.splitlines()), "")
     bare = "".join(line.split('"')[::2])
     return max(_DELIMITERS, key=bare.count)
 
 
 def _columns(head: Sequence[str], path: Path) -> tuple[dict[str, int], dict[str, str]]:
-    """Index and stated kind ("" if none) of each column, by name."""
+    """Index and stated kind of each column, by name."""
     columns: dict[str, int] = {}
     stated: dict[str, str] = {}
     for index, text in enumerate(head):
@@ -300,7 +301,10 @@ def _cell(table: FileTable, cells: Sequence[str], name: str) -> str:
 def _read_row(
     table: FileTable, number: int, cells: Sequence[str], folder: Path | None, *, split_wanted: bool
 ) -> tuple[SourceSample, list[str]]:
-    """Sample of a row, and its problems. With ``folder``, files have to lie in it."""
+    """Sample of a row, and its problems.
+
+    With ``folder``, files have to lie in it.
+    """
     name = _cell(table, cells, "id") or f"row-{number}"
     if len(cells) != len(table.columns):
         return SourceSample(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
@@ -323,13 +327,13 @@ def _read_row(
                 problems.append(f"column '{modality}': {path}")
     if not files and not problems:
         problems.append("it has no file of any modality")
-    others = [column for column in table.columns if column not in _RESERVED and column not in table.kinds]
-    extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in others}}
+    unread = [column for column in table.columns if column not in _RESERVED and column not in table.kinds]
+    extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in unread}}
     return SourceSample(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
 
 
 def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
-    """File named by a cell, or the reason why there is no such file."""
+    """File named by a cell, or the reason it is none."""
     text = cell.replace("\\", "/")
     # macOS writes decomposed letters, others composed ones; a table made elsewhere would find no file.
     spellings = dict.fromkeys([text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)])

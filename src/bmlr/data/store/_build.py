@@ -162,7 +162,11 @@ def _decode_missing(
     workers: int,
     progress: bool,
 ) -> tuple[dict[str, Piece], int, list[Rejection]]:
-    """Decode samples without a whole piece; return pieces by id, number decoded, and rejections."""
+    """Decode the samples without a valid piece.
+
+    Returns:
+        Pieces by id, number of decoded samples, and rejections.
+    """
     pieces: dict[str, Piece] = {}
     tasks = []
     for index, sample in enumerate(samples):
@@ -188,7 +192,7 @@ def _decode_missing(
 
 
 def _reject_unread(sample: SourceSample, classes: Sequence[str]) -> Rejection | None:
-    """Rejection of a sample whose files need not be read; None if they do."""
+    """Rejection of a sample before its files are read, or None."""
     file = str(next(iter(sample.files.values()), ""))
     if sample.problem is not None:
         return Rejection(sample.id, file, sample.problem)
@@ -203,7 +207,11 @@ def _reject_unread(sample: SourceSample, classes: Sequence[str]) -> Rejection | 
 def _select_fitting(
     samples: Sequence[SourceSample], pieces: Mapping[str, Piece], readers: Mapping[str, FileReader]
 ) -> tuple[dict[str, Column], list[tuple[SourceSample, Piece]], list[Rejection]]:
-    """Columns of the pieces that fit each other, those samples, and rejections of the others."""
+    """Pack the pieces that fit each other.
+
+    Returns:
+        Their columns, their samples, and rejections of the others.
+    """
     columns = {modality: Column(modality, reader.modality) for modality, reader in readers.items()}
     stored = []
     rejected = []
@@ -295,7 +303,7 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 
 def _remove_working_files(folder: Path) -> None:
-    """Remove pieces and lock, also those left by a process killed after the rename."""
+    """Remove pieces and lock, also those of a killed process."""
     shutil.rmtree(folder / PIECES, ignore_errors=True)
     with contextlib.suppress(OSError):
         (folder / LOCK).unlink()

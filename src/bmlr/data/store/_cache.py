@@ -92,7 +92,7 @@ def entry_folder(kind: str, key: Mapping[str, Any], root: Path) -> Path:
 
 
 def plain_key(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a key to and from JSON, to compare it with a manifest's.
+    """Convert a key to and from JSON, as manifests hold it.
 
     Raises:
         ValueError: If JSON cannot hold it.
@@ -105,14 +105,18 @@ def plain_key(key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_name(parameter: str, name: str) -> str:
-    """Return ``name`` if it can be part of a file's name on every system, else raise a ValueError."""
+    """Check a part of a file's name.
+
+    Raises:
+        ValueError: If some system does not allow it.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
         raise ValueError(f"`{parameter}` should consist of letters, digits, '-' and '_'. Found {name!r}.")
     return name
 
 
 def _load(folder: Path, key: Mapping[str, Any], *, verify: bool = False) -> dict[str, np.ndarray] | None:
-    """Arrays of an entry; None if it is absent or damaged."""
+    """Arrays of a valid entry, else None."""
     entry = read_entry(folder, key, verify=verify)
     return None if entry is None else entry[1]
 
@@ -120,7 +124,10 @@ def _load(folder: Path, key: Mapping[str, Any], *, verify: bool = False) -> dict
 def read_entry(
     folder: Path, key: Mapping[str, Any] | None = None, *, verify: bool = False
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Read manifest and arrays of an entry; None if it is absent, damaged or of another key.
+    """Read manifest and arrays of an entry.
+
+    Returns:
+        None if the entry is absent, damaged or of another key.
 
     Args:
         folder: Folder of the entry.
@@ -153,7 +160,10 @@ def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarra
 
 
 def oserror_reason(error: OSError) -> str:
-    """Reason why a file could not be written; numpy's errors on a full disk give two numbers only."""
+    """Reason why a file could not be written.
+
+    NumPy's errors on a full disk give two numbers only.
+    """
     return error.strerror or f"the disk is full, it seems: {error}"
 
 
@@ -172,7 +182,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays, and the manifest last: a folder without one does not count."""
+    """Write the arrays, and the manifest last."""
     for name, array in arrays.items():
         checked_name("array name", name)
         if np.asarray(array).dtype.hasobject:
@@ -201,7 +211,10 @@ def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:
-    """Rename a new entry to its final name, unless another process has put a whole one there."""
+    """Rename a new entry to its final name.
+
+    An entry that another process has finished stays.
+    """
     if not temporary.exists() or _load(folder, key, verify=verify) is not None:
         return
     damaged = temporary.with_name(f"{temporary.name}.damaged")

@@ -44,7 +44,7 @@ class _Stopped(BaseException):
 
 @contextlib.contextmanager
 def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM into a ValueError that says progress is kept.
+    """Turn SIGTERM into a ValueError: progress is kept.
 
     Nothing else depends on the handler: pieces are written atomically. A handler of the program's own stays.
 

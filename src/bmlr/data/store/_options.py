@@ -82,7 +82,11 @@ class PrepareOptions:
         check_unit_interval("max_rejected", self.max_rejected)
 
     def refuse(self, data: str, *names: str) -> None:
-        """Raise a ValueError if one of the named options, unused by ``data``, was given."""
+        """Refuse options that ``data`` does not use.
+
+        Raises:
+            ValueError: If one of them was given.
+        """
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in names and value != field.default:

@@ -14,7 +14,7 @@ from bmlr.data.store._pieces import Piece
 
 
 class Column:
-    """Packed array of one modality: shape of a row, type, and where each sample's rows begin.
+    """Packed array of one modality, described before it is written.
 
     Shape and type are those of the first piece added, where the modality's form leaves them open; all others are
     compared with them. Pieces are added in the order of the samples, so that the result does not depend on the order
@@ -31,11 +31,11 @@ class Column:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a sample's array, −1 where it differs between samples."""
+        """Shape of a sample's array, with −1 for a varying length."""
         return (-1, *(self.row_shape or ())) if self.ragged else self.row_shape or ()
 
     def find_mismatch(self, piece: Piece) -> str | None:
-        """Describe how a piece's array differs from those before; None if it fits or is absent."""
+        """Difference of a piece's array from those before, or None."""
         if self.name not in piece.shapes:
             return None
         shape, dtype = piece.shapes[self.name], np.dtype(piece.dtypes[self.name])
@@ -47,7 +47,7 @@ class Column:
         return None
 
     def add(self, piece: Piece) -> None:
-        """Add the next sample, with no rows where it lacks the modality."""
+        """Add the next sample; an absent modality has no rows."""
         rows = 0
         if self.name in piece.shapes:
             shape = piece.shapes[self.name]

@@ -22,7 +22,9 @@ _ENTRY = "entry.json"
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A decoded sample on disk: an ``.npz`` file with an array per modality, and a JSON text.
+    """A decoded sample on disk.
+
+    An ``.npz`` file with an array per modality, and a JSON text.
 
     Attributes:
         path: The file.
@@ -70,7 +72,11 @@ def write_piece(
 
 
 def read_piece(path: Path, sample_id: str) -> Piece | None:
-    """Read a piece of an earlier call; None if it is absent, damaged or of another sample."""
+    """Read a piece of an earlier call.
+
+    Returns:
+        None if it is absent, damaged or of another sample.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # `np.load` alone leaves some flipped bits unnoticed
@@ -87,7 +93,7 @@ def read_piece(path: Path, sample_id: str) -> Piece | None:
 
 @contextlib.contextmanager
 def keep_progress_on_oserror(folder: Path) -> Iterator[None]:
-    """Turn an OSError into a ValueError that says progress is kept."""
+    """Turn an OSError into a ValueError: progress is kept."""
     try:
         yield
     except OSError as error:

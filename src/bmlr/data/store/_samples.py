@@ -35,9 +35,12 @@ class SourceSample:
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """A sample left out: its name, the file at fault and the reason.
+    """A sample left out.
 
-    The file is an empty text where none is at fault.
+    Attributes:
+        id: Name of the sample.
+        file: The file at fault, or an empty text.
+        reason: The reason.
     """
 
     id: str

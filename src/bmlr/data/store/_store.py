@@ -47,7 +47,7 @@ class Store:
         return len(self.samples)
 
     def present(self, name: str) -> np.ndarray:
-        """Mask of the samples that have modality ``name``, boolean, shape (N,)."""
+        """Mask of the samples with modality ``name``, shape (N,)."""
         mask: np.ndarray = np.diff(self.offsets[name]) > 0
         return mask
 
@@ -96,7 +96,9 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
 
 
 def find_store(root: Path, name: str) -> Path:
-    """Find the folder of the prepared data set ``name``: ``root`` itself, or the only one in it.
+    """Find the folder of a prepared data set.
+
+    It is ``root`` itself or the only one in it.
 
     Raises:
         FileNotFoundError: If ``root`` has no such folder; the message says how to make it.

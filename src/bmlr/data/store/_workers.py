@@ -1,4 +1,4 @@
-"""Decode samples in worker processes, and isolate a decoder that crashes.
+"""Decode samples in worker processes; isolate a crashing decoder.
 
 A damaged file can crash its decoder and so end a worker, after which the whole pool is broken. The samples that were
 under way are then decoded one by one, each in a process of its own: the sample at fault is rejected, the others are
@@ -59,7 +59,7 @@ def decode(task: DecodeTask, readers: Mapping[str, FileReader]) -> Piece | Rejec
 
 
 def _find_problem(values: np.ndarray) -> str | None:
-    """Describe why an array cannot be stored; None if it can."""
+    """Reason why an array cannot be stored, or None."""
     if values.dtype.hasobject:
         return f"holds values of type {values.dtype}, not numbers"
     if not values.size:
@@ -72,7 +72,11 @@ def _find_problem(values: np.ndarray) -> str | None:
 def decode_all(
     tasks: Sequence[DecodeTask], readers: Mapping[str, FileReader], workers: int
 ) -> Generator[tuple[DecodeTask, Piece | Rejection]]:
-    """Yield each task with its piece or rejection, in the order of the tasks."""
+    """Decode tasks in their order.
+
+    Yields:
+        Each task with its piece or rejection.
+    """
     if not workers:
         for task in tasks:
             yield task, decode(task, readers)
@@ -98,7 +102,7 @@ def _make_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    """Set up a worker: ignore SIGINT, exit with the parent, use one torch thread."""
+    """Set up a worker process."""
     # Ctrl-C reaches every process of the terminal. A worker that died of it would look like a crashed decoder.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -110,7 +114,10 @@ def _start_worker() -> None:
 
 
 def _exit_with(parent: Any) -> None:
-    """Exit when the parent does; after a SIGKILL of the parent, a worker would wait for tasks for ever."""
+    """Exit when the parent does.
+
+    After a SIGKILL of the parent, a worker would wait for tasks for ever.
+    """
     parent.join()
     os._exit(1)
 
@@ -134,9 +141,10 @@ def _decode_pooled(
 
 
 def _check_workers_start() -> None:
-    """Raise a ValueError if no worker starts, so that not every sample is blamed for it.
+    """Raise a ValueError if no worker starts.
 
-    A script that prepares on import starts itself again in every worker, which Python refuses.
+    Else every sample would be blamed. A script that prepares on import starts itself again in every worker, which
+    Python refuses.
     """
     with _make_pool(1) as pool:
         try:
