@@ -37,7 +37,7 @@ def test_several_runs_are_drawn_as_mean_and_band():
     assert band.max() == pytest.approx(60 + 40 / 2**0.5)
 
 
-def test_it_draws_where_it_is_told_and_says_what_is_missing(tmp_path):
+def test_curves_use_given_axes_and_name_missing_columns(tmp_path):
     _, ax = plt.subplots()
     assert figures.plot_accuracy(metrics([0.1, 0.2]), ax, linewidth=3) is ax
     assert ax.get_lines()[0].get_linewidth() == 3
@@ -51,7 +51,7 @@ def test_it_draws_where_it_is_told_and_says_what_is_missing(tmp_path):
     pd.testing.assert_frame_equal(read_metrics(tmp_path), metrics([0.1, 0.2]))
 
 
-def test_runs_of_other_lengths_or_columns_have_no_mean():
+def test_runs_of_different_lengths_or_columns_are_refused():
     with pytest.raises(ValueError, match="the same epochs"):
         figures.plot_accuracy({"a": metrics([0.1, 0.2]), "b": metrics([0.1, 0.2, 0.3])})
     with pytest.raises(ValueError, match="val_accuracy_audio is not in all"):

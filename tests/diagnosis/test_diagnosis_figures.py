@@ -61,7 +61,7 @@ def test_bars_are_the_numbers_in_percent():
         plot_probes(diagnosis)
 
 
-def test_probes_and_where_it_is_told():
+def test_probes_use_given_axes():
     diagnosis = small_diagnosis(reference=probes())
     _, ax = plt.subplots()
     assert plot_probes(diagnosis, ax) is ax
@@ -81,7 +81,7 @@ def test_curves_over_steps():
         plot_conflict(rows[1:4])
 
 
-def test_all_figures_a_diagnosis_has_the_numbers_for():
+def test_figures_of_all_measured_numbers():
     assert list(draw_figures(small_diagnosis())) == ["accuracies", "shapley", "confidence"]
     rows = [{"step": 0.0, "norm_audio": 1.0, "norm_video": 2.0}]
     diagnosis = dataclasses.replace(small_diagnosis(reference=probes()), gradient_rows=rows)

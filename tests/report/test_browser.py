@@ -1,4 +1,7 @@
-"""The report in a real browser: Debian's chromium, headless (apt-get install chromium chromium-driver)."""
+"""Tests of the report in a browser.
+
+It is Debian's chromium, headless (apt-get install chromium chromium-driver).
+"""
 
 import json
 import shutil
@@ -68,12 +71,12 @@ def names(driver, table="methods"):
 
 
 def head(driver, text, table="methods"):
-    found = [h for h in driver.find_elements(By.CSS_SELECTOR, f"table.{table} thead th") if h.text.startswith(text)]
-    assert len(found) == 1, text
-    return found[0]
+    heads = [h for h in driver.find_elements(By.CSS_SELECTOR, f"table.{table} thead th") if h.text.startswith(text)]
+    assert len(heads) == 1, text
+    return heads[0]
 
 
-def test_it_opens_from_a_file_without_errors_or_requests(opened, page):
+def test_page_opens_from_a_file_without_errors_or_requests(opened, page):
     assert opened.title == HOSTILE
     assert opened.find_element(By.TAG_NAME, "h1").text == HOSTILE
     assert opened.get_log("browser") == []
@@ -187,7 +190,7 @@ def test_other_measures(opened):
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_phones_and_desktops_in_both_themes(browser, page, width, scheme):
+def test_page_fits_phones_and_desktops_in_both_themes(browser, page, width, scheme):
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size(width))
@@ -205,7 +208,7 @@ def test_it_fits_phones_and_desktops_in_both_themes(browser, page, width, scheme
 
 
 def test_text_has_contrast(opened):
-    """Every colour of text on every ground it stands on: at least 4.5 to 1 (WCAG AA), in both themes."""
+    """Text has a contrast of at least 4.5 to 1 (WCAG AA), in both themes."""
     script = """
       const style = getComputedStyle(document.documentElement);
       const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;

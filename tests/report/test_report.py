@@ -151,7 +151,7 @@ def test_notes_say_what_makes_numbers_hard_to_compare(tmp_path):
 
 
 def predictions(folder, hits):
-    """Keep predictions beside a run that are right where ``hits`` says."""
+    """Write a run's predictions, correct where ``hits`` is true."""
     hits = np.asarray(hits)
     table = PredictionTable([], len(hits))
     table.values[1] = torch.from_numpy(~hits).long()
@@ -176,13 +176,13 @@ def test_differences_have_intervals_over_seeds_and_samples(tmp_path):
     assert table["Baseline"]["Difference to Baseline (95 %)"].text == "0"
     page = Page(write_report([tmp_path], tmp_path / "page.html").path)  # joint training is the baseline by itself
     assert cell.text in page.text
-    other = Page(write_report([tmp_path], tmp_path / "page.html", baseline="BMLR").path)
-    assert "Difference to BMLR (95 %)" in other.text
+    to_bmlr = Page(write_report([tmp_path], tmp_path / "page.html", baseline="BMLR").path)
+    assert "Difference to BMLR (95 %)" in to_bmlr.text
     with pytest.raises(ValueError, match=r"`baseline` should be one of Baseline, BMLR. Found 'BMRL'. Did you mean"):
         write_report([tmp_path], tmp_path / "page.html", baseline="BMRL")
 
 
-def test_what_a_difference_cannot_be_made_of_is_said(tmp_path):
+def test_impossible_differences_have_a_reason(tmp_path):
     make_run(tmp_path / "a", "Joint", 0, fused=0.5)
     make_run(tmp_path / "b", "BMLR", 0, fused=0.75)
     make_run(tmp_path / "c", "DGL", 1, fused=0.75)
@@ -286,7 +286,7 @@ def test_other_data_and_protocols_are_other_sections(tmp_path):
     assert sum(attributes.get("class") == "sortable methods" for _, attributes in page.tags) == 4
 
 
-def test_where_the_files_are_does_not_make_other_data(tmp_path):
+def test_location_of_the_files_does_not_split_sections(tmp_path):
     make_run(tmp_path / "a", "Joint", data_args={"root": "/one"})
     make_run(tmp_path / "b", "BMLR", data_args={"root": "/two"})
     assert write_report([tmp_path], tmp_path / "r.html").sections == ("digits, clean protocol",)
@@ -305,7 +305,7 @@ def test_a_repeated_run_counts_once(tmp_path):
 # ---- what is left out ---------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_used_is_named_with_the_reason(tmp_path):
+def test_unusable_runs_are_listed_with_the_reason(tmp_path):
     make_run(tmp_path / "good")
     cut = make_run(tmp_path / "cut", "BMLR")
     text = (cut / "result.json").read_text()
@@ -334,22 +334,22 @@ def test_what_cannot_be_used_is_named_with_the_reason(tmp_path):
     (tmp_path / "notes" / "readme.md").write_text("no run")
 
     report = write_report([tmp_path], tmp_path / "r.html")
-    found = {run.directory.name: (run.state, run.reason) for run in report.excluded}
+    excluded = {run.directory.name: (run.state, run.reason) for run in report.excluded}
     assert report.runs == 1
-    assert set(found) == {"cut", "unfinished", "failed", "empty", "bare", "swapped", "wild", "lacking", "killed"}
-    assert found["cut"][0] == "unreadable"
-    assert "result.json is not a JSON file" in found["cut"][1]
-    assert found["unfinished"][0] == "unfinished"
-    assert "after 3 of 3 epochs" in found["unfinished"][1]
-    assert "--resume" in found["unfinished"][1]
-    assert found["failed"] == ("failed", "It failed: NonFiniteLossError: the loss is <NaN>")
-    assert found["killed"] == ("failed", "It failed: the reason is not known, failed.json is cut off or damaged.")
-    assert found["empty"] == ("no run", "The folder is empty.")
-    assert found["bare"][0] == "unreadable"
-    assert "holds a result.json but no config.yaml" in found["bare"][1]
-    assert "are of different runs" in found["swapped"][1]
-    assert "accuracies in [0, 1]. Found accuracy = 1.2" in found["wild"][1]
-    assert "no usable entry majority_rate" in found["lacking"][1]
+    assert set(excluded) == {"cut", "unfinished", "failed", "empty", "bare", "swapped", "wild", "lacking", "killed"}
+    assert excluded["cut"][0] == "unreadable"
+    assert "result.json is not a JSON file" in excluded["cut"][1]
+    assert excluded["unfinished"][0] == "unfinished"
+    assert "after 3 of 3 epochs" in excluded["unfinished"][1]
+    assert "--resume" in excluded["unfinished"][1]
+    assert excluded["failed"] == ("failed", "It failed: NonFiniteLossError: the loss is <NaN>")
+    assert excluded["killed"] == ("failed", "It failed: the reason is not known, failed.json is cut off or damaged.")
+    assert excluded["empty"] == ("no run", "The folder is empty.")
+    assert excluded["bare"][0] == "unreadable"
+    assert "holds a result.json but no config.yaml" in excluded["bare"][1]
+    assert "are of different runs" in excluded["swapped"][1]
+    assert "accuracies in [0, 1]. Found accuracy = 1.2" in excluded["wild"][1]
+    assert "no usable entry majority_rate" in excluded["lacking"][1]
     page = Page(report.path)
     for run in (cut, unfinished, failed, bare, swapped, wild, lacking):
         assert str(run) in page.text
@@ -409,7 +409,7 @@ def test_without_metrics_a_run_counts_but_has_no_curves(tmp_path, damage):
     assert [bool(method["measures"]) for method in methods] == [True, False]
 
 
-def test_paths_that_lead_nowhere(tmp_path):
+def test_missing_paths(tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
         write_report([], tmp_path / "r.html")
     with pytest.raises(FileNotFoundError, match=r"There is no run .*missing: no such folder\."):
@@ -460,7 +460,7 @@ def test_names_are_text_and_never_markup(tmp_path):
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30))
 @settings(deadline=None, max_examples=60)
-def test_no_text_leaves_the_embedded_data(text):
+def test_text_stays_inside_the_embedded_data(text):
     import jinja2
 
     from bmlr.report import _page
@@ -475,7 +475,7 @@ def test_no_text_leaves_the_embedded_data(text):
     assert str(jinja2.utils.markupsafe.escape(text)) in source
 
 
-def test_the_page_needs_nothing_else(tmp_path):
+def test_page_is_one_file(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", "BMLR")
     page = Page(write_report([tmp_path], tmp_path / "r.html", command="bmlr report x").path)

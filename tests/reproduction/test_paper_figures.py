@@ -43,7 +43,7 @@ def test_simplex_places_labels_by_their_probabilities():
     draw(ax)
 
 
-def test_label_rows_show_what_a_label_leaves_to_other_classes():
+def test_label_rows_show_probabilities_of_other_classes():
     labels = {"uniform": np.full((3, 4), 0.1) + 0.6 * np.eye(4)[[0, 1, 2]], "audio": np.eye(4)[[0, 1, 2]]}
     labels["audio"][1] = [0.25, 0.5, 0.25, 0]
     panels = reproduction.plot_label_rows(
@@ -59,7 +59,7 @@ def test_label_rows_show_what_a_label_leaves_to_other_classes():
     assert np.allclose(frames, [(1, 0), (0, 1)])
 
 
-def test_label_rows_of_many_classes_write_the_true_one_only():
+def test_label_rows_of_many_classes_write_the_true_class_only():
     labels = np.full((1, 20), 0.02)
     labels[0, 7] = 0.62
     ax = reproduction.plot_label_rows({"audio": labels}, np.array([7]))["audio"]
@@ -76,7 +76,7 @@ def test_label_rows_of_many_classes_write_the_true_one_only():
         ({"labels": {"audio": 2 * np.eye(2)}}, r"`labels\['audio'\]` should be probabilities"),
     ],
 )
-def test_label_rows_name_what_does_not_fit(change, message):
+def test_bad_label_rows(change, message):
     given = {"labels": {"audio": np.eye(2)}, "targets": np.array([0, 1]), **change}
     with pytest.raises(ValueError, match=message):
         reproduction.plot_label_rows(**given)
@@ -113,7 +113,7 @@ def test_bad_labels(labels, targets, message):
             plot(labels, np.array(targets))
 
 
-def test_axes_given_are_drawn_on_and_must_be_complete():
+def test_given_axes_are_used_and_must_be_complete():
     labels, targets, _ = reshaped()
     _, (first, second) = plt.subplots(1, 2, layout="constrained")
     panels = reproduction.plot_label_simplex(labels, targets, axes={"audio": first, "image": second})
@@ -122,7 +122,7 @@ def test_axes_given_are_drawn_on_and_must_be_complete():
         reproduction.plot_label_simplex(labels, targets, axes={"audio": first})
 
 
-def test_label_tsne_embeds_every_different_label_once():
+def test_label_tsne_embeds_every_distinct_label_once():
     labels, targets, _ = reshaped()
     labels["image"] = np.eye(3)[targets]  # nothing reshaped: three places
     panels = reproduction.plot_label_tsne(labels, targets, ["a", "b", "c"])
@@ -136,7 +136,7 @@ def test_label_tsne_embeds_every_different_label_once():
     draw(panels["image"])
 
 
-def test_features_tsne_draws_every_sample_and_says_if_not():
+def test_features_tsne_names_the_number_of_samples():
     rng = np.random.default_rng(0)
     targets = np.arange(60) % 4
     features = {"audio": rng.normal(size=(60, 8)) + 4 * np.eye(4, 8)[targets], "text": rng.normal(size=(60, 3))}

@@ -32,7 +32,7 @@ _Bars = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
 def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
-    """Accuracies of each modality alone, trained alone, and of the others without it.
+    """Accuracies of each modality alone and of the others without it.
 
     Lines mark the fused accuracy and the most frequent class; error bars are bootstrap intervals.
 
@@ -209,7 +209,7 @@ def _axes(ax: Axes | None, groups: int) -> Axes:
 
 
 def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars) -> None:
-    """Draw the bars of each series side by side in every group, in percent, with intervals."""
+    """Draw groups of bars in percent, with intervals."""
     width = min(0.3, 0.8 / len(series))
     for number, (label, bars) in enumerate(series.items()):
         positions = [groups.index(name) + (number - (len(series) - 1) / 2) * width for name in bars]

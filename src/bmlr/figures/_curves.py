@@ -130,11 +130,11 @@ def _runs(metrics: Metrics) -> list[pd.DataFrame]:
 
 
 def _columns(runs: list[pd.DataFrame], prefix: str) -> list[str]:
-    """Columns of a kind that all runs have, with equal epochs."""
+    """Columns with a prefix, checked to be in all runs."""
     columns = [name for name in map(str, runs[0]) if name.startswith(prefix)] if runs else []
     if not columns:
-        what = f"{prefix}<modality>" if prefix.endswith("_") else prefix
-        raise ValueError(f"`metrics` should hold a column {what}. Found none.")
+        wanted = f"{prefix}<modality>" if prefix.endswith("_") else prefix
+        raise ValueError(f"`metrics` should hold a column {wanted}. Found none.")
     for run in runs:
         if "epoch" not in run:
             raise ValueError("`metrics` should hold a column epoch. Found none.")
@@ -155,9 +155,9 @@ def _draw(ax: Axes, runs: list[pd.DataFrame], name: str, factor: float, **line: 
     mean = curves.mean(axis=1).where(curves.notna().all(axis=1))
     spread = curves.std(axis=1, ddof=1).fillna(0.0)
     marker = {"marker": "o", "markersize": 3} if len(mean) == 1 else {}  # a line of one point shows nothing
-    (drawn,) = ax.plot(mean.index + 1, mean, **{**marker, **line})
+    (curve,) = ax.plot(mean.index + 1, mean, **{**marker, **line})
     if len(runs) > 1:
-        band: dict[str, Any] = {"color": drawn.get_color(), "alpha": 0.15, "linewidth": 0}
+        band: dict[str, Any] = {"color": curve.get_color(), "alpha": 0.15, "linewidth": 0}
         ax.fill_between(mean.index + 1, mean - spread, mean + spread, **band)
     return mean.to_numpy(), spread.to_numpy()
 

@@ -69,11 +69,11 @@ def plot_surface(
         red, green, blue, _ = image.cmap(image.norm(number))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         ax.text(index, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
-    best_row, best_place = np.unravel_index(np.nanargmax(values), values.shape)
+    best_row, best_column = np.unravel_index(np.nanargmax(values), values.shape)
     # White inside black shows on every colour.
     for colour, line in (("black", 3.6), ("white", 1.6)):
         frame = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3, "clip_on": False}
-        ax.add_patch(_rectangle((float(best_place) - 0.5, float(best_row) - 0.5), **frame))
+        ax.add_patch(_rectangle((float(best_column) - 0.5, float(best_row) - 0.5), **frame))
     ax.set_xticks(range(width), [f"{number:g}" for number in grid.columns])
     ax.set_yticks(range(height), [f"{number:g}" for number in grid.index])
     ax.set(xlabel=_GREEK.get(x, x), ylabel=_GREEK.get(y, y))
@@ -119,21 +119,21 @@ def plot_methods(
     """
     names = [str(name) for name in dict.fromkeys(column(table, "method", "method"))]
     bars = [name for name in map(str, table) if name == "accuracy" or name.startswith("accuracy_")]
-    chosen = list(bars if measures is None else measures)
-    if not names or not chosen:
+    columns = list(bars if measures is None else measures)
+    if not names or not columns:
         raise ValueError("`table` should hold at least one row and a column accuracy. Found none.")
-    for measure in chosen:
+    for measure in columns:
         column(table, measure, "measures")
-    ax = open_panel(ax, 6.4, 0.9 + len(names) * (0.17 * len(chosen) + 0.16))
-    thickness = 0.8 / len(chosen)
-    for number, measure in enumerate(chosen):
+    ax = open_panel(ax, 6.4, 0.9 + len(names) * (0.17 * len(columns) + 0.16))
+    thickness = 0.8 / len(columns)
+    for number, measure in enumerate(columns):
         colour = ("0.45", *COLOURS[1:])[number % len(COLOURS)]  # grey for black: circles and lines show on it
-        for place, name in enumerate(names):
+        for position, name in enumerate(names):
             values = factor * table.loc[table["method"].astype(str) == name, measure].dropna().to_numpy(dtype=float)
             if not len(values):
                 continue
-            height = place + (number - (len(chosen) - 1) / 2) * thickness
-            text = (measure.removeprefix("accuracy").lstrip("_") or "fused") if place == 0 else None
+            height = position + (number - (len(columns) - 1) / 2) * thickness
+            text = (measure.removeprefix("accuracy").lstrip("_") or "fused") if position == 0 else None
             look: dict[str, Any] = {"color": colour, "hatch": HATCHES[number % len(HATCHES)], "edgecolor": "white"}
             ax.barh(height, values.mean(), height=0.92 * thickness, linewidth=0, label=text, **look)
             if len(values) > 1:

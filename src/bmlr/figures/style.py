@@ -76,13 +76,13 @@ def tidy(ax: Axes) -> None:
 
 def drop_inner_labels(ax: Axes) -> None:
     """Like ``Axes.label_outer``, for shared axes only."""
-    place = ax.get_subplotspec()
-    if place is None:
+    cell = ax.get_subplotspec()
+    if cell is None:
         return
-    if len(ax.get_shared_x_axes().get_siblings(ax)) > 1 and not place.is_last_row():
+    if len(ax.get_shared_x_axes().get_siblings(ax)) > 1 and not cell.is_last_row():
         ax.set_xlabel("")
         ax.tick_params(axis="x", labelbottom=False)
-    if len(ax.get_shared_y_axes().get_siblings(ax)) > 1 and not place.is_first_col():
+    if len(ax.get_shared_y_axes().get_siblings(ax)) > 1 and not cell.is_first_col():
         ax.set_ylabel("")
         ax.tick_params(axis="y", labelleft=False)
 
@@ -187,7 +187,7 @@ def column(table: Any, name: str, argument: str) -> Any:
     Raises:
         ValueError: If there is no such column; the message gives the nearest.
     """
-    names = [str(known) for known in table]
+    names = [str(head) for head in table]
     if name not in names:
         raise ValueError(
             f"`table` has no column {name!r} (`{argument}`). It has {', '.join(names) or 'none'}."

@@ -1,4 +1,8 @@
-"""Curves of a section as numbers for the page's script."""
+"""Curves of a section as numbers for the page's script.
+
+The script alone draws them: it reads out the values of an epoch by pointer and keyboard and follows the filter of
+methods, neither of which an image does. ``bmlr.figures`` draws them for print.
+"""
 
 from __future__ import annotations
 
@@ -48,17 +52,17 @@ def section_curves(section: Section) -> dict[str, Any]:
 
 
 def section_measures(curves: Mapping[str, Any]) -> set[str]:
-    """The measures that some method of a section has."""
+    """Measures of at least one method of a section."""
     return {measure for method in curves["methods"] for measure in method["measures"]}
 
 
 def _usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
-    """The metrics of a group's runs by seed, those that there are."""
+    """Readable metrics of a group's runs, by seed."""
     return {str(run.config["seed"]): run.metrics for run in group.runs if run.metrics is not None}
 
 
 def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[str, list[float | None]]:
-    """Mean and std per epoch; None where a run lacks a value."""
+    """Mean and std per epoch; None where a run lacks it."""
     mean: list[float | None] = []
     spread: list[float | None] = []
     for values in zip(*(table[column] for table in metrics), strict=True):

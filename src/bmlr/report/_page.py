@@ -115,8 +115,8 @@ def _read_finished(paths: Iterable[Path | str]) -> tuple[list[RunRecord], list[E
     if not records:
         raise ValueError("`runs` should name at least one run or folder of runs. Found none.")
     if not finished:
-        others = f" So it is with {len(excluded) - 1} more." if len(excluded) > 1 else ""
-        raise ValueError(f"There is no finished run to report. {records[0].directory}: {excluded[0].reason}{others}")
+        more = f" {len(excluded) - 1} more have none either." if len(excluded) > 1 else ""
+        raise ValueError(f"There is no finished run to report. {records[0].directory}: {excluded[0].reason}{more}")
     return finished, excluded
 
 
@@ -145,7 +145,7 @@ def _check_baseline(baseline: str | None, sections: Sequence[Section]) -> None:
 
 
 def _find_baseline(section: Section, baseline: str | None) -> MethodGroup | None:
-    """The first method of that name in the page or of that class."""
+    """First method with a title or class; joint by default."""
     name = "Joint" if baseline is None else baseline
     by_label = [group for group in section.groups if group.label == name]
     by_class = [group for group in section.groups if group.runs[0].finished_result["method"] == name]
@@ -158,15 +158,15 @@ def _results_content(folder: Path) -> dict[str, Any]:
     items: list[dict[str, Any]] = []
     for item in contents.items:
         if isinstance(item, FigureFile):
-            source, wide = _read_picture(item.file)
+            source, wide = _read_image(item.file)
             items.append({"caption": item.caption, "source": source, "wide": wide})
         else:
             items.append({"table": sortable(item)})
     return {"title": contents.title, "folder": folder, "items": items, "notes": contents.notes}
 
 
-def _read_picture(path: Path) -> tuple[str, bool]:
-    """A PNG file as data URI, and whether it is too wide for a phone."""
+def _read_image(path: Path) -> tuple[str, bool]:
+    """Data URI of a PNG file, and whether it is wide."""
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
         raise ValueError(f"{path} is not a PNG file.")
@@ -210,11 +210,7 @@ class _Figure:
 
 
 def _draw_bars(section: Section) -> _Figure:
-    """Bars of the test accuracy of every method.
-
-    Curves are drawn by the page's script alone: it reads out the values of an epoch by pointer and keyboard and follows
-    the filter of methods, neither of which a picture does. ``bmlr.figures`` draws them for print.
-    """
+    """Bars of the test accuracy of every method."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

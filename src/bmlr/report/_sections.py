@@ -1,4 +1,4 @@
-"""Runs sorted into sections of the same data, and in them by method."""
+"""Runs by section (data and protocol) and method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmlr.runs.settings import data_settings, method_settings, settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class ExcludedRun:
-    """A run, or a folder taken for one, left out of the report's numbers.
+    """Run or folder left out of the report's numbers.
 
     Attributes:
         directory: Its directory.
@@ -76,12 +76,15 @@ class Section:
 
 
 def exclude_run(record: RunRecord) -> ExcludedRun:
-    """Entry of a run without a result in the list of excluded runs."""
+    """Excluded entry of a run without a result."""
     return ExcludedRun(record.directory, record.state, record.reason, record.details)
 
 
 def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[ExcludedRun]]:
-    """Sort finished runs into sections. Repetitions of a run (data, settings and seed) are excluded."""
+    """Sort finished runs into sections.
+
+    Repetitions of a run, with the same data, settings and seed, are excluded.
+    """
     by_data: dict[str, list[RunRecord]] = {}
     repeated = []
     first: dict[str, RunRecord] = {}
@@ -104,7 +107,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def methods_text(groups: Sequence[MethodGroup]) -> str:
-    """Number of methods, and of settings where a method has several, as text."""
+    """Numbers of methods and of their settings, as text."""
     methods, settings = len({_class(group.runs[0]) for group in groups}), len({group.label for group in groups})
     return _counted(methods, "method") + (f" in {settings} settings" if settings > methods else "")
 
@@ -175,7 +178,10 @@ def _make_groups(runs: list[RunRecord]) -> list[MethodGroup]:
 
 
 def _compare_settings(groups: Sequence[MethodGroup]) -> tuple[dict[str, str], list[str]]:
-    """Shared settings of model, optimiser and trainer in few words, and a sentence for each that differs."""
+    """Main shared settings, and a sentence per differing one.
+
+    They are settings of model, optimiser and trainer.
+    """
     flat = {
         group.label: {k: v for k, v in method_settings(group.runs[0]).items() if not k.startswith("method.")}
         for group in groups
@@ -195,7 +201,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
-    """The labels that have each value."""
+    """Labels by value."""
     labels: dict[str, list[str]] = {}
     for label, value in values.items():
         labels.setdefault(value, []).append(label)
@@ -203,7 +209,7 @@ def _by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _listed(values: Mapping[str, list[str]]) -> str:
-    """Values with the labels that have them, by name if they are few."""
+    """Text of the values with their labels, or many labels' number."""
     return "; ".join(
         f"{value} ({', '.join(labels) if len(labels) <= 4 else f'{len(labels)} methods'})"
         for value, labels in values.items()
@@ -240,14 +246,19 @@ def _versions(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _tell_apart(sections: list[Section], runs: list[RunRecord]) -> list[Section]:
-    """Add differing data settings to equal headings; ``runs`` has one run of each section."""
+    """Add differing data settings to equal headings.
+
+    Args:
+        sections: The sections.
+        runs: One run of each section.
+    """
     result = []
     for section, record in zip(sections, runs, strict=True):
         same = [data_settings(r) for s, r in zip(sections, runs, strict=True) if s.heading == section.heading]
         different = {
             key.removeprefix("init_args."): value
             for key, value in data_settings(record).items()
-            if len({settings_key(other.get(key)) for other in same}) > 1
+            if len({settings_key(settings.get(key)) for settings in same}) > 1
         }
         result.append(dataclasses.replace(section, heading=section.heading + _in_brackets(different)))
     return result

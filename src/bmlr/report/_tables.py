@@ -126,7 +126,7 @@ def _name_cell(name: str) -> Cell:
 
 
 def _mean_cell(group: MethodGroup, read: Read, factor: float, digits: int, *, std: bool = True) -> Cell:
-    """Mean over the runs of a group, with a note on undefined ones."""
+    """Mean over a group's runs, with a note on undefined values."""
     values = [value for value in map(read, group.runs) if value is not None]
     if not values:
         return Cell("–", note="not defined in any run")

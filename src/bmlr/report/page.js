@@ -15,17 +15,17 @@
       return cell.dataset.value === undefined ? null : cell.dataset.value;
     };
     const numeric = table.tHead.rows[0].cells[column].classList.contains("number");
-    const bodies = [...table.tBodies].map((body, place) => ({ body, place, value: value(body) }));
+    const bodies = [...table.tBodies].map((body, position) => ({ body, position, value: value(body) }));
     bodies.sort((a, b) => {
-      if (a.value === null || b.value === null) return (a.value === null) - (b.value === null) || a.place - b.place;
+      if (a.value === null || b.value === null) return (a.value === null) - (b.value === null) || a.position - b.position;
       const order = numeric ? Number(a.value) - Number(b.value) : a.value.localeCompare(b.value);
-      return direction * order || a.place - b.place;
+      return direction * order || a.position - b.position;
     });
     for (const { body } of bodies) table.append(body);
-    [...table.tHead.rows[0].cells].forEach((head, place) => {
+    [...table.tHead.rows[0].cells].forEach((head, position) => {
       if (!head.hasAttribute("aria-sort")) return;
       const sorted = direction > 0 ? "ascending" : "descending";
-      head.setAttribute("aria-sort", place === column ? sorted : "none");
+      head.setAttribute("aria-sort", position === column ? sorted : "none");
     });
   }
 
@@ -83,10 +83,10 @@
     return element;
   };
   const element = (name, className, ...children) => {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    made.append(...children);
-    return made;
+    const created = document.createElement(name);
+    if (className) created.className = className;
+    created.append(...children);
+    return created;
   };
 
   /** Limits and ticks of a measure, the same for all methods shown. */
@@ -101,7 +101,7 @@
       const step = [5, 10, 20, 25].find((size) => (high - low) / size <= 5) || 25;
       const ticks = [];
       for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) ticks.push(tick);
-      return { low, high, ticks, place: (value) => value };
+      return { low, high, ticks, position: (value) => value };
     }
     const positive = values.filter((value) => value > 0);
     const low = Math.min(0.8, ...positive) / 1.06;
@@ -112,8 +112,8 @@
       [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10],
       [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000],
     ].map((scale) => ({ reach: low >= scale[0] / 1.2, ticks: scale.filter((tick) => tick >= low && tick <= high) }));
-    const { ticks } = scales.find(({ reach, ticks: chosen }) => reach && chosen.length <= 8) || scales[3];
-    return { low, high, ticks, place: Math.log };
+    const { ticks } = scales.find(({ reach, ticks: fitting }) => reach && fitting.length <= 8) || scales[3];
+    return { low, high, ticks, position: Math.log };
   }
 
   function horizontalTicks(first, last, width) {
@@ -126,13 +126,13 @@
 
   /** Pieces of a curve without gaps: runs of epochs that have a value. */
   function pieces(mean) {
-    const found = [];
+    const segments = [];
     mean.forEach((value, i) => {
       if (value === null) return;
-      if (i && mean[i - 1] !== null) found[found.length - 1].push(i);
-      else found.push([i]);
+      if (i && mean[i - 1] !== null) segments[segments.length - 1].push(i);
+      else segments.push([i]);
     });
-    return found;
+    return segments;
   }
 
   const format = (series, i, measure) => {
@@ -177,7 +177,7 @@
     const first = method.epochs[0];
     const last = method.epochs[method.epochs.length - 1];
     const x = (epoch) => area.left + ((epoch - first) / Math.max(1, last - first)) * (area.right - area.left);
-    const scaled = (value) => (axis.place(value) - axis.place(axis.low)) / (axis.place(axis.high) - axis.place(axis.low));
+    const scaled = (value) => (axis.position(value) - axis.position(axis.low)) / (axis.position(axis.high) - axis.position(axis.low));
     const y = (value) => area.bottom - Math.min(1, Math.max(0, scaled(Math.max(value, 1e-9)))) * (area.bottom - area.top);
     const round = (value) => value.toFixed(1);
 
@@ -262,10 +262,10 @@
     const rows = block.closest("section").querySelectorAll("table.methods > tbody");
     const searches = [...rows].map((row) => row.dataset.search);
     block.hidden = false;
-    const charts = methods.map((method, place) => {
+    const charts = methods.map((method, position) => {
       const figure = element("figure", "chart");
-      figure.dataset.search = searches[place];
-      figure.hidden = rows[place].hidden;
+      figure.dataset.search = searches[position];
+      figure.hidden = rows[position].hidden;
       grid.append(figure);
       return { figure, method };
     });

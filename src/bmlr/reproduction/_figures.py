@@ -1,4 +1,4 @@
-"""The figures of the paper from runs, with what each shows."""
+"""The paper's figures, drawn from runs, with captions."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class ExperimentRuns:
 
 @dataclasses.dataclass
 class DrawnFigures:
-    """What was drawn of an experiment.
+    """Figures of an experiment.
 
     Attributes:
         files: All files, those of numbers too.
         figures: The figures with captions.
-        notes: What could not be drawn, with the reason.
+        notes: Sentences on figures that could not be drawn.
     """
 
     files: list[Path] = dataclasses.field(default_factory=list)
@@ -70,34 +70,34 @@ class DrawnFigures:
         self.figures.append(FigureFile(next(file for file in files if file.suffix == ".png"), caption))
 
 
-#: What a figure shows, and what draws it.
+#: Caption and drawing function of each figure, by name.
 Drawings = dict[str, tuple[str, Callable[[], Any]]]
 
 
 def draw_bars(made: ExperimentRuns, folder: Path) -> DrawnFigures:
     """Accuracy over the rows of a table, a figure per data set."""
-    drawn = DrawnFigures()
+    result = DrawnFigures()
     for name, data in made.data.items():
         rows = []
         for row in made.experiment.rows:
             for record in made.finished(row, name):
                 score = (record.result or {})["test"]
-                accuracies = {f"accuracy_{one}": value for one, value in score["unimodal_accuracy"].items()}
+                accuracies = {f"accuracy_{modality}": value for modality, value in score["unimodal_accuracy"].items()}
                 rows.append({"method": row.label, "accuracy": score["accuracy"], **accuracies})
         if rows:
             axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
             caption = f"{made.experiment.title}: test accuracy on {name}, every run as a circle; dashed: majority rate."
-            drawn.add(axes.get_figure(), folder, f"{made.experiment.name}-{name}", caption)
-    return drawn
+            result.add(axes.get_figure(), folder, f"{made.experiment.name}-{name}", caption)
+    return result
 
 
 def draw_figures(made: ExperimentRuns, name: str, folder: Path) -> DrawnFigures:
     """The figures of an experiment on a data set."""
-    experiment, drawn = made.experiment, DrawnFigures()
+    experiment, result = made.experiment, DrawnFigures()
     groups = {row.label: made.finished(row, name) for row in experiment.rows}
-    if lacking := [label for label, some in groups.items() if not some]:
-        drawn.notes.append(f"{experiment.name} on {name} was not drawn: no run of {', '.join(lacking)} finished.")
-        return drawn
+    if lacking := [label for label, records in groups.items() if not records]:
+        result.notes.append(f"{experiment.name} on {name} was not drawn: no run of {', '.join(lacking)} finished.")
+        return result
     prefix = f"{experiment.name}-{name}"
     if experiment.name == "fig6":
         drawings = _curves(groups)
@@ -107,19 +107,19 @@ def draw_figures(made: ExperimentRuns, name: str, folder: Path) -> DrawnFigures:
         drawings = _labels(groups["BMLR"], folder, prefix)
     else:
         drawings = _top_classes(groups["BMLR"], made.data[name], name)
-    for what, (caption, draw) in drawings.items():
+    for kind, (caption, draw) in drawings.items():
         try:
             figure = draw()
         except ValueError as error:  # as when no label of three classes was reshaped
-            drawn.notes.append(f"{prefix}-{what} was not drawn: {error}")
+            result.notes.append(f"{prefix}-{kind} was not drawn: {error}")
             continue
-        drawn.add(figure, folder, f"{prefix}-{what}", f"{experiment.title} on {name}: {caption}.")
-    drawn.files += sorted(folder.glob(f"{prefix}-*.csv"))
-    return drawn
+        result.add(figure, folder, f"{prefix}-{kind}", f"{experiment.title} on {name}: {caption}.")
+    result.files += sorted(folder.glob(f"{prefix}-*.csv"))
+    return result
 
 
 def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
-    metrics = {label: read_group(some) for label, some in groups.items()}
+    metrics = {label: read_group(records) for label, records in groups.items()}
     return {
         "accuracy": ("validation accuracy per epoch", lambda: draw_panels(metrics, figures.plot_accuracy)),
         "ratio": (
@@ -130,12 +130,12 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
 
 def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
     """Features of the test split before and after, and labels after."""
-    collected = {label: collect_run(some[0].directory, max_samples=_DRAWN) for label, some in groups.items()}
+    collected = {label: collect_run(records[0].directory, max_samples=_DRAWN) for label, records in groups.items()}
     drawings: Drawings = {
         f"features-{label}": (
-            f"features of the test split by t-SNE, {label}, first seed", functools.partial(_feature_figure, one)
+            f"features of the test split by t-SNE, {label}, first seed", functools.partial(_feature_figure, run)
         )
-        for label, one in collected.items()
+        for label, run in collected.items()
     }  # fmt: skip
     drawings["labels"] = (
         "training labels of three classes after BMLR, first seed",
@@ -204,11 +204,11 @@ def _simplex(collected: CollectedRun) -> Any:
 def _label_rows(collected: CollectedRun) -> Any:
     """The three most reshaped labels of two classes, beside uniform ones."""
     labels, targets = collected.labels or {}, collected.targets
-    classes, left = telling_classes(collected, 2), softness_of(collected)
+    classes, softness = telling_classes(collected, 2), softness_of(collected)
     samples = [
         int(row)
         for label in classes
-        for row in sorted(np.flatnonzero(targets == label), key=lambda row: (-left[row], row))[:3]
+        for row in sorted(np.flatnonzero(targets == label), key=lambda row: (-softness[row], row))[:3]
     ]
     names = [f"sample {index}" for index in collected.indices]
     return _figure_of(
@@ -227,8 +227,8 @@ def _uniform_labels(collected: CollectedRun) -> Any:
 def _write_labels(collected: CollectedRun, path: Path) -> None:
     """Labels of all samples, reshaped and uniformly smoothed (Fig. 3b to 3d)."""
     tables = []
-    every: dict[str, Any] = {**(collected.labels or {}), _UNIFORM: _uniform_labels(collected)}
-    for modality, labels in every.items():
+    by_modality: dict[str, Any] = {**(collected.labels or {}), _UNIFORM: _uniform_labels(collected)}
+    for modality, labels in by_modality.items():
         table = pd.DataFrame(np.round(labels, 6), columns=list(collected.classes))
         table.insert(0, "modality", modality)
         table.insert(0, "class", [collected.classes[target] for target in collected.targets])

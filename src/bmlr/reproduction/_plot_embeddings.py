@@ -36,12 +36,12 @@ def plot_label_tsne(
     seed: int = 0,
     axes: Mapping[str, Axes] | None = None,
 ) -> dict[str, Axes]:
-    """Labels of three classes by t-SNE, a panel per modality (Figs. 1 and 3).
+    """Labels of three classes by t-SNE (Figs. 1 and 3).
 
-    One-hot and uniform labels are among them.
+    Each modality has a panel.
 
     All labels, the one-hot ones (stars) and the uniformly smoothed ones (1 − ε) y + ε / C (squares), are embedded
-    together: a place means the same label in every panel. As t-SNE would spread equal labels over an area, each
+    together: a position means the same label in every panel. As t-SNE would spread equal labels over an area, each
     different label is embedded once, and the size of its point says how many samples have it.
 
     Args:
@@ -50,9 +50,9 @@ def plot_label_tsne(
         class_names: Names of the C classes.
         classes: The three classes whose samples are shown, needed where C > 3.
         epsilon: ε of the uniformly smoothed labels.
-        max_samples: Of more samples so many are drawn by lot; the titles say so.
-        perplexity: Of t-SNE; made smaller where there are few labels.
-        seed: Seed of the lot and of t-SNE.
+        max_samples: Largest number of samples, drawn at random; the titles name it.
+        perplexity: Perplexity of t-SNE; made smaller where there are few labels.
+        seed: Seed of the random choice and of t-SNE.
         axes: An Axes per modality; a new figure if left out.
 
     Returns:
@@ -71,28 +71,28 @@ def plot_label_tsne(
     epsilon = check_unit_interval("epsilon", epsilon)
     arrays, kept, indices = three_classes(labels, targets, classes)
     total = len(kept)
-    rows = _lot(total, max_samples, seed)
+    rows = _random_rows(total, max_samples, seed)
     arrays, kept = {name: array[rows] for name, array in arrays.items()}, kept[rows]
     number = next(iter(arrays.values())).shape[1]
     names = checked_names(class_names, number)
     one_hot = np.eye(number)[indices]
     smoothed = (1 - epsilon) * one_hot + epsilon / number
-    everything = np.concatenate([one_hot, smoothed, *arrays.values()]).round(4)
-    different, where = np.unique(everything, axis=0, return_inverse=True)
-    places = _embed(different, perplexity, seed)[where.reshape(-1)]
+    stacked = np.concatenate([one_hot, smoothed, *arrays.values()]).round(4)
+    different, where = np.unique(stacked, axis=0, return_inverse=True)
+    positions = _embed(different, perplexity, seed)[where.reshape(-1)]
 
     panels = open_panels(axes, list(arrays), size=(3.6, 3.5), shared=True)
     start = 2 * len(indices)
     for modality, ax in panels.items():
-        mine = places[start : start + len(kept)]
+        embedded = positions[start : start + len(kept)]
         start += len(kept)
         for position, index in enumerate(indices):
-            points, counts = np.unique(mine[kept == index], axis=0, return_counts=True)
+            points, counts = np.unique(embedded[kept == index], axis=0, return_counts=True)
             look = {"s": 12 + 5 * np.sqrt(counts - 1), "alpha": 0.55, "linewidths": 0, **point_look(position)}
             scatter(ax, points, label=names[index], zorder=3, **look)
         edge: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.9, "zorder": 5, "facecolors": "none"}
-        scatter(ax, places[:3], s=150, marker="*", label="one-hot", **edge)
-        scatter(ax, places[3:6], s=50, marker="s", label=f"uniform, ε = {epsilon:g}", **edge)
+        scatter(ax, positions[:3], s=150, marker="*", label="one-hot", **edge)
+        scatter(ax, positions[3:6], s=50, marker="s", label=f"uniform, ε = {epsilon:g}", **edge)
         _frame(ax, f"{modality}{_share(len(kept), total)}")
     legend_below(panels, columns=5)
     return panels
@@ -110,15 +110,16 @@ def plot_features_tsne(
 ) -> dict[str, Axes]:
     """Features by t-SNE, coloured by class, a panel per modality (Fig. 1).
 
-    Every modality is embedded by itself: places of different panels cannot be compared, how well classes are apart can.
+    Every modality is embedded by itself: positions of different panels cannot be compared, the separation of classes
+    can.
 
     Args:
         features: Features of each modality, shape (N, d); d may differ.
         targets: Class indices, shape (N,).
         class_names: Names of the classes.
-        max_samples: Of more samples so many are drawn by lot; the titles say so.
-        perplexity: Of t-SNE; made smaller where there are few samples.
-        seed: Seed of the lot and of t-SNE.
+        max_samples: Largest number of samples, drawn at random; the titles name it.
+        perplexity: Perplexity of t-SNE; made smaller where there are few samples.
+        seed: Seed of the random choice and of t-SNE.
         axes: An Axes per modality; a new figure if left out.
 
     Returns:
@@ -137,22 +138,22 @@ def plot_features_tsne(
     arrays, indices = named_arrays("features", features, targets)
     names = checked_names(class_names, int(indices.max()) + 1)
     total = len(indices)
-    rows = _lot(total, max_samples, seed)
+    rows = _random_rows(total, max_samples, seed)
     indices = indices[rows]
     different = np.unique(indices)
     columns = min(len(different), max(3, 2 * len(arrays)))
     panels = open_panels(axes, list(arrays), size=(3.8, 3.5 + 0.17 * -(-len(different) // columns)))
     for modality, ax in panels.items():
-        places = _embed(arrays[modality][rows], perplexity, seed)
+        positions = _embed(arrays[modality][rows], perplexity, seed)
         for index in different:
-            points = places[indices == index]
+            points = positions[indices == index]
             scatter(ax, points, s=13, alpha=0.75, linewidths=0, label=names[index], **point_look(int(index)))
         _frame(ax, f"{modality}{_share(len(rows), total)}")
     legend_below(panels, columns=columns)
     return panels
 
 
-def _lot(total: int, max_samples: int, seed: int) -> NDArray[Any]:
+def _random_rows(total: int, max_samples: int, seed: int) -> NDArray[Any]:
     """Positions of at most ``max_samples`` samples, in order."""
     check_integer("max_samples", max_samples, 4)
     if total <= max_samples:

@@ -63,11 +63,11 @@ def plot_label_rows(
     beside = [names[indices[row]] + (f", {sample_names[row]}" if sample_names is not None else "") for row in rows]
     size = (max(2.6, 0.62 + 0.36 * number), 0.95 + 0.3 * len(rows))
     panels = open_panels(axes, list(arrays), size=size)
-    others = {name: _of_other_classes(array[rows], indices[rows]) for name, array in arrays.items()}
-    largest = max(0.05, *(float(np.nanmax(split)) for split in others.values()))
+    remainders = {name: _mask_true_class(array[rows], indices[rows]) for name, array in arrays.items()}
+    largest = max(0.05, *(float(np.nanmax(array)) for array in remainders.values()))
     for index, (name, ax) in enumerate(panels.items()):
         ax.set_facecolor("#f2f2f2")  # seen where there is no number
-        ax.imshow(others[name], cmap="Blues", vmin=0, vmax=largest, aspect="auto")
+        ax.imshow(remainders[name], cmap="Blues", vmin=0, vmax=largest, aspect="auto")
         _write_numbers(ax, arrays[name][rows], indices[rows], largest)
         ax.set_xticks(range(number), names, fontsize=8, rotation=0 if max(map(len, names)) < 4 else 45)
         ax.set_yticks(range(len(rows)), beside if index == 0 else [""] * len(rows), fontsize=8)
@@ -77,11 +77,11 @@ def plot_label_rows(
     return panels
 
 
-def _of_other_classes(labels: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
-    """The labels without the true class, which is NaN."""
-    others = labels.copy()
-    others[np.arange(len(targets)), targets] = np.nan
-    return others
+def _mask_true_class(labels: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
+    """Labels with NaN for the true class."""
+    remaining = labels.copy()
+    remaining[np.arange(len(targets)), targets] = np.nan
+    return remaining
 
 
 def _write_numbers(ax: Axes, labels: NDArray[Any], targets: NDArray[Any], largest: float) -> None:

@@ -80,9 +80,9 @@ def plot_label_simplex(
             )
         points = shares / total[:, None] @ _CORNERS
         for position, index in enumerate(indices):
-            mine = points[kept == index]
+            class_points = points[kept == index]
             style = point_look(position)
-            scatter(ax, mine, s=16, alpha=0.55, linewidths=0, label=names[position], zorder=3, **style)
+            scatter(ax, class_points, s=16, alpha=0.55, linewidths=0, label=names[position], zorder=3, **style)
         reshaped = int((shares.max(axis=1) < total * (1 - 1e-6)).sum())
         ax.set_title(f"{modality}: {reshaped} of {len(points)} labels reshaped", fontsize=9, pad=16)
     legend_below(panels, columns=6)

@@ -1,4 +1,4 @@
-"""Which classes a modality takes for which."""
+"""Classes among the top predictions of each modality."""
 
 from __future__ import annotations
 
@@ -93,24 +93,24 @@ def plot_top_classes(
     tables, sizes = _checked_counts(counts, targets)
     names = checked_names(class_names, len(sizes))
     check_integer("shown", shown, 1)
-    chosen = [int(index) for index in (range(len(sizes)) if classes is None else classes)]
-    for index in chosen:
+    true_classes = [int(index) for index in (range(len(sizes)) if classes is None else classes)]
+    for index in true_classes:
         if not 0 <= index < len(sizes) or not sizes[index]:
             raise ValueError(f"`classes` should be classes with samples, below {len(sizes)}. Found {index}.")
-    panels = _grid(axes, list(tables), [names[index] for index in chosen], bars=min(shown, len(sizes)))
-    for (modality, table), index in ((item, index) for item in tables.items() for index in chosen):
+    panels = _grid(axes, list(tables), [names[index] for index in true_classes], bars=min(shown, len(sizes)))
+    for (modality, table), index in ((item, index) for item in tables.items() for index in true_classes):
         ax = panels[modality, names[index]]
         percent = 100 * table[index] / sizes[index]
         order = [int(i) for i in np.argsort(-percent, kind="stable") if percent[i] > 0]
         rows = order[:shown]
         if index not in rows:
             rows = [*rows[: shown - 1], index]
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             true = row == index
             look: dict[str, Any] = {"color": "#E69F00", "hatch": "////"} if true else {"color": COLOURS[1]}
-            ax.barh(place, percent[row], height=0.72, edgecolor="white", linewidth=0, **look)
+            ax.barh(position, percent[row], height=0.72, edgecolor="white", linewidth=0, **look)
             text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-            ax.annotate(f"{percent[row]:.0f}", (percent[row], place), (3, 0), **text)
+            ax.annotate(f"{percent[row]:.0f}", (percent[row], position), (3, 0), **text)
         ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=8)
         for tick, row in zip(ax.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if row == index else "normal")
@@ -121,7 +121,7 @@ def plot_top_classes(
         tidy(ax)
     for modality in tables:  # the last row of each column
         top = round(float(tables[modality].sum()) / float(sizes.sum()))
-        panels[modality, names[chosen[-1]]].set_xlabel(f"samples with the class in the top {top} (%)", fontsize=9)
+        panels[modality, names[true_classes[-1]]].set_xlabel(f"samples with the class in the top {top} (%)", fontsize=9)
     return panels
 
 
