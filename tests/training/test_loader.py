@@ -64,7 +64,7 @@ def test_a_pass_over_unknown_samples_is_refused():
 
 @settings(deadline=None)
 @given(count=st.integers(1, 30), size=st.integers(1, 8), world=st.integers(1, 3))
-def test_ordered_requests_read_a_part_once(count, size, world):
+def test_ordered_requests_read_a_split_once(count, size, world):
     seen = [
         index
         for rank in range(world)

@@ -95,7 +95,7 @@ def test_modes_are_put_back_after_an_error():
     assert not module[1].training
 
 
-def test_a_loader_of_other_things_than_batches_is_named():
+def test_a_loader_of_anything_but_batches_is_named():
     model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(2, 4), "b": torch.nn.Linear(2, 4)}, 2)
     module = BalancedModule(model, bmlr.methods.Joint(), OptimizerOptions(lr=0.1))
     with pytest.raises(

@@ -244,7 +244,7 @@ def test_a_nan_loss_names_step_batch_sample_and_modality(tmp_path):
     assert 7 in samples
 
 
-def test_the_clean_protocol_reads_the_test_part_once(tmp_path, monkeypatch):
+def test_the_clean_protocol_reads_the_test_split_once(tmp_path, monkeypatch):
     scored = []
     original = _reading.split_batches
 

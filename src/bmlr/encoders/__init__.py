@@ -1,4 +1,4 @@
-"""Encoders: modules from the input of one modality to features of shape (B, d)."""
+"""Encoders from the input of a modality to features (B, d)."""
 
 from bmlr.encoders._mlp import MLP
 from bmlr.encoders._resnet import ResNet, resnet18

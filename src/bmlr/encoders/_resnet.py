@@ -41,10 +41,10 @@ def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.S
 
 
 class ResNet(nn.Module):
-    """Residual network of basic blocks (He et al., 2016), ending in pooled features.
+    """Residual network of basic blocks with pooled features.
 
-    Takes images or spectrograms (B, C, H, W), or frames (B, T, C, H, W) which share the weights and are averaged over
-    time. Parameters carry torchvision's names, so that its ResNet-18 weights load with
+    After He et al. (2016). Takes images or spectrograms (B, C, H, W), or frames (B, T, C, H, W) which share the weights
+    and are averaged over time. Parameters carry torchvision's names, so that its ResNet-18 weights load with
     :meth:`load_torchvision_weights`.
 
     Args:
@@ -101,7 +101,9 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of shape (B, d) from (B, C, H, W), or from frames (B, T, C, H, W) by averaging over time.
+        """Features (B, d) of images (B, C, H, W).
+
+        Those of frames (B, T, C, H, W) are averaged over time.
 
         Raises:
             ValueError: If the input has another number of dimensions or channels.
@@ -120,10 +122,10 @@ class ResNet(nn.Module):
         return x if frames is None else x.unflatten(0, (-1, frames)).mean(1)
 
     def load_torchvision_weights(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load a torchvision ResNet state dict without its classifier; the rest must fit exactly.
+        """Load a torchvision ResNet state dict without its classifier.
 
-        A one-channel stem takes the sum of the three colour filters: its response to a grey image is then the
-        colour network's response to that image in all three channels.
+        The rest must fit exactly. A one-channel stem takes the sum of the three colour filters: its response to a grey
+        image is then the colour network's response to that image in all three channels.
 
         Raises:
             ValueError: If keys or shapes do not fit.

@@ -14,10 +14,10 @@ _LONGEST_PERIOD = 10_000.0  # of the sinusoids, over 2π; the value of Vaswani e
 
 
 class TransformerEncoder(nn.Module):
-    r"""Pre-norm Transformer (Vaswani et al., 2017; Xiong et al., 2020), averaged over time.
+    r"""Pre-norm Transformer, averaged over time.
 
-    A linear projection to ``width``, positions, ``depth`` of PyTorch's own encoder layers (GELU, four times as wide
-    inside), a layer normalisation and the mean over time.
+    After Vaswani et al. (2017) and Xiong et al. (2020). A linear projection to ``width``, positions, ``depth`` of
+    PyTorch's own encoder layers (GELU, four times as wide inside), a layer normalisation and the mean over time.
 
     **Padding needs no mask.** A time step whose features are all zero is padding: no step attends to it and the mean
     leaves it out. Positions count from the first step that is not padding, so that padding before, after or on both
@@ -116,7 +116,10 @@ class TransformerEncoder(nn.Module):
         return torch.where(real[..., None], hidden, 0.0).sum(1) / count.to(hidden.dtype)
 
     def _encoded(self, positions: Tensor) -> Tensor:
-        """Encodings, shape (B, T, width), of positions (B, T): sines in even dimensions, cosines in odd."""
+        """Encodings (B, T, width) of positions (B, T).
+
+        Sines in even dimensions, cosines in odd.
+        """
         if self.positions is not None:
             encoded: Tensor = self.positions(positions)
             return encoded

@@ -20,7 +20,7 @@ _FUSIONS: dict[str, type[Fusion]] = {
 
 
 def available() -> list[str]:
-    """Names that :func:`create` takes.
+    """Names accepted by :func:`create`.
 
     Example:
         >>> import bmlr

@@ -123,7 +123,9 @@ class GatedFusion(_ConditionalFusion):
 
 
 class BilinearGatedFusion(_ConditionalFusion):
-    r"""Bilinear-gated fusion of Kiela et al. (2018): a C × d × d tensor contracts the gate and the gated features.
+    r"""Bilinear-gated fusion of Kiela et al. (2018).
+
+    A C × d × d tensor contracts the gate and the gated features.
 
     .. math:: \ell_c = \sigma(A z^a)^\top (T_c z^v + u_c) + b_c
 

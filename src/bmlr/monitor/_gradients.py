@@ -28,7 +28,9 @@ Encoders = MultimodalClassifier | Mapping[str, nn.Module]
 
 
 def gradient_norms(encoders: Encoders) -> dict[str, Tensor]:
-    """Euclidean norm of each encoder's current gradient, a scalar per name; 0 without one.
+    """Euclidean norm of each encoder's current gradient.
+
+    A scalar per name; 0 without a gradient.
 
     Args:
         encoders: A model of the library, or modules by modality.
@@ -98,10 +100,10 @@ def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tensor]:
-    """Conflict of gradients on one batch, by a separate forward pass without side effects.
+    """Conflict of gradients on one batch.
 
-    It runs in the model's current modes, on copies of the buffers (batch statistics are used but not kept). Random
-    states are restored, and the parameters' own gradients stay as they are.
+    A separate forward pass without side effects runs in the model's current modes, on copies of the buffers (batch
+    statistics are used but not kept). Random states are restored, and the parameters' own gradients stay as they are.
 
     Args:
         model: The model.
@@ -202,9 +204,9 @@ class GradientMonitor:
 
     @contextmanager
     def watch(self, encoders: Encoders) -> Iterator[GradientMonitor]:
-        """Record norms at every step of any optimiser of the encoders; write the file at the end.
+        """Record norms at every step of the encoders' optimisers.
 
-        Gradients are read right after the step.
+        The file is written at the end. Gradients are read right after the step.
         """
         watched = {id(p) for module in _encoders(encoders).values() for p in module.parameters()}
 
@@ -221,7 +223,7 @@ class GradientMonitor:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """A dictionary of numbers per recorded step; without conflict where it was not measured."""
+        """Numbers by name, per recorded step; conflict where it was measured."""
         for row in self._pending:
             numbers = {name: float(value) for name, value in row.items()}
             norms = {name[5:]: value for name, value in numbers.items() if name.startswith("norm_")}
@@ -257,7 +259,10 @@ class GradientMonitor:
 
 
 def read_gradients(path: Path | str) -> list[dict[str, float]]:
-    """Rows of a ``gradients.csv``, or of that in a directory, without empty cells.
+    """Read the rows of ``gradients.csv`` without empty cells.
+
+    Args:
+        path: The file, or a directory that holds it.
 
     Raises:
         FileNotFoundError: If the file is missing.

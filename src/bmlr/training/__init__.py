@@ -1,4 +1,4 @@
-"""Training under Lightning: a module for every method, run directories, evaluation and prediction.
+"""Training, evaluation and prediction of runs under Lightning.
 
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """

@@ -1,4 +1,4 @@
-"""State of an epoch under way: sums over its samples, and its plan as plain data."""
+"""State of an epoch: sums over its samples and its plan."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EpochSums:
 
 
 def plan_to_plain(plan: EpochPlan) -> dict[str, Any]:
-    """A plan as data that ``torch.load(weights_only=True)`` reads."""
+    """A plan as plain data, which ``torch.load(weights_only=True)`` reads."""
     passes = [
         {
             "tag": entry.tag,

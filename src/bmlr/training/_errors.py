@@ -15,9 +15,10 @@ from bmlr.training._guard import NonFiniteLossError
 
 @contextlib.contextmanager
 def translate_errors(directory: Path) -> Iterator[None]:
-    """Turn an error from outside the run into a RunError or RunInterruptedError of one sentence.
+    """Turn errors of the system and of other processes into a RunError.
 
-    Errors that name a missing file of the data pass unchanged, and so do errors in the code of a run.
+    A signal becomes a RunInterruptedError. Errors that name a missing file of the data pass unchanged, and so do errors
+    in the code of a run.
     """
     try:
         yield

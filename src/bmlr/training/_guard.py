@@ -1,4 +1,4 @@
-"""Detection of losses and gradients that are not finite, and skipped steps."""
+"""Detection of non-finite losses and gradients, and skipped steps."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or a gradient was NaN or infinite; the message names the step, the batch and the loss."""
+    """A loss or gradient is NaN or infinite.
+
+    The message names the step, the batch and the loss.
+    """
 
 
 class StepGuard:
-    """Counter of steps whose loss or gradient is not finite, and undo of their forward passes.
+    """Counter of non-finite steps, and undo of their forward passes.
 
     A step is skipped as if its batches had not been drawn: gradients are dropped, so that no optimiser moves
     anything, and the buffers of the model (running statistics) and the state of the method are restored.
@@ -65,11 +68,11 @@ class StepGuard:
             self._indices.append(batch.indices)
 
     def sample_indices(self) -> list[int]:
-        """Positions of the samples of the step's batches, as far as they are known."""
+        """Indices of the step's samples, as far as its batches hold them."""
         return [int(index) for indices in self._indices for index in indices.tolist()]
 
     def record_events(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Record the events of all processes and mark the step as not finite."""
+        """Record events of all processes and mark the step non-finite."""
         self.nonfinite = True
         self.events += [{**event, "action": self.policy} for event in events]
         del self.events[_MAX_EVENTS:]
@@ -96,7 +99,7 @@ class StepGuard:
             )
 
     def end_step(self) -> None:
-        """End a step that was taken."""
+        """End a step after its update."""
         self._in_row = 0
         self._before_step = None
 
@@ -116,7 +119,7 @@ class StepGuard:
 
 
 class _Snapshot:
-    """Everything a forward pass may change: buffers, and the state of the method outside its parameters."""
+    """Buffers and state of the method, which a forward pass may change."""
 
     def __init__(self, model: nn.Module, method: Method) -> None:
         self.method = method
@@ -140,7 +143,9 @@ class _Snapshot:
 
 
 def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether all gradients that are set are finite; waits for the device once.
+    """Check that all gradients are finite.
+
+    This waits for the device once. Parameters without a gradient count as finite.
 
     Example:
         >>> import torch
@@ -158,7 +163,7 @@ def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
 
 
 def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:
-    """The losses of a batch that are not finite, and its inputs that are not."""
+    """Describe the non-finite losses and inputs of a batch."""
     terms = {name: float(value.detach()) for name, value in {**losses.terms, "total": losses.total}.items()}
     return {
         "what": "loss",
@@ -169,7 +174,7 @@ def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:
 
 
 def describe_gradient(named: Iterable[tuple[str, nn.Parameter]], samples: list[int]) -> dict[str, Any]:
-    """The gradients of a step that are not finite."""
+    """Describe the non-finite gradients of a step."""
     values: dict[str, Tensor] = {name: p.grad for name, p in named if p.grad is not None}
     return {
         "what": "gradient",

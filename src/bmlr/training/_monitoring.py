@@ -55,7 +55,7 @@ class MonitorCallback(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the batch where conflict is to be measured on it."""
+        """Keep the batch if conflict is measured on it."""
         self._batch = batch if self.monitor.wants_conflict and trainer.is_global_zero else None
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Exchange of values between the processes of a training; without effect where there is one."""
+"""Exchange of values between the processes of a run."""
 
 from __future__ import annotations
 

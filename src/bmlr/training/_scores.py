@@ -33,9 +33,9 @@ class Score:
 
     @property
     def ratio(self) -> dict[str, float | None]:
-        """Quotient of the accuracies of every pair of modalities, keyed ``audio/image``; 1 is balanced.
+        """Accuracy ratio of every pair of modalities, keyed ``audio/image``.
 
-        None where the denominator is zero.
+        1 is balanced. None where the denominator is zero.
         """
         return {
             f"{a}/{b}": self.unimodal_accuracy[a] / self.unimodal_accuracy[b] if self.unimodal_accuracy[b] else None
@@ -75,7 +75,7 @@ class ScoreMetric(nn.Module):
         self._samples.update(len(batch))
 
     def compute(self) -> Score:
-        """The score so far; NaN for a modality that no sample had."""
+        """The score so far; NaN for a modality without samples."""
         values = {name: float(self._mean(name).compute()) for name in ("fused", *self.modalities)}
         return Score(values.pop("fused"), values, int(self._samples.compute()))
 
@@ -104,9 +104,10 @@ def evaluate(
     batches: Iterable[Batch],
     on_batch: Callable[[Prediction, Batch], None] | None = None,
 ) -> Score:
-    """Score a model by its method's predictions, in evaluation mode; training modes are restored afterwards.
+    """Score a model by its method's predictions, in evaluation mode.
 
-    In distributed training every process passes its own batches and gets the score of all.
+    Training modes are restored afterwards. In distributed training every process passes its own batches and gets the
+    score of all.
 
     Args:
         model: The model.

@@ -1,4 +1,7 @@
-"""Handling of SIGTERM and of lost processes: a run stops after its current step, with a checkpoint."""
+"""Handling of signals and lost processes.
+
+A run stops after its current step, with a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ from bmlr.runs import RunInterruptedError
 
 
 def ending_signals() -> list[signal.Signals]:
-    """SIGTERM, and under SLURM also SIGUSR1, which announces the end of the job's time.
+    """Signals at which a run stops: SIGTERM, under SLURM also SIGUSR1.
 
-    Lightning's SIGUSR1 handler saves a checkpoint, which deadlocks distributed runs; we handle it ourselves.
+    SLURM announces the end of a job's time by SIGUSR1. Lightning's SIGUSR1 handler saves a checkpoint, which
+    deadlocks distributed runs; we handle it ourselves.
     """
     announced = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1") else []
     return [signal.SIGTERM, *announced]
 
 
 class Termination:
-    """Handler of SIGTERM, and of SIGUSR1 under SLURM, while a run is under way.
+    """Handler of the ending signals during a run.
 
     Outside the main thread, where Python cannot handle signals, it does nothing.
 
@@ -90,9 +94,10 @@ class Termination:
 
 
 class RunWatch(Callback):
-    """Signal handlers during training, and a message where a process of the run ends too early.
+    """Signal handlers during training, and a watch over child processes.
 
-    The other processes notice a lost peer in their next exchange, but not which one it was.
+    A message says which process ended too early: the others notice a lost peer in their next exchange only, and not
+    which one it was.
 
     Args:
         termination: Handler of the signals.
@@ -113,9 +118,10 @@ class RunWatch(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Stop watching children. After a communication error wait 1 s, so that the dead child is still reported.
+        """Stop watching children.
 
-        Children that end later are ended on purpose, by the launcher.
+        After a communication error wait 1 s, so that the dead child is still reported. Children that end later are
+        ended on purpose, by the launcher.
         """
         if isinstance(exception, RuntimeError) and not isinstance(exception, RunInterruptedError):
             self._stop_watching.wait(1.0 if self._children else 0.0)
@@ -126,7 +132,7 @@ class RunWatch(Callback):
         self._stop_watching.set()
 
     def _watch(self) -> None:
-        """Print which process ended, until one has or watching stops."""
+        """Print the first child process to end."""
         while not self._stop_watching.wait(0.2):
             for rank, child in enumerate(self._children, start=1):
                 if code := child.poll():

@@ -32,9 +32,9 @@ def train(
     run: Path | str | None = None,
     resume: bool = False,
 ) -> RunResult:
-    """Train one configuration into a run directory, select the epoch on validation, and score the test split.
+    """Train one configuration into a run directory.
 
-    The directory holds:
+    The epoch is selected on validation, and the test split is scored. The directory holds:
 
     * ``config.yaml``: the configuration, which re-runs it;
     * ``metrics.csv``: a row per epoch; ``tensorboard/``: the same as events;

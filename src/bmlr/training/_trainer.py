@@ -24,7 +24,10 @@ from bmlr.training._monitoring import MonitorCallback
 
 
 def is_first_process() -> bool:
-    """Whether this process writes files and prints; in distributed training the first one does."""
+    """Whether this process writes files and prints.
+
+    In distributed training the first process does.
+    """
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -70,9 +73,10 @@ def make_trainer(
 
 
 def _strategy(config: RunConfig) -> str:
-    """The strategy; DDP has to look for unused parameters where the method leaves gradients unset.
+    """The strategy of the trainer.
 
-    Otherwise DDP refuses the step after one in which a parameter got no gradient.
+    DDP has to look for unused parameters if the method leaves gradients unset. Otherwise DDP refuses the step after one
+    in which a parameter got no gradient.
     """
     options = config.trainer
     if not config.method.leaves_gradients_unset or options.strategy not in {"auto", "ddp"}:

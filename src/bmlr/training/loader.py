@@ -1,4 +1,7 @@
-"""Loaders, and the order of samples as a pure function of seed, epoch and plan."""
+"""Loaders and the order of samples.
+
+The order is a pure function of seed, epoch and plan.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ class _RequestDataset(Dataset[Batch]):
 
 
 class RequestLoader:
-    """Batches of a split in the order of the requests; the same on every iteration.
+    """Batches of a split in the order of the requests.
+
+    They are the same on every iteration.
 
     Args:
         split: Split of the data set.
@@ -88,16 +93,19 @@ class RequestLoader:
 
 
 def _ignore_ending_signals(_: int) -> None:
-    """Ignore SIGTERM in a worker: the training process decides when to stop, and needs its next batch until then."""
+    """Ignore ending signals in a worker.
+
+    The training process decides when to stop, and needs its next batch until then.
+    """
     for number in ending_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _ending_signals_blocked() -> Iterator[None]:
-    """Block ending signals while workers start, which would die of them before they ignore them.
+    """Block ending signals while workers start.
 
-    Blocked signals reach this process at the end.
+    A worker would die of them before it ignores them. Blocked signals reach this process at the end.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -110,7 +118,10 @@ def _ending_signals_blocked() -> Iterator[None]:
 
 
 def ordered_requests(num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[BatchRequest]:
-    """Requests for one pass over a split in order; in distributed evaluation each rank takes every N-th sample."""
+    """Requests for one pass over a split in order.
+
+    In distributed evaluation each rank takes every N-th sample.
+    """
     indices = range(num_samples)[rank::world_size]
     return [BatchRequest(tuple(indices[start : start + batch_size])) for start in range(0, len(indices), batch_size)]
 
