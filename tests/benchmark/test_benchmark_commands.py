@@ -103,7 +103,7 @@ def test_bad_input_fails_with_one_sentence(capsys, tmp_path, monkeypatch, argume
 def test_a_result_cut_in_half_and_runs_of_other_data_are_told(tmp_path, capsys):
     for data in (Toy(), Toy(samples=30)):
         run_grid(make_jobs(data, ["Joint"], [0], trainer=CPU, model=SMALL), tmp_path, InlineEngine(), say=quiet)
-    assert "do not belong into one table: Their samples differs (30 and 40)" in error_of(
+    assert "do not belong in one table: Their samples differs (30 and 40)" in error_of(
         capsys, ["compare", "--runs", str(tmp_path)]
     )
     assert main(["compare", "--runs", str(tmp_path), "--force"]) == 0

@@ -9,7 +9,7 @@ from bmlr.benchmark import make_jobs, run_grid
 from bmlr.data import ArraySplit
 from bmlr.functional import reshape_labels
 from bmlr.reproduction import collect_run
-from bmlr.reproduction._collect import confused_classes, telling_classes
+from bmlr.reproduction._collect import confused_classes, most_reshaped_classes
 from bmlr.runs import read_predictions
 from bmlr.training import load_run
 from inline import CPU, SMALL, InlineEngine, quiet
@@ -45,7 +45,7 @@ def test_labels_are_those_of_the_equations(tmp_path):
     for name, labels in collected.labels.items():
         assert labels == pytest.approx(expected[name].numpy(), abs=1e-5)
         assert labels.sum(1) == pytest.approx(np.ones(40), abs=1e-5)
-    assert len(telling_classes(collected)) == 3
+    assert len(most_reshaped_classes(collected)) == 3
 
 
 @pytest.mark.parametrize("name", bmlr.methods.available())
@@ -91,11 +91,11 @@ def test_samples_without_a_modality_are_left_out_and_counted(tmp_path):
     assert (predictions["image"] == predictions["targets"])[present].mean() == pytest.approx(accuracy)
 
 
-def test_a_method_of_one_hot_labels_has_no_telling_classes(tmp_path):
+def test_a_method_of_one_hot_labels_has_no_most_reshaped_classes(tmp_path):
     collected = collect_run(one_run(tmp_path, "Joint"))
     assert collected.labels is None
     with pytest.raises(ValueError, match="trains on one-hot labels"):
-        telling_classes(collected)
+        most_reshaped_classes(collected)
     pair = confused_classes(collected)
     assert len(set(pair)) == 2
 

@@ -126,7 +126,7 @@ def test_settings_that_differ_between_data_sets_are_stated_for_each(tmp_path, mo
         for data in (Toy(), Wide())
         for job in module._jobs(row, data, Settings(seeds=[0]))
     }
-    text = results._what_was_set(figures.ExperimentRuns(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
+    text = results._settings_text(figures.ExperimentRuns(EXPERIMENTS["table4"], {"toy": Toy(), "wide": Wide()}, jobs))
     assert "toy 10 epochs, batch 64, adam with learning rate 0.001, width " in text
     assert "; wide 10 epochs, batch 64, adam with learning rate 0.001, width 3" in text
 

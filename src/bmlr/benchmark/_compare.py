@@ -95,7 +95,7 @@ def compare_store(
 
     Raises:
         FileNotFoundError: If a folder does not exist or holds no run.
-        ValueError: If the runs do not belong into one table, or a file is damaged.
+        ValueError: If the runs do not belong in one table, or a file is damaged.
     """
     folders = list(runs)
     groups = group_runs(find_runs(folders))

@@ -84,7 +84,7 @@ class Comparison:
 
 
 class IncomparableError(ValueError):
-    """Error of runs that do not belong into one table, with the reason."""
+    """Error of runs that do not belong in one table."""
 
 
 def compare_runs(
@@ -119,7 +119,7 @@ def compare_runs(
     obstacles = [*_data_differences(finished), *_budget_differences(groups)]
     if obstacles and not force:
         raise IncomparableError(
-            f"These runs do not belong into one table: {' '.join(obstacles)} `force` compares them all the same."
+            f"These runs do not belong in one table: {' '.join(obstacles)} `force` compares them all the same."
         )
     for label, members in groups.items():
         seeds = [record.config["seed"] for record in members]
@@ -147,7 +147,10 @@ def compare_runs(
 
 
 def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """Table with a row per run: method, seed, state, scores, epochs, passes, seconds, directory."""
+    """Table with a row per run.
+
+    Its columns are method, seed, state, accuracies, ratios, epochs, data passes, seconds, error and directory.
+    """
     rows = []
     for record in records:
         row: dict[str, Any] = {"method": record.label, "seed": record.config.get("seed"), "state": record.state}
@@ -205,7 +208,10 @@ def _data_differences(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """Sentences about methods with other epochs than most and clearly more or fewer data passes."""
+    """Sentences about methods with another budget than most.
+
+    Another budget is another number of epochs and clearly more or fewer data passes.
+    """
     budgets = {
         label: (record.result["epochs"], float(record.result["data_passes"]))
         for label, members in groups.items()

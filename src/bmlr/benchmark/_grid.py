@@ -1,4 +1,4 @@
-"""Grids of runs, which can be stopped anywhere and started again."""
+"""Grids of runs that can be interrupted at any time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def make_jobs(
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
 ) -> list[Job]:
-    """Jobs for every method and seed, with the same options but for a method's own epochs.
+    """Make a job for every method and seed.
+
+    All have the same options, except the epochs of a method that names its own.
 
     Raises:
         ValueError: If there is no method or seed, one is named twice, or a method does not take a parameter.
@@ -53,8 +55,8 @@ def make_jobs(
     jobs = []
     for seed in seeds:
         for method in specifications:
-            own = trainer if method.epochs is None else dataclasses.replace(trainer, epochs=method.epochs)
-            jobs.append(Job(method.text, RunConfig(data, method.make(), model, optimizer, own, seed)))
+            options = trainer if method.epochs is None else dataclasses.replace(trainer, epochs=method.epochs)
+            jobs.append(Job(method.text, RunConfig(data, method.make(), model, optimizer, options, seed)))
     return jobs
 
 
@@ -65,7 +67,7 @@ def run_grid(
     *,
     say: Callable[[str], None] | None = None,
 ) -> list[RunRecord]:
-    """Train the runs that are not finished; return all runs in the order of the jobs.
+    """Train the unfinished runs of a grid.
 
     Finished runs are reused, unfinished ones resume, failed ones are tried again. A run that fails is recorded in its
     directory and does not stop the others. Runs of another process are waited for. The grid has no state of its own:
@@ -78,7 +80,7 @@ def run_grid(
         say: Called with a line of text as each run ends; None prints to the error stream.
 
     Returns:
-        The runs, finished or failed.
+        The runs, finished or failed, in the order of the jobs.
 
     Raises:
         FileNotFoundError: If data of an unfinished run is missing.
@@ -112,7 +114,10 @@ def run_grid(
 
 
 def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[Job, str]]:
-    """Run the jobs; yield (job, outcome). Jobs locked by another process are skipped."""
+    """Run the jobs; yield each with its outcome.
+
+    Jobs locked by another process are skipped.
+    """
     tasks: dict[Task, Job] = {}
     for job in jobs:
         if read_run(job.directory(runs)).result is not None:
@@ -125,7 +130,10 @@ def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[
 
 
 def _outcome(task: Task, code: int) -> str:
-    """State of a run whose process has ended. A failure that the process could not record is recorded here."""
+    """State of a run whose process has ended, in words.
+
+    A failure that the process could not record is recorded here.
+    """
     record = read_run(task.directory)
     if record.result is not None:
         return f"finished in {_duration(record.result['seconds'])}"

@@ -68,18 +68,18 @@ def parse_range(text: str) -> Range:
         if not all(choices) or len(set(choices)) < len(choices):
             raise ValueError(f"Space '{text}' should name different values between the |.")
         return Range(name, choices=choices)
-    parts = values.split(":")
-    scale = parts[2] if len(parts) == 3 else "linear"
+    limits = values.split(":")
+    scale = limits[2] if len(limits) == 3 else "linear"
     try:
-        low, high = float(parts[0]), float(parts[1])
+        low, high = float(limits[0]), float(limits[1])
     except ValueError as error:
         raise ValueError(f"Space '{text}' should have numbers around its colon. Found '{values}'.") from error
-    if len(parts) > 3 or scale not in {"linear", "log", "int"}:
+    if len(limits) > 3 or scale not in {"linear", "log", "int"}:
         raise ValueError(f"Space '{text}' should end in its upper limit, or in :log or :int. Found '{values}'.")
-    whole = scale != "int" or (low.is_integer() and high.is_integer())
-    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (scale == "log" and low <= 0) or not whole:
-        need = {"log": "0 < low < high", "int": "whole numbers, low < high"}.get(scale, "low < high")
-        raise ValueError(f"Space '{text}' should have {need}. Found '{values}'.")
+    integral = scale != "int" or (low.is_integer() and high.is_integer())
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (scale == "log" and low <= 0) or not integral:
+        condition = {"log": "0 < low < high", "int": "whole numbers, low < high"}.get(scale, "low < high")
+        raise ValueError(f"Space '{text}' should have {condition}. Found '{values}'.")
     return Range(name, low, high, scale)  # type: ignore[arg-type]
 
 
@@ -105,31 +105,33 @@ def parse_spaces(texts: Sequence[str], methods: Sequence[MethodSpecification]) -
         >>> list(spaces["BMLR"])
         ['alpha', 'beta']
     """
-    names = [one.text for one in methods]
-    own: dict[str, dict[str, Range]] = {}
+    names = [method.text for method in methods]
+    of_method: dict[str, dict[str, Range]] = {}
     common: list[dict[str, Range]] = []
     for text in texts:
         target, space = _parse_space(text, names)
         if target is None:
             common.append(space)
-        elif target in own:
+        elif target in of_method:
             raise ValueError(f"Method '{target}' should have one space of its own. Found two.")
         else:
-            own[target] = space
+            of_method[target] = space
     spaces = {}
     used: set[int] = set()
-    for one in methods:
-        known = [*one.make().hparams]
-        fitting = [number for number, space in enumerate(common) if _takes(known, space)]
-        if one.text not in own and not fitting:
+    for method in methods:
+        parameters = [*method.make().hparams]
+        fitting = [number for number, space in enumerate(common) if _takes(parameters, space)]
+        if method.text not in of_method and not fitting:
             raise ValueError(
-                f"Method '{one.text}' should have a space, so that all get the same number of trials. Its parameters "
-                f"are {', '.join(known) or 'none'}; optimizer.lr and optimizer.weight_decay can be searched for any."
+                f"Method '{method.text}' should have a space, so that all get the same number of trials. It has the "
+                f"parameters {', '.join(parameters) or 'none'}; optimizer.lr and optimizer.weight_decay can be "
+                "searched for any method."
             )
-        used |= set(fitting if one.text not in own else ())
-        spaces[one.text] = own.get(one.text) or {k: v for number in fitting for k, v in common[number].items()}
-        for name in spaces[one.text]:
-            _check_parameter(name, one, known)
+        used |= set(fitting if method.text not in of_method else ())
+        shared = {name: values for number in fitting for name, values in common[number].items()}
+        spaces[method.text] = of_method.get(method.text) or shared
+        for name in spaces[method.text]:
+            _check_parameter(name, method, parameters)
     if unused := [space for number, space in enumerate(common) if number not in used]:
         raise ValueError(f"No method takes the space of {', '.join(unused[0])}.")
     return spaces
@@ -166,31 +168,32 @@ def _parse_space(text: str, names: Sequence[str]) -> tuple[str | None, dict[str,
         target = fitting[-1]
         text = text.removeprefix(f"{target}:")
     ranges = [parse_range(item) for item in text.split(",") if item]
-    if not ranges or len({one.name for one in ranges}) < len(ranges):
+    if not ranges or len({values.name for values in ranges}) < len(ranges):
         raise ValueError(f"Space '{text}' should name every parameter once.")
-    return target, {one.name: one for one in ranges}
+    return target, {values.name: values for values in ranges}
 
 
-def _takes(known: Sequence[str], space: Mapping[str, Range]) -> bool:
-    return all(name in known or name.startswith(OPTIMIZER) for name in space)
+def _takes(parameters: Sequence[str], space: Mapping[str, Range]) -> bool:
+    return all(name in parameters or name.startswith(OPTIMIZER) for name in space)
 
 
-def _check_parameter(name: str, method: MethodSpecification, known: Sequence[str]) -> None:
+def _check_parameter(name: str, method: MethodSpecification, parameters: Sequence[str]) -> None:
     if name in method.parameters:
         raise ValueError(f"Method '{method.text}' fixes {name}, which is to be searched.")
     if name.startswith(OPTIMIZER):
         if name.removeprefix(OPTIMIZER) not in {"lr", "weight_decay", "momentum"}:
             raise ValueError(f"Of the optimiser lr, weight_decay and momentum can be searched. Found '{name}'.")
-    elif name not in known:
+    elif name not in parameters:
         raise ValueError(
-            f"Method '{method.text}' has no parameter '{name}'. It has {', '.join(known)}.{nearest_name(name, known)}"
+            f"Method '{method.text}' has no parameter '{name}'. It has {', '.join(parameters)}."
+            f"{nearest_name(name, parameters)}"
         )
 
 
 def with_values(method: MethodSpecification, values: Mapping[str, Any]) -> MethodSpecification:
     """The method with the searched values of its parameters."""
-    chosen = {name: str(value) for name, value in values.items() if not name.startswith(OPTIMIZER)}
-    parameters = {**method.parameters, **chosen}
+    searched = {name: str(value) for name, value in values.items() if not name.startswith(OPTIMIZER)}
+    parameters = {**method.parameters, **searched}
     written = ",".join(f"{name}={value}" for name, value in parameters.items())
     epochs = "" if method.epochs is None else f"@{method.epochs}"
     text = f"{method.name}{f':{written}' if written else ''}{epochs}"

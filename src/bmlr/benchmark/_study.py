@@ -23,7 +23,7 @@ _VOID = "void"  # marks a trial that was never run
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What is searched and how.
+    """Length, sampler and seed of a search.
 
     Attributes:
         trials: Trials of every method; None takes the size of the grid, or 20.
@@ -61,7 +61,10 @@ def _end(values: Range, position: Literal[0, -1]) -> Any:
 
 
 class _NoLock:
-    """Lock without effect: the folder is locked, and Optuna's lock outlives a killed process."""
+    """Lock without effect.
+
+    The folder is locked already, and Optuna's lock outlives a killed process.
+    """
 
     def acquire(self) -> bool:
         return True
@@ -91,11 +94,11 @@ def open_study(folder: Path, name: str, identity: Mapping[str, Any]) -> Study:
     storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_NoLock()))  # type: ignore[arg-type]
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
     plain = json.loads(json.dumps(dict(identity)))
-    known = study.user_attrs.get("identity")
-    if known is None:
+    recorded = study.user_attrs.get("identity")
+    if recorded is None:
         study.set_user_attr("identity", plain)
-    elif known != plain:
-        different = [key for key in plain if known.get(key) != plain[key]]
+    elif recorded != plain:
+        different = [key for key in plain if recorded.get(key) != plain[key]]
         raise ValueError(
             f"{folder} holds a search of '{name}' that differs in {', '.join(different)}. Choose another folder."
         )
@@ -107,10 +110,10 @@ def _trim(journal: Path) -> None:
     if not journal.is_file():
         return
     content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
+    complete_lines = content[: content.rfind(b"\n") + 1]
+    if len(complete_lines) < len(content):
         with journal.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(len(complete_lines))
 
 
 def next_trials(
@@ -133,7 +136,7 @@ def next_trials(
             else:
                 batch.append((method, trial))
         counted = len(counted_trials(study))
-        under_way = any(other is method for other, _ in batch)
+        under_way = any(running is method for running, _ in batch)
         # Trials are chosen in blocks. One that an interruption has cut is completed before the next is begun.
         end = -(-counted // search.parallel) * search.parallel
         if end == counted and not under_way:
@@ -143,7 +146,7 @@ def next_trials(
 
 
 def counted_trials(study: Study) -> list[FrozenTrial]:
-    """The trials that were begun and count, failed ones too."""
+    """The begun trials of a study, failed ones included."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)

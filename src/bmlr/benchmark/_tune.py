@@ -100,11 +100,12 @@ def tune(  # noqa: PLR0913
         searched: dict[str, Any] = {
             k.removeprefix(OPTIMIZER): float(v) for k, v in values.items() if k.startswith(OPTIMIZER)
         }
-        chosen = dataclasses.replace(optimizer or OptimizerOptions(), **searched)
-        return make_jobs(data, [with_values(method, values)], seeds, model=model, optimizer=chosen, trainer=trainer)
+        rates = dataclasses.replace(optimizer or OptimizerOptions(), **searched)
+        return make_jobs(data, [with_values(method, values)], seeds, model=model, optimizer=rates, trainer=trainer)
 
-    if twice := [one.text for one in specifications if [o.text for o in specifications].count(one.text) > 1]:
-        raise ValueError(f"`methods` should name each once. Found {twice[0]} twice.")
+    texts = [method.text for method in specifications]
+    if repeated := [text for text in texts if texts.count(text) > 1]:
+        raise ValueError(f"`methods` should name each once. Found {repeated[0]} twice.")
     for method in specifications:  # values out of a parameter's range are told before the first run
         for values in corners(ranges[method.text]):
             jobs_of(method, values)
@@ -146,7 +147,7 @@ def _identity(
     seeds: Sequence[int],
     jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
 ) -> dict[str, Any]:
-    """Settings in which a continued search must equal the first."""
+    """Settings that a continued search must share with the first."""
     config = jobs_of(method, corners(space)[0])[0].config.as_dict()
     for name in space:
         (config["optimizer"] if name.startswith(OPTIMIZER) else config["method"]["init_args"]).pop(
@@ -156,7 +157,9 @@ def _identity(
     config["trainer"] = TrainerOptions.affecting_result(config["trainer"])
     return {
         "config": config,
-        "space": {name: dataclasses.asdict(one) | {"choices": list(one.choices)} for name, one in space.items()},
+        "space": {
+            name: dataclasses.asdict(values) | {"choices": list(values.choices)} for name, values in space.items()
+        },
         "sampler": search.sampler,
         "sampler_seed": search.seed,
         "seeds": list(seeds),
@@ -174,9 +177,9 @@ def _run_trials(
     from optuna.trial import TrialState
 
     jobs = [jobs_of(method, trial.params) for method, trial in batch]
-    records = iter(run_grid([job for some in jobs for job in some], runs, engine, say=say))
-    for (method, trial), some in zip(batch, jobs, strict=True):
-        value = _value([next(records) for _ in some])
+    records = iter(run_grid([job for jobs_of_trial in jobs for job in jobs_of_trial], runs, engine, say=say))
+    for (method, trial), jobs_of_trial in zip(batch, jobs, strict=True):
+        value = _value([next(records) for _ in jobs_of_trial])
         if value is None:
             studies[method.text].tell(trial.number, state=TrialState.FAIL)
         else:
@@ -184,7 +187,7 @@ def _run_trials(
 
 
 def _value(records: Sequence[RunRecord]) -> float | None:
-    """Mean validation accuracy over seeds; None if a run failed."""
+    """Mean validation accuracy of a trial; None if a run failed."""
     values = [None if record.result is None else float(record.result["validation"]["accuracy"]) for record in records]
     defined = [value for value in values if value is not None and math.isfinite(value)]
     return sum(defined) / len(defined) if len(defined) == len(values) else None
@@ -253,7 +256,7 @@ def _write_surface(
         return []
     table = table.sort_values([x, y])
     atomic_write_text(path, table.to_csv(index=False))
-    if not all(one.choices for one in space.values()):
+    if not all(values.choices for values in space.values()):
         return [path]
     axes = figures.plot_surface(table, x, y, "accuracy", label="validation accuracy (%)")
     return [path, *save_figure(axes.get_figure(), folder, f"surface-{file_name(method.text)}")]
@@ -262,11 +265,11 @@ def _write_surface(
 def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = []
     for text, parameters in best.items():
-        mine = trials[trials["method"] == text]
-        failed = int((mine["state"] == "fail").sum())
-        accuracy = float(mine["validation_accuracy"].max())
+        of_method = trials[trials["method"] == text]
+        failed = int((of_method["state"] == "fail").sum())
+        accuracy = float(of_method["validation_accuracy"].max())
         shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
-        count = f"{len(mine)} ({failed} failed)" if failed else str(len(mine))
+        count = f"{len(of_method)} ({failed} failed)" if failed else str(len(of_method))
         rows.append([Cell(text), Cell(shown), Cell(f"{100 * accuracy:.1f}"), Cell(count)])
     accuracies = mark_best([row[2] for row in rows])
     return Table(

@@ -66,7 +66,10 @@ def _run(directory: Path, modules: Sequence[str]) -> int:
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent's pipe closes, then stop the run as SIGTERM does; exit if that takes too long."""
+    """Stop the run once the parent's pipe closes.
+
+    The run stops as by SIGTERM. A process that takes too long to write its checkpoint exits without it.
+    """
     while os.read(0, 64):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -29,7 +29,7 @@ class FigureFile:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """Tables and figures in the order in which they are shown.
+    """Tables and figures in their order on the page.
 
     Attributes:
         title: What they are about.

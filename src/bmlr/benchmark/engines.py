@@ -1,4 +1,4 @@
-"""Engines that make the runs of a grid: local or Ray."""
+"""Engines for the runs of a grid: local or Ray."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RAY_VARIABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a process needs to make a run.
+    """Description of a run for the process that makes it.
 
     Attributes:
         directory: Directory of the run, which holds its ``config.yaml``.
@@ -182,12 +182,15 @@ class RayEngine:
 
 
 def run_task(task: Task, environment: Mapping[str, str], started: list[subprocess.Popen[bytes]] | None = None) -> int:
-    """Make a run in its own process; exit status, negative for a signal.
+    """Make a run in a process of its own.
 
     Args:
         task: The run.
         environment: Variables added to those of this process.
         started: Takes the process, for a caller that may have to end it.
+
+    Returns:
+        Its exit status, negative for a signal.
     """
     command = [sys.executable, "-m", "bmlr.benchmark._worker", str(task.directory), *task.modules]
     variables = {**os.environ, **environment}

@@ -45,7 +45,7 @@ class MethodSpecification:
 
     @property
     def title(self) -> str:
-        """Name in the literature, with the parameters that were set."""
+        """Name in the literature, with the parameters set."""
         title = self.name if "." in self.name else bmlr.methods.get(self.name).info.title
         parameters = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{title} ({parameters})" if parameters else title
@@ -71,7 +71,10 @@ def parse_method(text: str) -> MethodSpecification:
 
 
 def title_of(label: str) -> str:
-    """Name of a label in the literature, with its parameters; the label itself where it is no specification."""
+    """Name of a method in the literature, with its parameters.
+
+    A label that is no specification is returned as it is.
+    """
     try:
         return parse_method(label).title
     except ValueError:  # a class of the user's, whose short name is not registered
@@ -80,7 +83,7 @@ def title_of(label: str) -> str:
 
 
 def parse_data(text: str) -> MultimodalData:
-    """Make the data set that ``NAME`` or ``NAME:parameter=value,…`` stands for.
+    """Make a data set from ``NAME`` or ``NAME:parameter=value,…``.
 
     Raises:
         ValueError: If the data set or a parameter is unknown, or a value is out of its range.
@@ -95,8 +98,8 @@ def parse_data(text: str) -> MultimodalData:
 
 
 def _split(specification: str, kind: str, text: str) -> tuple[str, dict[str, str]]:
-    name, separator, rest = specification.partition(":")
-    items = [item for item in rest.split(",") if item.strip()]
+    name, separator, listed = specification.partition(":")
+    items = [item for item in listed.split(",") if item.strip()]
     pairs = [item.partition("=") for item in items]
     if not name.strip() or (separator and not items) or any(not key.strip() or not equals for key, equals, _ in pairs):
         raise ValueError(f"{kind} '{text}' should be written NAME or NAME:parameter=value,parameter=value.")
@@ -107,7 +110,10 @@ def _split(specification: str, kind: str, text: str) -> tuple[str, dict[str, str
 
 
 def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
-    """An object of the class, its parameters converted by the types of its constructor as the command line does."""
+    """Make an object of a class from parameters as text.
+
+    They are converted by the types of its constructor, as the command line does.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
     accepted = list(inspect.signature(cls).parameters)
@@ -126,11 +132,14 @@ def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
 
 
 def _own_class(path: str) -> type:
-    """A class of the user's, imported by its path from where Python finds it or from the working directory."""
+    """Import a class of the user's by its path.
+
+    Its module may also lie in the working directory.
+    """
     module, _, name = path.rpartition(".")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
+    directory = str(Path.cwd())
+    if directory not in sys.path and "" not in sys.path:
+        sys.path.append(directory)
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

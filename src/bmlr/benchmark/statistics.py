@@ -54,18 +54,18 @@ class Difference:
             >>> Difference(0.05, 0.011, 0.09, "seeds", (0, 1)).text(), Difference(0.05, None, None, "", (0,)).text()
             ('+5.0 [+1.1, +9.0]', '+5.0')
         """
-        parts = [f"{100 * self.mean:+.{digits}f}"] if mean else []
+        texts = [f"{100 * self.mean:+.{digits}f}"] if mean else []
         if self.low is not None and self.high is not None:
-            parts.append(f"[{100 * self.low:+.{digits}f}, {100 * self.high:+.{digits}f}]")
-        return " ".join(parts)
+            texts.append(f"[{100 * self.low:+.{digits}f}, {100 * self.high:+.{digits}f}]")
+        return " ".join(texts)
 
 
 def bootstrap_difference(
     first: ArrayLike, second: ArrayLike, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Interval of the mean difference of two methods, paired over seeds and over test samples.
+    """Paired bootstrap interval of the mean difference of two methods.
 
-    Seeds and samples are resampled independently (percentile method), so the interval covers the draw of the test
+    Seeds and test samples are resampled independently (percentile method), so the interval covers the draw of the test
     split as well as that of the training. With the usual three seeds it is too narrow: three values tell little of the
     variation between seeds.
 
@@ -123,7 +123,9 @@ def bootstrap_difference(
 
 
 def mean_ranks(accuracies: pd.DataFrame) -> pd.Series[float]:
-    """Mean rank of each method over data sets; 1 is best, equal values share their mean rank.
+    """Mean rank of each method over data sets.
+
+    Rank 1 is best; equal values share the mean of their ranks.
 
     Args:
         accuracies: A row per method, a column per data set. A data set that some method lacks is left out.
@@ -146,7 +148,7 @@ def mean_ranks(accuracies: pd.DataFrame) -> pd.Series[float]:
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
-    """Mean and sample standard deviation of the values that are defined.
+    """Mean and sample standard deviation of the defined values.
 
     Example:
         >>> estimate([1.0, None, 3.0])
@@ -161,7 +163,9 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 def difference_of(
     members: Sequence[RunRecord], baseline: Sequence[RunRecord], *, n_resamples: int = 2000, seed: int = 0
 ) -> Difference | None:
-    """Difference of one method's runs to another's over the seeds that both have; None without a common seed.
+    """Difference of one method's runs to another's.
+
+    It is taken over the seeds that both have; None without a common one.
 
     Raises:
         ValueError: If the predictions of a run are damaged.
@@ -189,7 +193,10 @@ def difference_of(
 def _correct_samples(
     first: Sequence[RunRecord], second: Sequence[RunRecord]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Correctness by sample, shape (seeds, samples); None unless all runs predicted the same samples."""
+    """Correctness of each prediction, shape (seeds, samples).
+
+    None unless all runs predicted the same samples.
+    """
     try:
         tables = [[read_predictions(record.directory) for record in records] for records in (first, second)]
     except FileNotFoundError:
@@ -197,5 +204,5 @@ def _correct_samples(
     targets = tables[0][0]["targets"]
     if any(not np.array_equal(table["targets"], targets) for group in tables for table in group):
         return None
-    left, right = (np.stack([table["fused"] == table["targets"] for table in group]) for group in tables)
-    return left, right
+    correct = [np.stack([table["fused"] == table["targets"] for table in group]) for group in tables]
+    return correct[0], correct[1]

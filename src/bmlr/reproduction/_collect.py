@@ -18,7 +18,9 @@ from bmlr.training.loader import BatchRequest, RequestLoader
 
 @dataclasses.dataclass(frozen=True)
 class CollectedRun:
-    """Features, scores and labels of some samples, by a run's weights in evaluation mode.
+    """Features, scores and labels of samples under a run's weights.
+
+    The model is in evaluation mode.
 
     Attributes:
         classes: Names of the classes.
@@ -80,18 +82,18 @@ def collect_run(
         moved = batch.to("cpu", dtype=dtype)
         output = model(moved.inputs, moved.present)
         prediction = method.predict(output)
-        complete = torch.ones(len(moved), dtype=torch.bool)
+        has_all = torch.ones(len(moved), dtype=torch.bool)
         for mask in (moved.present or {}).values():
-            complete &= mask
+            has_all &= mask
         labels = method.labels(output, moved.targets) or {}
         collected = {"targets": moved.targets, "logits": prediction.logits}
-        for kind, some in (
+        for kind, by_name in (
             ("features", output.features), ("scores", prediction.unimodal_logits), ("labels", labels),
         ):  # fmt: skip
-            collected |= {f"{kind}.{name}": values for name, values in some.items()}
-        rows.append({name: values[complete].cpu() for name, values in collected.items()} | {"complete": complete})
-    whole = torch.cat([row["complete"] for row in rows]).numpy()
-    if not whole.any():
+            collected |= {f"{kind}.{name}": values for name, values in by_name.items()}
+        rows.append({name: values[has_all].cpu() for name, values in collected.items()} | {"complete": has_all})
+    complete = torch.cat([row["complete"] for row in rows]).numpy()
+    if not complete.any():
         raise ValueError(f"No sample of split '{split}' of {directory} has all modalities.")
     joined = {name: torch.cat([row[name] for row in rows]).float().numpy() for name in rows[0] if name != "complete"}
 
@@ -100,23 +102,26 @@ def collect_run(
 
     return CollectedRun(
         classes=tuple(config.data.classes),
-        indices=indices[whole],
+        indices=indices[complete],
         targets=joined["targets"].astype(np.int64),
         features=by_modality("features"),
         scores=by_modality("scores"),
         logits=joined["logits"],
         labels=by_modality("labels") or None,
-        dropped=int((~whole).sum()),
+        dropped=int((~complete).sum()),
     )
 
 
 def softness_of(collected: CollectedRun) -> NDArray[Any]:
-    """Probability that labels leave to other classes, summed over modalities, shape (N,)."""
+    """Probability of the other classes in the labels, shape (N,).
+
+    It is summed over the modalities.
+    """
     rows = np.arange(len(collected.targets))
     return np.asarray(sum(1 - labels[rows, collected.targets] for labels in (collected.labels or {}).values()))
 
 
-def telling_classes(collected: CollectedRun, count: int = 3) -> list[int]:
+def most_reshaped_classes(collected: CollectedRun, count: int = 3) -> list[int]:
     """The classes whose labels were reshaped most.
 
     Args:

@@ -18,7 +18,7 @@ from bmlr.benchmark.contents import FigureFile
 from bmlr.benchmark.drawing import draw_panels, read_group, save_figure
 from bmlr.data import MultimodalData
 from bmlr.functional import smooth_labels
-from bmlr.reproduction._collect import CollectedRun, collect_run, confused_classes, softness_of, telling_classes
+from bmlr.reproduction._collect import CollectedRun, collect_run, confused_classes, most_reshaped_classes, softness_of
 from bmlr.reproduction._paper import FIG4_CLASSES, Experiment, Row
 from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_tsne
 from bmlr.reproduction._plot_label_rows import plot_label_rows
@@ -170,7 +170,10 @@ def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings
             "training labels of three classes by t-SNE, first seed",
             lambda: _figure_of(
                 plot_label_tsne(
-                    collected.labels or {}, collected.targets, collected.classes, classes=telling_classes(collected)
+                    collected.labels or {},
+                    collected.targets,
+                    collected.classes,
+                    classes=most_reshaped_classes(collected),
                 )
             ),
         ),
@@ -197,14 +200,14 @@ def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) 
 
 
 def _simplex(collected: CollectedRun) -> Any:
-    classes = telling_classes(collected)
+    classes = most_reshaped_classes(collected)
     return _figure_of(plot_label_simplex(collected.labels or {}, collected.targets, collected.classes, classes=classes))
 
 
 def _label_rows(collected: CollectedRun) -> Any:
     """The three most reshaped labels of two classes, beside uniform ones."""
     labels, targets = collected.labels or {}, collected.targets
-    classes, softness = telling_classes(collected, 2), softness_of(collected)
+    classes, softness = most_reshaped_classes(collected, 2), softness_of(collected)
     samples = [
         int(row)
         for label in classes

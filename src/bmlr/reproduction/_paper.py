@@ -133,10 +133,10 @@ _CLASSES = {
 }  # fmt: skip
 
 
-def _rows(labels: Mapping[str, object], **other: str) -> tuple[Row, ...]:
-    """Rows of one fusion, whose first is the baseline."""
+def _rows(labels: Mapping[str, object], **renamed: str) -> tuple[Row, ...]:
+    """Rows of one fusion; the first is the baseline."""
     first = next(iter(labels))
-    methods = {**_CLASSES, **other}
+    methods = {**_CLASSES, **renamed}
     return tuple(Row(label, methods.get(label, label), "" if label == first else first) for label in labels)
 
 

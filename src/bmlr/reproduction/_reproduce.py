@@ -48,7 +48,7 @@ def reproduce(
 
     Args:
         names: ``table1`` to ``table6``, ``fig1``, ``fig3`` to ``fig6``, or ``all``.
-        settings: What it is run with.
+        settings: Scale, data, seeds and options.
         runs: Folder of the runs; the trials of fig5 are kept in ``out``.
         out: Folder of the tables and figures.
         engine: Where the runs are made; None is one after another on this machine.
@@ -59,7 +59,7 @@ def reproduce(
         FileNotFoundError: If data is missing; the message says what makes it.
     """
     settings = settings or Settings()
-    experiments = _chosen(names)
+    experiments = _find_experiments(names)
     data = make_all_data(experiments, settings)
     check_data(data.values())
     folder, store = Path(out), Path(runs)
@@ -68,43 +68,43 @@ def reproduce(
         for row in experiment.rows:
             for text in data_names(experiment, settings):
                 jobs[experiment.name, row.label, data[text].name] = _jobs(row, data[text], settings)
-    every = [job for some in jobs.values() for job in some]
-    records = iter(run_grid(every, store, engine, say=say) if every else [])
-    made_records = {key: [next(records) for _ in some] for key, some in jobs.items()}
+    grid = [job for row_jobs in jobs.values() for job in row_jobs]
+    records = iter(run_grid(grid, store, engine, say=say) if grid else [])
+    row_records = {key: [next(records) for _ in row_jobs] for key, row_jobs in jobs.items()}
 
     tables: dict[str, Table] = {}
     files: list[Path] = []
     contents: list[Table | FigureFile] = []
     notes: list[str] = []
     for experiment in experiments:
-        mine = {data[text].name: data[text] for text in data_names(experiment, settings)}
-        made = ExperimentRuns(
-            experiment, mine, {key[1:]: some for key, some in made_records.items() if key[0] == experiment.name}
+        datasets = {data[text].name: data[text] for text in data_names(experiment, settings)}
+        experiment_runs = ExperimentRuns(
+            experiment, datasets, {key[1:]: made for key, made in row_records.items() if key[0] == experiment.name}
         )
         if experiment.is_table:
-            tables[experiment.name] = table = experiment_table(made, settings)
+            tables[experiment.name] = table = experiment_table(experiment_runs, settings)
             contents.append(table)
-            files += write_table(table, frame(made, settings), folder, experiment.name)
-            drawings = [draw_bars(made, folder)]
+            files += write_table(table, frame(experiment_runs, settings), folder, experiment.name)
+            drawings = [draw_bars(experiment_runs, folder)]
         elif experiment.name == "fig5":
-            drawings = [_surface(experiment, mine, settings, folder, engine, say)]
+            drawings = [_surface(experiment, datasets, settings, folder, engine, say)]
         else:
-            drawings = [draw_figures(made, name, folder) for name in mine]
-        for drawn in drawings:
-            files += drawn.files
-            contents += drawn.figures
-            notes += drawn.notes
-    unique = {record.directory: record for some in made_records.values() for record in some}
+            drawings = [draw_figures(experiment_runs, name, folder) for name in datasets]
+        for drawing in drawings:
+            files += drawing.files
+            contents += drawing.figures
+            notes += drawing.notes
+    unique = {record.directory: record for made in row_records.values() for record in made}
     if unique:
         atomic_write_text(folder / "runs.csv", run_frame(unique.values()).to_csv(index=False))
         files.append(folder / "runs.csv")
-    where = ", ".join(one.name for one in data.values())
-    title = f"Tables and figures of the BMLR paper, {settings.scale} scale, on {where}"
+    names_of_data = ", ".join(dataset.name for dataset in data.values())
+    title = f"Tables and figures of the BMLR paper, {settings.scale} scale, on {names_of_data}"
     files.append(write_contents(Contents(title, contents, notes), folder))
     return ReproduceResult(tables, list(unique.values()), files, notes)
 
 
-def _chosen(names: Sequence[str]) -> list[Experiment]:
+def _find_experiments(names: Sequence[str]) -> list[Experiment]:
     for name in names:
         if name != "all" and name not in EXPERIMENTS:
             raise ValueError(
@@ -113,24 +113,27 @@ def _chosen(names: Sequence[str]) -> list[Experiment]:
             )
     if not names:
         raise ValueError(f"`names` should be at least one of {', '.join(EXPERIMENTS)}, all. Found none.")
-    return [one for name, one in EXPERIMENTS.items() if name in names or "all" in names]
+    return [experiment for name, experiment in EXPERIMENTS.items() if name in names or "all" in names]
 
 
 def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
     model, optimizer, trainer = scaled_options(settings, data)
     method = scaled_method(row.method, SCALES[settings.scale], trainer.epochs or 1)
     specification = parse_method(method)
-    if found := _tuned_parameters(specification.name, data, settings):
-        parameters = ",".join(f"{key}={value}" for key, value in {**found, **specification.parameters}.items())
+    if tuned := _tuned_parameters(specification.name, data, settings):
+        parameters = ",".join(f"{key}={value}" for key, value in {**tuned, **specification.parameters}.items())
         method = f"{specification.name}:{parameters}{f'@{specification.epochs}' if specification.epochs else ''}"
     model = dataclasses.replace(model, fusion=row.fusion)
     return make_jobs(data, [method], settings.seeds, model=model, optimizer=optimizer, trainer=trainer)
 
 
 def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> dict[str, Any]:
-    """Parameters found by a search, for a method or the one it shares them with."""
+    """Best parameters of a search for a method.
+
+    Without a search of its own, those of the method it shares parameters with.
+    """
     sibling = bmlr.methods.get(method).shares_parameters_with
-    own: dict[str, Any] = {}
+    of_method: dict[str, Any] = {}
     shared: dict[str, Any] = {}
     for folder in settings.tuned:
         files = sorted(folder.glob("best-*.yaml"))
@@ -141,12 +144,12 @@ def _tuned_parameters(method: str, data: MultimodalData, settings: Settings) -> 
             if content["data"]["class_path"] != class_path(type(data)):
                 continue
             name = content["method"]["class_path"].rpartition(".")[2]
-            found = {key: value for key, value in content["method"]["init_args"].items() if value is not None}
+            best = {key: value for key, value in content["method"]["init_args"].items() if value is not None}
             if name == method:
-                own |= found
+                of_method |= best
             elif sibling is not None and name == sibling.__name__:
-                shared |= found
-    return own or shared
+                shared |= best
+    return of_method or shared
 
 
 def _surface(
@@ -161,14 +164,14 @@ def _surface(
 
     Its trials stay apart from the runs.
     """
-    drawn = DrawnFigures()
-    for name, one in data.items():
-        model, optimizer, trainer = scaled_options(settings, one)
-        found = tune(
-            one, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
+    drawings = DrawnFigures()
+    for name, dataset in data.items():
+        model, optimizer, trainer = scaled_options(settings, dataset)
+        surface = tune(
+            dataset, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
             optimizer=optimizer, trainer=trainer, out=folder / f"fig5-{name}", engine=engine, say=say,
         )  # fmt: skip
-        drawn.files += found.files
+        drawings.files += surface.files
         caption = f"{experiment.title} on {name}, seed {settings.seeds[0]}."
-        drawn.figures += [FigureFile(file, caption) for file in found.files if file.suffix == ".png"]
-    return drawn
+        drawings.figures += [FigureFile(file, caption) for file in surface.files if file.suffix == ".png"]
+    return drawings

@@ -141,11 +141,13 @@ def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:
     return columns
 
 
-def _text(one: Estimate, records: Sequence[RunRecord], factor: float, digits: int) -> str:
+def _text(accuracy: Estimate, records: Sequence[RunRecord], factor: float, digits: int) -> str:
     failed = sum(record.state == "failed" for record in records)
     if failed == len(records):
         return "failed"
-    return format_mean(one.mean, one.std, factor=factor, digits=digits) + (f" ({failed} failed)" if failed else "")
+    return format_mean(accuracy.mean, accuracy.std, factor=factor, digits=digits) + (
+        f" ({failed} failed)" if failed else ""
+    )
 
 
 def _measure(records: Sequence[RunRecord], measure: str) -> Estimate:
@@ -153,7 +155,10 @@ def _measure(records: Sequence[RunRecord], measure: str) -> Estimate:
 
 
 def _optimistic(records: Sequence[RunRecord], measure: str) -> float | None:
-    """Best test accuracy of all epochs; None but under the paper protocol."""
+    """Best test accuracy of all epochs.
+
+    None unless the protocol is the paper's.
+    """
     scores = [(record.result or {}).get("test_best_epoch") for record in records]
     mean_score = estimate(_read(score, measure) for score in scores if score is not None)
     return (1 if measure == RATIO else 100) * mean_score.mean if mean_score.runs else None
@@ -175,8 +180,11 @@ def _measure_name(measure: str, data: MultimodalData) -> str:
     ]
 
 
-def _what_was_set(made: ExperimentRuns) -> str:
-    """Settings of the baseline's runs, by data set where they differ."""
+def _settings_text(made: ExperimentRuns) -> str:
+    """Settings of the baseline's runs.
+
+    They are given by data set where they differ.
+    """
     baseline, texts = made.experiment.rows[0], {}
     for name in made.data:
         config = made.records[baseline.label, name][0].config
@@ -196,7 +204,7 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
     seeds = ", ".join(map(str, settings.seeds))
-    settings_note = f"Scale {settings.scale}: {_what_was_set(made)}, seeds {seeds}, {protocols} protocol."
+    settings_note = f"Scale {settings.scale}: {_settings_text(made)}, seeds {seeds}, {protocols} protocol."
     notes = [
         f"Majority rate: {rates}.",
         settings_note,

@@ -55,7 +55,7 @@ SCALES: dict[str, Scale] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a reproduction is run with.
+    """Scale, data, seeds and options of a reproduction.
 
     Attributes:
         scale: paper or small.
@@ -83,7 +83,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class ReproduceResult:
-    """What came of a reproduction.
+    """Tables, runs and files of a reproduction.
 
     Attributes:
         tables: Tables by experiment.
@@ -139,8 +139,8 @@ def _make_data(text: str, settings: Settings) -> MultimodalData:
             extra.append(f"root={root}")
         if settings.scale == "paper" and "protocol" in accepted and "protocol" not in written:
             extra.append("protocol=paper")
-    both = ",".join([*([parameters] if parameters else []), *extra])
-    return parse_data(f"{name}:{both}" if both else name)
+    complete = ",".join([*([parameters] if parameters else []), *extra])
+    return parse_data(f"{name}:{complete}" if complete else name)
 
 
 def check_data(data: Iterable[MultimodalData]) -> None:
@@ -191,8 +191,8 @@ def scaled_options(settings: Settings, data: MultimodalData) -> tuple[ModelOptio
 
 
 def file_stem(scale: Scale, data: MultimodalData) -> Literal["imagenet"] | None:
-    """Stem of a scale for a data set; None leaves the choice open."""
+    """Stem of the ResNets; None leaves the choice open."""
     kinds = ("image", "spectrogram", "frames")
-    sides = [min(one.shape[-2:]) for one in data.modalities.values() if one.kind in kinds]
+    sides = [min(modality.shape[-2:]) for modality in data.modalities.values() if modality.kind in kinds]
     fits = scale.imagenet_from is not None and sides and min(sides) >= scale.imagenet_from
     return "imagenet" if fits else None
