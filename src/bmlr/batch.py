@@ -53,7 +53,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, whose copies to a GPU overlap with computation."""
+        """The batch in page-locked memory, for copies that overlap with computation."""
         return Batch(
             {name: x.pin_memory() for name, x in self.inputs.items()},
             self.targets.pin_memory(),

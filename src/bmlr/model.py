@@ -45,7 +45,9 @@ class _Lazy(Generic[_Value]):
 
 @dataclasses.dataclass(eq=False)
 class Output:
-    """Features of a batch, and logits computed when first used, so that a method pays only for those it needs.
+    """Features of a batch, and logits computed on first use.
+
+    A method pays only for the logits it needs.
 
     Attributes:
         features: Features of each modality, shape (B, d); zero where the modality is absent.
@@ -90,18 +92,18 @@ class Output:
 
     @_Lazy
     def decision_logits(self) -> Tensor:
-        """Fused logits, shape (B, C), whose gradients reach the decision layer Θ only (BMLR, Eq. 11)."""
+        """Fused logits, shape (B, C), with gradients to Θ only (BMLR, Eq. 11)."""
         logits: Tensor = self.fusion(self.detached_features)
         return logits
 
     @_Lazy
     def encoder_logits(self) -> dict[str, Tensor]:
-        """Unimodal logits, shape (B, C) each, whose gradients reach the encoders only (BMLR, Eq. 11)."""
+        """Unimodal logits, (B, C) each, with gradients to the encoders only (BMLR, Eq. 11)."""
         logits: dict[str, Tensor] = self._frozen_fusion(unimodal=True)
         return logits
 
     def subset_logits(self, keep: Collection[str], *, freeze_fusion: bool = False) -> Tensor:
-        """Fused logits, shape (B, C), with the features of all modalities not in ``keep`` replaced by zero.
+        """Fused logits, shape (B, C), of some modalities; the other features are zero.
 
         Args:
             keep: Names of the modalities to keep.
@@ -117,11 +119,11 @@ class Output:
         return Output(dict(features), self.fusion, self.present)
 
     def mask(self, name: str) -> Tensor | None:
-        """Mask of the samples that have modality ``name``, shape (B,); None if all have it."""
+        """Presence of modality ``name``, shape (B,); None if all samples have it."""
         return None if self.present is None else self.present.get(name)
 
     def readout_losses(self, targets: Tensor) -> dict[str, Tensor]:
-        """Losses of auxiliary readouts on detached features, by name; empty for other readouts."""
+        """Losses of auxiliary readouts by name; empty for other readouts."""
         if self.fusion.unimodal_readout != "auxiliary":
             return {}
         logits = self.fusion(self.detached_features, unimodal=True)

@@ -171,10 +171,10 @@ class TestOracle:
         present = {"m1": torch.tensor([False, True, False, True])}
         spoiled = {**logits, "m1": logits["m1"].masked_fill(~present["m1"][:, None], math.nan)}
         expected = reshape_labels(logits, targets, alpha=1.0, beta=0.0, present=present)
-        got = reshape_labels(spoiled, targets, alpha=1.0, beta=0.0, present=present)
+        actual = reshape_labels(spoiled, targets, alpha=1.0, beta=0.0, present=present)
         for u in logits:
-            torch.testing.assert_close(got.labels[u], expected.labels[u], rtol=0, atol=0)
-            torch.testing.assert_close(got.intensity[u], expected.intensity[u], rtol=0, atol=0)
+            torch.testing.assert_close(actual.labels[u], expected.labels[u], rtol=0, atol=0)
+            torch.testing.assert_close(actual.intensity[u], expected.intensity[u], rtol=0, atol=0)
 
     def test_between_strongest_and_weakest_nothing_changes(self):
         logits = {u: torch.tensor([[x, 0.0, 0.0]]) for u, x in {"weak": -1.0, "strong": 3.0, "middle": 1.0}.items()}
@@ -254,18 +254,18 @@ class TestProperties:
             lambda x: reshape_labels(x, targets, alpha=1.0, beta=0.0).labels,
             lambda x: cross_modal_labels(x, targets),
         ):
-            got, expected = function(mixed), function(logits)
-            assert (got["m0"].dtype, got["m1"].dtype) == (torch.float64, torch.float32)
+            actual, expected = function(mixed), function(logits)
+            assert (actual["m0"].dtype, actual["m1"].dtype) == (torch.float64, torch.float32)
             for u in logits:
-                torch.testing.assert_close(got[u].float(), expected[u], rtol=0, atol=1e-6)
+                torch.testing.assert_close(actual[u].float(), expected[u], rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
     def test_integer_targets(self, dtype):
         logits, targets = make_logits(3, 8)
-        got = reshape_labels(logits, targets.to(dtype), alpha=1.0, beta=0.0)
+        actual = reshape_labels(logits, targets.to(dtype), alpha=1.0, beta=0.0)
         expected = reshape_labels(logits, targets, alpha=1.0, beta=0.0)
         for u in logits:
-            torch.testing.assert_close(got.labels[u], expected.labels[u], rtol=0, atol=0)
+            torch.testing.assert_close(actual.labels[u], expected.labels[u], rtol=0, atol=0)
             torch.testing.assert_close(
                 cross_modal_labels(logits, targets.to(dtype))[u], cross_modal_labels(logits, targets)[u]
             )
@@ -296,10 +296,10 @@ class TestProperties:
         ratio, distilled = confidence_ratio(logits, targets), cross_modal_labels(logits, targets)
         for names in itertools.permutations(logits):
             permuted = {u: logits[u] for u in names}
-            got = reshape_labels(permuted, targets, alpha=0.5, beta=0.05)
+            actual = reshape_labels(permuted, targets, alpha=0.5, beta=0.05)
             for u in names:
-                torch.testing.assert_close(got.labels[u], expected.labels[u], rtol=0, atol=0)
-                torch.testing.assert_close(got.intensity[u], expected.intensity[u], rtol=0, atol=0)
+                torch.testing.assert_close(actual.labels[u], expected.labels[u], rtol=0, atol=0)
+                torch.testing.assert_close(actual.intensity[u], expected.intensity[u], rtol=0, atol=0)
                 torch.testing.assert_close(confidence_ratio(permuted, targets)[u], ratio[u], rtol=0, atol=0)
                 torch.testing.assert_close(cross_modal_labels(permuted, targets)[u], distilled[u], rtol=0, atol=1e-7)
 

@@ -26,9 +26,9 @@ class TestSoftCrossEntropy:
             for i in range(16)
             if mask is None or mask[i]
         ]
-        got = soft_cross_entropy(logits, labels, mask=mask)
-        assert got.item() == pytest.approx(float(np.mean(losses)), rel=tolerance)
-        assert got.dtype == dtype
+        actual = soft_cross_entropy(logits, labels, mask=mask)
+        assert actual.item() == pytest.approx(float(np.mean(losses)), rel=tolerance)
+        assert actual.dtype == dtype
 
     def test_indices_and_one_hot_agree(self):
         logits, targets = make_logits(1, 16, 9, dtype=torch.float64)
@@ -49,17 +49,17 @@ class TestSoftCrossEntropy:
     def test_half_types_are_widened(self, dtype):
         logits, targets = make_logits(1, 16, 9, dtype=dtype)
         labels = smooth_labels(targets, 9, epsilon=0.1)
-        got = soft_cross_entropy(logits["m0"], labels)
-        assert got.dtype == torch.float32
-        torch.testing.assert_close(got, soft_cross_entropy(logits["m0"].float(), labels), rtol=0, atol=0)
+        actual = soft_cross_entropy(logits["m0"], labels)
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, soft_cross_entropy(logits["m0"].float(), labels), rtol=0, atol=0)
 
     @pytest.mark.parametrize("labels_type", [torch.float16, torch.float64], ids=str)
     def test_the_type_is_that_of_the_logits(self, labels_type):
         logits, targets = make_logits(1, 16, 9)
         labels = F.one_hot(targets, 9)
-        got = soft_cross_entropy(logits["m0"], labels.to(labels_type))
-        assert got.dtype == torch.float32
-        torch.testing.assert_close(got, soft_cross_entropy(logits["m0"], labels.float()), rtol=0, atol=0)
+        actual = soft_cross_entropy(logits["m0"], labels.to(labels_type))
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, soft_cross_entropy(logits["m0"], labels.float()), rtol=0, atol=0)
 
     def test_nothing_counts(self):
         logits = torch.randn(3, 4, requires_grad=True)

@@ -140,9 +140,9 @@ class TestEveryFusion:
         """Encoders under autocast hand over half precision to a fusion that is called after it."""
         fusion = make(name, modalities).float()
         z = {u: x.float().detach() for u, x in features_of(fusion).items()}
-        got = fusion({u: x.bfloat16() for u, x in z.items()})
-        assert got.dtype == torch.float32
-        torch.testing.assert_close(got, fusion({u: x.bfloat16().float() for u, x in z.items()}), rtol=0, atol=0)
+        actual = fusion({u: x.bfloat16() for u, x in z.items()})
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, fusion({u: x.bfloat16().float() for u, x in z.items()}), rtol=0, atol=0)
         with torch.autocast("cpu", torch.bfloat16):
             inside, unimodal = fusion(z), fusion({u: x.bfloat16() for u, x in z.items()}, unimodal=True)
         torch.testing.assert_close(inside.float(), fusion(z), rtol=0.05, atol=0.05)

@@ -79,7 +79,7 @@ def test_coefficients_and_scaled_gradients(seed, modalities, alpha):
         model.zero_grad()
         losses = method.compute_losses(model, batch)
         losses.total.backward()
-        got = {name: p.grad.clone() for name, p in model.named_parameters()}
+        actual = {name: p.grad.clone() for name, p in model.named_parameters()}
 
         shares = shapley_by_orders(model, batch.inputs)
         history.append({u: F.cross_entropy(m, batch.targets).item() for u, m in shares.items()})
@@ -92,7 +92,7 @@ def test_coefficients_and_scaled_gradients(seed, modalities, alpha):
         model.zero_grad()
         torch.autograd.backward(list(shares.values()), [expected[u] * upstream for u in shares])
         for name, p in model.named_parameters():
-            torch.testing.assert_close(got[name], p.grad, rtol=1e-8, atol=1e-12)
+            torch.testing.assert_close(actual[name], p.grad, rtol=1e-8, atol=1e-12)
 
 
 def test_a_hopeless_score_is_bounded():

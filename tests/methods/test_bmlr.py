@@ -189,12 +189,12 @@ class TestNames:
         )
         renamed.fusion.load_state_dict(model.fusion.state_dict())
         expected = method(model(inputs), batch.targets)
-        got = method(renamed({swap[u]: x for u, x in inputs.items()}), batch.targets)
+        actual = method(renamed({swap[u]: x for u, x in inputs.items()}), batch.targets)
         for u in swap:
-            torch.testing.assert_close(got.terms[swap[u]], expected.terms[u], rtol=0, atol=0)
+            torch.testing.assert_close(actual.terms[swap[u]], expected.terms[u], rtol=0, atol=0)
             if expected.logs:
-                assert got.logs[f"reshaped_{swap[u]}"] == expected.logs[f"reshaped_{u}"]
-        torch.testing.assert_close(got.terms["fused"], expected.terms["fused"], rtol=0, atol=0)
+                assert actual.logs[f"reshaped_{swap[u]}"] == expected.logs[f"reshaped_{u}"]
+        torch.testing.assert_close(actual.terms["fused"], expected.terms["fused"], rtol=0, atol=0)
 
     @every_method
     @pytest.mark.parametrize("fusion", ["sum", "film"])
@@ -205,10 +205,10 @@ class TestNames:
         for names in itertools.permutations(model.modalities):
             other = make_model(names, fusion, dtype=torch.float64, **options)
             other.load_state_dict(model.state_dict())
-            got = method(other({u: batch.inputs[u] for u in names}), batch.targets)
-            assert set(got.terms) == set(expected.terms)
+            actual = method(other({u: batch.inputs[u] for u in names}), batch.targets)
+            assert set(actual.terms) == set(expected.terms)
             for name, value in expected.terms.items():
-                torch.testing.assert_close(got.terms[name], value, rtol=1e-12, atol=0)
+                torch.testing.assert_close(actual.terms[name], value, rtol=1e-12, atol=0)
 
 
 @every_fusion
@@ -277,8 +277,8 @@ class TestFormulas:
             OnlyReshape(1.5, 0.1), fusion, modalities, lambda logits, y: oracle_labels(logits, y, 1.5, 0.1)[0]
         )
         parameters = list(model.parameters())
-        got = torch.autograd.grad(losses.total, parameters)
-        for gradient, literal in zip(got, torch.autograd.grad(sum(expected.values()), parameters), strict=True):
+        actual = torch.autograd.grad(losses.total, parameters)
+        for gradient, literal in zip(actual, torch.autograd.grad(sum(expected.values()), parameters), strict=True):
             torch.testing.assert_close(gradient, literal, rtol=1e-10, atol=1e-12)
 
 

@@ -69,8 +69,8 @@ class TestUniformBaseline:
             expected = expected + weight * unimodal
         torch.testing.assert_close(losses.total, expected)
         parameters = [*model.parameters(), *method.parameters()]
-        got = torch.autograd.grad(losses.total, parameters, retain_graph=True)
-        for gradient, literal in zip(got, torch.autograd.grad(expected, parameters), strict=True):
+        actual = torch.autograd.grad(losses.total, parameters, retain_graph=True)
+        for gradient, literal in zip(actual, torch.autograd.grad(expected, parameters), strict=True):
             torch.testing.assert_close(gradient, literal, rtol=1e-5, atol=1e-7)
 
     def test_prediction_is_of_its_own_heads(self):

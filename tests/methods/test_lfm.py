@@ -129,7 +129,7 @@ def test_a_constant_weight_is_even_unless_given():
 
 
 @pytest.mark.parametrize(("meta_size", "samples"), [(None, 10), (1, 1), (4, 4)])
-def test_samples_of_the_validation_part_are_a_quarter_of_its_first_batch_or_as_many_as_said(meta_size, samples):
+def test_samples_of_the_validation_split_are_a_quarter_of_its_first_batch_or_as_many_as_said(meta_size, samples):
     loop = MethodLoop(make_model(), LFMBalanceBenchmark(meta_size=meta_size), make_batch(batch_size=90), batch_size=40)
     loop.method.start_epoch(loop.context(0))
     assert loop.method._meta_batch.indices.tolist() == list(range(samples))
@@ -326,7 +326,7 @@ def test_too_few_training_samples():
         loop.method.start_epoch(loop.context(0))
 
 
-def test_no_validation_part():
+def test_no_validation_split():
     loop = MethodLoop(make_model(), LFMBalanceBenchmark(), make_batch(batch_size=8))
     context = loop.context(0)
     context.val_batches = lambda: iter(())
@@ -356,7 +356,7 @@ def test_learnable_weight_with_absent_modalities():
     assert loop.method.current_label_weight != 0.05
 
 
-def test_training_parts_that_do_not_hold_the_samples():
+def test_training_splits_that_do_not_hold_the_samples():
     loop = MethodLoop(make_model(), LFM(alpha="learnable"), make_batch(batch_size=24))
     context = loop.context(0)
     context.num_train = 500

@@ -29,11 +29,11 @@ def literal_coefficients(scores, alpha, reference):
     reference=st.sampled_from(["mean", "min"]),
 )
 def test_coefficients_are_those_of_the_paper(scores, alpha, reference):
-    got = OGMGE(alpha=alpha, reference=reference).coefficients(torch.tensor(scores, dtype=torch.float64)).tolist()
+    actual = OGMGE(alpha=alpha, reference=reference).coefficients(torch.tensor(scores, dtype=torch.float64)).tolist()
     expected = literal_coefficients(scores, alpha, reference)
     ratios_near_one = any(abs(s / t - 1) < 1e-12 for s in scores for t in scores if s != t)
     if not ratios_near_one:  # k jumps at ρ = 1, where rounding decides
-        assert got == pytest.approx(expected, abs=1e-12)
+        assert actual == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_score_of_zero_neither_divides_nor_spreads():

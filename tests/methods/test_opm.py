@@ -32,8 +32,8 @@ def test_rates_are_those_of_the_paper(scores, rate, strength):
     mean = sum(scores) / len(scores)
     if any(abs(score / mean - 1) < 1e-9 for score in scores):  # the rate jumps where the lead is zero
         return
-    got = OPM(rate=rate, strength=strength).drop_rates(torch.tensor(scores, dtype=torch.float64)).tolist()
-    assert got == pytest.approx(literal_rates(scores, rate, strength), abs=1e-9)
+    actual = OPM(rate=rate, strength=strength).drop_rates(torch.tensor(scores, dtype=torch.float64)).tolist()
+    assert actual == pytest.approx(literal_rates(scores, rate, strength), abs=1e-9)
 
 
 @settings(max_examples=30, deadline=None)

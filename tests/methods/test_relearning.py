@@ -41,14 +41,14 @@ def test_purity_counts_the_most_frequent_class_of_each_cluster(seed, classes):
     centres = 20 * rng.normal(size=(classes, 5))
     wrong = rng.random(40) < 0.3
     features = (centres[np.where(wrong, rng.integers(0, classes, 40), targets)] + rng.normal(size=(40, 5))).astype("f4")
-    got = _purity(features, targets, classes, "training")
+    actual = _purity(features, targets, classes, "training")
     from sklearn.cluster import KMeans
 
     low, high = features.min(0), features.max(0)
     found = KMeans(classes, n_init=10, random_state=0).fit_predict(2 * (features - low) / (high - low) - 1)
     table = cluster.contingency_matrix(targets, found)
-    assert got == pytest.approx(table.max(axis=0).sum() / 40)
-    assert 1 / classes <= got <= 1
+    assert actual == pytest.approx(table.max(axis=0).sum() / 40)
+    assert 1 / classes <= actual <= 1
 
 
 def test_clusters_that_are_the_classes_are_pure():
@@ -76,7 +76,7 @@ def test_a_reset_is_the_stated_mixture_and_leaves_the_rest_alone():
         torch.testing.assert_close(value, expected)
 
 
-def test_an_encoder_that_separates_both_parts_alike_is_not_reset():
+def test_an_encoder_that_separates_both_splits_alike_is_not_reset():
     model, method = make_model(2), often()
     method.setup(model)
     batch = make_batch(2, 40)
@@ -118,19 +118,19 @@ def test_absent_modalities_are_left_out():
     half = take(whole, torch.arange(0, 40, 2))
     model, method, val = make_model(2), often(), make_batch(2, 20, seed=1)
     method.setup(model)
-    got = method.reset_weights(context(model, 1, with_gaps, val))
-    assert got["video"] == method.reset_weights(context(model, 1, half, val))["video"]
-    assert got["audio"] == method.reset_weights(context(model, 1, whole, val))["audio"]
+    actual = method.reset_weights(context(model, 1, with_gaps, val))
+    assert actual["video"] == method.reset_weights(context(model, 1, half, val))["video"]
+    assert actual["audio"] == method.reset_weights(context(model, 1, whole, val))["audio"]
 
 
-def test_a_part_too_small_to_cluster_is_named():
+def test_a_split_too_small_to_cluster_is_named():
     model, method = make_model(2), often()
     method.setup(model)
     with pytest.raises(ValueError, match=r"The validation split should hold at least .* classes, 3, .* Found 2"):
         method.end_epoch(context(model, 1, make_batch(2, 20), make_batch(2, 2)))
 
 
-def test_a_training_part_too_small_to_cluster_is_named():
+def test_a_training_split_too_small_to_cluster_is_named():
     model, method = make_model(2), often()
     method.setup(model)
     with pytest.raises(ValueError, match=r"^The training split should hold at least .* Found 2\.$"):

@@ -47,7 +47,7 @@ def planned(loop, epoch):
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-def test_subsets_partition_the_training_part_by_the_least_sure_modality(modalities):
+def test_subsets_partition_the_training_split_by_the_least_sure_modality(modalities):
     model, train = make_model(modalities, batch_norm=True), make_batch(modalities, 25)
     loop = MethodLoop(model, Remix(warmup=0), train)
     model.train()
@@ -278,7 +278,7 @@ def test_bad_batches():
         method.compute_losses(model, batch)
 
 
-def test_training_parts_that_do_not_tell_or_cover_their_samples():
+def test_training_splits_that_do_not_tell_or_cover_their_samples():
     train = make_batch(batch_size=12)
     loop = MethodLoop(make_model(), Remix(warmup=0), train)
     context = loop.context(0)

@@ -156,7 +156,7 @@ def test_select(present):
 
 @pytest.mark.parametrize("present", [None, {"video": torch.arange(10) % 3 > 0}])
 @pytest.mark.parametrize("indices", [[0], [1, 2], [9, 4, 0]])
-def test_samples_are_found_in_the_order_of_the_part(indices, present):
+def test_samples_are_found_in_the_order_of_the_split(indices, present):
     split = make_batch(2, 10, present=present)
     splits = [take(split, rows) for rows in torch.arange(10).split(3)]
     assert_same_batch(samples_at(iter(splits), indices), take(split, torch.tensor(sorted(indices))))

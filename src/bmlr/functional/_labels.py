@@ -41,7 +41,7 @@ class ReshapedLabels(NamedTuple):
 
 
 class _Ranking(NamedTuple):
-    """Log-probabilities of the true class, (M, B), and the extremes over the modalities present, (B,)."""
+    """Log-probabilities of the true class, (M, B), and their extremes, (B,)."""
 
     log_confidence: Tensor
     strongest: Tensor
@@ -181,11 +181,11 @@ def reshape_labels(
 def cross_modal_labels(
     unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, present: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Labels of the Uni-Distill ablation (BMLR, Table V): the other modality's plain prediction.
+    """Labels of the Uni-Distill ablation (BMLR, Table V).
 
-    With more than two modalities the label is the mean prediction of the others, a choice of ours: the paper runs
-    this ablation with two. A prediction that is NaN counts as absent, and a sample whose other modalities are all
-    absent keeps its one-hot label: a label is never NaN.
+    The label is the other modality's plain prediction. With more than two it is the mean prediction of the others, a
+    choice of ours: the paper runs this ablation with two. A prediction that is NaN counts as absent, and a sample whose
+    other modalities are all absent keeps its one-hot label: a label is never NaN.
 
     Args:
         unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
@@ -212,9 +212,9 @@ def cross_modal_labels(
     predictions = {name: torch.where(masks[name][:, None], p, 0.0) for name, p in predictions.items()}
     labels = {}
     for name, values in logits.items():
-        others = [other for other in logits if other != name]
-        count = torch.stack([masks[other] for other in others]).sum(0)
-        mean = torch.stack([predictions[other] for other in others]).sum(0) / count.clamp(min=1)[:, None]
+        teachers = [teacher for teacher in logits if teacher != name]
+        count = torch.stack([masks[teacher] for teacher in teachers]).sum(0)
+        mean = torch.stack([predictions[teacher] for teacher in teachers]).sum(0) / count.clamp(min=1)[:, None]
         labels[name] = _mix(mean, (count > 0).to(values.dtype), targets)
     return labels
 
@@ -251,7 +251,10 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
 
 
 def _working_precision(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detach, and widen half types: labels in half precision would not sum to one."""
+    """Detached logits in float32 or wider.
+
+    Labels in half precision would not sum to one.
+    """
     return {name: widened(values.detach()) for name, values in logits.items()}
 
 
@@ -284,15 +287,15 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
 
 
 def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tensor, alpha: float) -> Tensor:
-    """Softened prediction of the weakest modality, T = α / λ of the strongest (Eq. 5), shape (B, C)."""
+    """Softened prediction of the weakest modality (Eq. 5), shape (B, C)."""
     is_weakest = (ranking.log_confidence == ranking.weakest)[:, :, None]
     values = list(logits.values())
     if len(values) == 2:  # nothing to average: where two tie, nothing is reshaped
         weakest = torch.where(is_weakest[0], values[0], values[1])
     else:
         count = is_weakest.sum(0)  # more than one where several tie: their mean, exact where one stands alone
-        parts = [torch.where(mask, other / count, 0.0) for mask, other in zip(is_weakest, values, strict=True)]
-        weakest = functools.reduce(operator.add, parts)
+        tied = [torch.where(mask, value / count, 0.0) for mask, value in zip(is_weakest, values, strict=True)]
+        weakest = functools.reduce(operator.add, tied)
     # Upper bound: an infinite T would turn a masked class, −∞ / T, into NaN.
     largest = torch.finfo(weakest.dtype).max
     temperature = (math.log(alpha) - gap).exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
@@ -300,6 +303,6 @@ def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tens
 
 
 def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Label ξ d + (1 − ξ) y (Eq. 8); at ξ = 0 the prediction is unused and may be NaN."""
+    """Label ξ d + (1 − ξ) y (Eq. 8); where ξ = 0 the prediction may be NaN."""
     labels = torch.where(weight[:, None] > 0, prediction.to(weight.dtype), 0.0).mul_(weight[:, None])
     return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])

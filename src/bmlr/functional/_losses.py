@@ -44,9 +44,10 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, *, mask: Tensor | None = 
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of ``values`` (B,) over the samples of ``mask`` (B,); zero without any.
+    """Mean of ``values`` (B,) over the samples of ``mask`` (B,).
 
-    Masked values are dropped before the sum, so that a NaN among them reaches neither value nor gradient.
+    It is zero without any. Masked values are dropped before the sum, so that a NaN among them reaches neither value
+    nor gradient.
 
     Example:
         >>> import torch

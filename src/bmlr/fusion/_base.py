@@ -77,7 +77,7 @@ class Fusion(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} is not a sum over modalities.")
 
     def ablated(self, features: Mapping[str, Tensor], keep: Collection[str]) -> Tensor:
-        """Fused logits, shape (B, C), with all features but those of ``keep`` zero.
+        """Fused logits, shape (B, C), with all features zero but those of ``keep``.
 
         Raises:
             ValueError: If ``keep`` names an unknown modality.

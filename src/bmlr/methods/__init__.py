@@ -52,7 +52,9 @@ def available() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """Class of a method by its name or title, in any spelling of case, spaces and hyphens.
+    """Class of a method by its name or title.
+
+    Case, spaces and hyphens do not matter.
 
     Args:
         name: A name among :func:`available`, such as ``BMLR``, ``OnlyTPO`` or ``only-tpo``.

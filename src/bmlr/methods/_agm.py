@@ -22,7 +22,7 @@ _LARGEST_EXPONENT = 10.0
 
 
 class AGM(WindowedMethod):
-    r"""Adaptive Gradient Modulation (Li et al., 2023): Shapley values of the logits at a pace of their own.
+    r"""Adaptive Gradient Modulation (Li et al., 2023), by Shapley values of the logits.
 
     The fused logits f are split into Shapley values :math:`m_u`, with the *inputs* of the missing modalities replaced
     by zeros; for two modalities :math:`m_a = \tfrac12 [f(a, v) - f(0, v) + f(a, 0)]`, and in general
@@ -140,12 +140,15 @@ class AGM(WindowedMethod):
 
 
 def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], full: Tensor) -> dict[str, Tensor]:
-    """Shapley value of each modality in the fused logits, shape (B, C) each; they add up to ``full``.
+    """Shapley values of the modalities in the fused logits.
 
     Args:
         model: The model; its modes are restored.
         inputs: Inputs of all modalities, first dimension B.
         full: Fused logits of all modalities, from a forward in training mode.
+
+    Returns:
+        Values of shape (B, C) by name, which add up to ``full``.
     """
     with module_mode(model, training=False):
         real = {u: model.encode(u, x) for u, x in inputs.items()}
@@ -167,5 +170,5 @@ def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:
 
 
 def _ratio(scores: Tensor) -> Tensor:
-    """Exp of the mean over the others of (their score − one's own), shape (M,)."""
+    """Ratio r of each modality, exp(mean of the other scores − its score), shape (M,)."""
     return ((scores.sum() - len(scores) * scores) / (len(scores) - 1)).exp()

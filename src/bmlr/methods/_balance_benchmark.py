@@ -25,9 +25,10 @@ _MINIMUM_CONFIDENCE = 1e-8
 
 
 class CMLBalanceBenchmark(CML):
-    r"""CML as in BalanceBenchmark: one order per epoch, no mask, samples may cancel.
+    r"""CML as in BalanceBenchmark.
 
-    The ranking loss is :math:`\max(0, \sum_i (q_{k,i} - q_{k-1,i}))`, the positive part of a sum over the batch.
+    The order of removal is drawn once per epoch, and no sample is masked. The ranking loss is
+    :math:`\max(0, \sum_i (q_{k,i} - q_{k-1,i}))`, the positive part of a sum over the batch.
 
     Args:
         weight: Weight λ ≥ 0 of the ranking loss.
@@ -100,11 +101,11 @@ class MBSDBalanceBenchmark(MBSD):
 
 
 class LFMBalanceBenchmark(LFM):
-    r"""LFM as in BalanceBenchmark: α learned from α₀ = 0.95 on validation samples.
+    r"""LFM as in BalanceBenchmark, with α learned on validation samples.
 
-    The official start is 0.05. The samples are the first quarter of the first validation batch, at least two for batch
-    normalisation. The model is in training mode for them, so that its batch statistics move. No training sample is held
-    out.
+    α₀ starts at 0.95; the official start is 0.05. The samples are the first quarter of the first validation batch, at
+    least two for batch normalisation. The model is in training mode for them, so that its batch statistics move. No
+    training sample is held out.
 
     Args:
         alpha: ``fitted``, ``learnable`` or ``constant``.

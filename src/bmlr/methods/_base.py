@@ -1,4 +1,4 @@
-"""Contract of a method: its facts, and the calls of a training loop."""
+"""Contract between a method and a training loop."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Remedy:
 
 @dataclasses.dataclass(frozen=True)
 class Conformance:
-    """Expectations of the conformance tests that differ from the ordinary.
+    """Special expectations of the conformance tests.
 
     Attributes:
         short: Parameters with which two epochs exercise the whole method.
@@ -214,7 +214,9 @@ class Method(nn.Module, ABC):
         self.max_epochs = 1
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Check the model and make modules for it, such as heads; once, before the optimiser.
+        """Check the model and make auxiliary modules, such as heads.
+
+        Call it once, before the optimiser is made.
 
         Raises:
             ValueError: If the method cannot train this model.
@@ -253,7 +255,10 @@ class Method(nn.Module, ABC):
         return Losses({**losses.terms, **readout}, losses.logs) if readout else losses
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """Losses of a batch from the inputs; overridden for several or partial forwards."""
+        """Run the model on a batch and return the losses.
+
+        Overridden by methods with several or partial forwards.
+        """
         losses: Losses = self(model(batch.inputs, batch.present), batch.targets)
         return losses
 
@@ -271,10 +276,10 @@ class Method(nn.Module, ABC):
         """Change gradients in place, once per step, after unscaling, before clipping."""
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """Begin an epoch and plan its passes over the training data, by default one.
+        """Begin an epoch and plan its passes over the training data.
 
-        A loop asks exactly once per epoch. A run that resumes within an epoch goes on with the plan of its checkpoint,
-        so that draws and updates made here happen once.
+        The default is one pass. A loop asks exactly once per epoch. A run that resumes within an epoch goes on with the
+        plan of its checkpoint, so that draws and updates made here happen once.
         """
         self.epoch, self.max_epochs = context.epoch, context.max_epochs
         return EpochPlan()
@@ -283,11 +288,14 @@ class Method(nn.Module, ABC):
         """End an epoch; overridden to change weights between epochs."""
 
     def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
-        """Training labels of each modality, shape (B, C); None for one-hot labels.
+        """Training labels of each modality.
 
         Args:
             output: Output of the model for the batch.
             targets: Class indices, shape (B,).
+
+        Returns:
+            Distributions of shape (B, C) by name; None for one-hot labels.
         """
         return None
 

@@ -159,7 +159,7 @@ class OnlyTPO(_TargetedMethod):
         return ReshapedLabels(labels, {})
 
     def labels(self, output: Output, targets: Tensor) -> None:
-        """Return None: the labels stay one-hot."""
+        """None: one-hot labels."""
 
 
 class UniDistill(_TargetedMethod):

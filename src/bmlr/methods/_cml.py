@@ -16,7 +16,9 @@ from bmlr.model import Output
 
 
 class CML(SteppedMethod, WindowedMethod):
-    r"""Calibrating Multimodal Learning (Ma et al., 2023): no rise of confidence without a modality.
+    r"""Calibrating Multimodal Learning (Ma et al., 2023).
+
+    Confidence must not rise when a modality is removed.
 
     Modalities are removed one after another in random order, :math:`S_0 \supset S_1 \supset \dots \supset S_{M-1}`,
     by replacing their features with zero before the fusion. With the logits :math:`f_S` of a subset and its

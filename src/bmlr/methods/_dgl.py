@@ -16,7 +16,9 @@ from bmlr.model import MultimodalClassifier, Output
 
 
 class DGL(Method):
-    r"""Disentangled Gradient Learning (Wei et al., 2025): a loss of its own for each part.
+    r"""Disentangled Gradient Learning (Wei et al., 2025).
+
+    Each encoder and the fusion have a loss of their own.
 
     .. math::
         \nabla_{\theta^u} = \alpha \nabla \mathrm{CE}(y, f_u), \qquad \nabla_{\Theta} = \nabla \mathrm{CE}(y, f),
@@ -92,7 +94,7 @@ class DGL(Method):
             )
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, for the fusion alone, and the unimodal losses, for the encoders alone."""
+        """The fused loss for the fusion, unimodal losses for the encoders."""
         terms = {"fused": soft_cross_entropy(self._fused_logits(output), targets)}
         for name in output.features:
             logits = self._unimodal_logits(output, name)
@@ -120,13 +122,13 @@ class DGL(Method):
                 return alone.subset_logits(list(output.features), freeze_fusion=True)
         logits = output.subset_logits((name,), freeze_fusion=True)
         if self.surrogate == "official" and isinstance(fusion, SumFusion):
-            others = [head.get_parameter("bias").detach() for u, head in fusion.heads.items() if u != name]
-            return logits - torch.stack(others).sum(0) if others else logits
+            biases = [head.get_parameter("bias").detach() for u, head in fusion.heads.items() if u != name]
+            return logits - torch.stack(biases).sum(0) if biases else logits
         return logits
 
 
 def _gated_logits(fusion: GatedFusion, features: dict[str, Tensor]) -> Tensor:
-    """Fused logits of detached features, shape (B, C), with gradient to the last layers only."""
+    """Fused logits, shape (B, C), with gradient to the last layers only."""
     terms = []
     for name in fusion.conditioned:
         gate = _linear(fusion.gates[name], features[fusion.conditioner]).sigmoid()
@@ -135,12 +137,12 @@ def _gated_logits(fusion: GatedFusion, features: dict[str, Tensor]) -> Tensor:
 
 
 def _self_gated_logits(fusion: GatedFusion, features: Tensor, name: str) -> Tensor:
-    """Logits fc(σ(h) ⊙ h), shape (B, C), with gradient to the encoder only."""
+    """Logits fc(σ(h) ⊙ h), shape (B, C), for the encoder only."""
     if name == fusion.conditioner:
-        hidden = {other: _linear(fusion.gates[other], features) for other in fusion.conditioned}
+        hidden = {target: _linear(fusion.gates[target], features) for target in fusion.conditioned}
     else:
         hidden = {name: _linear(fusion.projections[name], features)}
-    return torch.stack([_linear(fusion.heads[other], h.sigmoid() * h) for other, h in hidden.items()]).sum(0)
+    return torch.stack([_linear(fusion.heads[target], h.sigmoid() * h) for target, h in hidden.items()]).sum(0)
 
 
 def _linear(layer: nn.Module, features: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ _LAST_EPOCH = 199
 
 
 class LFM(Method):
-    r"""Dynamically Learning Modality Gap (Yang et al., 2024): label fitting and alignment over time.
+    r"""Dynamically Learning Modality Gap (Yang et al., 2024).
+
+    The weight moves between label fitting and alignment.
 
     .. math::
         L = 2\,(\alpha_0 \mathrm{CE}(y, o) + \alpha_1 L_{al}), \quad \alpha_0 + \alpha_1 = 1, \quad
@@ -236,7 +238,7 @@ class LFM(Method):
 
 
 def fitted_label_weight(epoch: int, num_epochs: int) -> float:
-    """Weight α₀ of the official polynomial, clipped to [0, 1], in an epoch.
+    """Weight α₀ of the official polynomial in an epoch, clipped to [0, 1].
 
     Args:
         epoch: Number of the epoch, from zero; beyond the run the weight stays as it was at its end.

@@ -75,7 +75,7 @@ class MBSD(WindowedMethod):
         return Losses({**terms, "distillation": self.weight * torch.stack(pairs).mean()})
 
     def _distillation(self, first: Tensor, second: Tensor, targets: Tensor, num_modalities: int) -> Tensor:
-        """Term w [KL(p^s ‖ p^r) + ‖ℓ^s − ℓ^r‖² / C], shape (B,), with gradient to the weaker only."""
+        """Distillation w [KL + ‖ℓ^s − ℓ^r‖² / C], shape (B,), with gradient to the weaker."""
         logits, log_p = torch.stack([widened(first), widened(second)]), pair_log_probabilities(first, second)
         confidence = true_confidence(log_p, targets)
         first_is_strong = (confidence[0] >= confidence[1])[:, None]

@@ -84,8 +84,8 @@ class MMPareto(HeadedMethod):
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
         """Accumulate combined gradients of the encoders, plain ones elsewhere."""
         encoders = [[p for p in model.encoders[u].parameters() if p.requires_grad] for u in model.modalities]
-        others = [p for p in (*model.fusion.parameters(), *self.parameters()) if p.requires_grad]
-        parameters = [*(p for encoder in encoders for p in encoder), *others]
+        plain_parameters = [p for p in (*model.fusion.parameters(), *self.parameters()) if p.requires_grad]
+        parameters = [*(p for encoder in encoders for p in encoder), *plain_parameters]
         unimodal = torch.stack([value for name, value in losses.terms.items() if name != "fused"]).sum()
         fused_gradients = reduced_gradients(losses.terms["fused"] * scale, parameters, retain_graph=True)
         unimodal_gradients = reduced_gradients(unimodal * scale, parameters, retain_graph=False)
@@ -97,11 +97,11 @@ class MMPareto(HeadedMethod):
                 g_u = [unimodal_gradients.get(p, torch.zeros_like(p)) for p in used]
                 accumulate_gradients(used, self._combine(g_m, g_u))
         for gradients in (fused_gradients, unimodal_gradients):
-            shared = [p for p in others if p in gradients]
+            shared = [p for p in plain_parameters if p in gradients]
             accumulate_gradients(shared, [gradients[p] for p in shared])
 
     def _combine(self, g_m: list[Tensor], g_u: list[Tensor]) -> list[Tensor]:
-        """Combined gradient h of one encoder, per tensor; no value leaves the device."""
+        """Combined gradient h of one encoder, without waiting for the device."""
         w_m = pareto_weight(g_m, g_u)
         combined = [2 * w_m * m + 2 * (1 - w_m) * u for m, u in zip(g_m, g_u, strict=True)]
         plain = [m + u for m, u in zip(g_m, g_u, strict=True)]
@@ -113,5 +113,5 @@ class MMPareto(HeadedMethod):
 
 
 def _growth(plain: Tensor, combined: Tensor) -> Tensor:
-    """Factor ≥ 1 from the length of ``combined`` to that of ``plain``; 1 for zero length."""
+    """Factor ≥ 1 that brings ``combined`` to the length ``plain``."""
     return torch.where(combined > 0, plain / combined, 1.0).clamp(min=1)

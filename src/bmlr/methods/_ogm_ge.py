@@ -132,13 +132,13 @@ class OGMGE(SteppedMethod, WindowedMethod):
         self.step += 1
 
     def coefficients(self, scores: Tensor) -> Tensor:
-        """Coefficient k of each modality, shape (M,), from the scores, shape (M,) (Eqs. 9 and 10)."""
-        others = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        """Coefficients k, shape (M,), from the scores, shape (M,) (Eqs. 9, 10)."""
+        is_other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         rows = scores.expand(len(scores), -1)
         if self.reference == "mean":
-            compared = torch.where(others, rows, 0.0).sum(1) / (len(scores) - 1)
+            compared = torch.where(is_other, rows, 0.0).sum(1) / (len(scores) - 1)
         else:
-            compared = rows.masked_fill(~others, torch.inf).amin(1)
+            compared = rows.masked_fill(~is_other, torch.inf).amin(1)
         ratios = scores / compared
         return torch.where(ratios > 1, 1 - torch.tanh(self.alpha * ratios), 1.0)
 

@@ -22,7 +22,9 @@ from bmlr.model import Output
 
 
 class OPM(SteppedMethod):
-    r"""On-the-fly Prediction Modulation (Wei et al., 2024): dropped features of the leading modality.
+    r"""On-the-fly Prediction Modulation (Wei et al., 2024).
+
+    Features of the leading modality are dropped.
 
     With the scores :math:`s_u = \sum_i \mathrm{softmax}(\ell^u_i)_{y_i}` of the batch and the mean score of the other
     modalities :math:`\bar s`,
@@ -120,6 +122,6 @@ class OPM(SteppedMethod):
 
     def drop_rates(self, scores: Tensor) -> Tensor:
         """Rate q of each modality, shape (M,), from the scores, shape (M,)."""
-        others = (scores.sum() - scores) / (len(scores) - 1)
-        lead = torch.tanh(torch.relu(scores / others - 1))
+        mean_of_others = (scores.sum() - scores) / (len(scores) - 1)
+        lead = torch.tanh(torch.relu(scores / mean_of_others - 1))
         return torch.where(lead > 0, (self.rate * (1 + self.strength * lead)).clamp(0, 1), 0.0)

@@ -181,7 +181,7 @@ class ReconBoost(Method):
         return Losses({"fused": fused}, {"boost_rate": self.boost_rate.detach()})
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """Losses of a batch: of the modality in its tag, else of rectification."""
+        """Losses of the modality in the tag of a batch, or of rectification."""
         self._check_setup()
         check_batch(model, batch)
         self._active = None
@@ -191,15 +191,18 @@ class ReconBoost(Method):
         active = check_choice("tag", batch.tag.removeprefix(_BOOST), self.turns)
         learner = self._encode(model, batch, (active,))
         logits = self._learner_logits(active, learner)  # before the others: autocast caches what it casts first
-        others = self._encode(model, batch, tuple(name for name in self.members if name != active), still=True)
+        ensemble = self._encode(model, batch, tuple(name for name in self.members if name != active), still=True)
         self._active = active
-        terms = {active: self._boosting_loss(logits, others, batch.targets, learner.mask(active))}
-        if (consolidation := self._consolidation(logits, others, active)) is not None:
+        terms = {active: self._boosting_loss(logits, ensemble, batch.targets, learner.mask(active))}
+        if (consolidation := self._consolidation(logits, ensemble, active)) is not None:
             terms[f"{active}_consolidation"] = masked_mean(consolidation, learner.mask(active))
         return Losses({**terms, **learner.readout_losses(batch.targets)}, {"boost_rate": self.boost_rate.detach()})
 
     def adjust_gradients(self, model: MultimodalClassifier) -> None:
-        """Set all gradients but those of the learning modality to None: no optimiser moves the rest."""
+        """Keep the gradients of the learning modality only.
+
+        The others become None, so that no optimiser moves their parameters.
+        """
         if self._active is None:
             return
         learning = [model.encoders[self._active], self._head(self._active), model.fusion]
@@ -255,7 +258,7 @@ class ReconBoost(Method):
         return widened(logits)
 
     def _ensemble(self, output: Output, names: Sequence[str], counted: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Ensemble r Σ f_u of the named modalities, without absent or uncounted ones, shape (B, C)."""
+        """Ensemble r Σ f_u of the modalities present and counted, shape (B, C)."""
         self._check_setup()
         terms = []
         for name in names:
@@ -264,23 +267,23 @@ class ReconBoost(Method):
             terms.append(logits if counted is None else torch.where(counted[name], logits, 0.0))
         return self.boost_rate * torch.stack(terms).sum(0)
 
-    def _boosting_loss(self, logits: Tensor, others: Output, targets: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of −(w₁ − w₂ q_y) log p_y / C; q is 1 without an ensemble."""
+    def _boosting_loss(self, logits: Tensor, ensemble: Output, targets: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean of −(w₁ − w₂ q_y) log p_y / C, with q = 1 for an empty ensemble."""
         label = targets.long()[:, None]
         explained = torch.ones_like(label, dtype=logits.dtype)
-        if others.features:
-            ensemble = self._ensemble(others, list(others.features)).detach()
-            explained = log_probabilities(ensemble).gather(1, label).exp()
+        if ensemble.features:
+            fused = self._ensemble(ensemble, list(ensemble.features)).detach()
+            explained = log_probabilities(fused).gather(1, label).exp()
         log_p = log_probabilities(logits).gather(1, label)
         weight = (self.w1 - self.w2 * explained) / logits.shape[1]
         return masked_mean(-(weight * log_p).squeeze(1), mask)
 
-    def _consolidation(self, logits: Tensor, others: Output, active: str) -> Tensor | None:
-        """Consolidation α (p − p_prev)², shape (B,), towards the modality updated before; None if off."""
+    def _consolidation(self, logits: Tensor, ensemble: Output, active: str) -> Tensor | None:
+        """Consolidation α (p − p_prev)², shape (B,); None if off."""
         previous = self.turns[self.turns.index(active) - 1]
-        if self.mcr == "none" or self.epoch == 0 or previous not in others.features:
+        if self.mcr == "none" or self.epoch == 0 or previous not in ensemble.features:
             return None
-        target = log_probabilities(self._learner_logits(previous, others)).exp().detach()
+        target = log_probabilities(self._learner_logits(previous, ensemble)).exp().detach()
         return self.mcr_weight * F.mse_loss(log_probabilities(logits).exp(), target, reduction="none").mean(1)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class DiagnosingRelearning(Method):
-    r"""Diagnosing & Re-learning (Wei et al., 2024): joint training with soft resets of encoders.
+    r"""Diagnosing & Re-learning (Wei et al., 2024).
+
+    Encoders of joint training are softly reset.
 
     After every ``reinit_epoch``-th epoch e > 0, at most ``reinit_num`` times, features of the training and the
     validation split are clustered per modality, and the purity P of the clusters tells how well classes are separated.
@@ -126,7 +128,7 @@ def _sorted_parameters(model: MultimodalClassifier) -> list[tuple[str, torch.nn.
 
 @torch.no_grad()
 def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Features, shape (N, d), and classes, shape (N,), of the samples with the modality."""
+    """Features (N, d) and classes (N,) of the samples with the modality."""
     features, targets = [], []
     with module_mode(model, training=False):
         for batch in batches:

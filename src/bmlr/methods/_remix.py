@@ -20,7 +20,9 @@ _PREFIX = "remix:"
 
 
 class Remix(HeadedMethod):
-    r"""Data Remixing (Ma et al., 2025): each sample trains its least confident modality.
+    r"""Data Remixing (Ma et al., 2025).
+
+    Each sample trains its least confident modality.
 
     In the first ``warmup`` epochs the loss is :math:`\mathrm{CE}(y, f) + w \sum_u \mathrm{CE}(y, h_u(z^u))` with a
     linear head h_u of the method's own per modality. Before each later epoch the model looks at the whole training
@@ -101,7 +103,7 @@ class Remix(HeadedMethod):
         self._start_over()
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """After the warm-up, assign samples to modalities and plan a pass for each."""
+        """Assign samples to modalities after the warm-up, with a pass for each."""
         super().start_epoch(context)
         if context.epoch < self.warmup:
             return EpochPlan()
@@ -119,7 +121,7 @@ class Remix(HeadedMethod):
         return self.head_losses(output, targets, self.weight)
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """Losses of a batch; of one modality alone if the tag names it."""
+        """Losses of the modality in the tag of a batch, or of the warm-up."""
         self._masked = ()
         if not batch.tag.startswith(_PREFIX):
             return super().compute_losses(model, batch)
@@ -146,7 +148,7 @@ class Remix(HeadedMethod):
         )
 
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
-        """Accumulate gradients; those of running masked encoders become zero, not None."""
+        """Accumulate gradients, zeros for masked encoders that run."""
         super().backward(losses, model, scale=scale)
         if self.masked_encoder == "run":
             for name in self._masked:
@@ -179,7 +181,7 @@ class Remix(HeadedMethod):
         return assignment
 
     def least_confident(self, output: Output) -> Tensor:
-        """Position of the present modality with the smallest D_u, shape (B,); ties to the last."""
+        """Position of the modality with the smallest D_u, shape (B,); ties to the last."""
         distances = []
         for name, logits in apply_heads(self, self.heads, output).items():
             distance, mask = bits_from_uniform(logits), output.mask(name)
@@ -188,7 +190,7 @@ class Remix(HeadedMethod):
 
 
 def bits_from_uniform(logits: Tensor) -> Tensor:
-    """Divergence D = Σ_c p_c log₂(C p_c) of a prediction from the uniform one.
+    """Divergence D = Σ_c p_c log₂(C p_c) from the uniform prediction.
 
     Args:
         logits: Unnormalised predictions, shape (B, C).

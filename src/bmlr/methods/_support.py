@@ -1,4 +1,4 @@
-"""Pieces of several methods: epoch windows, seeded draws, heads, gradients, sums over processes, batches."""
+"""Pieces shared by several methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class WindowedMethod(Method):
     last_epoch: int | None
 
     def set_window(self, first_epoch: int, last_epoch: int | None) -> None:
-        """Set the epochs in which the method acts; a last epoch of None is no end.
+        """Set the epochs in which the method acts.
+
+        A last epoch of None is no end.
 
         Raises:
             ValueError: If they are no range of epochs.
@@ -39,7 +41,7 @@ class WindowedMethod(Method):
 
 
 class SteppedMethod(Method):
-    """A method with a step counter, by which a resumed run repeats its draws."""
+    """A method with seeded draws and a step counter."""
 
     seed: int
 
@@ -48,7 +50,10 @@ class SteppedMethod(Method):
         self.step = 0
 
     def generator(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """Generator seeded by ``seed`` and ``number``: the same in every process and after a resume."""
+        """Generator seeded by ``seed`` and ``number``.
+
+        It is the same in every process and after a resume.
+        """
         return torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -62,7 +67,7 @@ class SteppedMethod(Method):
 
 
 class HeadedMethod(Method):
-    """A method with a linear head h_u per modality for unimodal losses and predictions."""
+    """A method with a linear head h_u per modality."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +79,7 @@ class HeadedMethod(Method):
         self.heads = unimodal_heads(model)
 
     def head_losses(self, output: Output, targets: Tensor, weight: float = 1.0) -> Losses:
-        """Losses CE(y, p), and w CE(y, h_u(zᵘ)) over the samples with modality u."""
+        """Losses CE(y, p) and w CE(y, h_u(zᵘ)) of the present modalities."""
         terms = {"fused": soft_cross_entropy(output.logits, targets)}
         for name, logits in apply_heads(self, self.heads, output).items():
             terms[name] = weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
@@ -86,7 +91,7 @@ class HeadedMethod(Method):
 
 
 def unimodal_heads(model: MultimodalClassifier) -> nn.ModuleDict:
-    """One linear head per modality, on the model's device and in its type."""
+    """One linear head per modality, of the model's device and type."""
     like = next(model.parameters())
     return nn.ModuleDict(
         {
@@ -115,7 +120,7 @@ def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[st
 
 @torch.no_grad()
 def batch_scores(output: Output, targets: Tensor) -> Tensor:
-    """Summed probability of the true class by modality, shape (M,), by sorted name."""
+    """Sum of the true-class probabilities, shape (M,), by sorted name."""
     logits = output.fusion(output.detached_features, unimodal=True)
     scores = []
     for name in sorted(output.features):
@@ -132,7 +137,10 @@ def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
 
 
 def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
-    """Presence of the modalities, boolean, shape (B, M), in the order of ``names`` or the model."""
+    """Presence of the modalities, boolean, shape (B, M).
+
+    Columns follow ``names``, by default the order of the model.
+    """
     device = next(iter(output.features.values())).device
     everyone = torch.ones(output.batch_size, dtype=torch.bool, device=device)
     return torch.stack(
@@ -226,7 +234,7 @@ def select(batch: Batch, mask: Tensor) -> Batch:
 
 
 def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
-    """One batch of the samples at ``indices``, in the order of the split.
+    """Batch of the samples at ``indices``, in the order of the split.
 
     Raises:
         ValueError: If the batches have no indices, or a sample is not among them.

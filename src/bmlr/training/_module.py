@@ -111,7 +111,10 @@ class BalancedModule(lightning.LightningModule):
     # Loaders
 
     def train_dataloader(self) -> Iterable[Batch]:
-        """Batches of the next epoch, planned by the method; the trainer asks anew before every epoch."""
+        """Batches of the next epoch, planned by the method.
+
+        The trainer asks anew before every epoch.
+        """
         data = self._own_data()
         if self.epochs_done >= (self.trainer.max_epochs or 1):  # resumed after the last epoch: no epoch to plan
             return self._loader("train", ordered_requests(len(data.split("train")), self.batch_size))
@@ -184,16 +187,17 @@ class BalancedModule(lightning.LightningModule):
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_train_start(self) -> None:
-        """Leave averaging gradients over processes to a method that does so itself."""
+        """Switch off DDP's averaging for methods that average gradients."""
         if self.data is None:
             self._restore_rank_state()
         if self.method.reduces_gradients and isinstance(self.trainer.model, DistributedDataParallel):
             self.trainer.model.require_backward_grad_sync = False
 
     def on_train_epoch_start(self) -> None:
-        """Reset the epoch's sums; without data of its own, also start the method's epoch.
+        """Reset the sums of the epoch, and start the method's epoch.
 
-        Lightning does not call this where it resumes within an epoch, whose sums are those of the checkpoint.
+        With ``data`` :meth:`train_dataloader` has started it. Lightning does not call this where it resumes within an
+        epoch, whose sums are those of the checkpoint.
         """
         self._sums, self._started = EpochSums(), time.perf_counter()
         self._position, self._counts_before_epoch = 0, (self.guard.skipped, self.guard.overflowed)
@@ -205,7 +209,7 @@ class BalancedModule(lightning.LightningModule):
                 )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Reset the optimiser's state where the plan says so."""
+        """Reset the optimiser's state where the plan asks for it."""
         if self.data is not None and self._requests[batch_idx].fresh_optimizer:
             self.trainer.optimizers[0].state.clear()
 
@@ -233,7 +237,7 @@ class BalancedModule(lightning.LightningModule):
         return total
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Gradients of the step, by the method; scaled as the trainer would have scaled the total.
+        """Compute the method's gradients, scaled like the total.
 
         Lightning hands over the total, already divided by the accumulated batches and scaled. Methods that combine
         gradients need the single losses instead, so those of :meth:`training_step` are used, with the same scale.
@@ -255,7 +259,10 @@ class BalancedModule(lightning.LightningModule):
         self.method.backward(losses, self.model, scale=scale)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Let the method change the gradients, unscaled and not yet clipped; skip the step if they are not finite."""
+        """Adjust the gradients by the method, or skip the step.
+
+        They are unscaled and not yet clipped. A step whose gradients are not finite is skipped.
+        """
         parameters = self._trained_parameters()
         if not self.guard.nonfinite:
             scaler = self._scaler()
@@ -277,14 +284,14 @@ class BalancedModule(lightning.LightningModule):
             self.guard.end_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Call the hooks that follow an optimiser step."""
+        """Call the hooks after an optimiser step."""
         done = batch_idx + 1
         if done % self.trainer.accumulate_grad_batches == 0 and (self.data is None or done < len(self._requests)):
             for hook in self.after_step:
                 hook(self)
 
     def on_train_epoch_end(self) -> None:
-        """Add the epoch to the history, end the method's epoch, and call the hooks before and after that."""
+        """Add the epoch to the history and end the method's epoch."""
         row = {"epoch": float(self.epochs_done), "seconds": time.perf_counter() - self._started}
         row["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         samples = torch.tensor(float(self._sums.samples), device=self.device)
@@ -309,7 +316,9 @@ class BalancedModule(lightning.LightningModule):
             hook(self)
 
     def _record_event(self, event: dict[str, Any] | None) -> None:
-        """Record a loss or gradient that is not finite; None where only another process has one.
+        """Record a loss or gradient that is not finite.
+
+        None stands for one of another process.
 
         Raises:
             NonFiniteLossError: Unless such steps are to be skipped.
@@ -326,7 +335,7 @@ class BalancedModule(lightning.LightningModule):
         return [p for group in self.trainer.optimizers[0].param_groups for p in group["params"]]
 
     def _scaler(self) -> Any:
-        """The loss scaler of half precision, or None."""
+        """Loss scaler of half precision, or None."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     # Validation
@@ -345,7 +354,7 @@ class BalancedModule(lightning.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add history, plan, position in the epoch, and each process's random state and sums."""
+        """Add history, plan, position, and random state and sums per process."""
         rank_state = {"random_state": capture_random_state(), **self._sums.state()}
         checkpoint["bmlr"] = {
             "history": self.history,
@@ -368,7 +377,7 @@ class BalancedModule(lightning.LightningModule):
         self.guard.restore(state["guard"])
 
     def _restore_rank_state(self) -> int:
-        """Restore this rank's random state and sums; return the number of batches done in the epoch."""
+        """Restore random state and sums of this rank; return the batches done."""
         if self._rank_states is None:
             return 0
         states, self._rank_states = self._rank_states, None
@@ -377,8 +386,8 @@ class BalancedModule(lightning.LightningModule):
                 f"The checkpoint was taken within an epoch by {len(states)} processes, and only so many can go on "
                 f"from it. Found {self.trainer.world_size}."
             )
-        own = states[self.trainer.global_rank if len(states) == self.trainer.world_size else 0]
+        rank_state = states[self.trainer.global_rank if len(states) == self.trainer.world_size else 0]
         if self._position:
-            self._sums.restore(own)
-        restore_random_state(own["random_state"])
+            self._sums.restore(rank_state)
+        restore_random_state(rank_state["random_state"])
         return self._position
