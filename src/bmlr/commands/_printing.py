@@ -5,31 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from bmlr import tables
+from bmlr._console import make_console
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bmlr import tables
     from bmlr.runs import RunRecord
-
-
-def make_console(width: int) -> Console:
-    """A console as wide as the terminal, or ``width`` columns where the output goes elsewhere."""
-    return Console(width=None if Console().is_terminal else width)
 
 
 def print_table(table: tables.Table, console: Console) -> None:
     """Print a table."""
     grid = Table(*table.heads, title=table.title or None)
     for row in table.rows:
-        grid.add_row(*(Text(cell.text) for cell in row))
+        grid.add_row(*(cell.text for cell in row))
     console.print(grid)
 
 
 def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a table with a row per score: accuracies, fused and per modality, and confidence ratios."""
+    """Print scores: accuracies, fused and per modality, and confidence ratios."""
     first = next(iter(scores.values()))
     heads = ["split", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
     rows = [
@@ -46,11 +42,14 @@ def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(*heads, title=title)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    make_console(120).print(table)
 
 
 def raise_failures(records: Sequence[RunRecord]) -> None:
-    """Raise a RunError if runs failed, so that a script sees it in the exit status."""
+    """Raise a RunError if runs failed.
+
+    A script sees it in the exit status.
+    """
     from bmlr.runs import RunError
 
     if failed := [record for record in records if record.state == "failed"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bmlr import benchmark
 from bmlr.benchmark.engines import make_engine
 from bmlr.commands._printing import raise_failures
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
@@ -41,6 +40,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         force: Compare runs of different data, protocol or budget too.
         **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
     """
+    from bmlr import benchmark
+
     workers = make_engine(**engine)
     if (data is None) != (not methods):
         raise ValueError("Options --data and --methods belong together; without both, the runs in --runs are compared.")

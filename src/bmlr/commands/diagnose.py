@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from rich.panel import Panel
-from rich.text import Text
 
-from bmlr.commands._printing import make_console, print_table
-from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
-from bmlr.training import is_first_process
+from bmlr._console import make_console
+from bmlr.commands._printing import print_table
 
 
 def execute(
@@ -36,6 +34,9 @@ def execute(
         alone: Folder of the runs trained alone, reused if there; "alone" in the run's directory by default.
         out: Folder for diagnosis.json, diagnosis.md and figures; "diagnosis" in the run's directory by default.
     """
+    from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
+    from bmlr.training import is_first_process
+
     diagnosis = diagnose_run(
         run,
         split=split,
@@ -51,6 +52,6 @@ def execute(
     console = make_console(200)
     for table in diagnosis.tables():
         print_table(table, console)
-    console.print(diagnosis.caption, style="dim", highlight=False, markup=False)
-    console.print(Panel(Text(diagnosis.paragraph), title="verdict"))
+    console.print(diagnosis.caption, style="dim")
+    console.print(Panel(diagnosis.paragraph, title="verdict"))
     print("\n".join(map(str, files)))

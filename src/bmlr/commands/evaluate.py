@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from bmlr.commands._printing import print_scores
-from bmlr.training import evaluate_run
 
 
 def execute(
@@ -19,5 +18,7 @@ def execute(
         split: Split of the data.
         weights: Weights of the epoch selected on validation, or of the last epoch.
     """
+    from bmlr.training import evaluate_run
+
     score = evaluate_run(run, split=split, weights=weights)
     print_scores(str(run), {f"{split}, {weights} weights": score.as_dict()})

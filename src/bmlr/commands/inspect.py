@@ -6,15 +6,17 @@ import sys
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.panel import Panel
 from rich.table import Table
 
+from bmlr._console import make_console
 from bmlr._files import atomic_write
-from bmlr.commands._printing import make_console
 from bmlr.data import MultimodalData
-from bmlr.data.inspection import InputReport, Inspection, contact_sheet, inspect_data
+
+if TYPE_CHECKING:
+    from bmlr.data.inspection import InputReport, Inspection
 
 
 def execute(
@@ -35,6 +37,8 @@ def execute(
         samples: Samples per split whose values are read; None reads all.
         json: Print JSON.
     """
+    from bmlr.data.inspection import contact_sheet, inspect_data
+
     inspection = inspect_data(data, samples=samples, progress=sys.stderr.isatty())
     figure = contact_sheet(data, split=split, per_class=per_class)
     path = sheet or Path(f"inspect-{data.name}.png")
@@ -74,7 +78,7 @@ def _print(inspection: Inspection) -> None:
     for remark in inspection.remarks:
         print(remark)
     if inspection.alarms:
-        console.print(Panel("\n".join(inspection.alarms), title="WARNING", style="bold red"), markup=False)
+        console.print(Panel("\n".join(inspection.alarms), title="WARNING", style="bold red"))
 
 
 def _length_columns(inspection: Inspection) -> list[str]:

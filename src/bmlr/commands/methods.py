@@ -9,7 +9,7 @@ from typing import Literal
 from rich.table import Table
 
 import bmlr.methods
-from bmlr.commands._printing import make_console
+from bmlr._console import make_console
 
 
 def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # noqa: A002

@@ -7,12 +7,11 @@ from json import dumps
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
+from bmlr._console import make_console
 from bmlr.data import Modality
 from bmlr.data.readers.suffixes import modality_kind
-from bmlr.training import load_run, predict_run
 
 
 def execute(run: Path, *, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False) -> None:
@@ -24,6 +23,8 @@ def execute(run: Path, *, files: list[str], weights: Literal["best", "last"] = "
         weights: Weights of the epoch selected on validation, or of the last epoch.
         json: Print the probabilities of all classes as JSON.
     """
+    from bmlr.training import load_run, predict_run
+
     config, _, _ = load_run(run, weights=weights)
     probabilities = predict_run(run, _assign_files(config.data.modalities, files), weights=weights)
     if json:
@@ -34,7 +35,7 @@ def execute(run: Path, *, files: list[str], weights: Literal["best", "last"] = "
         ranked = sorted(values.items(), key=lambda item: -item[1])
         runners_up = ", ".join(f"{label} {value:.3f}" for label, value in ranked[1:3])
         table.add_row(name, ranked[0][0], f"{ranked[0][1]:.3f}", runners_up)
-    Console().print(table)
+    make_console(120).print(table)
 
 
 def _assign_files(modalities: Mapping[str, Modality], files: Sequence[str]) -> dict[str, Path]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from bmlr._console import make_console
 from bmlr.data import PrepareOptions, PrepareResult, prepare
 
 
@@ -31,7 +31,7 @@ def _print(result: PrepareResult) -> None:
     table.add_section()
     sums = [sum(counts.values()) for counts in result.counts.values()]
     table.add_row("all", *map(str, sums))
-    Console().print(table)
+    make_console(120).print(table)
     reasons = f", listed with reasons in {result.rejected_file}" if result.rejected else ""
     print(f"{len(result.classes)} classes, {sum(sums)} samples, {len(result.rejected)} rejected{reasons}")
     for note in result.notes:

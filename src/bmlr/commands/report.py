@@ -6,8 +6,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from bmlr.report import write_report
-
 
 def execute(
     *,
@@ -26,6 +24,8 @@ def execute(
         baseline: Method the differences are to; joint training by default, where there are runs of it.
         title: Title of the page.
     """
+    from bmlr.report import write_report
+
     values = {"--results": results, "--out": [str(out)], "--baseline": [baseline], "--title": [title]}
     options = [text for name, texts in values.items() if texts and texts[0] is not None for text in (name, *texts)]
     report = write_report(

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from bmlr.benchmark.engines import make_engine
 from bmlr.commands._printing import raise_failures
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
-from bmlr.reproduction import Settings, reproduce
 
 
 def execute(  # noqa: PLR0913  (every parameter is an option)
@@ -42,6 +41,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         out: Folder for the tables and figures.
         **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
     """
+    from bmlr.reproduction import Settings, reproduce
+
     workers = make_engine(**engine)
     settings = Settings(
         scale=scale, data=data or (), root=root, tuned=[Path(folder) for folder in tuned or ()],

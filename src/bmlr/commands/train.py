@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bmlr import training
 from bmlr.commands._printing import print_scores
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
-from bmlr.training import is_first_process
+
+if TYPE_CHECKING:
+    from bmlr import training
 
 
 def execute(
@@ -37,8 +38,10 @@ def execute(
         run: Directory of the run, instead of one in --runs.
         resume: Continue an interrupted run.
     """
+    from bmlr import training
+
     result = training.train(data, method, model, optimizer, trainer, seed=seed, runs=runs, run=run, resume=resume)
-    if is_first_process():  # every process of a distributed run gets here
+    if training.is_first_process():  # every process of a distributed run gets here
         _print(result)
 
 

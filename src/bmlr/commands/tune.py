@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from bmlr import benchmark
 from bmlr.benchmark.engines import make_engine
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
@@ -46,6 +45,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         out: Folder for the journal, tables, surfaces and the best configurations for bmlr train --config.
         **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
     """
+    from bmlr import benchmark
+
     workers = make_engine(**engine)
     if not methods or not space:
         raise ValueError("Options --methods and --space should name at least one each.")

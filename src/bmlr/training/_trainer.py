@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from bmlr._console import make_console
 from bmlr._version import __version__
 from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
@@ -43,7 +44,7 @@ def make_trainer(
         checkpoint: Checkpoint to resume from, already read.
     """
     options = config.trainer
-    console = Console()
+    console = make_console()
     callbacks: list[Callback] = [watch]
     if options.progress:
         callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bmlr._checks import check_integer, check_targets
+from bmlr._console import make_console
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
 from bmlr.data.inspection._batches import draw_indices, iterate_batches, present_mask, store_of
 from bmlr.data.inspection._statistics import InputReport, InputStatistics
@@ -281,9 +282,8 @@ def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]
     if not enabled:
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=make_console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading", total=total)
         yield lambda count: progress.update(task, advance=count)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from bmlr._console import make_console
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -87,7 +89,6 @@ def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]
     if not enabled or not total:
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Estimate
 
@@ -102,6 +103,6 @@ def progress_bar(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]
         TextColumn("left"),
     )
     bar: Progress
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=make_console(stderr=True)) as bar:
         task = bar.add_task("", total=total, rejected=0)
         yield lambda rejected: bar.update(task, advance=1, rejected=rejected)
