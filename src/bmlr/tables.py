@@ -1,4 +1,7 @@
-"""Tables for people to read: Markdown, LaTeX and CSV; the best bold, the second underlined."""
+"""Tables as Markdown, LaTeX and CSV.
+
+The best number is bold, the second underlined.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +137,7 @@ def format_mean(mean: float, std: float | None = None, *, factor: float = 100, d
 
 
 def leading_number(text: str) -> float | None:
-    """The number a text begins with; None where it begins with another character.
+    """The number a text begins with, or None.
 
     Example:
         >>> leading_number("71.2 ± 0.4"), leading_number("+1.5 [0.2, 2.8]"), leading_number("failed")
@@ -145,9 +148,9 @@ def leading_number(text: str) -> float | None:
 
 
 def mark_best(cells: Sequence[Cell], goodness: Callable[[float], float] = float) -> list[Cell]:
-    """Mark the best and the second number; numbers that look the same rank the same.
+    """Mark the best and the second number.
 
-    Several best numbers leave no second.
+    Numbers that look the same rank the same. Several best numbers leave no second.
 
     Args:
         cells: Cells of a column.

@@ -26,7 +26,7 @@ def path(tmp_path):
     return tmp_path / "config.yaml"
 
 
-def test_what_is_written_is_read_as_objects_and_as_plain_data(path):
+def test_a_written_configuration_is_read_as_objects_and_as_plain_data(path):
     assert read_config(path).digest == config().digest
     assert read_config_entries(path) == config().as_dict()
 

@@ -167,7 +167,7 @@ def test_training_records_gradients_on_request_and_is_not_changed_by_it(tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_probed_by_two_and_told_of_once(tmp_path):
+def test_a_run_of_two_processes_is_probed_by_two_and_printed_once(tmp_path):
     def bmlr(*arguments):
         return subprocess.run(  # noqa: S603
             [sys.executable, "-m", "bmlr", *arguments],

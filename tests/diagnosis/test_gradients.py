@@ -201,7 +201,7 @@ def test_a_resumed_recording_keeps_the_steps_before(tmp_path):
     assert [row["step"] for row in read_gradients(tmp_path)] == [0, 1, 2]
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_without_gradients_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="There are no gradients in"):
         read_gradients(tmp_path)
     GradientMonitor(tmp_path).write()

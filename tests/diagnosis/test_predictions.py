@@ -198,7 +198,7 @@ def test_a_function_that_is_a_module_is_read_in_evaluation_mode():
     assert net.training
 
 
-def test_modalities_can_be_chosen_and_other_inputs_are_handed_over():
+def test_modalities_can_be_selected_and_other_inputs_are_passed_on():
     data = [({"a": torch.randn(6, 2), "v": torch.randn(6, 2), "length": torch.arange(6)}, torch.arange(6) % 2)]
     lengths = []
 
@@ -269,7 +269,7 @@ def test_bad_arguments_with_a_model_of_the_library(arguments, message):
         (lambda inputs: inputs["audio"][:, :2] + 2, "`targets` should lie in"),
     ],
 )
-def test_logits_that_are_none(predict, message):
+def test_invalid_logits_are_named(predict, message):
     data = batches()
     data[0].targets[0] = 2
     with pytest.raises(ValueError, match=message):

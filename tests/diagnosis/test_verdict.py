@@ -101,7 +101,7 @@ def test_the_advice_depends_on_the_location_the_method_and_conflict():
 
 @pytest.mark.parametrize("location", ["encoder", "decision", ""])
 @pytest.mark.parametrize("current", ["Joint", "BMLR", "OGMGE", None])
-def test_methods_exist_are_others_and_can_be_used(location, current):
+def test_suggested_methods_are_registered_and_applicable(location, current):
     for missing in (False, True):
         methods = choose_methods([location], current=current, missing=missing)
         assert len(methods) == 4

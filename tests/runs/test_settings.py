@@ -37,7 +37,7 @@ def test_methods_come_in_the_order_of_the_registry_and_others_last(tmp_path):
     assert list(groups(tmp_path)) == ["Joint", "OGMGE", "Odd"]
 
 
-def test_places_of_files_are_no_setting_and_other_parameters_are(tmp_path):
+def test_locations_of_files_are_no_settings(tmp_path):
     make_run(tmp_path / "a", data_args={"root": "/here", "cache": "/c"})
     make_run(tmp_path / "b", data_args={"root": "/there"})
     first, second = find_runs([tmp_path])
@@ -66,7 +66,7 @@ def test_a_failure_that_is_damaged_itself_is_a_failure(tmp_path):
     assert (record.reason, record.details) == ("It failed: E: broken", "a\nb")
 
 
-def test_an_unreadable_run_is_in_no_group_and_folders_without_a_run_are_no_matter(tmp_path):
+def test_unreadable_runs_and_folders_without_a_run_are_in_no_group(tmp_path):
     run = make_run(tmp_path / "a")
     (tmp_path / "empty").mkdir()
     assert groups(tmp_path) == {"Joint": 1}

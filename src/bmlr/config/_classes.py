@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def resolve_class(name: str, base: type[T]) -> type[T]:
-    """Find a registered or already imported subclass of ``base`` by its short name or path.
+    """Find a registered or already imported class by its name or path.
 
     Raises:
         ValueError: If there is none; the message gives the nearest name.
@@ -39,20 +39,26 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
 
 
 def class_path(cls: type) -> str:
-    """Public path of a class; for classes of the library, their package and name."""
+    """Public path of a class.
+
+    Of a class of the library it is its package and name.
+    """
     module = cls.__module__
     if module.startswith("bmlr."):
         module = ".".join(module.split(".")[:2])
     return f"{module}.{cls.__qualname__}"
 
 
-def class_entry(thing: MultimodalData | Method) -> dict[str, Any]:
+def class_entry(instance: MultimodalData | Method) -> dict[str, Any]:
     """Class path and parameters of an object, as plain data."""
-    return {"class_path": class_path(type(thing)), "init_args": plain_data(thing.hparams)}
+    return {"class_path": class_path(type(instance)), "init_args": plain_data(instance.hparams)}
 
 
 def make_class(entry: Any, base: type[T], where: str, hint: str = "") -> T:
-    """Make the object that a class entry describes; ``hint`` ends the message where its parameters do not fit."""
+    """Make the object that a class entry describes.
+
+    ``hint`` ends the message where its parameters do not fit.
+    """
     if not isinstance(entry, dict) or not {"class_path"} <= set(entry) <= {"class_path", "init_args"}:
         raise ValueError(f"{where} should have the entries class_path and init_args. Found {entry!r}.{hint}")
     cls = resolve_class(str(entry["class_path"]), base)
@@ -65,7 +71,7 @@ def make_class(entry: Any, base: type[T], where: str, hint: str = "") -> T:
 
 
 def plain_data(value: Any) -> Any:
-    """Nested values as YAML and JSON hold them: mappings with text keys, lists, paths as text."""
+    """Nested values as YAML and JSON hold them."""
     if isinstance(value, Mapping):
         return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -16,7 +16,10 @@ _SEAL = "# Checksum of what follows; remove this line if you change that: sha256
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Loader of plain data without aliases, by which a page of text can stand for more than memory holds."""
+    """Loader of plain data without aliases.
+
+    By aliases a page of text can stand for more than memory holds.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -26,7 +29,9 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def load_plain_yaml(text: str) -> Any:
-    """Parse YAML into plain data. Nothing is made or imported, and aliases are refused.
+    """Parse YAML into plain data.
+
+    Nothing is made or imported, and aliases are refused.
 
     Raises:
         yaml.YAMLError: If it is not YAML, or more than plain data.
@@ -59,7 +64,9 @@ def sealed_yaml(entries: Mapping[str, Any]) -> str:
 
 
 def read_config_entries(path: Path) -> dict[str, Any]:
-    """Read the ``config.yaml`` of a run as plain data, by section. No class is made and nothing is imported.
+    """Read the ``config.yaml`` of a run as plain data.
+
+    Its sections are by name. No class is made and nothing is imported.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -71,7 +78,11 @@ def read_config_entries(path: Path) -> dict[str, Any]:
 
 
 def read_entries(path: Path) -> tuple[dict[str, Any], bool | None]:
-    """Sections of a ``config.yaml``, and whether they fit its seal; None without a seal."""
+    """Read the sections of a ``config.yaml``.
+
+    Returns:
+        The sections, and whether they fit the file's seal; None without a seal.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no run in {path.parent}: {path.name} is missing.")
     text, entries = read_plain_yaml(path)
@@ -109,7 +120,7 @@ def check_seal(path: Path, intact: bool | None) -> None:
 
 
 def other_version(intact: bool | None) -> str:
-    """Cause and remedy of entries that are as they were written and still not understood."""
+    """Cause and remedy where an intact file is not understood."""
     return " The file is intact: another version of bmlr wrote it. Make the run again with this one." if intact else ""
 
 

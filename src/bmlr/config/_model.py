@@ -13,7 +13,9 @@ from bmlr.model import MultimodalClassifier
 
 
 def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassifier:
-    """Build the model of a configuration; its weights come from torch's random generator.
+    """Build the model of a configuration.
+
+    Its weights come from torch's random generator.
 
     Raises:
         ValueError: If a modality is unknown or has no default encoder.

@@ -21,7 +21,7 @@ from bmlr.methods import Method
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the result of a run.
+    """Data, method and options, which decide the result of a run.
 
     Attributes:
         data: The data set.
@@ -45,7 +45,7 @@ class RunConfig:
 
     @functools.cached_property
     def model_data(self) -> MultimodalData:
-        """The data as the model sees them: its modalities, and the samples that have one of these."""
+        """The data set, restricted to the modalities of the model."""
         return self.model.select(self.data)
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class RunConfig:
 
     @property
     def digest(self) -> str:
-        """Hash of the package version and of all that can change the result.
+        """Hash of the version and all that can change the result.
 
         Locations of the data count: files of the same name in another folder may hold something else.
         """
@@ -76,7 +76,7 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """Name of the run: data, method, seed and the beginning of the digest."""
+        """Name of the run: data, method, seed, start of the digest."""
         return f"{self.data.name}-{type(self.method).__name__}-seed{self.seed}-{self.digest[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""Diagnosis of balance: the undertrained modalities of a run, or of any model.
+"""Diagnosis of undertrained modalities, of a run or any model.
 
 :func:`diagnose` and :func:`diagnose_run` measure and judge. The measures are functions in
 :mod:`bmlr.diagnosis.measures`, linear probes are in :mod:`bmlr.diagnosis.probes`, plots in

@@ -1,4 +1,4 @@
-"""Runs of one modality, and probes that compare their encoders with those of the joint run."""
+"""Runs of one modality, and probes of their encoders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def train_alone(config: RunConfig, modality: str, runs: Path) -> Path:
-    """Train one modality alone with the options of a joint run; return the directory of the run.
+    """Train one modality alone with the options of a joint run.
 
     It is an ordinary run of joint training with data, optimiser, trainer and seed of the joint run. A finished one is
     reused, an interrupted one resumed.
@@ -29,6 +29,9 @@ def train_alone(config: RunConfig, modality: str, runs: Path) -> Path:
         config: Configuration of the joint run.
         modality: The modality.
         runs: Folder of the run.
+
+    Returns:
+        Directory of the run.
     """
     from bmlr.methods import Joint
     from bmlr.training import train
@@ -51,7 +54,7 @@ def probe_run(
     device: torch.device,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, ProbeResult]:
-    """Train every modality of a run alone and compare the encoders by linear probes.
+    """Train every modality of a run alone and probe the encoders.
 
     Args:
         config: Configuration of the joint run.
@@ -79,7 +82,7 @@ def probe_run(
 
 
 def _load_alone(run: Path, modality: str, weights: str, device: torch.device) -> TrainedAlone:
-    """The model of a run of one modality, and its encoder before training."""
+    """Load a run of one modality, with its untrained encoder."""
     from bmlr.config import build_model
     from bmlr.training import load_run
 

@@ -117,12 +117,12 @@ class Background:
 
     @property
     def probes(self) -> dict[str, ProbeResult]:
-        """The references that are probes."""
+        """References by probes."""
         return {u: value for u, value in self.reference.items() if isinstance(value, ProbeResult)}
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """The references that are accuracies."""
+        """References by accuracy."""
         return {u: value for u, value in self.reference.items() if not isinstance(value, ProbeResult)}
 
 
@@ -200,7 +200,7 @@ def _gradient_rows(gradients: GradientMonitor | Path | str | None) -> list[dict[
 
 
 def _columns(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Values per sample of every measure that is a mean over samples; NaN excludes a sample."""
+    """Values per sample of each measure; NaN excludes a sample."""
     everything, targets = predictions.all_modalities, predictions.targets
     columns = {"fused": _column(predictions.classes[everything] == targets)}
     correct = {s: (classes == targets).double() for s, classes in predictions.classes.items()}
@@ -214,18 +214,18 @@ def _columns(predictions: Predictions) -> dict[str, np.ndarray]:
         columns |= {f"{kind}:{u}": _column(value) for u, value in shapley_values(value_of, empty).items()}
     for u in predictions.modalities:
         classes, _ = predictions.alone(u)
-        others = everything - {u}
+        remaining = everything - {u}
         mask = predictions.has_another(u)
         columns[f"alone:{u}"] = _column(classes == targets, predictions.present[u])
         columns[f"removal:{u}"] = _column(correct[frozenset({u})], predictions.present[u])
         columns[f"with:{u}"] = _column(correct[everything], mask)
-        columns[f"without:{u}"] = _column(correct[others], mask)
-        columns[f"changed:{u}"] = _column(predictions.classes[others] != predictions.classes[everything], mask)
+        columns[f"without:{u}"] = _column(correct[remaining], mask)
+        columns[f"changed:{u}"] = _column(predictions.classes[remaining] != predictions.classes[everything], mask)
     for u, v in itertools.combinations(predictions.modalities, 2):
-        both = predictions.present[u] & predictions.present[v]
+        has_both = predictions.present[u] & predictions.present[v]
         difference = predictions.alone(u)[1].exp() - predictions.alone(v)[1].exp()
-        columns[f"gap:{u}/{v}"] = _column(difference.abs(), both)
-        columns[f"signed:{u}/{v}"] = _column(difference, both)
+        columns[f"gap:{u}/{v}"] = _column(difference.abs(), has_both)
+        columns[f"signed:{u}/{v}"] = _column(difference, has_both)
     return columns
 
 
@@ -314,7 +314,7 @@ class _MeasureComputer:
         return self._recovered(u, means) / best if best > 0 else math.nan
 
     def _balance(self, u: str, means: Mapping[str, float]) -> float:
-        """Accuracy alone above chance relative to that of the best modality."""
+        """Accuracy alone above chance, relative to the best modality."""
         above = {v: means[f"alone:{v}"] - self.chance[v] for v in self.predictions.modalities}
         best = max((value for value in above.values() if math.isfinite(value)), default=math.nan)
         return above[u] / best if best > 0 else math.nan

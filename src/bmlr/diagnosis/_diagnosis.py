@@ -21,7 +21,7 @@ from bmlr.tables import Cell, Table
 
 @dataclasses.dataclass(frozen=True)
 class ModalityMeasures:
-    """Measures of one modality, over the samples that have it.
+    """Measures of one modality, over its samples.
 
     Attributes:
         samples: Number of these samples.
@@ -70,7 +70,7 @@ class ModalityMeasures:
 
 @dataclasses.dataclass(frozen=True)
 class PairMeasures:
-    """Measures of two modalities, over the samples that have both.
+    """Measures of two modalities, over their common samples.
 
     Attributes:
         samples: Number of these samples.
@@ -127,7 +127,7 @@ class Diagnosis:
         return self.verdict.undertrained
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers for JSON; None stands for NaN and infinity."""
+        """All numbers for JSON, with None for NaN and infinity."""
         return {
             "subject": self.subject,
             "samples": self.samples,

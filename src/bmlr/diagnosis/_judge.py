@@ -130,7 +130,10 @@ def _judge_without_reference(evidence: Evidence, thresholds: Thresholds) -> Stat
 
 
 def _side(estimate: IntervalEstimate, fraction: float) -> int:
-    """−1 for an estimate below the threshold, 1 above, 0 if its interval allows both."""
+    """Side of the threshold an estimate is on.
+
+    −1 is below, 1 above; 0 if the interval allows both.
+    """
     if estimate.value < fraction:
         return -1 if estimate.high < 1 else 0
     return 1 if estimate.low >= 2 * fraction - 1 else 0
@@ -139,7 +142,9 @@ def _side(estimate: IntervalEstimate, fraction: float) -> int:
 def choose_methods(
     locations: Sequence[Location], *, current: str | None, missing: bool, conflict: bool = False
 ) -> dict[str, str]:
-    """Methods to try and their effects, without the current and the inapplicable ones.
+    """Methods to try and their effects.
+
+    The current method and inapplicable ones are left out.
 
     Args:
         locations: Locations the undertrained modalities are behind in.

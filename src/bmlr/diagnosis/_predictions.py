@@ -69,17 +69,20 @@ class Predictions:
         return float(self.class_rates.max())
 
     def has_any(self, subset: Iterable[str]) -> Tensor:
-        """Mask of the samples with at least one modality of the subset, boolean, shape (N,)."""
+        """Mask of samples with a modality of the subset, shape (N,)."""
         return torch.stack([self.present[u] for u in subset]).any(0)
 
     def has_another(self, modality: str) -> Tensor:
-        """Mask of the samples with the modality and another one, boolean, shape (N,)."""
+        """Mask of samples with this modality and another, shape (N,)."""
         return self.present[modality] & self.has_any(self.all_modalities - {modality})
 
     def alone(self, modality: str) -> tuple[Tensor, Tensor]:
-        """Predicted class and log-probability of the true class by one modality, shape (N,) each.
+        """Predictions by one modality.
 
-        By its unimodal logits if the model has them; otherwise with all other modalities removed.
+        They come from its unimodal logits if the model has them; otherwise all other modalities are removed.
+
+        Returns:
+            Predicted class and log-probability of the true class, shape (N,) each.
         """
         if modality in self.unimodal_classes:
             return self.unimodal_classes[modality], self.unimodal_log_probabilities[modality]
@@ -116,7 +119,10 @@ class SubsetPredictor(ABC):
 
     @abstractmethod
     def predict_subsets(self, batch: Batch) -> tuple[dict[frozenset[str], Tensor], dict[str, Tensor]]:
-        """Logits with every non-empty subset, and unimodal logits if any; shape (B, C) each."""
+        """Logits of every non-empty subset, and unimodal logits if any.
+
+        All have shape (B, C).
+        """
 
 
 @torch.no_grad()
@@ -232,7 +238,7 @@ def check_modalities(names: Sequence[str]) -> None:
 
 
 def check_batch(batch: Batch, modalities: Sequence[str], number: int) -> None:
-    """Raise a ValueError if a batch lacks a modality or its masks do not fit."""
+    """Raise if a batch lacks a modality or its masks do not fit."""
     if missing := [u for u in modalities if u not in batch.inputs]:
         raise ValueError(
             f"`batches` should hold the modalities {list(modalities)}. Batch {number} lacks {missing} and holds "

@@ -1,4 +1,4 @@
-"""Predictors that remove modalities from a model: by zero features or by replaced inputs."""
+"""Predictors that remove modalities: by zero features or replaced inputs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ReplacedInputPredictor(SubsetPredictor):
         return logits, {} if self.unimodal is None else self.unimodal(batch)
 
     def _replace(self, name: str, batch: Batch) -> Tensor:
-        """Replaced inputs of the samples with the modality; the others keep their placeholder."""
+        """Replace inputs; samples without the modality keep their placeholder."""
         inputs = batch.inputs[name]
         replaced = self.replacements.by_name[name](inputs)
         mask = (batch.present or {}).get(name)
@@ -113,10 +113,10 @@ class ReplacedInputPredictor(SubsetPredictor):
 
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """Mean of logits over draws (normalised geometric mean of the probabilities), shape (B, C).
+    """Mean of logits over draws, shape (B, C).
 
-    An arithmetic mean of probabilities would keep each draw's vote for a class. In log space the votes of a strong
-    modality's draws cancel, and the remaining modalities decide.
+    It is the normalised geometric mean of the probabilities. An arithmetic mean of probabilities would keep each draw's
+    vote for a class. In log space the votes of a strong modality's draws cancel, and the remaining modalities decide.
 
     Example:
         >>> import torch
@@ -167,7 +167,10 @@ def make_predictor(
 
 
 def _modules_of(model: ModelFunction, module: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
-    """The modules to switch to evaluation mode, which a function does not reveal."""
+    """Modules to switch to evaluation mode.
+
+    A function does not reveal its own.
+    """
     if module is None:
         if isinstance(model, nn.Module):
             return [model]

@@ -86,7 +86,7 @@ class ConstantInput:
 
 
 class ShuffledInput:
-    """Inputs drawn from a pool of samples, by a generator independent of the global one."""
+    """Inputs drawn from a pool by a generator of its own."""
 
     def __init__(self, pool: Tensor, generator: torch.Generator) -> None:
         self.pool, self.generator = pool, generator
@@ -97,7 +97,7 @@ class ShuffledInput:
 
 
 def make_replacements(names: Sequence[str], batches: Iterable[Any], options: RemovalOptions, seed: int) -> Replacements:
-    """The replacements asked for; means and pools take one pass over the batches."""
+    """Make the replacements in one pass over the batches."""
     check_modalities(names)
     mode = options.mode or "mean"
     if unknown := [u for u in options.baselines if u not in names]:
@@ -163,7 +163,7 @@ class _Means:
 
 
 class _Pools:
-    """Uniform samples of the inputs, over the samples with the modality (reservoirs by random keys)."""
+    """Uniform samples of the inputs, by reservoirs with random keys."""
 
     def __init__(self, names: Sequence[str], size: int, generator: torch.Generator) -> None:
         self.names, self.size, self.generator = names, size, generator

@@ -30,7 +30,7 @@ class IntervalEstimate(NamedTuple):
         return "–" if math.isnan(self.value) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def as_dict(self) -> dict[str, float | None]:
-        """The three numbers for JSON; None stands for NaN and infinity."""
+        """The three numbers for JSON, with None for NaN and infinity."""
         return {name: value if math.isfinite(value) else None for name, value in self._asdict().items()}
 
 
@@ -81,17 +81,19 @@ class ResampledMeans:
         self.means = {name: float(value) for name, value in zip(columns, means, strict=True)}
         self.resampled = {name: resampled[:, column] for column, name in enumerate(columns)}
 
-    def add(self, other: ResampledMeans, prefix: str) -> None:
+    def add(self, means: ResampledMeans, prefix: str) -> None:
         """Add the means of other samples, their names prefixed.
 
         Both need equally many resamples. They are treated as independent; if they come from the same samples, intervals
         of their differences are wider than necessary.
         """
-        self.means |= {prefix + name: value for name, value in other.means.items()}
-        self.resampled |= {prefix + name: values for name, values in other.resampled.items()}
+        self.means |= {prefix + name: value for name, value in means.means.items()}
+        self.resampled |= {prefix + name: values for name, values in means.resampled.items()}
 
     def estimate(self, statistic: str | Statistic) -> IntervalEstimate:
-        """A mean by name, or a function of the means by name, with its interval.
+        """Compute a statistic of the means and its interval.
+
+        A statistic is the name of a mean, or a function of the means by name.
 
         Resamples with an undefined statistic are excluded; if all are, the interval is NaN.
         """

@@ -44,7 +44,7 @@ PAIR_LABELS = {
 
 
 def plain_values(value: Any) -> Any:
-    """A value for JSON, records as dictionaries, NaN and infinity as None."""
+    """Convert a value for JSON, NaN and infinity to None."""
     if isinstance(value, IntervalEstimate):
         return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -57,12 +57,12 @@ def plain_values(value: Any) -> Any:
 
 
 def format_number(value: Any) -> str:
-    """A number or an estimate as text; a dash for None."""
+    """Text of a number or an estimate; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def format_status(status: Status, location: Location) -> str:
-    """The status of a modality, with the location an undertrained one is behind in."""
+    """Status of a modality, with the location of a weakness."""
     return f"{status} ({location})" if location else status

@@ -38,7 +38,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Facts about the model that shape the wording.
+    """Facts about the model that the sentences depend on.
 
     Attributes:
         accuracy: Accuracy of the fused prediction.
@@ -246,19 +246,22 @@ class _Writer:
         return f"Alone in the joint model {', '.join(clauses)}."
 
     def _best_other(self, u: str) -> str | None:
-        """The other modality recovered best; by its accuracy alone, if training alone is unknown."""
-        others = {v: numbers for v, numbers in self.evidence.items() if v != u}
-        if not others:
+        """The best recovered of the other modalities.
+
+        Where training alone is unknown, it is that with the best accuracy alone.
+        """
+        rivals = {v: numbers for v, numbers in self.evidence.items() if v != u}
+        if not rivals:
             return None
 
         def recovery(v: str) -> float:
-            numbers = others[v]
+            numbers = rivals[v]
             if numbers.trained_alone is None or self.evidence[u].trained_alone is None:
                 return numbers.alone.value
             attainable = numbers.trained_alone.value - numbers.chance
             return (numbers.alone.value - numbers.chance) / attainable if attainable > 0 else -math.inf
 
-        return max(others, key=recovery)
+        return max(rivals, key=recovery)
 
 
 def _value(estimate: IntervalEstimate | None) -> str:

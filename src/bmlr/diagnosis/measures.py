@@ -16,7 +16,7 @@ __all__ = [
 
 
 def accuracy(predictions: Tensor, targets: Tensor, mask: Tensor | None = None) -> float:
-    """Fraction of samples with the correct class predicted; NaN for an empty mask.
+    """Fraction of correct predictions; NaN for an empty mask.
 
     Args:
         predictions: Predicted classes, shape (N,).
@@ -32,7 +32,9 @@ def accuracy(predictions: Tensor, targets: Tensor, mask: Tensor | None = None) -
 
 
 def accuracy_ratio(first: float, second: float) -> float:
-    """Quotient of two modalities' accuracies alone; 1 is balanced (the A/V ratio of BMLR, Table III).
+    """Quotient of two modalities' accuracies alone; 1 is balanced.
+
+    It is the A/V ratio of BMLR (Table III).
 
     Infinite if only the second is zero; NaN if both are zero or one is NaN.
 

@@ -1,4 +1,4 @@
-"""Linear probes on the encoders of the joint model, of models trained alone, and of untrained ones."""
+"""Linear probes on encoders trained jointly, alone or not at all."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def fit_linear_probe(
 
 
 def _fit(features: Tensor, targets: Tensor, penalty: float, max_iterations: int) -> tuple[Tensor, Tensor]:
-    """Weights and biases of the classes that occur in the targets."""
+    """Fit weights and biases of the classes in the targets."""
     try:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
@@ -116,7 +116,9 @@ def _fit(features: Tensor, targets: Tensor, penalty: float, max_iterations: int)
 
 
 class Features(NamedTuple):
-    """Features of one modality, of the samples that have it.
+    """Features and targets of one modality.
+
+    Samples without the modality are left out.
 
     Attributes:
         values: Features, shape (N, d), on the CPU.
@@ -197,7 +199,9 @@ class TrainedAlone:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeResult:
-    """Hits of linear probes on three encoders of one modality, on the same samples.
+    """Hits of linear probes on three encoders of one modality.
+
+    All are of the same samples.
 
     Attributes:
         joint: Hits of the probe on the joint model's encoder, boolean, shape (N,).
@@ -215,7 +219,7 @@ class ProbeResult:
 
     @property
     def gap(self) -> float:
-        """Probe accuracy on the encoder trained alone less that on the joint one; large if that is undertrained."""
+        """Probe accuracy by the encoder trained alone less the joint one."""
         return _rate(self.alone) - _rate(self.joint)
 
     def as_dict(self) -> dict[str, float]:
@@ -246,7 +250,7 @@ def compare_probes(
     max_samples: int = 20_000,
     device: torch.device | None = None,
 ) -> dict[str, ProbeResult]:
-    """Fit a probe to each encoder's features of ``train`` and score it on ``val``.
+    """Fit probes on ``train`` and score them on ``val``.
 
     A modality is undertrained if a probe reads far more from its encoder trained alone than from the joint model's (the
     comparison of Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning", ICML 2023). Give the

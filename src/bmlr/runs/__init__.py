@@ -1,4 +1,4 @@
-"""Run directories: their files, records of runs, and runs grouped by their settings.
+"""Run directories: files, records, and groups of equal settings.
 
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """

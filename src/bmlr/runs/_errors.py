@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class RunError(RuntimeError):
-    """Error of a run that cannot start, continue or be read, with the remedy."""
+    """Error of a run, with the remedy."""
 
 
 class RunInterruptedError(RunError):

@@ -12,10 +12,11 @@ from bmlr.runs.layout import LOCK
 
 
 class DirectoryLock:
-    """Exclusive lock on a directory, held by the operating system for this process.
+    """Exclusive lock on a directory, held for this process.
 
-    The system releases it when the process ends, also by SIGKILL: the file ``.lock`` that stays behind blocks nobody.
-    On a file system without locks, ``filelock`` warns and uses a marker file with the process's number instead.
+    The operating system holds it and releases it when the process ends, also by SIGKILL: the file ``.lock`` that stays
+    behind blocks nobody. On a file system without locks, ``filelock`` warns and uses a marker file with the process's
+    number instead.
 
     Args:
         directory: The directory; it is made if it is missing.
@@ -37,7 +38,11 @@ class DirectoryLock:
         self._lock = filelock.FileLock(self.directory / LOCK, thread_local=False)
 
     def acquire(self) -> bool:
-        """Take the lock without waiting; False where another process or object holds it."""
+        """Take the lock without waiting.
+
+        Returns:
+            False where another process or object holds it.
+        """
         if not self._lock.is_locked:
             self.directory.mkdir(parents=True, exist_ok=True)
             try:

@@ -19,9 +19,10 @@ ABSENT = -1
 
 
 class PredictionTable:
-    """Predicted classes of all samples of a split, filled in batch by batch.
+    """Predicted classes of all samples of a split.
 
-    Under distributed evaluation every process fills in its samples; the sum over the processes is the whole table.
+    It is filled in batch by batch. Under distributed evaluation every process fills in its samples; the sum over the
+    processes is the whole table.
 
     Args:
         modalities: Names of the modalities.
@@ -49,14 +50,21 @@ class PredictionTable:
             self.values[row, batch.indices] = classes if mask is None else classes.where(mask, ABSENT)
 
     def save(self, path: Path, values: Tensor | None = None) -> None:
-        """Write the table as one integer array per name; ``values`` replaces its content."""
+        """Write the table, one integer array per name.
+
+        Args:
+            path: The file.
+            values: Values in place of those of the table.
+        """
         table = self.values if values is None else values
         dtype = torch.int16 if int(table.max()) <= torch.iinfo(torch.int16).max else torch.int32
         write_weights(path, {name: row.to(dtype) for name, row in zip(self.names, table, strict=True)})
 
 
 def read_predictions(directory: Path | str) -> dict[str, np.ndarray]:
-    """Read the classes a run predicted for every test sample in its selected epoch.
+    """Read the predicted class of every test sample.
+
+    They are those of the selected epoch.
 
     Args:
         directory: Directory of a finished run.

@@ -92,7 +92,7 @@ class RunRecord:
 
     @property
     def metrics(self) -> pd.DataFrame | None:
-        """Table of epochs, read on first access; None where it is missing or damaged."""
+        """Table of epochs; None where it is missing or damaged."""
         return self._metrics[0]
 
     @property
@@ -109,7 +109,9 @@ class RunRecord:
 
 
 def read_run(directory: Path, label: str = "") -> RunRecord:
-    """Read a run of any state. A directory that does not exist yet is an unfinished run.
+    """Read a run of any state.
+
+    A directory that does not exist yet is an unfinished run.
 
     Raises:
         ValueError: If its configuration or result is damaged or they do not belong together; the message says what
@@ -148,7 +150,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:
 
 
 def write_failure(directory: Path, error: BaseException | str, *, log_lines: int = 40) -> None:
-    """Record the failure of a run: error, traceback, end of the log, configuration.
+    """Write ``failed.json``: error, traceback, end of the log, configuration.
 
     Args:
         directory: Directory of the run.
@@ -177,7 +179,7 @@ def write_failure(directory: Path, error: BaseException | str, *, log_lines: int
 
 
 def _read_folder(path: Path) -> Iterator[RunRecord]:
-    """Records of the runs below a path; without any, one record with the reason."""
+    """Read the runs below a path; without any, explain why."""
     if not path.is_dir():
         yield _unusable(path, "It is a file; a run is a folder.", exists=False)
     elif records := list(_walk(path, _MAX_DEPTH)):
@@ -230,7 +232,7 @@ def _read_failure(directory: Path) -> dict[str, Any] | None:
 
 
 def _check_same_run(directory: Path, result: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise where result and configuration are of different runs: re-running would give other numbers."""
+    """Raise where result and configuration are of different runs."""
     method = config["method"]["class_path"].rpartition(".")[2]
     if result["method"] != method or result["seed"] != config["seed"]:
         raise ValueError(

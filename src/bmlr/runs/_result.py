@@ -21,7 +21,7 @@ _ENTRIES: dict[str, Any] = {
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    """Read the ``result.json`` of a run and check its checksum, entries and ranges.
+    """Read and check the ``result.json`` of a run.
 
     Raises:
         FileNotFoundError: If the run has no result.
@@ -55,7 +55,10 @@ def _check_entry(result: dict[str, Any], name: str, kind: Any, path: Path) -> No
 
 
 def _check_score(score: Any, where: str) -> None:
-    """Raise unless accuracies are in [0, 1]. NaN and None stand for an absent modality or a ratio by zero."""
+    """Raise unless accuracies are in [0, 1] and ratios non-negative.
+
+    NaN and None stand for an absent modality or a ratio by zero.
+    """
     if score is None:
         return
     accuracies = {"accuracy": score.get("accuracy"), **(score.get("unimodal_accuracy") or {})}

@@ -38,31 +38,34 @@ def group_runs(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
             unlabelled.append(record)
     groups = _groups_of_settings(unlabelled)
     flat = [{**settings(members[0]), "bmlr": _version(members)} for members in groups]
-    labels = [_label(own, flat) for own in flat]
+    labels = [_label(group, flat) for group in flat]
     order = {name: position for position, name in enumerate(bmlr.methods.available())}
-    ranks = [(order.get(_class_name(own), len(order)), label) for own, label in zip(flat, labels, strict=True)]
+    ranks = [(order.get(_class_name(group), len(order)), label) for group, label in zip(flat, labels, strict=True)]
     for _, label, members in sorted(zip(ranks, labels, groups, strict=True), key=lambda item: item[0]):
         labelled.setdefault(label, []).extend(dataclasses.replace(record, label=label) for record in members)
     return labelled
 
 
 def settings(record: RunRecord) -> dict[str, Any]:
-    """All settings of a run that can change its result, without the seed; flat, by dotted path.
+    """Settings that can change a result, by dotted path.
 
-    Locations of the data and options of the trainer without an effect on the result are left out.
+    The seed, locations of the data, and options of the trainer without an effect on the result are left out.
     """
     data = {"class_path": record.config["data"]["class_path"], "init_args": _data_parameters(record)}
     return {**method_settings(record), **_flatten({"data": data})}
 
 
 def method_settings(record: RunRecord) -> dict[str, Any]:
-    """The settings of method, model, optimiser and trainer; flat, by dotted path."""
+    """Settings of method, model, optimiser and trainer, by dotted path."""
     sections = {name: record.config.get(name) or {} for name in ("method", "model", "optimizer", "trainer")}
     return _flatten({**sections, "trainer": TrainerOptions.affecting_result(sections["trainer"])})
 
 
 def data_settings(record: RunRecord) -> dict[str, Any]:
-    """Settings and sizes of the data of a finished run, equal for runs on the same data; flat, by name."""
+    """Settings and sizes of the data of a finished run, by name.
+
+    They are equal for runs on the same data.
+    """
     result = record.finished_result
     parameters = {key: value for key, value in _data_parameters(record).items() if key != "protocol"}
     return _flatten(
@@ -82,17 +85,20 @@ def software_version(record: RunRecord) -> str | None:
 
 
 def text_of(value: Any) -> str:
-    """Text of a setting for the command line: text as it is, other values as JSON."""
+    """Text of a setting, as the command line takes it."""
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False).replace('"', "")
 
 
 def settings_key(*content: Any) -> str:
-    """Text of settings that is equal for equal settings, to compare and group by."""
+    """Text that is equal for equal settings."""
     return json.dumps(content, sort_keys=True, default=str)
 
 
 def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Runs of equal settings, by seed. Unfinished runs name no version and join the first one."""
+    """Group runs of equal settings, each group by seed.
+
+    Unfinished runs name no version and join the first one.
+    """
     by_settings: dict[str, list[RunRecord]] = {}
     for record in records:
         by_settings.setdefault(settings_key(settings(record)), []).append(record)
@@ -106,21 +112,21 @@ def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
     return groups
 
 
-def _label(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """Name of the method with the settings that differ among its groups."""
-    same = [other for other in others if other["method.class_path"] == own["method.class_path"]]
-    different = [key for key in own if len({settings_key(other.get(key)) for other in same}) > 1]
-    telling = {
-        key.removeprefix("method.init_args."): text_of(own[key])
+def _label(group: Mapping[str, Any], all_groups: Sequence[Mapping[str, Any]]) -> str:
+    """Name of the method, with the settings that its groups differ in."""
+    same_method = [flat for flat in all_groups if flat["method.class_path"] == group["method.class_path"]]
+    different = [key for key in group if len({settings_key(flat.get(key)) for flat in same_method}) > 1]
+    distinctive = {
+        key.removeprefix("method.init_args."): text_of(group[key])
         for key in different
         if key not in {"trainer.epochs", "model.modalities"}
     }
     # Always named: a method on fewer modalities must not pass for the method itself where that has no run.
-    if modalities := own.get("model.modalities"):
-        telling["modalities"] = "+".join(modalities)
-    text = ",".join(f"{key}={value}" for key, value in telling.items())
-    epochs = f"@{own['trainer.epochs']}" if "trainer.epochs" in different else ""
-    return f"{_class_name(own)}{f':{text}' if text else ''}{epochs}"
+    if modalities := group.get("model.modalities"):
+        distinctive["modalities"] = "+".join(modalities)
+    text = ",".join(f"{key}={value}" for key, value in distinctive.items())
+    epochs = f"@{group['trainer.epochs']}" if "trainer.epochs" in different else ""
+    return f"{_class_name(group)}{f':{text}' if text else ''}{epochs}"
 
 
 def _version(members: Sequence[RunRecord]) -> str | None:

@@ -1,8 +1,9 @@
-"""Checkpoints, weights and JSON files of runs, written atomically and checked when read.
+"""Checkpoints, weights and JSON files of runs.
 
-A checkpoint is an ordinary torch file, a zip archive, with the SHA-256 sum of all before it in the archive's comment.
-The archive's own CRC-32 sums do not suffice: ``torch.load`` ignores them, and ``ZipFile.testzip`` covers the entries
-but not their directory, where one flipped bit (the mark of a folder) makes torch return uninitialised memory.
+All are written atomically and checked when read. A checkpoint is an ordinary torch file, a zip archive, with the
+SHA-256 sum of all before it in the archive's comment. The archive's own CRC-32 sums do not suffice: ``torch.load``
+ignores them, and ``ZipFile.testzip`` covers the entries but not their directory, where one flipped bit (the mark of a
+folder) makes torch return uninitialised memory.
 
 Weights carry the SHA-256 sum of their tensors in the metadata of the safetensors file, a JSON file that of its entries.
 """
@@ -58,7 +59,9 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, previous: Path |
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without executing its content, in memory bounded by its size.
+    """Read a checkpoint without executing its content.
+
+    The memory it takes is bounded by its size.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -89,7 +92,9 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors from a safetensors file; files of other programs need no checksum.
+    """Read tensors from a safetensors file.
+
+    Files of other programs need no checksum.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -109,7 +114,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write entries and their checksum to a JSON file atomically; return what was written."""
+    """Write entries and their checksum to a JSON file atomically.
+
+    Returns:
+        What was written.
+    """
     plain = with_checksum(json.loads(json.dumps(content)))
     atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
     return {**content, "checksum": plain["checksum"]}
@@ -149,7 +158,7 @@ def _seal(path: Path) -> None:
 
 
 def _fits_checksum(path: Path) -> bool:
-    """Whether a zip archive has the checksum that fits it as its comment.
+    """Whether a zip archive has its checksum as its comment.
 
     Raises:
         DamagedFileError: If the checksum is wrong.
@@ -174,7 +183,7 @@ def _fits_checksum(path: Path) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise unless the file is an archive of torch that unpacks to no more than its size."""
+    """Raise if an archive unpacks to more than its size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         compressed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
@@ -187,7 +196,10 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_names(content: bytes) -> None:
-    """Reject ``bytearray``, the one callable allowed by ``weights_only`` that can allocate without bound."""
+    """Reject ``bytearray``.
+
+    It is the one callable allowed by ``weights_only`` that can allocate without bound.
+    """
     for operation, argument, _ in pickletools.genops(content):
         if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
             raise ValueError("It asks for a bytearray.")

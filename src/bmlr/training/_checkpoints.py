@@ -28,7 +28,7 @@ _ENTRIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and passed its checksum.
+    """Checkpoint that was read and passed its checksum.
 
     Attributes:
         path: File it was read from.
@@ -42,7 +42,12 @@ class Checkpoint:
 
 
 def latest_checkpoint(directory: Path, config: RunConfig) -> Checkpoint | None:
-    """The last checkpoint of a run, or the one before it if the last is damaged; None without any.
+    """Read the last usable checkpoint of a run.
+
+    It is the one before the last if the last is damaged.
+
+    Returns:
+        The checkpoint; None without any.
 
     Raises:
         RunError: If all checkpoints are damaged, or one is of another run.
@@ -88,7 +93,10 @@ def _read_own_checkpoint(path: Path, config: RunConfig) -> dict[str, Any]:
 
 
 class LoadedCheckpoint(TorchCheckpointIO):
-    """Checkpoint already read and checked, so that the trainer does not read the file a second time."""
+    """Checkpoint already read and checked.
+
+    With it the trainer does not read the file a second time.
+    """
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class RunResult:
 
 
 def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
-    """The result of a run that is already finished; None otherwise.
+    """Result of a run that is already finished, or None.
 
     Raises:
         RunError: If a file of the run is damaged, or the directory holds another run.
@@ -62,7 +62,10 @@ def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
 
 
 def _restore_config(directory: Path, config: RunConfig) -> None:
-    """Rewrite a damaged configuration of a finished run, whose digest in the result proves which it was."""
+    """Rewrite the damaged configuration of a finished run.
+
+    The digest in its result proves that it was the same.
+    """
     path = directory / CONFIG
     try:
         if not path.exists() or read_config(path).digest == config.digest:
@@ -75,7 +78,9 @@ def _restore_config(directory: Path, config: RunConfig) -> None:
 
 
 def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
-    """Create the directory of a run, or check that it holds this run interrupted, and write its configuration.
+    """Create the directory of a run, or check that it can be resumed.
+
+    The configuration is written either way.
 
     Raises:
         RunError: If it cannot be written, or holds another run, or holds this one and ``resume`` is False.

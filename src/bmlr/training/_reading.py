@@ -18,7 +18,9 @@ from bmlr.training.loader import RequestLoader, ordered_requests
 
 
 def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig, MultimodalClassifier, Method]:
-    """Load a run: configuration with prepared data, model and method, in evaluation mode on the CPU.
+    """Load configuration, model and method of a run.
+
+    They are in evaluation mode on the CPU; the data is prepared.
 
     Args:
         directory: Directory of the run.
@@ -59,7 +61,7 @@ def evaluate_run(directory: Path | str, *, split: SplitName = "test", weights: s
 def predict_run(
     directory: Path | str, files: Mapping[str, Path], *, weights: str = "best"
 ) -> dict[str, dict[str, float]]:
-    """Class probabilities of one new sample, fused and by each modality alone.
+    """Predict the class of one new sample, fused and by each modality.
 
     Args:
         directory: Directory of the run.
@@ -91,7 +93,7 @@ def predict_run(
 
 
 def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
-    """Batches of a split as a run scores them: in order, without random transforms.
+    """Batches of a split in order, without random transforms.
 
     Args:
         config: Configuration of the run.

@@ -31,7 +31,7 @@ from bmlr.training._weights import load_weights, read_run_weights, save_weights
 
 
 def interruption_error(directory: Path, module: BalancedModule, signal_name: str) -> RunInterruptedError:
-    """Error of a run that was stopped by a signal right after a checkpoint."""
+    """Error of a run that a signal stopped after a checkpoint."""
     step, epochs = module.trainer.global_step, module.trainer.max_epochs
     return RunInterruptedError(
         f"The run in {directory} was stopped by {signal_name} with a checkpoint after step {step}, "
@@ -40,7 +40,7 @@ def interruption_error(directory: Path, module: BalancedModule, signal_name: str
 
 
 class Recorder:
-    """Recorder of weights, metrics and checkpoints while a run trains, and of its result.
+    """Recorder of weights, metrics, checkpoints and the result.
 
     Its ``checkpoint_*``, ``select_epoch`` and ``write_events`` methods are hooks of :class:`BalancedModule`.
 
@@ -93,7 +93,7 @@ class Recorder:
                 save_weights(self.directory / "best.safetensors", module.model, module.method)
 
     def checkpoint_step(self, module: BalancedModule) -> None:
-        """Write a checkpoint within an epoch where one is due; stop where requested.
+        """Write a checkpoint where one is due; stop where requested.
 
         Raises:
             RunInterruptedError: If the run is to stop.
@@ -126,7 +126,10 @@ class Recorder:
             atomic_write(self.directory / METRICS, lambda path: table.to_csv(path, index=False))
 
     def _write_checkpoint(self, module: BalancedModule) -> None:
-        """Write a checkpoint; all processes take part, since the first one gathers their states and writes."""
+        """Write a checkpoint.
+
+        All processes take part: the first one gathers their states and writes.
+        """
         content = module.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # noqa: SLF001
         content["bmlr_run"] = {
             "digest": self.config.digest,
