@@ -5,6 +5,7 @@ import pytest
 from table_fixtures import write_table
 
 import bmlr.data
+from bmlr.cli import main
 from bmlr.data import PrepareOptions
 from bmlr.data._group_split import split_by_group
 from bmlr.data.sets._stored import choose_frames, sample_seed
@@ -54,3 +55,26 @@ def test_only_stored_data_sets_are_prepared(tmp_path):
         bmlr.data.prepare("digits", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'mosei'"):
         bmlr.data.prepare("mosey", tmp_path, tmp_path)
+
+
+def test_content_is_told_by_a_digest_not_by_its_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digests = {}
+    for name, shift, root in (("a", 0, "one"), ("a", 0, "two"), ("a", 1, "three")):
+        folder = tmp_path / f"{name}{shift}"
+        folder.mkdir(exist_ok=True)
+        rows = []
+        for number in range(12):
+            np.save(folder / f"x{number}.npy", np.arange(3, dtype=np.float32) * number + shift)
+            np.save(folder / f"y{number}.npy", np.ones(2, np.float32) * number)
+            rows.append(f"{'cat' if number % 2 else 'dog'},x{number}.npy,y{number}.npy")
+        (folder / "t.csv").write_text("\n".join(["label,x,y", *rows]))
+        assert main(["prepare", "manifest", str(folder / "t.csv"), root, "--workers", "0"]) == 0
+        digests[root] = bmlr.data.create("manifest", root=root).content_digest
+    (tmp_path / "two").rename(tmp_path / "moved")
+    assert digests["one"] == digests["two"] != digests["three"]
+    moved = bmlr.data.create("manifest", root="moved")
+    moved.prepare()
+    assert moved.content_digest == digests["two"]
+    assert bmlr.data.SelectedModalities(moved, ["x"]).content_digest == digests["two"]
+    assert bmlr.data.create("synthetic").content_digest is None

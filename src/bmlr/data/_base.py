@@ -190,6 +190,18 @@ class MultimodalData(ABC):
         names = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in names if name != "self" and hasattr(self, name)}
 
+    @property
+    def content_digest(self) -> str | None:
+        """SHA-256 checksum of the prepared samples, wherever they lie.
+
+        Files, and so paths, do not change it. None where the parameters alone make the data.
+
+        Raises:
+            FileNotFoundError: If the data is missing.
+            ValueError: If the data cannot be read.
+        """
+        return None
+
     def majority_rate(self, split: SplitName = "test") -> float:
         """Fraction of the most frequent class, the accuracy of a constant answer."""
         targets = self.split(split).targets

@@ -53,6 +53,11 @@ class SelectedModalities(MultimodalData):
             self._splits[name] = _SelectedSplit(self.source.split(name), tuple(self.modalities))
         return self._splits[name]
 
+    @property
+    def content_digest(self) -> str | None:
+        """Checksum of the complete data set."""
+        return self.source.content_digest
+
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, of the kept modalities only."""
         return self.source.load_files(files, modalities or tuple(self.modalities))

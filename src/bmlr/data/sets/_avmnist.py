@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -140,14 +141,24 @@ class AVMNIST(PairedDigits):
         """
         _ = self._arrays
 
-    def _load_arrays(self) -> dict[str, np.ndarray]:
+    @property
+    def content_digest(self) -> str:
+        """SHA-256 checksum over names and contents of all files; the folder's place does not change it."""
+        return self._files[2]
+
+    @functools.cached_property
+    def _files(self) -> tuple[list[Path], list[Recording], str]:
+        """Image files, recordings, and the checksum of all."""
         root = Path(self.root)
-        image_files = find_images(root)
-        recordings = find_recordings(root)
+        image_files, recordings = find_images(root), find_recordings(root)
+        return image_files, recordings, checksum([*image_files, *(recording.path for recording in recordings)])
+
+    def _load_arrays(self) -> dict[str, np.ndarray]:
+        image_files, recordings, files_checksum = self._files
         key = {
             **{name: value for name, value in self.hparams.items() if name not in self.location_parameters},
             "version": _VERSION,
-            "files": checksum([*image_files, *(recording.path for recording in recordings)]),
+            "files": files_checksum,
         }
         return cached_arrays(
             self.name,

@@ -17,6 +17,7 @@ from bmlr.data.sets._sentiment_classes import CLASS_NAMES, sentiment_classes
 from bmlr.data.sets._sentiment_files import MODALITIES, PUBLISHED_FILES, read_sequence
 from bmlr.data.sets._sentiment_store import open_source, prepare_sentiment, split_samples
 from bmlr.data.sets._stored import Form, StoredData
+from bmlr.data.store._cache import content_digest, read_manifest
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import StoredSample
 from bmlr.data.store._store import Store
@@ -166,6 +167,7 @@ class SentimentData(StoredData):
             arrays={name: arrays[name] for name in MODALITIES},
             offsets={name: np.array(arrays[f"{name}_offsets"]) for name in MODALITIES},
             key={},
+            digest=content_digest(read_manifest(folder)),
         )
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:

@@ -190,6 +190,11 @@ class StoredData(MultimodalData):
         """The prepared data."""
         return self._open()
 
+    @property
+    def content_digest(self) -> str:
+        """SHA-256 checksum of the prepared samples; the folder's place does not change it."""
+        return self.store.digest
+
     @functools.cached_property
     def _rows(self) -> dict[SplitName, np.ndarray]:
         rows = self._split_rows(self.store)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._files import atomic_write_text, file_checksum, has_valid_checksum, with_checksum
+from bmlr._files import atomic_write_text, file_checksum, has_valid_checksum, text_checksum, with_checksum
 
 MANIFEST = "manifest.json"
 
@@ -135,7 +135,7 @@ def read_entry(
         verify: Compare the files' SHA-256 checksums too, which reads them whole.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_manifest(folder)
         if not has_valid_checksum(manifest) or manifest["version"] != _VERSION:
             return None
         if key is not None and manifest["key"] != key:
@@ -146,6 +146,23 @@ def read_entry(
         }
     except Exception:  # damaged files make JSON and numpy raise a dozen kinds
         return None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Manifest of an entry, unchecked."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 checksum of the arrays and samples of an entry.
+
+    Versions, options and file sizes in the manifest may differ where the content is the same, so they are left out.
+    The arrays are not read: the manifest holds a checksum of each.
+    """
+    sums = {name: entry["sha256"] for name, entry in manifest["arrays"].items()}
+    content = [sums, manifest.get("classes"), manifest.get("modalities"), manifest.get("samples")]
+    return text_checksum(json.dumps(content, sort_keys=True))
 
 
 def _load_array(path: Path, entry: Mapping[str, Any], verify: bool) -> np.ndarray:

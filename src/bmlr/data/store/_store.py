@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bmlr.data._base import Modality
-from bmlr.data.store._cache import read_entry
+from bmlr.data.store._cache import content_digest, read_entry
 from bmlr.data.store._samples import Rejection, StoredSample
 
 REJECTED = "rejected.csv"
@@ -32,6 +32,7 @@ class Store:
             lacks the modality.
         offsets: First row of each sample, shape (N + 1,), by modality.
         key: Parameters the store was made with.
+        digest: SHA-256 checksum of classes, samples and arrays.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Store:
     arrays: Mapping[str, np.ndarray]
     offsets: Mapping[str, np.ndarray]
     key: Mapping[str, Any]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -87,6 +89,7 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
             arrays={m: arrays[m] for m in modalities},
             offsets={m: np.array(arrays[f"{m}_offsets"]) for m in modalities},
             key=manifest["key"],
+            digest=content_digest(manifest),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(
