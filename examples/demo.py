@@ -1,4 +1,4 @@
-"""Train joint, Uniform-Baseline and BMLR on the embedded digits; print a table and draw accuracy per epoch."""
+"""Train Joint, UniformBaseline and BMLR on the embedded digits; print a table and draw accuracy per epoch."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def main() -> None:
                 "method", "fused (%)", *unimodal, *(f"ratio {p}" for p in test["ratio"]), "seconds", title=title
             )
         table.add_row(
-            method.info.title,
+            name,
             f"{100 * test['accuracy']:.1f}",
             *(f"{100 * value:.1f}" for value in test["unimodal_accuracy"].values()),
             *("–" if value is None else f"{value:.2f}" for value in test["ratio"].values()),
             f"{result.content['seconds']:.0f}",
         )
-        figures.plot_accuracy(read_metrics(result.directory), ax).set_title(method.info.title)
+        figures.plot_accuracy(read_metrics(result.directory), ax).set_title(name)
     path = arguments.out / "accuracy.png"
     figure.savefig(path, dpi=150)
     console = Console()

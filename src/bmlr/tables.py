@@ -98,12 +98,12 @@ class Table:
         r"""The table in LaTeX, for the package booktabs.
 
         Example:
-            >>> print(Table(["method", "ratio"], [[Cell("Only-TPO"), Cell("1.2 ± 0.1", "best")]]).latex())
+            >>> print(Table(["method", "ratio"], [[Cell("OnlyTPO"), Cell("1.2 ± 0.1", "best")]]).latex())
             \begin{tabular}{lr}
             \toprule
             method & ratio \\
             \midrule
-            Only-TPO & \textbf{1.2 $\pm$ 0.1} \\
+            OnlyTPO & \textbf{1.2 $\pm$ 0.1} \\
             \bottomrule
             \end{tabular}
         """

@@ -33,7 +33,7 @@ def test_compare_prints_the_table_and_writes_tables_and_figures(tmp_path, capsys
                  str(tmp_path / "out"), *OPTIONS]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "| BMLR (alpha=1, beta=0.2) |" in printed.out
+    assert "| BMLR:alpha=1,beta=0.2 |" in printed.out
     assert "Majority rate" in printed.out
     assert "[4/4] toy-BMLR-seed1-" in printed.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -50,10 +50,10 @@ def test_compare_prints_the_table_and_writes_tables_and_figures(tmp_path, capsys
     assert (tmp_path / "out" / "table.md").read_text() == table
 
     # The runs in the folder alone, without naming them: the same numbers.
-    assert main(["compare", "--runs", str(tmp_path / "runs"), "--baseline", "Baseline"]) == 0
+    assert main(["compare", "--runs", str(tmp_path / "runs"), "--baseline", "joint"]) == 0
     from_store = capsys.readouterr().out
-    cells = [line.split(" | ")[1:6] for line in table.splitlines() if line.startswith("| B")]
-    assert [line.split(" | ")[1:6] for line in from_store.splitlines() if line.startswith("| B")] == cells
+    cells = [line.split(" | ")[1:6] for line in table.splitlines() if line.startswith(("| J", "| B"))]
+    assert [line.split(" | ")[1:6] for line in from_store.splitlines() if line.startswith(("| J", "| B"))] == cells
 
 
 def test_failed_runs_are_told_after_the_table(tmp_path, capsys):

@@ -23,9 +23,9 @@ def test_the_table_shows_means_marks_majority_and_failures(tmp_path):
     cells = {row[0].text: dict(zip(table.heads, row, strict=True)) for row in table.rows}
     assert cells["BMLR"]["fused (%)"] == Cell("87.5 ± 17.7", "best")
     assert cells["DGL"]["fused (%)"] == Cell("50.0 ± 0.0", "second")
-    assert cells["Baseline"]["fused (%)"] == Cell("25.0 ± 0.0")
-    assert cells["Baseline"]["difference to Baseline (95 %)"].text == "0"
-    assert cells["DGL"]["difference to Baseline (95 %)"].text.startswith("+25.0 [")
+    assert cells["Joint"]["fused (%)"] == Cell("25.0 ± 0.0")
+    assert cells["Joint"]["difference to Joint (95 %)"].text == "0"
+    assert cells["DGL"]["difference to Joint (95 %)"].text.startswith("+25.0 [")
     assert cells["LFM"]["fused (%)"].text == "failed"
     assert cells["LFM"]["runs"].text == "0 (1 failed)"
     markdown = table.markdown()

@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 class Newcomer(Method):
     """A method that no file of the library knows of."""
 
-    info = MethodInfo("New-comer", "A paper", "A venue", "https://example.org", "labels and losses")
+    info = MethodInfo("A paper", "A venue", "https://example.org", "labels and losses")
     epoch_parameters = ("pause",)
     needs_all_modalities = True
     remedy = Remedy("encoder", "does something new", rank=0)

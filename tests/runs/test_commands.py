@@ -91,7 +91,7 @@ def test_options_without_effect_on_the_result_make_no_second_method(tmp_path, ca
     trained(folder, 2, gradients=True)
     assert {label: len(records) for label, records in group_runs(find_runs([folder])).items()} == {"Joint": 3}
     assert main(["compare", "--runs", str(folder)]) == 0
-    rows = re.findall(r"^\| Baseline.*", capsys.readouterr().out, re.MULTILINE)
+    rows = re.findall(r"^\| Joint.*", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 1
     assert "**" not in rows[0]  # the only method is not the best
     page, printed = report(folder, capsys)
@@ -104,9 +104,9 @@ def test_other_settings_make_a_second_method_by_one_name_in_both(tmp_path, capsy
     trained(folder, 0)
     trained(folder, 0, batch_size=8)
     assert main(["compare", "--runs", str(folder)]) == 0
-    assert "Baseline (trainer.batch_size=8)" in capsys.readouterr().out
+    assert "Joint:trainer.batch_size=8" in capsys.readouterr().out
     page, _ = report(folder, capsys)
-    assert "Baseline (trainer.batch_size=8)" in page
+    assert "Joint:trainer.batch_size=8" in page
 
 
 def test_a_run_of_another_version_is_named_as_such(damaged, capsys):

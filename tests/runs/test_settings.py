@@ -34,7 +34,7 @@ def test_epochs_stand_behind_the_label(tmp_path):
 def test_methods_come_in_the_order_of_the_registry_and_others_last(tmp_path):
     for name in ("mine.Odd", "bmlr.methods.OGMGE", "bmlr.methods.Joint"):
         make_run(tmp_path / name, class_path=name)
-    assert list(groups(tmp_path)) == ["Joint", "OGMGE", "Odd"]
+    assert list(groups(tmp_path)) == ["Joint", "OGMGE", "mine.Odd"]
 
 
 def test_locations_of_files_are_no_settings(tmp_path):

@@ -189,7 +189,6 @@ def test_it_is_labelled_where_it_stands_by_itself(tmp_path):
     train_alone(tmp_path)
     (method,) = compare_runs(find_runs([tmp_path])).methods
     assert method.label == "Joint:modalities=audio"
-    assert method.title == "Baseline (modalities=audio)"
 
 
 def test_all_modalities_in_any_order_are_the_joint_run(tmp_path):

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._comparison import Comparison, compare_runs, run_frame
+from bmlr.benchmark._comparison import Comparison, compare_runs, find_label, run_frame
 from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._tables import comparison_frame, comparison_table
 from bmlr.benchmark.drawing import draw_comparison
 from bmlr.benchmark.engines import Engine
-from bmlr.benchmark.specification import MethodSpecification, title_of
+from bmlr.benchmark.specification import MethodSpecification
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.runs import RunRecord, find_runs, group_runs
@@ -77,7 +76,7 @@ def compare(  # noqa: PLR0913
     jobs = make_jobs(data, methods, seeds, model=model, optimizer=optimizer, trainer=trainer)
     labels = list(dict.fromkeys(job.label for job in jobs))
     if baseline is not None:
-        _check_baseline(baseline, labels)
+        find_label(baseline, labels)  # an unknown one is told before hours of training rather than after
     records = run_grid(jobs, Path(runs), engine)
     return _conclude(sorted(records, key=lambda record: labels.index(record.label)), baseline, out, force)
 
@@ -89,7 +88,7 @@ def compare_store(
 
     Args:
         runs: Directories of runs, or folders with runs up to four levels below.
-        baseline: Method the differences are to, by its label or title.
+        baseline: Method the differences are to, as the table names it.
         out: Folder of the tables and figures; None writes none.
         force: Compare methods of different data or budgets too.
 
@@ -113,12 +112,3 @@ def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | No
         atomic_write_text(out / "runs.csv", run_frame(records).to_csv(index=False))
         files += [out / "runs.csv", *draw_comparison(records, out)]
     return CompareResult(comparison, table, records, files)
-
-
-def _check_baseline(baseline: str, labels: Sequence[str]) -> None:
-    """Raise for an unknown baseline before hours of training rather than after."""
-    if baseline not in labels and baseline not in map(title_of, labels):
-        raise ValueError(
-            f"Parameter `baseline` should be one of {', '.join(labels)}. Found `baseline = {baseline!r}`."
-            f"{nearest_name(baseline, labels)}"
-        )

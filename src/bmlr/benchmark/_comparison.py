@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bmlr._checks import check_integer, nearest_name
-from bmlr.benchmark.specification import title_of
+from bmlr.benchmark.specification import parse_method
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
 from bmlr.runs import RunRecord, group_runs
 from bmlr.runs.settings import data_settings, method_settings
@@ -25,7 +26,6 @@ class MethodSummary:
 
     Attributes:
         label: Its specification.
-        title: Its name in the literature, with parameters.
         seeds: Seeds of the finished runs.
         failed: Number of runs that failed.
         unfinished: Number of other runs without a result.
@@ -41,7 +41,6 @@ class MethodSummary:
     """
 
     label: str
-    title: str
     seeds: tuple[int, ...]
     failed: int
     unfinished: int
@@ -99,7 +98,7 @@ def compare_runs(
 
     Args:
         records: Runs, grouped by their labels; those without a label are grouped by their settings.
-        baseline: Label or title of the method the differences are to.
+        baseline: Label of the method the differences are to.
         force: Compare runs of different data, protocol or budget too; a note says so.
         n_resamples: Resamples of the bootstrap.
         seed: Seed of the bootstrap.
@@ -125,7 +124,7 @@ def compare_runs(
         seeds = [record.config["seed"] for record in members]
         if twice := [value for value in seeds if seeds.count(value) > 1]:
             raise ValueError(f"Method '{label}' should have each seed once. Found seed {twice[0]} twice.")
-    baseline_label = None if baseline is None else _find_label(baseline, groups)
+    baseline_label = None if baseline is None else find_label(baseline, list(groups))
     methods = tuple(
         _summarise(
             label, members, None if baseline_label in {None, label} else groups[str(baseline_label)], n_resamples, seed
@@ -180,7 +179,6 @@ def _summarise(
     minutes = estimate(result["seconds"] / 60 for result in results)
     return MethodSummary(
         label=label,
-        title=title_of(label),
         seeds=tuple(int(result["seed"]) for result in results),
         failed=sum(record.state == "failed" for record in members),
         unfinished=sum(record.state == "unfinished" for record in members),
@@ -236,9 +234,9 @@ def _span(values: Sequence[float]) -> str:
 
 def _remarks(groups: Mapping[str, Sequence[RunRecord]], methods: Sequence[MethodSummary]) -> list[str]:
     remarks = []
-    if failed := [f"{method.failed} of {method.title}" for method in methods if method.failed]:
+    if failed := [f"{method.failed} of {method.label}" for method in methods if method.failed]:
         remarks.append(f"Failed runs, left out of the means: {', '.join(failed)}.")
-    if unfinished := [f"{method.unfinished} of {method.title}" for method in methods if method.unfinished]:
+    if unfinished := [f"{method.unfinished} of {method.label}" for method in methods if method.unfinished]:
         remarks.append(f"Unfinished runs, left out: {', '.join(unfinished)}.")
     if len({method.seeds for method in methods if method.seeds}) > 1:
         remarks.append("The methods do not have the same seeds.")
@@ -252,15 +250,20 @@ def _remarks(groups: Mapping[str, Sequence[RunRecord]], methods: Sequence[Method
     return remarks
 
 
-def _find_label(baseline: str, groups: Mapping[str, Any]) -> str:
-    if baseline in groups:
+def find_label(baseline: str, labels: Sequence[str]) -> str:
+    """Label of a baseline, which may be spelt otherwise.
+
+    Raises:
+        ValueError: If no label fits.
+    """
+    if baseline in labels:
         return baseline
-    titles = {title_of(label): label for label in groups}
-    if baseline in titles:
-        return titles[baseline]
+    with contextlib.suppress(ValueError):
+        if (text := parse_method(baseline).text) in labels:
+            return text
     raise ValueError(
-        f"Parameter `baseline` should be one of {', '.join(groups)}. Found `baseline = {baseline!r}`."
-        f"{nearest_name(baseline, groups)}"
+        f"Parameter `baseline` should be one of {', '.join(labels)}. Found `baseline = {baseline!r}`."
+        f"{nearest_name(baseline, labels)}"
     )
 
 

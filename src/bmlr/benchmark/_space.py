@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bmlr._checks import nearest_name
-from bmlr.benchmark.specification import MethodSpecification
+from bmlr.benchmark.specification import MethodSpecification, specify
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -194,7 +194,4 @@ def with_values(method: MethodSpecification, values: Mapping[str, Any]) -> Metho
     """The method with the searched values of its parameters."""
     searched = {name: str(value) for name, value in values.items() if not name.startswith(OPTIMIZER)}
     parameters = {**method.parameters, **searched}
-    written = ",".join(f"{name}={value}" for name, value in parameters.items())
-    epochs = "" if method.epochs is None else f"@{method.epochs}"
-    text = f"{method.name}{f':{written}' if written else ''}{epochs}"
-    return MethodSpecification(text, method.name, parameters, method.epochs)
+    return specify(method.name, parameters, method.epochs)

@@ -21,7 +21,7 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
         precision: Decimals of percentages.
     """
     methods = comparison.methods
-    columns: list[tuple[str, list[Cell]]] = [("method", [Cell(method.title) for method in methods])]
+    columns: list[tuple[str, list[Cell]]] = [("method", [Cell(method.label) for method in methods])]
 
     def add(
         head: str,
@@ -50,7 +50,7 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
     for pair in comparison.pairs:
         add(f"ratio {pair}", lambda method, pair=pair: method.ratio.get(pair, undefined), 1, 2)  # type: ignore[misc]
     if comparison.baseline is not None:
-        head = f"difference to {_title_of(comparison)} (95 %)"
+        head = f"difference to {comparison.baseline} (95 %)"
         columns.append((head, [Cell(_difference_text(method, comparison.baseline, precision)) for method in methods]))
     add("last epoch (%)", lambda method: method.last_epoch)
     add("best on test (%)", lambda method: method.best_on_test)
@@ -64,7 +64,7 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
     """A comparison as numbers, a row per method, accuracies in [0, 1]."""
     rows = []
     for method in comparison.methods:
-        row: dict[str, Any] = {"method": method.label, "title": method.title}
+        row: dict[str, Any] = {"method": method.label}
         row |= {"data": comparison.data, "protocol": comparison.protocol, "samples": comparison.samples}
         row |= _numbers("accuracy", method.accuracy)
         for name in comparison.modalities:
@@ -112,10 +112,6 @@ def _difference_text(method: MethodSummary, baseline: str, digits: int) -> str:
     if method.label == baseline:
         return "0"
     return "–" if difference is None else difference.text(digits)
-
-
-def _title_of(comparison: Comparison) -> str:
-    return next(method.title for method in comparison.methods if method.label == comparison.baseline)
 
 
 def _notes(comparison: Comparison) -> list[str]:

@@ -11,7 +11,6 @@ import pandas as pd
 from bmlr import figures
 from bmlr._files import atomic_write
 from bmlr.benchmark._comparison import run_frame
-from bmlr.benchmark.specification import title_of
 from bmlr.figures.style import legend_above
 from bmlr.runs import RunRecord, group_runs, read_metrics
 
@@ -43,7 +42,6 @@ def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     if with_ratio:
         files += save_figure(draw_panels(with_ratio, figures.plot_ratio), folder, "ratio")
     table = run_frame([record for members in groups.values() for record in members])
-    table["method"] = [title_of(label) for label in table["method"]]
     majority = (finished[0].result or {}).get("majority_rate")
     measures = [str(name) for name in table if name == "accuracy" or str(name).startswith("accuracy_")]
     axes = figures.plot_methods(table, measures=measures, majority=majority)
@@ -71,7 +69,7 @@ def draw_panels(
     for ax in axes.flat[len(metrics) :]:
         ax.set_visible(False)
     for (label, runs), ax in zip(metrics.items(), axes.flat, strict=False):
-        plot(runs, ax).set_title(title_of(label), fontsize=10)
+        plot(runs, ax).set_title(label, fontsize=10)
     legend_above(figure, axes.flat[: len(metrics)])
     return figure
 

@@ -23,7 +23,7 @@ class MethodSpecification:
     """A method with its parameters and, optionally, its own epochs.
 
     Attributes:
-        text: Text of the specification, the label of its runs.
+        text: Text of the specification, the label of its runs in lines, tables and figures.
         name: Name of a registered method, or path of a class of the user's.
         parameters: Its parameters, as text.
         epochs: Epochs of this method alone; one with several passes per epoch needs fewer.
@@ -43,13 +43,6 @@ class MethodSpecification:
         cls = _own_class(self.name) if "." in self.name else bmlr.methods.get(self.name)
         return _construct(cls, self.parameters, f"Method '{self.text}'")  # type: ignore[no-any-return]
 
-    @property
-    def title(self) -> str:
-        """Name in the literature, with the parameters set."""
-        title = self.name if "." in self.name else bmlr.methods.get(self.name).info.title
-        parameters = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"{title} ({parameters})" if parameters else title
-
 
 def parse_method(text: str) -> MethodSpecification:
     """Read ``NAME``, ``NAME:parameter=value,…`` or either with ``@EPOCHS`` behind it.
@@ -58,28 +51,23 @@ def parse_method(text: str) -> MethodSpecification:
         ValueError: If the text is none of these, or there is no such method.
 
     Example:
-        >>> parse_method("ReconBoost:t1=1,t2=1@7").title
-        'ReconBoost (t1=1, t2=1)'
+        >>> parse_method("reconboost:t1=1, t2=1@7").text
+        'ReconBoost:t1=1,t2=1@7'
     """
     specification, separator, epochs = text.partition("@")
     if separator and not re.fullmatch(r"[1-9][0-9]*", epochs):
         raise ValueError(f"Method '{text}' should name its epochs after the @ as a positive integer. Found '{epochs}'.")
     name, parameters = _split(specification, "Method", text)
     if "." not in name:
-        bmlr.methods.get(name)  # raises for an unknown name, with the nearest one
-    return MethodSpecification(text, name, parameters, check_integer("epochs", int(epochs), 1) if separator else None)
+        name = bmlr.methods.get(name).__name__
+    return specify(name, parameters, check_integer("epochs", int(epochs), 1) if separator else None)
 
 
-def title_of(label: str) -> str:
-    """Name of a method in the literature, with its parameters.
-
-    A label that is no specification is returned as it is.
-    """
-    try:
-        return parse_method(label).title
-    except ValueError:  # a class of the user's, whose short name is not registered
-        name, _, parameters = label.partition(":")
-        return f"{name} ({parameters.replace(',', ', ')})" if name.isidentifier() and parameters else label
+def specify(name: str, parameters: Mapping[str, str], epochs: int | None = None) -> MethodSpecification:
+    """The specification of a method, with its text."""
+    written = ",".join(f"{key}={value}" for key, value in parameters.items())
+    text = f"{name}{f':{written}' if written else ''}{'' if epochs is None else f'@{epochs}'}"
+    return MethodSpecification(text, name, parameters, epochs)
 
 
 def parse_data(text: str) -> MultimodalData:

@@ -52,9 +52,9 @@ def available() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """Class of a method by its name or title.
+    """Class of a method by its name.
 
-    Case, spaces and hyphens do not matter.
+    Case, spaces and hyphens do not matter: ``OGM-GE`` is ``OGMGE``.
 
     Args:
         name: A name among :func:`available`, such as ``BMLR``, ``OnlyTPO`` or ``only-tpo``.
@@ -69,7 +69,7 @@ def get(name: str) -> type[Method]:
     """
     wanted = _fold(name)
     for method in _METHODS.values():
-        if wanted in {_fold(method.__name__), _fold(method.info.title)}:
+        if wanted == _fold(method.__name__):
             return method
     raise ValueError(
         f"Parameter `method` should be one of {', '.join(available())}. Found `method = {name!r}`."

@@ -68,7 +68,6 @@ class AGM(WindowedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="AGM",
         paper="Boosting Multi-modal Model Performance with Adaptive Gradient Modulation",
         venue="ICCV 2023",
         url="https://arxiv.org/abs/2308.07686",

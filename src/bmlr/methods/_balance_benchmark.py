@@ -43,7 +43,7 @@ class CMLBalanceBenchmark(CML):
         CMLBalanceBenchmark(weight=0.2, order='epoch', first_epoch=0, last_epoch=80, seed=0)
     """
 
-    info: ClassVar[MethodInfo] = dataclasses.replace(CML.info, title="CML (BalanceBenchmark)")
+    info: ClassVar[MethodInfo] = CML.info
     epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
     conformance: ClassVar[Conformance] = Conformance(
         not_mean_over_samples="takes the positive part of a sum over the batch",
@@ -83,7 +83,7 @@ class MBSDBalanceBenchmark(MBSD):
         MBSDBalanceBenchmark(weight=1.0, first_epoch=0, last_epoch=20)
     """
 
-    info: ClassVar[MethodInfo] = dataclasses.replace(MBSD.info, title="MBSD (BalanceBenchmark)")
+    info: ClassVar[MethodInfo] = MBSD.info
     epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
 
     def __init__(self, weight: float = 1.0, first_epoch: int = 0, last_epoch: int | None = 80) -> None:
@@ -123,7 +123,7 @@ class LFMBalanceBenchmark(LFM):
         0.95
     """
 
-    info: ClassVar[MethodInfo] = dataclasses.replace(LFM.info, title="LFM (BalanceBenchmark)")
+    info: ClassVar[MethodInfo] = LFM.info
     conformance: ClassVar[Conformance] = Conformance()
     _first_label_weight: ClassVar[float] = 0.95
     _meta_training: ClassVar[bool] = True
@@ -181,7 +181,6 @@ class ReconBoostBalanceBenchmark(ReconBoost):
 
     info: ClassVar[MethodInfo] = dataclasses.replace(
         ReconBoost.info,
-        title="ReconBoost (BalanceBenchmark)",
         cost="M (t1 + t2) passes per epoch; in t1 1 forward and the backward of one encoder",
     )
     conformance: ClassVar[Conformance] = Conformance(order_parameter="order")

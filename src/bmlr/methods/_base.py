@@ -24,7 +24,6 @@ class MethodInfo:
     """Bibliography, family and cost of a method.
 
     Attributes:
-        title: Name used in the literature.
         paper: Title of the paper.
         venue: Where it was published.
         url: Where it can be read.
@@ -32,7 +31,6 @@ class MethodInfo:
         cost: Encoder forwards and backwards of a training step, in units of the joint step.
     """
 
-    title: str
     paper: str
     venue: str
     url: str

@@ -26,8 +26,8 @@ _PAPER = "Balancing Multimodal Learning through Label Space Reshaping"
 _URL = "https://arxiv.org/abs/2605.28869"
 
 
-def _info(title: str, where: str) -> MethodInfo:
-    return MethodInfo(title=title, paper=_PAPER, venue=f"arXiv 2026, {where}", url=_URL, family="labels and losses")
+def _info(where: str) -> MethodInfo:
+    return MethodInfo(paper=_PAPER, venue=f"arXiv 2026, {where}", url=_URL, family="labels and losses")
 
 
 class _ReshapingMethod(Method):
@@ -94,7 +94,7 @@ class BMLR(_TargetedMethod):
         (['a', 'fused', 'v'], ['reshaped_a', 'reshaped_v'])
     """
 
-    info: ClassVar[MethodInfo] = _info("BMLR", "Sec. III")
+    info: ClassVar[MethodInfo] = _info("Sec. III")
     remedy: ClassVar[Remedy | None] = Remedy(
         "decision", "trains every modality's own prediction and softens the labels of the one that is ahead", rank=1
     )
@@ -125,7 +125,7 @@ class VanillaReshape(BMLR):
         VanillaReshape(alpha=2.0, beta=0.1)
     """
 
-    info: ClassVar[MethodInfo] = _info("Vanilla-Reshape", "Table V")
+    info: ClassVar[MethodInfo] = _info("Table V")
     remedy: ClassVar[Remedy | None] = None
     shares_parameters_with: ClassVar[type[Method] | None] = BMLR
 
@@ -148,7 +148,7 @@ class OnlyTPO(_TargetedMethod):
         OnlyTPO()
     """
 
-    info: ClassVar[MethodInfo] = _info("Only-TPO", "Table V")
+    info: ClassVar[MethodInfo] = _info("Table V")
     min_modalities: ClassVar[int] = 1
 
     def reshape(
@@ -173,7 +173,7 @@ class UniDistill(_TargetedMethod):
         UniDistill()
     """
 
-    info: ClassVar[MethodInfo] = _info("Uni-Distill", "Table V")
+    info: ClassVar[MethodInfo] = _info("Table V")
 
     def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
@@ -198,7 +198,7 @@ class UniReshaping(_TargetedMethod):
         UniReshaping(epsilon=0.1)
     """
 
-    info: ClassVar[MethodInfo] = _info("Uni-Reshaping", "Table IV")
+    info: ClassVar[MethodInfo] = _info("Table IV")
     min_modalities: ClassVar[int] = 1
 
     def __init__(self, epsilon: float = 0.1) -> None:
@@ -232,7 +232,7 @@ class OnlyReshape(_ReshapingMethod):
         OnlyReshape(alpha=1.0, beta=0.5)
     """
 
-    info: ClassVar[MethodInfo] = _info("Only-Reshape", "Table V")
+    info: ClassVar[MethodInfo] = _info("Table V")
     shares_parameters_with: ClassVar[type[Method] | None] = BMLR
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1) -> None:

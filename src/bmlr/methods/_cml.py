@@ -56,7 +56,6 @@ class CML(SteppedMethod, WindowedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="CML",
         paper="Calibrating Multimodal Learning",
         venue="ICML 2023",
         url="https://proceedings.mlr.press/v202/ma23i.html",

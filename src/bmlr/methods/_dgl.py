@@ -60,7 +60,6 @@ class DGL(Method):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="DGL",
         paper="Boosting Multimodal Learning via Disentangled Gradient Learning",
         venue="ICCV 2025",
         url="https://arxiv.org/abs/2507.10213",

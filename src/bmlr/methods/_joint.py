@@ -14,7 +14,7 @@ from bmlr.model import Output
 
 
 class Joint(Method):
-    r"""Joint training, the Baseline of every table: :math:`L = \mathrm{CE}(y, p)`.
+    r"""Joint training, the Baseline of the paper's Table I: :math:`L = \mathrm{CE}(y, p)`.
 
     Example:
         >>> import torch, bmlr
@@ -25,7 +25,6 @@ class Joint(Method):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="Baseline",
         paper="Joint training with one loss",
         venue="folklore",
         url="https://arxiv.org/abs/2605.28869",
@@ -64,7 +63,6 @@ class UniformBaseline(HeadedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="Uniform-Baseline",
         paper="Joint training with evenly weighted unimodal losses",
         venue="folklore",
         url="https://arxiv.org/abs/2605.28869",

@@ -79,7 +79,6 @@ class LFM(Method):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="LFM",
         paper="Facilitating Multimodal Classification via Dynamically Learning Modality Gap",
         venue="NeurIPS 2024",
         url="https://proceedings.neurips.cc/paper_files/paper/2024/hash/71b17f00017da0d73823ccf7fbce2d4f-Abstract-Conference.html",

@@ -48,7 +48,6 @@ class MBSD(WindowedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="MBSD",
         paper="Multimodal Pre-Training with Self-Distillation for Product Understanding in E-Commerce",
         venue="WSDM 2023",
         url="https://doi.org/10.1145/3539597.3570423",

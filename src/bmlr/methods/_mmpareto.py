@@ -56,7 +56,6 @@ class MMPareto(HeadedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="MMPareto",
         paper="MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance",
         venue="ICML 2024",
         url="https://arxiv.org/abs/2405.17730",

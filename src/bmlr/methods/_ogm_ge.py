@@ -71,7 +71,6 @@ class OGMGE(SteppedMethod, WindowedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="OGM-GE",
         paper="Balanced Multimodal Learning via On-the-fly Gradient Modulation",
         venue="CVPR 2022",
         url="https://arxiv.org/abs/2203.15332",

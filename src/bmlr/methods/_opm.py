@@ -67,7 +67,6 @@ class OPM(SteppedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="OPM",
         paper="On-the-fly Modulation for Balanced Multimodal Learning",
         venue="TPAMI 2024",
         url="https://arxiv.org/abs/2410.11582",

@@ -78,7 +78,6 @@ class ReconBoost(Method):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="ReconBoost",
         paper="ReconBoost: Boosting Can Achieve Modality Reconcilement",
         venue="ICML 2024",
         url="https://arxiv.org/abs/2405.09321",

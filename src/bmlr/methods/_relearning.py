@@ -55,7 +55,6 @@ class DiagnosingRelearning(Method):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="Diagnosing & Re-learning",
         paper="Diagnosing and Re-learning for Balanced Multimodal Learning",
         venue="ECCV 2024",
         url="https://arxiv.org/abs/2407.09705",

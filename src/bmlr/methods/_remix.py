@@ -63,7 +63,6 @@ class Remix(HeadedMethod):
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
-        title="Remix",
         paper="Improving Multimodal Learning Balance and Sufficiency through Data Remixing",
         venue="ICML 2025",
         url="https://arxiv.org/abs/2506.11550",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import bmlr.methods
-from bmlr.benchmark.specification import title_of
 from bmlr.runs import RunRecord, group_runs
 from bmlr.runs.settings import data_settings, method_settings, settings, settings_key, software_version, text_of
 
@@ -154,12 +153,7 @@ _PROTOCOLS = {
 
 def _make_groups(runs: list[RunRecord]) -> list[MethodGroup]:
     groups = []
-    by_label = group_runs(runs)
-    titles = {label: title_of(label) for label in by_label}
-    for label, records in by_label.items():
-        title = titles[label]
-        if list(titles.values()).count(title) > 1:  # a title does not name the epochs
-            title += f" ({records[0].finished_result['epochs']} epochs)"
+    for label, records in group_runs(runs).items():
         name = str(records[0].finished_result["method"])
         parameters = records[0].config["method"].get("init_args") or {}
         defaults = bmlr.methods.create(name).hparams if name in bmlr.methods.available() else {}
@@ -168,9 +162,9 @@ def _make_groups(runs: list[RunRecord]) -> list[MethodGroup]:
         }
         groups.append(
             MethodGroup(
-                label=title,
+                label=label,
                 parameters=", ".join(f"{key}={text_of(value)}" for key, value in changed.items()),
-                search=f"{title} {name}".casefold(),
+                search=f"{label} {name}".casefold(),
                 runs=tuple(records),
             )
         )

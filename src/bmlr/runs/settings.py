@@ -134,7 +134,7 @@ def _version(members: Sequence[RunRecord]) -> str | None:
 
 
 def _class_name(flat: Mapping[str, Any]) -> str:
-    return str(flat["method.class_path"]).rpartition(".")[2]
+    return str(flat["method.class_path"]).removeprefix("bmlr.methods.")
 
 
 def _data_parameters(record: RunRecord) -> dict[str, Any]:
