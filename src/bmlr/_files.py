@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +56,36 @@ def remove_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def json_text(content: Any, *, indent: int | None = 2, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON text of plain data, with null for NaN and infinity.
+
+    JSON has no word for them: what Python writes in their place is refused by other programs.
+
+    Args:
+        content: Plain data.
+        indent: Spaces per level; None writes one line.
+        default: Called for objects that JSON cannot hold.
+
+    Example:
+        >>> json_text({"ratio": float("nan"), "names": ("audio", "video")}, indent=None)
+        '{"ratio": null, "names": ["audio", "video"]}'
+    """
+    return json.dumps(_without_nonfinite(content), indent=indent, allow_nan=False, default=default)
+
+
+def parse_json(text: str) -> Any:
+    """Parse strict JSON.
+
+    Raises:
+        ValueError: If it is not JSON; NaN and infinity are not.
+
+    Example:
+        >>> parse_json('{"ratio": null}')
+        {'ratio': None}
+    """
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
 def text_checksum(text: str) -> str:
     """SHA-256 checksum of a text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -81,6 +112,20 @@ def with_checksum(entries: Mapping[str, Any]) -> dict[str, Any]:
 def has_valid_checksum(entries: Mapping[str, Any]) -> bool:
     """Whether JSON entries contain their checksum."""
     return bool(entries.get(_CHECKSUM) == with_checksum(entries)[_CHECKSUM])
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(item) for item in value]
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -17,7 +17,16 @@ from bmlr._files import atomic_write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cell", "Mark", "Table", "format_mean", "leading_number", "mark_best", "write_table"]
+__all__ = [
+    "Cell",
+    "Mark",
+    "Table",
+    "format_mean",
+    "format_percent",
+    "leading_number",
+    "mark_best",
+    "write_table",
+]
 
 Mark = Literal["", "best", "second"]
 
@@ -134,6 +143,27 @@ def format_mean(mean: float, std: float | None = None, *, factor: float = 100, d
         return "–"
     text = f"{factor * mean:.{digits}f}"
     return text if std is None else f"{text} ± {factor * std:.{digits}f}"
+
+
+def format_percent(fraction: float | None, interval: tuple[float, float] | None = None, *, signed: bool = False) -> str:
+    """A fraction in per cent with one decimal; a dash for None and NaN.
+
+    It is the form of accuracies for people. Files for programs hold fractions.
+
+    Args:
+        fraction: The fraction.
+        interval: Ends of its interval.
+        signed: Write the sign of positive numbers too, as of differences.
+
+    Example:
+        >>> format_percent(0.8889), format_percent(1.0, (0.61, 1.0)), format_percent(0.05, signed=True)
+        ('88.9 %', '100.0 % [61.0, 100.0]', '+5.0 %')
+    """
+    if fraction is None or math.isnan(fraction):
+        return "–"
+    sign = "+" if signed else ""
+    text = f"{100 * fraction:{sign}.1f} %"
+    return text if interval is None else f"{text} [{', '.join(f'{100 * end:{sign}.1f}' for end in interval)}]"
 
 
 def leading_number(text: str) -> float | None:

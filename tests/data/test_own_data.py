@@ -90,12 +90,17 @@ def test_a_class_in_the_working_directory_trains_by_its_path(trained):
 def test_reading_a_run_runs_no_code_unless_told(trained):
     refused = run(trained, "evaluate", "r")
     assert refused.returncode == 2
-    assert "'my.module.Mine' is neither a registered nor an imported MultimodalData" in refused.stderr
+    assert (
+        "'my.module.Mine' is a data set of your own: import its module first, on the command line by --import my."
+        in " ".join(refused.stderr.split())
+    )
     assert "the module runs" not in refused.stdout
     told = run(trained, "evaluate", "r", "--import", "my.module")
     assert told.returncode == 0, told.stderr
     accuracy = json.loads((trained / "r" / "result.json").read_text())["test"]["accuracy"]
-    assert f"{accuracy:.4f}" in told.stdout
+    assert f"{100 * accuracy:.1f} %" in told.stdout
+    assert "test split: 12 samples" in told.stdout
+    assert "These are few" in told.stdout
     assert "the module runs" in told.stdout
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bmlr._files import parse_json
 from bmlr.cli import main
 from bmlr.config import TrainerOptions, read_config
 from bmlr.diagnosis import diagnose_run
@@ -59,7 +60,8 @@ def test_the_command_prints_and_writes(run, splits, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "accuracy alone" in printed
     assert "verdict" in printed
-    content = json.loads((run / "diagnosis" / "diagnosis.json").read_text())
+    content = parse_json((run / "diagnosis" / "diagnosis.json").read_text())
+    assert f"fused accuracy {100 * content['accuracy']['value']:.1f} % [" in " ".join(printed.split())
     assert " ".join(content["verdict"]["paragraph"].split())[:30] in " ".join(printed.split())
     assert "test" not in splits
     assert {path.name for path in (run / "diagnosis").iterdir()} == {
@@ -84,11 +86,14 @@ def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp
     assert "gradient norm in training" in captured.out
     assert (tmp_path / "probes.png").is_file()
     assert (tmp_path / "gradients.png").is_file()
+    alone = next((run / "alone").glob("toy-Joint-seed0-*"))
+    assert main(["diagnose", str(alone)]) == 2
+    assert "alone, so that there is no balance to diagnose. Diagnose a run of several" in capsys.readouterr().err
     first = json.loads((tmp_path / "diagnosis.json").read_text())
     assert first["modalities"]["image"]["probe_alone"]["value"] is not None
     splits.clear()
     assert main(["diagnose", str(run), "--probe", "--removal", "mean", "--out", str(tmp_path)]) == 0
-    assert set(splits) == {"train", "val"}  # the runs trained alone are reused: only they read the test split
+    assert sorted(splits) == ["train", "val", "val"]  # the runs trained alone are reused: only they read the test split
     again = json.loads((tmp_path / "diagnosis.json").read_text())
     assert "mean input" in again["removal"]
     assert again["modalities"]["image"]["probe_alone"] == first["modalities"]["image"]["probe_alone"]

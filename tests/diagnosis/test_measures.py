@@ -15,6 +15,7 @@ from bmlr.diagnosis.measures import (
     conditional_utilisation,
     confidence_gap,
     recovered_fraction,
+    wilson_interval,
 )
 from bmlr.functional import shapley_values, subsets_of
 
@@ -94,6 +95,23 @@ def test_the_bootstrap_interval_has_the_width_of_theory_and_is_paired():
     apart = means.estimate(lambda means: means["a"] - means["other:a"])
     assert apart.value == 0
     assert apart.low < -0.02 < 0.02 < apart.high
+
+
+def test_intervals_of_few_or_all_right_answers_are_no_points():
+    # Wilson's interval of 6 of 6, and Newcombe's of the difference of two such proportions.
+    means = ResampledMeans({"a": np.ones(6), "b": np.ones(6), "x": np.full(6, 0.5)}, n_resamples=100)
+    assert means.estimate("a") == pytest.approx((1.0, 0.6097, 1.0), abs=1e-4)
+    assert means.estimate("a").percent == "100.0 % [61.0, 100.0]"
+    assert means.difference("a", "b") == pytest.approx((0.0, -0.3903, 0.3903), abs=1e-4)
+    assert means.estimate("x") == (0.5, 0.5, 0.5)  # no proportion
+    assert wilson_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert all(math.isnan(end) for end in wilson_interval(0.5, 0))
+    # Away from the ends it is the interval of the bootstrap.
+    first = np.repeat([1.0, 1, 0, 0], (36, 12, 2, 0))
+    second = np.repeat([1.0, 0, 1, 0], (36, 12, 2, 0))
+    paired = ResampledMeans({"a": first, "b": second}, n_resamples=4000)
+    bootstrap = paired.estimate(lambda means: means["a"] - means["b"])
+    assert paired.difference("a", "b") == pytest.approx(bootstrap, abs=0.03)
 
 
 def test_bootstrap_leaves_out_samples_that_do_not_count():

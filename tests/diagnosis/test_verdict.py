@@ -76,8 +76,8 @@ def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
     verdict = verdict_of({"audio": GOOD, "video": BEHIND}, method="Joint")
     assert verdict.undertrained == ("video",)
     text = verdict.paragraph
-    assert text.startswith("video is undertrained: alone in the joint model it reaches 0.450, trained alone 0.700")
-    assert "0.600 [0.570, 0.630] of what it recovers for audio" in text
+    assert text.startswith("video is undertrained: alone in the joint model it reaches 45.0 %, trained alone 70.0 %")
+    assert "0.60 [0.57, 0.63] of what it recovers for audio" in text
     assert "decision layer" in text
     assert "leave audio out of some training batches" in text
     assert verdict.methods
@@ -111,7 +111,7 @@ def test_suggested_methods_are_registered_and_applicable(location, current):
 
 def test_paragraphs_without_an_undertrained_modality():
     balanced = verdict_of({"audio": GOOD, "video": GOOD})
-    assert balanced.paragraph.startswith("No modality is undertrained. Alone in the joint model audio reaches 0.850")
+    assert balanced.paragraph.startswith("No modality is undertrained. Alone in the joint model audio reaches 85.0 %")
     assert "Balancing has little to add" in balanced.paragraph
     assert balanced.methods == ()
 
@@ -136,7 +136,7 @@ def test_too_few_samples_are_no_evidence():
     few = {"audio": dataclasses.replace(GOOD, samples=20), "video": dataclasses.replace(BEHIND, samples=20)}
     verdict = write_verdict(few, Thresholds(), Context(around(0.9, 0.1), 20))
     assert verdict.paragraph.startswith("The evidence is insufficient: 20 samples are fewer than the 100")
-    assert "from 0.80 to 1.00" in verdict.paragraph
+    assert "The fused accuracy is 90.0 % [80.0, 100.0]." in verdict.paragraph
     assert verdict.undertrained == ()
     assert "More samples" in verdict.paragraph
     loose = dataclasses.replace(BEHIND, relative_recovery=around(0.7, 0.4))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bmlr._files import atomic_write_text
+from bmlr._files import atomic_write_text, json_text, parse_json
 from bmlr.tables import Cell, Table
 
 CONTENTS = "contents.json"
@@ -53,7 +52,7 @@ def write_contents(contents: Contents, folder: Path) -> Path:
 
     content = {"title": contents.title, "items": list(map(plain, contents.items)), "notes": list(contents.notes)}
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / CONTENTS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(folder / CONTENTS, json_text(content, indent=1) + "\n")
     return folder / CONTENTS
 
 
@@ -70,7 +69,7 @@ def read_contents(folder: Path) -> Contents:
             f"There is no {CONTENTS} in {folder}: it should be the folder that bmlr reproduce or tune wrote into."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         items = [_item(item, folder) for item in content["items"]]
         return Contents(_text(content["title"]), items, [_text(note) for note in content["notes"]])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from bmlr import tables
 from bmlr._console import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bmlr import tables
     from bmlr.runs import RunRecord
+
+
+#: Below it the interval of an accuracy is wider than ten points either way.
+_FEW_SAMPLES = 100
 
 
 def print_table(table: tables.Table, console: Console) -> None:
@@ -31,9 +36,9 @@ def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
     rows = [
         [
             name,
-            f"{score['accuracy']:.4f}",
-            *(f"{value:.4f}" for value in score["unimodal_accuracy"].values()),
-            *("–" if value is None else f"{value:.3f}" for value in score["ratio"].values()),
+            tables.format_percent(score["accuracy"]),
+            *(tables.format_percent(value) for value in score["unimodal_accuracy"].values()),
+            *(tables.format_mean(math.nan if v is None else v, factor=1, digits=2) for v in score["ratio"].values()),
         ]
         for name, score in scores.items()
     ]
@@ -43,6 +48,17 @@ def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*row)
     make_console(120).print(table)
+
+
+def describe_samples(split: str, score: Mapping[str, Any]) -> str:
+    """Sentence on the number of samples, and the interval of the accuracy that follows from it."""
+    from bmlr.diagnosis.measures import wilson_interval
+
+    samples = int(score["samples"])
+    interval = wilson_interval(score["accuracy"], samples)
+    sentence = f"{split} split: {samples} samples, fused accuracy {tables.format_percent(score['accuracy'], interval)}"
+    few = ". These are few: small differences between methods mean nothing here" if samples < _FEW_SAMPLES else ""
+    return f"{sentence}, a 95 % interval{few}."
 
 
 def raise_failures(records: Sequence[RunRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from bmlr.commands._printing import print_scores
+from bmlr.commands._printing import describe_samples, print_scores
 
 
 def execute(
@@ -22,3 +22,4 @@ def execute(
 
     score = evaluate_run(run, split=split, weights=weights)
     print_scores(str(run), {f"{split}, {weights} weights": score.as_dict()})
+    print(describe_samples(split, score.as_dict()))

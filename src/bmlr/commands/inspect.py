@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 
 from bmlr._console import make_console
-from bmlr._files import atomic_write
+from bmlr._files import atomic_write, json_text
 from bmlr.data import MultimodalData
+from bmlr.tables import format_percent
 
 if TYPE_CHECKING:
     from bmlr.data.inspection import InputReport, Inspection
@@ -45,7 +45,7 @@ def execute(
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
     if json:
-        print(dumps({**inspection.as_dict(), "sheet": str(path)}, indent=2))
+        print(json_text({**inspection.as_dict(), "sheet": str(path)}))
     else:
         _print(inspection)
         print(f"Samples of each class are shown in {path}")
@@ -61,7 +61,7 @@ def _print(inspection: Inspection) -> None:
         counts.add_row(label, *(str(split.counts[label]) for split in splits.values()))
     counts.add_section()
     counts.add_row("all", *(str(split.samples) for split in splits.values()))
-    counts.add_row("majority rate", *(f"{split.majority_rate:.4f}" for split in splits.values()))
+    counts.add_row("majority rate", *(format_percent(split.majority_rate) for split in splits.values()))
     counts.add_row("groups", *("–" if split.groups is None else str(split.groups) for split in splits.values()))
     console.print(counts)
     lengths = _length_columns(inspection)

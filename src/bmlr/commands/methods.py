@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from json import dumps
 from typing import Literal
 
 from rich.table import Table
 
 import bmlr.methods
 from bmlr._console import make_console
+from bmlr._files import json_text
 
 
 def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # noqa: A002
@@ -24,7 +24,7 @@ def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # 
         for method in methods
     ]
     if format == "json":
-        print(dumps(rows, indent=2))
+        print(json_text(rows))
         return
     heads = ("name", "paper", "venue", "family", "cost", "parameters")
     for row in rows:

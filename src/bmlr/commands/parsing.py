@@ -47,7 +47,9 @@ def make_parser(name: str, description: str, function: Callable[..., Any]) -> Ar
         required = inspect.signature(function).parameters[option].default is inspect.Parameter.empty
         parser.add_argument(option if required else f"--{option}", nargs="+", type=kind, help=texts[option])
     if hints.get("run") is Path:  # classes of a run are those imported before it is read
-        parser.add_argument("--import", metavar="MODULE", help="Module of yours to import first, which runs its code.")
+        parser.add_argument(
+            "--import", metavar="MODULE", help="Module of the method or data set, if it is your own; runs its code."
+        )
     return parser
 
 

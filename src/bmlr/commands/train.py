@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmlr.commands._printing import print_scores
+from bmlr.commands._printing import describe_samples, print_scores
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
+from bmlr.tables import format_percent
 
 if TYPE_CHECKING:
     from bmlr import training
@@ -58,6 +59,7 @@ def _print(result: training.RunResult) -> None:
         f"{content['method']} on {content['data']} ({content['protocol']} protocol), seed {content['seed']}",
         {name: score for name, score in scores.items() if score is not None},
     )
+    print(describe_samples("test", content["test"]))
     if result.reused:
         print("The run was finished before; nothing was trained.")
-    print(f"majority rate {content['majority_rate']:.4f}, {content['seconds']:.1f} s, {result.directory}")
+    print(f"majority rate {format_percent(content['majority_rate'])}, {content['seconds']:.1f} s, {result.directory}")

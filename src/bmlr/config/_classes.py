@@ -31,10 +31,16 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
     cls = getattr(sys.modules.get(name.rpartition(".")[0]), short, None)
     if isinstance(cls, type) and issubclass(cls, base):
         return cls
+    module = name.rpartition(".")[0]
+    kind = "method" if issubclass(base, Method) else "data set"
+    if not module or module.startswith("bmlr."):
+        raise ValueError(
+            f"There is no {kind} '{name}'.{nearest_name(short, registered)} Registered are {', '.join(registered)}."
+        )
+    if module in sys.modules:
+        raise ValueError(f"The module {module} should hold the {kind} {short}. It has no such class.")
     raise ValueError(
-        f"'{name}' is neither a registered nor an imported {base.__name__}. Registered are {', '.join(registered)}."
-        f"{nearest_name(short, registered)} "
-        "A module of yours is imported first; on the command line by --import MODULE."
+        f"'{name}' is a {kind} of your own: import its module first, on the command line by --import {module}."
     )
 
 

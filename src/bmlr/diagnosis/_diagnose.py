@@ -251,7 +251,7 @@ class _MeasureComputer:
         estimate = self.means.estimate
         optional: dict[str, Any] = {}
         if u in self.referenced:
-            optional["trained_alone"] = estimate(lambda m: self._attainable(u, m))
+            optional["trained_alone"] = estimate(self._attainable_name(u))
             optional["recovered_fraction"] = estimate(lambda m: self._recovered(u, m))
             optional["relative_recovery"] = estimate(lambda m: self._relative_recovery(u, m))
         if u in self.probes:
@@ -259,7 +259,7 @@ class _MeasureComputer:
             optional["probe_joint"] = estimate(joint)
             optional["probe_alone"] = estimate(alone)
             optional["probe_untrained"] = estimate(untrained)
-            optional["encoder_gap"] = estimate(lambda m: m[alone] - m[joint])
+            optional["encoder_gap"] = self.means.difference(alone, joint)
             optional["encoder_fraction"] = estimate(lambda m: recovered_fraction(m[joint], m[alone], m[untrained]))
         return ModalityMeasures(
             samples=int(self.predictions.present[u].sum()),
@@ -267,7 +267,7 @@ class _MeasureComputer:
             alone=estimate(f"alone:{u}"),
             alone_by_removal=estimate(f"removal:{u}"),
             without=estimate(f"without:{u}"),
-            drop=estimate(lambda m: m[f"with:{u}"] - m[f"without:{u}"]),
+            drop=self.means.difference(f"with:{u}", f"without:{u}"),
             utilisation=estimate(lambda m: conditional_utilisation(m[f"with:{u}"], m[f"without:{u}"])),
             changed_rate=estimate(f"changed:{u}"),
             shapley_accuracy=estimate(f"shapley_accuracy:{u}"),
@@ -300,7 +300,11 @@ class _MeasureComputer:
         )
 
     def _attainable(self, u: str, means: Mapping[str, float]) -> float:
-        return means[f"probe:{u}:trained_alone" if u in self.probes else f"reference:{u}"]
+        return means[self._attainable_name(u)]
+
+    def _attainable_name(self, u: str) -> str:
+        """Name of the mean that is the accuracy after training alone."""
+        return f"probe:{u}:trained_alone" if u in self.probes else f"reference:{u}"
 
     def _recovered(self, u: str, means: Mapping[str, float]) -> float:
         return recovered_fraction(means[f"alone:{u}"], self._attainable(u, means), self.chance[u])

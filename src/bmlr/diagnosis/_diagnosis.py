@@ -11,12 +11,12 @@ from bmlr.diagnosis._tables import (
     GRADIENT_LABELS,
     MODALITY_LABELS,
     PAIR_LABELS,
-    format_number,
+    format_measure,
     format_status,
     plain_values,
 )
 from bmlr.diagnosis._verdict import Verdict
-from bmlr.tables import Cell, Table
+from bmlr.tables import Cell, Table, format_percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +151,16 @@ class Diagnosis:
     def caption(self) -> str:
         """Caption of the tables: samples, accuracy, majority rate and removal."""
         return (
-            f"{self.subject}: {self.samples} samples, fused accuracy {self.accuracy}, most frequent class "
-            f"{self.majority_rate:.3f}. A removed modality has {self.removal}. In brackets {self.thresholds.level:.0%} "
-            "bootstrap intervals."
+            f"{self.subject}: {self.samples} samples, fused accuracy {self.accuracy.percent}, most frequent "
+            f"class {format_percent(self.majority_rate)}. A removed modality has {self.removal}. In brackets "
+            f"{100 * self.thresholds.level:g} % intervals: Wilson's for proportions, else by bootstrap."
         )
 
     def tables(self) -> tuple[Table, Table]:
         """The tables of modalities (a row per measure) and of pairs."""
         columns = list(self.modalities.values())
         rows = [
-            [label, *(format_number(getattr(measures, name)) for measures in columns)]
+            [label, *(format_measure(name, getattr(measures, name)) for measures in columns)]
             for name, label in MODALITY_LABELS.items()
             if any(getattr(measures, name) is not None for measures in columns)
         ]
@@ -171,7 +171,7 @@ class Diagnosis:
         status = [format_status(measures.status, self.verdict.location[u]) for u, measures in self.modalities.items()]
         rows.append(["verdict", *status])
         pairs = [
-            [pair, *(format_number(getattr(measures, name)) for name in PAIR_LABELS)]
+            [pair, *(format_measure(name, getattr(measures, name)) for name in PAIR_LABELS)]
             for pair, measures in self.pairs.items()
         ]
         return (

@@ -68,6 +68,12 @@ def diagnose_run(
         raise ValueError("`probe` fits to the training split: give `split` = 'val' or 'test' with it. Found 'train'.")
     with preserved_random_state():
         config, model, method = load_run(run, weights=weights)
+        if len(model.modalities) < 2:
+            raise ValueError(
+                f"{run} was trained on {model.modalities[0]} alone, so that there is no balance to diagnose. Diagnose "
+                f"a run of several modalities, with --probe to compare it with such runs; bmlr evaluate {run} scores "
+                "this one."
+            )
         accelerated = config.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
         target = torch.device(device) if device is not None else torch.device("cuda" if accelerated else "cpu")
         model.to(target), method.to(target)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bmlr.diagnosis._judge import Location, Status
 from bmlr.diagnosis._resampling import IntervalEstimate
+from bmlr.tables import format_percent
 
 MODALITY_LABELS = {
     "samples": "samples with the modality",
@@ -30,6 +31,11 @@ MODALITY_LABELS = {
     "encoder_gap": "probe gap to training alone",
     "encoder_fraction": "fraction of the encoder's gain",
 }
+#: Measures that are accuracies, or differences of these.
+_ACCURACIES = {
+    "majority_rate", "alone", "alone_by_removal", "without", "drop", "changed_rate", "shapley_accuracy",
+    "trained_alone", "probe_joint", "probe_alone", "probe_untrained", "encoder_gap",
+}  # fmt: skip
 GRADIENT_LABELS = {
     "norm": "gradient norm in training (median)",
     "norm_fraction": "fraction of gradient norms (median)",
@@ -56,10 +62,12 @@ def plain_values(value: Any) -> Any:
     return value
 
 
-def format_number(value: Any) -> str:
-    """Text of a number or an estimate; a dash for None."""
+def format_measure(name: str, value: Any) -> str:
+    """Text of a measure; a dash for None."""
     if value is None:
         return "–"
+    if name in _ACCURACIES:
+        return value.percent if isinstance(value, IntervalEstimate) else format_percent(value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

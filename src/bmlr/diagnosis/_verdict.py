@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from bmlr.diagnosis._judge import Evidence, Location, Status, Thresholds, choose_methods, judge
 from bmlr.diagnosis._resampling import IntervalEstimate
+from bmlr.tables import format_percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,8 @@ class _Writer:
         if context.samples < self.thresholds.min_samples:
             sentence = (
                 f"The evidence is insufficient: {context.samples} samples are fewer than the "
-                f"{self.thresholds.min_samples} needed for a verdict, and the fused accuracy may lie anywhere from "
-                f"{context.accuracy.low:.2f} to {context.accuracy.high:.2f}."
+                f"{self.thresholds.min_samples} needed for a verdict. The fused accuracy is "
+                f"{context.accuracy.percent}."
             )
             return [sentence]
         sentences = [self._undertrained(u) for u in verdict.undertrained]
@@ -174,12 +175,12 @@ class _Writer:
 
     def _undertrained(self, u: str) -> str:
         numbers, location, best = self.evidence[u], self.verdict.location[u], self._best_other(u)
-        trained_alone = _value(numbers.trained_alone)
-        reasons = [f"alone in the joint model it reaches {_value(numbers.alone)}, trained alone {trained_alone}"]
+        trained_alone = _percent(numbers.trained_alone)
+        reasons = [f"alone in the joint model it reaches {_percent(numbers.alone)}, trained alone {trained_alone}"]
         if location == "encoder":
             reasons.append(
-                f"a linear probe on its encoder scores {_estimate(numbers.encoder_gap)} below one on an encoder "
-                "trained alone"
+                f"a linear probe on its encoder scores {_percent_estimate(numbers.encoder_gap)} below one on an "
+                "encoder trained alone"
             )
         if numbers.relative_recovery is not None and best is not None:
             reasons.append(
@@ -193,7 +194,7 @@ class _Writer:
         else:
             where = (
                 "It is behind in the decision layer's use of its features rather than in its encoder: a linear probe "
-                f"scores only {_estimate(numbers.encoder_gap)} below one on an encoder trained alone."
+                f"scores only {_percent_estimate(numbers.encoder_gap)} below one on an encoder trained alone."
             )
         recovery = numbers.relative_recovery
         mild = recovery is not None and recovery.value >= 2 * self.thresholds.fraction - 1 and location != "encoder"
@@ -202,15 +203,16 @@ class _Writer:
     def _uninformative(self, u: str) -> str:
         numbers = self.evidence[u]
         return (
-            f"{u} is uninformative, not undertrained: trained alone it reaches {_estimate(numbers.trained_alone)}; "
-            f"always answering the most frequent class reaches {numbers.chance:.3f}."
+            f"{u} is uninformative, not undertrained: trained alone it reaches "
+            f"{_percent_estimate(numbers.trained_alone)}; "
+            f"always answering the most frequent class reaches {format_percent(numbers.chance)}."
         )
 
     def _unused(self, u: str) -> str:
         numbers = self.evidence[u]
         return (
-            f"The model does not use {u}: alone it reaches {_estimate(numbers.alone)}, the most frequent class "
-            f"{numbers.chance:.3f}, and without it {numbers.drop.value:+.3f} {_interval(numbers.drop)} of accuracy is "
+            f"The model does not use {u}: alone it reaches {numbers.alone.percent}, the most frequent class "
+            f"{format_percent(numbers.chance)}, and without it {numbers.drop.percent} of accuracy is "
             "lost. Either it is undertrained or it carries no information."
         )
 
@@ -218,8 +220,8 @@ class _Writer:
         numbers, best = self.evidence[u], self._best_other(u)
         return (
             f"The model relies little on {u}: above chance it reaches {numbers.balance.value:.2f} "
-            f"{_interval(numbers.balance)} of what {best} does ({numbers.alone.value:.3f} alone), and leaving it out "
-            f"costs {numbers.drop.value:.3f} of accuracy. Either it is undertrained or it carries less information "
+            f"{_interval(numbers.balance)} of what {best} does ({_percent(numbers.alone)} alone), and leaving it out "
+            f"costs {_percent(numbers.drop)} of accuracy. Either it is undertrained or it carries less information "
             f"than {best}; without training on it alone this cannot be told."
         )
 
@@ -232,8 +234,8 @@ class _Writer:
             f"its fraction of {_estimate(fraction)} is known too loosely to compare it with "
             f"{self.thresholds.fraction:g}"
             if fraction is not None and math.isfinite(fraction.value)
-            else f"trained alone it reaches {_estimate(numbers.trained_alone)}, which may be no better than the most "
-            f"frequent class, {numbers.chance:.3f}"
+            else f"trained alone it reaches {_percent_estimate(numbers.trained_alone)}, which may be no better than "
+            f"the most frequent class, {format_percent(numbers.chance)}"
         )
         return f"The evidence on {u} is insufficient: {reason}."
 
@@ -241,8 +243,8 @@ class _Writer:
         clauses = []
         for u in names:
             numbers = self.evidence[u]
-            reference = "" if numbers.trained_alone is None else f" (trained alone {numbers.trained_alone.value:.3f})"
-            clauses.append(f"{u} reaches {numbers.alone.value:.3f}{reference}")
+            reference = "" if numbers.trained_alone is None else f" (trained alone {_percent(numbers.trained_alone)})"
+            clauses.append(f"{u} reaches {_percent(numbers.alone)}{reference}")
         return f"Alone in the joint model {', '.join(clauses)}."
 
     def _best_other(self, u: str) -> str | None:
@@ -264,16 +266,20 @@ class _Writer:
         return max(rivals, key=recovery)
 
 
-def _value(estimate: IntervalEstimate | None) -> str:
-    return "–" if estimate is None else f"{estimate.value:.3f}"
+def _percent(estimate: IntervalEstimate | None) -> str:
+    return format_percent(None if estimate is None else estimate.value)
+
+
+def _percent_estimate(estimate: IntervalEstimate | None) -> str:
+    return "–" if estimate is None else estimate.percent
 
 
 def _interval(estimate: IntervalEstimate) -> str:
-    return f"[{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"[{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _estimate(estimate: IntervalEstimate | None) -> str:
-    return "–" if estimate is None else f"{_value(estimate)} {_interval(estimate)}"
+    return "–" if estimate is None else f"{estimate.value:.2f} {_interval(estimate)}"
 
 
 def _join(names: Sequence[str]) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
-from bmlr._files import atomic_write, atomic_write_text
+from bmlr._files import atomic_write, atomic_write_text, json_text
 from bmlr.diagnosis._diagnosis import Diagnosis
 
 
@@ -23,8 +22,7 @@ def write_diagnosis(diagnosis: Diagnosis, directory: Path | str, *, figures: boo
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(diagnosis.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    atomic_write_text(directory / "diagnosis.json", text)
+    atomic_write_text(directory / "diagnosis.json", json_text(diagnosis.as_dict()) + "\n")
     atomic_write_text(directory / "diagnosis.md", diagnosis.to_markdown())
     written = [directory / "diagnosis.json", directory / "diagnosis.md"]
     if figures:

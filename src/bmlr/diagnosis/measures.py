@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ __all__ = [
     "conditional_utilisation",
     "confidence_gap",
     "recovered_fraction",
+    "wilson_interval",
 ]
 
 
@@ -105,6 +107,37 @@ def recovered_fraction(reached: float, attainable: float, chance: float) -> floa
         0.667
     """
     return (reached - chance) / (attainable - chance) if attainable > chance else math.nan
+
+
+def wilson_interval(rate: float, samples: int, level: float = 0.95) -> tuple[float, float]:
+    r"""Wilson's interval of a proportion, such as the accuracy on one test split.
+
+    Near 0 and 1 and for few samples it stays honest where a bootstrap interval shrinks to a point:
+
+    .. math::
+        \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}
+
+    (Wilson, Journal of the American Statistical Association 22, 1927).
+
+    Args:
+        rate: The proportion p.
+        samples: Number of samples n.
+        level: Level of the interval; z is its quantile of the normal distribution.
+
+    Returns:
+        The lower and the upper end; NaN without a sample.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(1.0, 6)]
+        [0.61, 1.0]
+    """
+    if not samples or math.isnan(rate):
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre = rate + z**2 / (2 * samples)
+    spread = z * math.sqrt(rate * (1 - rate) / samples + z**2 / (4 * samples**2))
+    scale = 1 + z**2 / samples
+    return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> float:

@@ -151,24 +151,33 @@ def extract_features(
         >>> features.values.shape, features.targets
         (torch.Size([2, 8]), tensor([0, 1]))
     """
-    collected: dict[str, list[Features]] = {u: [] for u in encoders}
+    extracted = _extract_keyed({(name, name): encoder for name, encoder in encoders.items()}, batches, device)
+    return {name: features for (name, _), features in extracted.items()}
+
+
+def _extract_keyed(
+    encoders: Mapping[tuple[str, str], Encoder], batches: Iterable[Any], device: torch.device | None
+) -> dict[tuple[str, str], Features]:
+    """Features by several encoders per modality in one pass; keys end with the modality."""
+    collected: dict[tuple[str, str], list[Features]] = {key: [] for key in encoders}
     modules = [encoder for encoder in encoders.values() if isinstance(encoder, nn.Module)]
     with module_mode(*modules, training=False):
         for batch in map(as_batch, batches):
-            for name, encoder in encoders.items():
+            for (key, name), encoder in encoders.items():
                 if name not in batch.inputs:
                     raise ValueError(f"`batches` should hold the modality '{name}'. Found {list(batch.inputs)}.")
                 mask = (batch.present or {}).get(name)
                 kept = slice(None) if mask is None else mask
                 x, targets = batch.inputs[name][kept], batch.targets[kept]
                 if len(x):
-                    collected[name].append(Features(_encode(encoder, x, device).cpu(), targets.long().cpu()))
-    for name, features in collected.items():
-        if not features:
+                    features = Features(_encode(encoder, x, device).cpu(), targets.long().cpu())
+                    collected[key, name].append(features)
+    for (_, name), pieces in collected.items():
+        if not pieces:
             raise ValueError(f"`batches` should hold samples with every modality. Found none with '{name}'.")
     return {
-        name: Features(torch.cat([f.values for f in features]), torch.cat([f.targets for f in features]))
-        for name, features in collected.items()
+        key: Features(torch.cat([f.values for f in pieces]), torch.cat([f.targets for f in pieces]))
+        for key, pieces in collected.items()
     }
 
 
@@ -259,8 +268,8 @@ def compare_probes(
     Args:
         joint: Encoders of the joint model, by modality.
         alone: Models trained alone, by modality.
-        train: Batches for the fits, in any order, without random transforms; iterated three times.
-        val: Batches for the scores, in the same order on every iteration.
+        train: Batches for the fits, in any order, without random transforms; iterated once.
+        val: Batches for the scores; iterated once.
         num_classes: Number of classes.
         penalty: L2 penalty of the probes.
         max_samples: Maximum number of samples of a fit, taken at equal distances.
@@ -283,18 +292,21 @@ def compare_probes(
     check_integer("max_samples", max_samples, 1)
     if joint.keys() != alone.keys():
         raise ValueError(f"`alone` should have the modalities of `joint`, {list(joint)}. Found {list(alone)}.")
-    kinds: dict[str, Mapping[str, Encoder]] = {
-        "joint": joint,
-        "alone": {u: model.encoder for u, model in alone.items()},
-        "untrained": {u: model.untrained for u, model in alone.items()},
+    probed: dict[tuple[str, str], Encoder] = {
+        (kind, u): encoder
+        for u, model in alone.items()
+        for kind, encoder in (("joint", joint[u]), ("alone", model.encoder), ("untrained", model.untrained))
     }
-    logits = extract_features({u: model.classifier for u, model in alone.items()}, val, device=device)
-    hits = {u: {"trained_alone": scores.argmax(1) == targets} for u, (scores, targets) in logits.items()}
-    for kind, encoders in kinds.items():
-        features = extract_features(encoders, train, device=device)
-        val_features = extract_features(encoders, val, device=device)
-        for u, (values, targets) in features.items():
-            indices = torch.linspace(0, len(targets) - 1, min(max_samples, len(targets))).long()
-            probe = fit_linear_probe(values[indices], targets[indices], num_classes, penalty=penalty)
-            hits[u][kind] = probe(val_features[u].values).argmax(1) == val_features[u].targets
-    return {u: ProbeResult(**hits[u], targets=logits[u].targets) for u in joint}
+    classifiers = {("trained_alone", u): model.classifier for u, model in alone.items()}
+    train_features = _extract_keyed(probed, train, device)
+    val_features = _extract_keyed({**probed, **classifiers}, val, device)
+    hits: dict[str, dict[str, Tensor]] = {u: {} for u in joint}
+    for (kind, u), (values, targets) in val_features.items():
+        logits = values
+        if kind != "trained_alone":
+            fitted = train_features[kind, u]
+            indices = torch.linspace(0, len(fitted.targets) - 1, min(max_samples, len(fitted.targets))).long()
+            probe = fit_linear_probe(fitted.values[indices], fitted.targets[indices], num_classes, penalty=penalty)
+            logits = probe(values)
+        hits[u][kind] = logits.argmax(1) == targets
+    return {u: ProbeResult(**hits[u], targets=val_features["joint", u].targets) for u in joint}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import json
 import shlex
 import traceback
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from bmlr._files import atomic_write_text
+from bmlr._files import atomic_write_text, json_text, parse_json
 from bmlr.config import read_config_entries
 from bmlr.runs._metrics import read_metrics
 from bmlr.runs._result import read_result
@@ -175,7 +174,7 @@ def write_failure(directory: Path, error: BaseException | str, *, log_lines: int
         "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "config": config,
     }
-    atomic_write_text(directory / FAILURE, json.dumps(content, indent=2, default=str) + "\n")
+    atomic_write_text(directory / FAILURE, json_text(content, default=str) + "\n")
 
 
 def _read_folder(path: Path) -> Iterator[RunRecord]:
@@ -223,7 +222,7 @@ def _read_failure(directory: Path) -> dict[str, Any] | None:
         return None
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

@@ -23,6 +23,9 @@ _ENTRIES: dict[str, Any] = {
 def read_result(directory: Path) -> dict[str, Any]:
     """Read and check the ``result.json`` of a run.
 
+    Returns:
+        The entries. Accuracies of modalities that no sample has are NaN, in the file null.
+
     Raises:
         FileNotFoundError: If the run has no result.
         ValueError: If the file is damaged, was changed, or is not the result of a run.
@@ -34,8 +37,11 @@ def read_result(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{error} {_REMEDY}") from error
     for name, kind in _ENTRIES.items():
         _check_entry(result, name, kind, path)
-    for score in ("test", "validation", "test_last_epoch", "test_best_epoch"):
-        _check_score(result.get(score), f"{path}: {score}")
+    for name in ("test", "validation", "test_last_epoch", "test_best_epoch"):
+        if (score := result.get(name)) is not None:
+            _check_score(score, f"{path}: {name}")
+            accuracies = score.get("unimodal_accuracy") or {}
+            score["unimodal_accuracy"] = {u: math.nan if value is None else value for u, value in accuracies.items()}
     return result
 
 
@@ -57,15 +63,13 @@ def _check_entry(result: dict[str, Any], name: str, kind: Any, path: Path) -> No
 def _check_score(score: Any, where: str) -> None:
     """Raise unless accuracies are in [0, 1] and ratios non-negative.
 
-    NaN and None stand for an absent modality or a ratio by zero.
+    None stands for a modality that no sample has, and for a ratio by zero.
     """
-    if score is None:
-        return
     accuracies = {"accuracy": score.get("accuracy"), **(score.get("unimodal_accuracy") or {})}
     for name, value in accuracies.items():
-        absent = name != "accuracy" and (value is None or (isinstance(value, float) and math.isnan(value)))
+        absent = name != "accuracy" and value is None
         if not absent and not (isinstance(value, (int, float)) and 0 <= value <= 1):
             raise ValueError(f"{where} should hold accuracies in [0, 1]. Found {name} = {value!r}.")
     for name, value in (score.get("ratio") or {}).items():
-        if value is not None and not (isinstance(value, (int, float)) and (math.isnan(value) or value >= 0)):
+        if value is not None and not (isinstance(value, (int, float)) and value >= 0):
             raise ValueError(f"{where} should hold non-negative ratios. Found {name} = {value!r}.")

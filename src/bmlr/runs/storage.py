@@ -11,7 +11,6 @@ Weights carry the SHA-256 sum of their tensors in the metadata of the safetensor
 from __future__ import annotations
 
 import hashlib
-import json
 import pickletools
 import zipfile
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bmlr._files import atomic_write, atomic_write_text, has_valid_checksum, with_checksum
+from bmlr._files import atomic_write, atomic_write_text, has_valid_checksum, json_text, parse_json, with_checksum
 
 _END = b"PK\x05\x06"  # begins the last record of a zip archive, whose last two bytes are the length of the comment
 _END_LENGTH = 22
@@ -119,8 +118,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         What was written.
     """
-    plain = with_checksum(json.loads(json.dumps(content)))
-    atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
+    plain = with_checksum(parse_json(json_text(content)))
+    atomic_write_text(path, json_text(plain) + "\n")
     return {**content, "checksum": plain["checksum"]}
 
 
@@ -132,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedFileError: If it is no JSON object, or its checksum is missing or wrong.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is not a JSON file: {error}.") from error
     if not isinstance(content, dict):

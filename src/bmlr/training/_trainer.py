@@ -19,6 +19,7 @@ from bmlr._console import make_console
 from bmlr._version import __version__
 from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
+from bmlr.tables import format_percent
 from bmlr.training._checkpoints import Checkpoint, LoadedCheckpoint
 from bmlr.training._module import BalancedModule
 from bmlr.training._monitoring import MonitorCallback
@@ -102,10 +103,10 @@ class _EpochLines(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, BalancedModule) and pl_module.val_score is not None:
             score = pl_module.val_score
-            modalities = ", ".join(f"{name} {value:.3f}" for name, value in score.unimodal_accuracy.items())
+            modalities = ", ".join(f"{name} {format_percent(value)}" for name, value in score.unimodal_accuracy.items())
             self.console.print(
                 f"epoch {pl_module.epochs_done + 1}/{trainer.max_epochs}: "
-                f"validation accuracy {score.accuracy:.3f} ({modalities})",
+                f"validation accuracy {format_percent(score.accuracy)} ({modalities})",
                 highlight=False,
                 soft_wrap=True,
             )
