@@ -58,10 +58,13 @@ class MethodLoop:
         self.model.train()
         for epoch in epochs:
             for batch, fresh in self.batches(self.method.start_epoch(self.context(epoch)), epoch):
-                if fresh:
-                    self.optimizer.state.clear()
-                self.step(batch)
+                self.take_step(batch, fresh)
             self.method.end_epoch(self.context(epoch))
+
+    def take_step(self, batch: bmlr.Batch, fresh_optimizer: bool) -> None:
+        if fresh_optimizer:
+            self.optimizer.state.clear()
+        self.step(batch)
 
     def step(self, batch: bmlr.Batch) -> None:
         self.optimizer.zero_grad()

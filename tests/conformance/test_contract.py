@@ -7,6 +7,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from subjects import (
     COMBINATIONS,
     FUSIONS,
@@ -327,6 +328,40 @@ def test_setup_again_starts_over(subject):
     assert {name: p.shape for name, p in again.method.named_parameters()} == {
         name: p.shape for name, p in other.method.named_parameters()
     }
+
+
+class Saved(nn.Module):
+    """A model that holds its method, as one saved by the Hugging Face Trainer does."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.net, self.method = loop.model, loop.method
+
+
+@two_or_three
+@each_subject
+def test_a_model_with_the_method_inside_goes_on_from_safetensors_within_an_epoch(subject, modalities, tmp_path):
+    loop = make_loop(subject, modalities, batch_norm=True, samples=30, epochs=2)
+    loop.run([0])
+    first, second = copy.deepcopy(loop), copy.deepcopy(loop)
+    plan = first.method.start_epoch(first.context(1))
+    second.method.start_epoch(second.context(1))
+    batches = list(first.batches(plan, 1))
+    for planned in batches[:1]:
+        for run in (first, second):
+            run.take_step(*planned)
+    save_model(Saved(second), str(tmp_path / "model.safetensors"))
+    third = make_loop(subject, modalities, batch_norm=True, samples=30, epochs=2)
+    load_model(Saved(third), str(tmp_path / "model.safetensors"))
+    third.optimizer.load_state_dict(second.optimizer.state_dict())
+    third.model.train()
+    for planned in batches[1:]:
+        for run in (first, third):
+            run.take_step(*planned)
+    first.method.end_epoch(first.context(1))
+    third.method.end_epoch(third.context(1))
+    assert_same_state(third.state()["model"], first.state()["model"])
+    assert_same_state(third.state()["method"], first.state()["method"])
 
 
 # Devices and types

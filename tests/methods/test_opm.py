@@ -73,7 +73,7 @@ def test_it_starts_after_its_warm_up_and_counts_its_steps():
     output, steps = model(batch.inputs), []
     for method.epoch in range(4):
         assert bool(method(output, batch.targets).logs) == (method.epoch >= 2)
-        steps.append(method.state_dict()["_extra_state"]["step"])
+        steps.append(int(method.state_dict()["step"]))
     assert steps == [0, 0, 1, 2]
 
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_targets
@@ -182,7 +183,8 @@ class Method(nn.Module, ABC):
     Distributed training also needs two class attributes before its first step: :attr:`leaves_gradients_unset`, by which
     DDP looks for parameters without a gradient, and :attr:`reduces_gradients`, by which it does not average gradients.
 
-    All state lives in ``state_dict()``. A subclass implements :meth:`losses` alone where it can.
+    All state lives in ``state_dict()``, in tensors: a model that holds a method can be saved by safetensors. A subclass
+    implements :meth:`losses` alone where it can.
     """
 
     #: Bibliography, family and cost; every concrete method sets it.
@@ -203,6 +205,8 @@ class Method(nn.Module, ABC):
     shares_parameters_with: ClassVar[type[Method] | None] = None
     #: Advice to try the method, if a diagnosis should give it.
     remedy: ClassVar[Remedy | None] = None
+    #: Attributes stored in ``state_dict()`` as tensors: integers, floats, flags, and tensors that stay on the CPU.
+    state_attributes: ClassVar[tuple[str, ...]] = ("epoch", "max_epochs")
     #: What the conformance tests should expect.
     conformance: ClassVar[Conformance] = Conformance()
 
@@ -301,13 +305,26 @@ class Method(nn.Module, ABC):
         """Fused and unimodal logits for evaluation."""
         return Prediction(output.logits, output.unimodal_logits)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state, part of ``state_dict()``."""
-        return {"epoch": self.epoch, "max_epochs": self.max_epochs}
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Store :attr:`state_attributes` as tensors: safetensors takes nothing else."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.state_attributes:
+            value = getattr(self, name)
+            # float64: a weight rounded to float32 would end the run elsewhere.
+            dtype = torch.float64 if isinstance(value, float) else None
+            destination[prefix + name] = torch.as_tensor(value, dtype=dtype).clone()
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of :meth:`get_extra_state`."""
-        self.epoch, self.max_epochs = state["epoch"], state["max_epochs"]
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Restore :attr:`state_attributes`, each in the type it has."""
+        missing_keys = args[2]
+        for name in self.state_attributes:
+            if (stored := state_dict.pop(prefix + name, None)) is None:
+                missing_keys.append(prefix + name)
+                continue
+            present = getattr(self, name)
+            value = stored.detach().cpu().clone() if isinstance(present, Tensor) else type(present)(stored)
+            setattr(self, name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def hparams(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,7 @@ class LFM(Method):
     conformance: ClassVar[Conformance] = Conformance(
         variants={"fusion": {"head": "fusion"}, "learnable": {"alpha": "learnable", "meta_size": 4}}
     )
+    state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "current_label_weight")
     leaves_gradients_unset: ClassVar[bool] = True  # with heads of its own the fusion is not trained
 
     #: α₀ at the start of a learnable one.
@@ -155,15 +156,6 @@ class LFM(Method):
         """The mean of the modalities' logits, or the model's fused logits."""
         logits = self._unimodal_logits(output)
         return Prediction(self._fused_logits(output, logits), logits)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state: α₀ beside the epoch."""
-        return {**super().get_extra_state(), "label_weight": self.current_label_weight}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of :meth:`get_extra_state`."""
-        super().set_extra_state(state)
-        self.current_label_weight = state["label_weight"]
 
     def _unimodal_logits(self, output: Output) -> dict[str, Tensor]:
         return apply_heads(self, self.heads, output) if self.head == "late_avg" else output.unimodal_logits

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,7 @@ class ReconBoost(Method):
     pass_parameters: ClassVar[tuple[str, ...]] = ("t1", "t2")
     conformance: ClassVar[Conformance] = Conformance(short={"t1": 1, "t2": 1, "hidden": 8}, order_parameter="order")
     leaves_gradients_unset: ClassVar[bool] = True
+    state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "num_members")
 
     def __init__(  # noqa: PLR0913
         self,
@@ -125,10 +126,7 @@ class ReconBoost(Method):
         self._is_shared = False
         #: Modalities in the order of their turns.
         self.turns: tuple[str, ...] = ()
-        #: Modalities in the ensemble, for training. Prediction takes the buffer, which is stored among the weights.
-        self.members: tuple[str, ...] = ()
-        self.is_member: Tensor
-        self.register_buffer("is_member", torch.zeros(0, dtype=torch.bool))
+        self.num_members = 0
         self._active: str | None = None  # learning modality of the current batch, until the optimiser step
 
     def setup(self, model: MultimodalClassifier) -> None:
@@ -155,8 +153,7 @@ class ReconBoost(Method):
             for name, width in list(widths.items())[: 1 if self._is_shared else None]
         }
         self.heads = (next(iter(heads.values())) if self._is_shared else nn.ModuleDict(heads)).to(like)
-        self.is_member = torch.zeros(len(self.turns), dtype=torch.bool, device=like.device)
-        self._set_members(self.turns)
+        self.num_members = len(self.turns)
         self.boost_rate.data = self.boost_rate.data.to(like).fill_(self.r_init)
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
@@ -171,7 +168,7 @@ class ReconBoost(Method):
 
     def _stages(self, epoch: int) -> tuple[str, ...]:
         """The modality in turn; the ensemble grows by it."""
-        self._set_members(self.turns if self.pretrained else self.turns[: epoch + 1])
+        self.num_members = len(self.turns) if self.pretrained else min(epoch + 1, len(self.turns))
         return (self.turns[epoch % len(self.turns)],)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
@@ -212,22 +209,13 @@ class ReconBoost(Method):
 
     def predict(self, output: Output) -> Prediction:
         """Ensemble F so far, and the learner of each modality."""
-        members = dict(zip(self.turns, self.is_member, strict=True))
-        fused = self._ensemble(output, self.turns, members)
+        fused = self._ensemble(output, self.members)
         return Prediction(fused, {name: self._learner_logits(name, output) for name in output.features})
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state; the turn follows from the epoch."""
-        return {**super().get_extra_state(), "members": list(self.members)}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of :meth:`get_extra_state`."""
-        super().set_extra_state(state)
-        self.members = tuple(state["members"])  # the buffer comes with the tensors
-
-    def _set_members(self, members: tuple[str, ...]) -> None:
-        self.members = members
-        self.is_member.copy_(torch.tensor([name in members for name in self.turns]))
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Modalities in the ensemble, the first of :attr:`turns`."""
+        return self.turns[: self.num_members]
 
     def _encode(
         self, model: MultimodalClassifier, batch: Batch, names: Sequence[str], *, still: bool = False
@@ -256,14 +244,13 @@ class ReconBoost(Method):
         logits: Tensor = head(match_dtype(output.features[name], head))
         return widened(logits)
 
-    def _ensemble(self, output: Output, names: Sequence[str], counted: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Ensemble r Σ f_u of the modalities present and counted, shape (B, C)."""
+    def _ensemble(self, output: Output, names: Sequence[str]) -> Tensor:
+        """Ensemble r Σ f_u of the modalities present, shape (B, C)."""
         self._check_setup()
         terms = []
         for name in names:
             logits, mask = self._learner_logits(name, output), output.mask(name)
-            logits = logits if mask is None else torch.where(mask[:, None], logits, 0.0)
-            terms.append(logits if counted is None else torch.where(counted[name], logits, 0.0))
+            terms.append(logits if mask is None else torch.where(mask[:, None], logits, 0.0))
         return self.boost_rate * torch.stack(terms).sum(0)
 
     def _boosting_loss(self, logits: Tensor, ensemble: Output, targets: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class DiagnosingRelearning(Method):
     epoch_parameters: ClassVar[tuple[str, ...]] = ("reinit_epoch",)
     remedy: ClassVar[Remedy | None] = Remedy("encoder", "resets the encoders that are ahead in part", rank=4)
     conformance: ClassVar[Conformance] = Conformance(short={"reinit_epoch": 1})
+    state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "resets")
 
     def __init__(self, reinit_epoch: int = 20, reinit_num: int = 3, strength: float = 3.0) -> None:
         super().__init__()
@@ -109,15 +110,6 @@ class DiagnosingRelearning(Method):
             for name in context.model.modalities
         }
         return {name: float(np.tanh(self.strength * gap)) for name, gap in gaps.items()}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """The number of resets so far, beside the epoch."""
-        return {**super().get_extra_state(), "resets": self.resets}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of :meth:`get_extra_state`."""
-        super().set_extra_state(state)
-        self.resets = state["resets"]
 
 
 def _sorted_parameters(model: MultimodalClassifier) -> list[tuple[str, torch.nn.Parameter]]:

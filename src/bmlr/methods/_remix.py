@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class Remix(HeadedMethod):
         short={"warmup": 1}, variants={"skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True}}
     )
     leaves_gradients_unset: ClassVar[bool] = True
+    state_attributes: ClassVar[tuple[str, ...]] = (*HeadedMethod.state_attributes, "assignment")
 
     def __init__(
         self,
@@ -154,15 +155,6 @@ class Remix(HeadedMethod):
                 for parameter in model.encoders[name].parameters():
                     if parameter.requires_grad and parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state and the assignments."""
-        return {**super().get_extra_state(), "assignment": self.assignment}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of :meth:`get_extra_state`."""
-        super().set_extra_state(state)
-        self.assignment = state["assignment"].cpu()
 
     def _assign(self, context: EpochContext) -> Tensor:
         assignment = torch.full((context.num_train,), -1, dtype=torch.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class WindowedMethod(Method):
 class SteppedMethod(Method):
     """A method with seeded draws and a step counter."""
 
+    state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "step")
+
     seed: int
 
     def __init__(self) -> None:
@@ -55,15 +57,6 @@ class SteppedMethod(Method):
         It is the same in every process and after a resume.
         """
         return torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Plain Python state: the number of the step beside the epoch."""
-        return {**super().get_extra_state(), "step": self.step}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of :meth:`get_extra_state`."""
-        super().set_extra_state(state)
-        self.step = state["step"]
 
 
 class HeadedMethod(Method):

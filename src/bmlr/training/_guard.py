@@ -130,13 +130,15 @@ class _Snapshot:
             for name, value in module.named_buffers(recurse=False)
         ]
         # Attributes a method sets in its forward but does not save, such as this batch's coefficients.
-        self.attributes = {name: value for name, value in vars(method).items() if name not in _MODULE_ATTRIBUTES}
-        self.state = copy.deepcopy(method.get_extra_state())
+        self.attributes = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in vars(method).items()
+            if name not in _MODULE_ATTRIBUTES
+        }
 
     @torch.no_grad()
     def restore(self) -> None:
         vars(self.method).update(self.attributes)
-        self.method.set_extra_state(self.state)
         for module, name, value in self.buffers:
             # In place: DDP and compiled encoders hold the tensor itself.
             module.get_buffer(name).copy_(value)

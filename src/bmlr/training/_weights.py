@@ -22,7 +22,6 @@ def save_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
         f"{prefix}.{name}": value
         for prefix, module in (("model", model), ("method", method))
         for name, value in module.state_dict().items()
-        if isinstance(value, torch.Tensor)
     }
     write_weights(path, tensors)
 
@@ -50,11 +49,10 @@ def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
     tensors = read_run_weights(path)
     for prefix, module in (("model", model), ("method", method)):
         state = {name.removeprefix(f"{prefix}."): v for name, v in tensors.items() if name.startswith(f"{prefix}.")}
-        # Without the methods' extra state (counters): it is no tensor, and only a resumed training needs it.
-        expected = {name for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+        expected = set(module.state_dict())
         if set(state) != expected:
             raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")
         try:
-            module.load_state_dict(state, strict=False)
+            module.load_state_dict(state)
         except RuntimeError as error:
             raise RunError(f"{path} does not fit this {prefix}: {error}") from error
