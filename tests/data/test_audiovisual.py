@@ -16,7 +16,7 @@ from bmlr.cli import main
 from bmlr.config import ModelOptions, TrainerOptions
 from bmlr.data import prepare
 from bmlr.data._group_split import split_by_group
-from bmlr.data.sets._stored import choose_frames
+from bmlr.data.sets._forms import choose_frames
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._store import open_store
 from bmlr.training import evaluate_run, predict_run, train

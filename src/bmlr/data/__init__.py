@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from bmlr._checks import check_choice
-from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, Split, SplitName, TrainingDefaults
+from bmlr.data._base import (
+    SPLITS,
+    ArraySplit,
+    Modality,
+    MultimodalData,
+    Preprocessing,
+    Split,
+    SplitName,
+    TrainingDefaults,
+)
 from bmlr.data._selection import SelectedModalities
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 
@@ -102,6 +111,7 @@ __all__ = [
     "MultimodalData",
     "PrepareOptions",
     "PrepareResult",
+    "Preprocessing",
     "SelectedModalities",
     "Split",
     "SplitName",

@@ -134,6 +134,25 @@ class ArraySplit(Split):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What new files need to become inputs of a model, without the data set itself.
+
+    Every run keeps it, so that it predicts where its training data is gone.
+
+    Attributes:
+        classes: Names of the classes, in the order of the targets.
+        modalities: Form of each modality's input, by name.
+        entries: Further entries of the data set, as JSON.
+        arrays: Statistics and the like, by name.
+    """
+
+    classes: tuple[str, ...]
+    modalities: Mapping[str, Modality]
+    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
 class MultimodalData(ABC):
     """A data set with its protocol.
 
@@ -201,6 +220,20 @@ class MultimodalData(ABC):
             ValueError: If the data cannot be read.
         """
         return None
+
+    def preprocessing(self) -> Preprocessing | None:
+        """What :meth:`load_files` needs of the prepared data.
+
+        None, the default, where it needs all of it: runs then predict only where the data is.
+        """
+        return None
+
+    def restore_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Let :meth:`load_files` work without the data, by what :meth:`preprocessing` gave.
+
+        The data set must not be prepared after that; splits are those of another object.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no preprocessing.")
 
     def majority_rate(self, split: SplitName = "test") -> float:
         """Fraction of the most frequent class, the accuracy of a constant answer."""

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
 
 from bmlr._checks import check_integer
 from bmlr.data._base import Modality, SplitName
 from bmlr.data.readers._audio import AudioReader
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
-from bmlr.data.readers._video import VIDEO_SUFFIXES, VideoReader
+from bmlr.data.readers._video import VideoReader
 from bmlr.data.sets._stored import GroupedData
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
@@ -102,24 +101,6 @@ class AudioVisualData(GroupedData):
             max_rejected=options.max_rejected,
             progress=options.progress,
         )
-
-    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample: the middle frames, without random transforms.
-
-        Args:
-            files: A video as ``video``, and audio as ``audio``, from an audio or a video file. Without ``audio`` the
-                sound of the video is read.
-            modalities: Modalities to read; None reads all.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If a file cannot be read, or ``files`` does not name what is needed.
-        """
-        paths = {name: Path(path) for name, path in files.items()}
-        reads_audio = "audio" in (modalities or self.modalities)
-        if reads_audio and "video" in paths and paths["video"].suffix.lower() in VIDEO_SUFFIXES:
-            paths.setdefault("audio", paths["video"])
-        return super().load_files(paths, modalities)
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
         if self.protocol == "clean":

@@ -195,7 +195,7 @@ class AVMNIST(PairedDigits):
         """
         names = modalities or self.modalities
         check_files(files, names)
-        arrays = self._arrays
+        arrays = self._statistics
         values = {}
         if "audio" in names:
             values["audio"] = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))[None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer
-from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName
+from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, Preprocessing, SplitName
 from bmlr.data.sets._standardise import standardise
 from bmlr.data.transforms._noise import add_noise
 from bmlr.data.transforms._spectrogram import Spectrogram
@@ -68,6 +68,19 @@ class PairedDigits(MultimodalData):
     def _arrays(self) -> dict[str, np.ndarray]:
         return self._load_arrays()
 
+    @functools.cached_property
+    def _statistics(self) -> Mapping[str, np.ndarray]:
+        """Arrays that new files need: those of no split."""
+        return {name: x for name, x in self._arrays.items() if name.partition("_")[0] not in SPLITS}
+
+    def preprocessing(self) -> Preprocessing:
+        """Statistics of the training split."""
+        return Preprocessing(self.classes, self.modalities, arrays=self._statistics)
+
+    def restore_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Take statistics in place of those of the arrays."""
+        self._statistics = preprocessing.arrays
+
     def split(self, name: SplitName) -> ArraySplit:
         """One split; groups are the speakers or voices."""
         check_choice("name", name, SPLITS)
@@ -104,5 +117,5 @@ class PairedDigits(MultimodalData):
     def _standardised_inputs(self, values: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Inputs of a new sample, standardised as in training."""
         return {
-            name: torch.from_numpy(standardise(x, self._arrays[f"{name}_statistics"])) for name, x in values.items()
+            name: torch.from_numpy(standardise(x, self._statistics[f"{name}_statistics"])) for name, x in values.items()
         }

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bmlr._checks import check_choice
 from bmlr.data._base import SPLITS, Modality, SplitName, TrainingDefaults
+from bmlr.data.sets._forms import Form
 from bmlr.data.sets._sentiment_classes import CLASS_NAMES, sentiment_classes
 from bmlr.data.sets._sentiment_files import MODALITIES, PUBLISHED_FILES, read_sequence
 from bmlr.data.sets._sentiment_store import open_source, prepare_sentiment, split_samples
-from bmlr.data.sets._stored import Form, StoredData
+from bmlr.data.sets._stored import StoredData
 from bmlr.data.store._cache import content_digest, read_manifest
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import StoredSample
@@ -133,8 +134,8 @@ class SentimentData(StoredData):
             ValueError: If a file cannot be read, has another width or holds zeros only, or ``files`` names no or
                 unknown modalities.
         """
-        self.prepare()
-        forms = {name: self._forms[name] for name in modalities or self._forms}
+        known = self._file_forms.forms
+        forms = {name: known[name] for name in modalities or known}
         if not files or not set(files) <= set(forms):
             raise ValueError(f"`files` should name files for some of {list(forms)}. Found {list(files)}.")
         inputs = {}

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, nearest_name
 from bmlr.batch import Batch
-from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
+from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
 from bmlr.data._group_split import check_fractions, split_by_group
-from bmlr.data.readers._registry import reader_of
-from bmlr.data.sets._standardise import standardise
+from bmlr.data.sets._forms import FileForms, Form, sound_of_video
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
-from bmlr.data.transforms._frames import augment_frames
 
 _BLOCK = 1 << 16  # stored rows per block of the statistics; bounds the memory they take
 
@@ -74,71 +72,6 @@ class StoredSplit(Split):
         }
         present = {name: torch.from_numpy(mask[positions]) for name, mask in (self.present or {}).items()}
         return Batch(inputs, self.targets[positions], present or None, torch.from_numpy(positions))
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """Conversion of one modality's stored values into inputs of a model.
-
-    Attributes:
-        modality: Form of the inputs.
-        statistics: Mean and standard deviation of each feature, shape (2, d); None leaves values as they are.
-    """
-
-    modality: Modality
-    statistics: np.ndarray | None = None
-
-    def inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor:
-        """Inputs (B, …), float32; zeros for an absent sample.
-
-        Args:
-            samples: Stored rows of each sample: one where the shape is fixed, else T, 0 where it is absent.
-            seeds: Seed of each sample's random transforms.
-            train: Apply the random transforms.
-        """
-        present = [position for position, rows in enumerate(samples) if len(rows)]
-        shape = self.modality.shape
-        if self.modality.kind == "sequence":
-            shape = (max(shape[0], *map(len, samples)), *shape[1:])
-        if not present:
-            return torch.zeros(len(samples), *shape)
-        present_seeds = torch.tensor([seeds[position] for position in present], dtype=torch.int64)
-        converted = self._convert([samples[position] for position in present], present_seeds, shape, train=train)
-        if len(present) == len(samples):
-            return converted
-        inputs = torch.zeros(len(samples), *shape)
-        inputs[present] = converted
-        return inputs
-
-    def _convert(self, samples: list[np.ndarray], seeds: Tensor, shape: tuple[int, ...], *, train: bool) -> Tensor:
-        kind = self.modality.kind
-        if kind == "sequence":
-            padded = np.zeros((len(samples), *shape), dtype=np.float32)
-            for sequence, rows in zip(padded, samples, strict=True):
-                sequence[: len(rows)] = rows
-            return torch.from_numpy(self._standardised(padded))
-        if kind == "frames":
-            frames = [
-                rows[choose_frames(len(rows), shape[0], np.random.default_rng(seed) if train else None)]
-                for rows, seed in zip(samples, seeds.tolist(), strict=True)
-            ]
-            return augment_frames(torch.from_numpy(np.stack(frames)), shape[-1], seeds, train=train)
-        values = np.concatenate(samples)
-        if kind == "image":
-            return augment_frames(torch.from_numpy(values[:, None]), shape[-1], seeds, train=train)[:, 0]
-        return torch.from_numpy(self._standardised(values.astype(np.float32)))
-
-    def _standardised(self, values: np.ndarray) -> np.ndarray:
-        """Values (…, d) shifted and scaled.
-
-        Time steps of zeros are padding and must stay zero.
-        """
-        if self.statistics is None:
-            return values
-        standardised = standardise(values, self.statistics)
-        if self.modality.kind == "sequence":
-            standardised[~values.any(-1)] = 0
-        return standardised
 
 
 class StoredData(MultimodalData):
@@ -216,36 +149,72 @@ class StoredData(MultimodalData):
         return StoredSplit(self.store, self._rows[name], self._forms, augment=self.augment, masked=self._masks())
 
     def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, without random transforms.
+        """Inputs of one new sample, read as the prepared ones were.
 
-        Files are read as the prepared ones were.
+        There are no random transforms.
 
         Args:
-            files: A file per modality. One absent from some prepared sample may be left out; it is given as zeros.
+            files: A file per modality. Without audio the sound of the video is read. A modality absent from some
+                prepared sample may be left out; it is given as zeros.
             modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read as its modality, or ``files`` does not name what is needed.
         """
-        self.prepare()
-        forms = {name: self._forms[name] for name in modalities or self._forms}
+        known = self._file_forms
+        forms = {name: known.forms[name] for name in modalities or known.forms}
         unknown = [name for name in files if name not in forms]
         if unknown:
             raise ValueError(
                 f"`files` should name files of {', '.join(forms)}. Found '{unknown[0]}'."
                 f"{nearest_name(unknown[0], forms)}"
             )
-        needed = [name for name in forms if name not in files and self.store.present(name).all()]
-        if needed or not files:
+        paths = {name: Path(path) for name, path in files.items()}
+        paths |= sound_of_video(paths, forms)
+        needed = [name for name in forms if name not in paths and name not in known.optional]
+        if needed or not paths:
             raise ValueError(
                 f"`files` should name a file of {', '.join(needed or forms)}: every prepared sample has one. "
                 f"Found {list(files)}."
             )
         return {
-            name: form.inputs([_read_rows(self.store, name, files.get(name))], [0], train=False)
-            for name, form in forms.items()
+            name: form.inputs([known.read(name, paths.get(name))], [0], train=False) for name, form in forms.items()
         }
+
+    @functools.cached_property
+    def _file_forms(self) -> FileForms:
+        """How new files are read and converted."""
+        store = self.store
+        self.prepare()
+        return FileForms(
+            forms=self._forms,
+            stored=store.modalities,
+            readers=store.key.get("readers", {}),
+            optional=frozenset(name for name in self._forms if not store.present(name).all()),
+        )
+
+    def preprocessing(self) -> Preprocessing:
+        """Readers, stored forms and statistics."""
+        forms = self._file_forms
+        entries = {
+            "stored": {name: dataclasses.asdict(modality) for name, modality in forms.stored.items()},
+            "readers": dict(forms.readers),
+            "optional": sorted(forms.optional),
+        }
+        statistics = {name: form.statistics for name, form in forms.forms.items() if form.statistics is not None}
+        return Preprocessing(self.classes, self.modalities, entries, statistics)
+
+    def restore_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Read new files by what a run has kept."""
+        self.classes, self.modalities = preprocessing.classes, dict(preprocessing.modalities)
+        entries = preprocessing.entries
+        self._file_forms = FileForms(
+            forms={u: Form(m, preprocessing.arrays.get(u)) for u, m in preprocessing.modalities.items()},
+            stored={name: Modality(entry["kind"], tuple(entry["shape"])) for name, entry in entries["stored"].items()},
+            readers=entries["readers"],
+            optional=frozenset(entries["optional"]),
+        )
 
     def _open(self) -> Store:
         store = open_store(find_store(Path(self.root), self.name))
@@ -359,44 +328,9 @@ def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
     return np.stack((mean, np.where(constant, 1.0, std)))
 
 
-def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Positions of ``wanted`` frames, one per segment of the video.
-
-    The segments are equal.
-
-    Args:
-        count: Number of frames in the video.
-        wanted: Number of frames to choose; above ``count``, frames repeat.
-        rng: Draws a position in each segment; None takes the middle.
-
-    Example:
-        >>> choose_frames(10, 3, None).tolist()
-        [1, 5, 8]
-    """
-    offsets = 0.5 if rng is None else rng.random(wanted)
-    positions: np.ndarray = ((np.arange(wanted) + offsets) * count / wanted).astype(np.int64)
-    return positions.clip(max=count - 1)
-
-
 def sample_seed(seed: int, position: int) -> int:
     """Seed of one sample's random transforms, below 2^63.
 
     A hash of the epoch's seed and the position.
     """
     return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _read_rows(store: Store, name: str, path: Path | None) -> np.ndarray:
-    """Rows of a new file in the store's form."""
-    stored = store.modalities[name]
-    fixed = stored.shape[0] != -1
-    row_shape = stored.shape if fixed else stored.shape[1:]
-    if path is None:
-        return np.zeros((0, *row_shape), dtype=np.float32)
-    values = reader_of(store.key["readers"][name])(Path(path)).values
-    rows: np.ndarray = values[None] if fixed else values
-    if rows.shape[1:] != row_shape or not len(rows):
-        raise ValueError(f"{path} should have shape {stored.shape} as '{name}', −1 being any. Found {values.shape}.")
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        raise ValueError(f"{path} should be finite. Found NaN or infinity.")
-    return rows

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_present, nearest_name
-from bmlr.data._base import SPLITS, ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults, check_files
+from bmlr.data._base import (
+    SPLITS,
+    ArraySplit,
+    Modality,
+    MultimodalData,
+    Preprocessing,
+    SplitName,
+    TrainingDefaults,
+    check_files,
+)
 from bmlr.data.sets._gaussians import (
     CouplingMap,
     random_rotation,
@@ -225,6 +234,13 @@ class Synthetic(MultimodalData):
         names = modalities or self.modalities
         check_files(files, names)
         return {name: torch.from_numpy(_read_vector(Path(files[name]), self.dimensions))[None] for name in names}
+
+    def preprocessing(self) -> Preprocessing:
+        """Classes and modalities, which the parameters decide."""
+        return Preprocessing(self.classes, self.modalities)
+
+    def restore_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Nothing is to be restored."""
 
     def _rng(
         self, purpose: str, modality: str = "", *numbers: int, split: SplitName | None = None

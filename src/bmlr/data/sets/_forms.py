@@ -1,0 +1,147 @@
+"""Conversion of stored values and of new files into inputs of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmlr.data._base import Modality
+from bmlr.data.readers._registry import reader_of
+from bmlr.data.readers._video import VIDEO_SUFFIXES
+from bmlr.data.sets._standardise import standardise
+from bmlr.data.transforms._frames import augment_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Conversion of one modality's stored values into inputs of a model.
+
+    Attributes:
+        modality: Form of the inputs.
+        statistics: Mean and standard deviation of each feature, shape (2, d); None leaves values as they are.
+    """
+
+    modality: Modality
+    statistics: np.ndarray | None = None
+
+    def inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor:
+        """Inputs (B, …), float32; zeros for an absent sample.
+
+        Args:
+            samples: Stored rows of each sample: one where the shape is fixed, else T, 0 where it is absent.
+            seeds: Seed of each sample's random transforms.
+            train: Apply the random transforms.
+        """
+        present = [position for position, rows in enumerate(samples) if len(rows)]
+        shape = self.modality.shape
+        if self.modality.kind == "sequence":
+            shape = (max(shape[0], *map(len, samples)), *shape[1:])
+        if not present:
+            return torch.zeros(len(samples), *shape)
+        present_seeds = torch.tensor([seeds[position] for position in present], dtype=torch.int64)
+        converted = self._convert([samples[position] for position in present], present_seeds, shape, train=train)
+        if len(present) == len(samples):
+            return converted
+        inputs = torch.zeros(len(samples), *shape)
+        inputs[present] = converted
+        return inputs
+
+    def _convert(self, samples: list[np.ndarray], seeds: Tensor, shape: tuple[int, ...], *, train: bool) -> Tensor:
+        kind = self.modality.kind
+        if kind == "sequence":
+            padded = np.zeros((len(samples), *shape), dtype=np.float32)
+            for sequence, rows in zip(padded, samples, strict=True):
+                sequence[: len(rows)] = rows
+            return torch.from_numpy(self._standardised(padded))
+        if kind == "frames":
+            frames = [
+                rows[choose_frames(len(rows), shape[0], np.random.default_rng(seed) if train else None)]
+                for rows, seed in zip(samples, seeds.tolist(), strict=True)
+            ]
+            return augment_frames(torch.from_numpy(np.stack(frames)), shape[-1], seeds, train=train)
+        values = np.concatenate(samples)
+        if kind == "image":
+            return augment_frames(torch.from_numpy(values[:, None]), shape[-1], seeds, train=train)[:, 0]
+        return torch.from_numpy(self._standardised(values.astype(np.float32)))
+
+    def _standardised(self, values: np.ndarray) -> np.ndarray:
+        """Values (…, d) shifted and scaled.
+
+        Time steps of zeros are padding and must stay zero.
+        """
+        if self.statistics is None:
+            return values
+        standardised = standardise(values, self.statistics)
+        if self.modality.kind == "sequence":
+            standardised[~values.any(-1)] = 0
+        return standardised
+
+
+@dataclasses.dataclass(frozen=True)
+class FileForms:
+    """How new files are read and converted.
+
+    Attributes:
+        forms: Conversion of stored values into inputs, by modality.
+        stored: Form of the stored values, by modality.
+        readers: Parameters of the readers, by modality; empty where a subclass reads files itself.
+        optional: Modalities that some prepared sample lacks.
+    """
+
+    forms: Mapping[str, Form]
+    stored: Mapping[str, Modality]
+    readers: Mapping[str, Mapping[str, Any]]
+    optional: frozenset[str]
+
+    def read(self, name: str, path: Path | None) -> np.ndarray:
+        """Rows of a new file in its stored form; no rows without a file."""
+        stored = self.stored[name]
+        fixed = stored.shape[0] != -1
+        row_shape = stored.shape if fixed else stored.shape[1:]
+        if path is None:
+            return np.zeros((0, *row_shape), dtype=np.float32)
+        values = reader_of(self.readers[name])(path).values
+        rows: np.ndarray = values[None] if fixed else values
+        if rows.shape[1:] != row_shape or not len(rows):
+            raise ValueError(
+                f"{path} should have shape {stored.shape} as '{name}', −1 being any. Found {values.shape}."
+            )
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            raise ValueError(f"{path} should be finite. Found NaN or infinity.")
+        return rows
+
+
+def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Positions of ``wanted`` frames, one per segment of the video.
+
+    The segments are equal.
+
+    Args:
+        count: Number of frames in the video.
+        wanted: Number of frames to choose; above ``count``, frames repeat.
+        rng: Draws a position in each segment; None takes the middle.
+
+    Example:
+        >>> choose_frames(10, 3, None).tolist()
+        [1, 5, 8]
+    """
+    offsets = 0.5 if rng is None else rng.random(wanted)
+    positions: np.ndarray = ((np.arange(wanted) + offsets) * count / wanted).astype(np.int64)
+    return positions.clip(max=count - 1)
+
+
+def sound_of_video(paths: Mapping[str, Path], forms: Mapping[str, Form]) -> dict[str, Path]:
+    """The video as the file of the audio, where only the video is given."""
+    audio = [name for name, form in forms.items() if form.modality.kind == "spectrogram" and name not in paths]
+    videos = [
+        path
+        for name, path in paths.items()
+        if forms[name].modality.kind == "frames" and path.suffix.lower() in VIDEO_SUFFIXES
+    ]
+    return {audio[0]: videos[0]} if len(audio) == len(videos) == 1 else {}
