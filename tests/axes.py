@@ -2,6 +2,39 @@
 
 import io
 
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+
+def record_figures(monkeypatch):
+    """The figures that are saved from here on, a list that grows."""
+    figures = []
+    save = Figure.savefig
+
+    def recording(self, *arguments, **options):
+        figures.append(self)
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", recording)
+    return figures
+
+
+def title_of(figure):
+    """The title above all panels, on one line."""
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def shown_texts(figure):
+    """Visible texts as a reader sees them."""
+    texts = [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+    return {text.replace("\\$", "$").replace("\u200b", "") for text in texts}
+
+
+def legend_texts(figure):
+    """Texts of all legends."""
+    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
 
 def draw(ax):
     """Draw the figure; matplotlib warns, an error here, if a text has no room."""

@@ -3,9 +3,12 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from axes import draw, texts_overlap
+from axes import draw, legend_texts, record_figures, shown_texts, texts_overlap, title_of
 from bmlr import figures
+from bmlr.cli import main
+from bmlr.figures.style import plain_text, point_look, ratio_ticks, save, set_title
 from bmlr.runs import read_metrics
+from fabric import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +120,8 @@ def test_surface_writes_means_and_frames_the_best():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("α", "β")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2"]
     assert {patch.get_xy() for patch in ax.patches} == {(0.5, -0.5)}
+    assert legend_texts(ax.get_figure()) == ["largest value, 90.0"]
+    assert ax.get_legend().get_title().get_text() == "–: not run"
     assert not texts_overlap(ax)
     draw(ax)
 
@@ -155,6 +160,85 @@ def test_bars_are_means_with_every_run_on_them():
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["A", "B"]
     dots = [c for c in ax.collections if len(c.get_offsets()) == 2]
     assert sorted(np.asarray(dots[0].get_offsets())[:, 0]) == pytest.approx([50, 70])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fused", "audio", "majority rate"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "fused", "audio", "one run", "majority rate", "± one standard deviation",
+    ]  # fmt: skip
     assert not texts_overlap(ax)
     draw(ax)
+
+
+# ---- figures of a command -----------------------------------------------------------------------------------------
+
+NAMES = ("_au$dio", "im$age_2")
+
+
+def test_compare_draws_titles_explained_marks_and_names_as_they_are(tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        for method, fused in (("Joint", 0.7), ("BMLR", 0.8), ("DGL", 0.75), ("OPM", 0.7), ("AGM", 0.6)):
+            make_run(
+                tmp_path / "runs" / f"{method}{seed}", method, seed, fused=fused + 0.05 * seed, audio=0.84 + 0.1 * seed,
+                image=0.4, modalities=NAMES, data="$5 and $6",
+            )  # fmt: skip
+    saved = record_figures(monkeypatch)
+    assert main(["compare", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    accuracy, ratio, bars = saved[::2]  # each as PNG and as PDF
+    about = "\\$5 and \\$6, clean protocol"
+    assert title_of(accuracy) == f"{about}: validation accuracy per epoch"
+    assert title_of(ratio) == f"{about}: ratio of validation accuracies per epoch"
+    assert title_of(bars) == f"{about}: test accuracy in the epoch selected on validation"
+    assert legend_texts(accuracy)[-1] == "± one standard deviation"
+    assert {"one run", "± one standard deviation", "majority rate"} <= set(legend_texts(bars))
+    for figure in (accuracy, bars):
+        assert {*NAMES, "fused"} <= shown_texts(figure)
+    assert " / ".join(NAMES) in shown_texts(ratio)
+    # The band reaches 2.35: labels go that far, and the panels above an empty place have theirs.
+    panel = ratio.axes[0]
+    assert max(panel.get_yticks()) == 2
+    assert panel.get_ylim()[1] < 2.7
+    labelled = [ax.get_visible() and ax.get_xlabel() == "epoch" for ax in accuracy.axes]
+    assert labelled == [False, False, True, True, True, False]
+
+
+def test_ticks_of_a_ratio_reach_over_any_range():
+    for low in (0.001, 0.05, 0.3, 0.7, 0.95):
+        for high in (1.05, 1.4, 2.1, 3.5, 9, 40, 900):
+            ticks = ratio_ticks(low, high)
+            assert 1 in ticks
+            assert 2 <= len(ticks) <= 8 or (low, high) == (0.95, 1.05)
+            assert ticks[0] < 10 * low
+            assert ticks[-1] * (2.01 if low >= 0.3 and high < 20 else 10) > high
+
+
+def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
+    from matplotlib import font_manager
+    from matplotlib.figure import Figure
+
+    names = ["$x_1$ and $y$", "\\$", "_hidden", "a\udcffb", "tab\tname", "\u202eabc", "<b>[i]&</b>", "100 %"]
+    figure = Figure()
+    ax = figure.add_subplot()
+    for name in names:
+        ax.plot([0, 1], label=plain_text(name))
+    ax.legend()
+    set_title(figure, " ".join(names))
+    save(figure, tmp_path / "a.png", format="png")  # a warning is an error here
+    assert shown_texts(figure) >= {"$x_1$ and $y$", "_hidden", "a\\udcffb", "tab\\tname", "\u202eabc", "<b>[i]&</b>"}
+    assert len(ax.get_legend().get_texts()) == len(names)
+    assert plain_text("the first of many long names", 11) == "the f…names"
+
+    figure.suptitle("日本")
+    monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
+    with pytest.warns(UserWarning, match="no installed font has: they are drawn as boxes. Install a font"):
+        save(figure, tmp_path / "b.png", format="png")
+
+
+def test_ten_classes_have_ten_colours_and_markers():
+    looks = [point_look(number) for number in range(110)]
+    assert len({look["color"] for look in looks[:10]}) == len({look["marker"] for look in looks[:10]}) == 10
+    assert len({tuple(look.values()) for look in looks}) == 110
+
+
+def test_undefined_curves_and_single_epochs():
+    table = pd.DataFrame({"epoch": [0], "val_accuracy_a": 0.5, "val_accuracy_b": 0.0, "val_ratio_a_b": [np.nan]})
+    ax = figures.plot_ratio(table)
+    assert legend_texts(ax.get_figure()) == ["a / b (not defined)", "balanced (1)"]
+    assert list(figures.plot_accuracy(table.assign(val_accuracy=0.5)).get_xticks()) == [1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from axes import legend_texts, record_figures, title_of
 from bmlr._files import parse_json
 from bmlr.cli import main
 from bmlr.config import TrainerOptions, read_config
@@ -55,7 +56,8 @@ def test_a_run_is_read_by_its_methods_predictions_on_validation_only(run, splits
     assert last.accuracy.value == pytest.approx(evaluate_run(run, split="test", weights="last").accuracy)
 
 
-def test_the_command_prints_and_writes(run, splits, capsys, tmp_path):
+def test_the_command_prints_and_writes(run, splits, capsys, tmp_path, monkeypatch):
+    saved = record_figures(monkeypatch)
     assert main(["diagnose", str(run)]) == 0
     printed = capsys.readouterr().out
     assert "accuracy alone" in printed
@@ -64,6 +66,12 @@ def test_the_command_prints_and_writes(run, splits, capsys, tmp_path):
     assert f"fused accuracy {100 * content['accuracy']['value']:.1f} % [" in " ".join(printed.split())
     assert " ".join(content["verdict"]["paragraph"].split())[:30] in " ".join(printed.split())
     assert "test" not in splits
+    titles = [title_of(figure) for figure in saved]
+    subject = "UniformBaseline on toy, validation split, best weights, 120 samples"
+    assert titles == [f"{kind}: {subject}" for kind in ("Accuracy by modality", "Contribution of each modality",
+                                                        "Confidence gap")]  # fmt: skip
+    assert all(legend_texts(figure)[-1] == "95 % bootstrap interval" for figure in saved)
+    assert "mean signed gap (above 0: the first is more confident)" in legend_texts(saved[2])
     assert {path.name for path in (run / "diagnosis").iterdir()} == {
         "diagnosis.json", "diagnosis.md", "accuracies.png", "shapley.png", "confidence.png",
     }  # fmt: skip

@@ -184,7 +184,7 @@ def test_top_classes_are_bars_with_the_true_class_marked():
     assert [
         bar.get_hatch() for bar, tick in zip(ax.patches, ax.get_yticklabels(), strict=True) if tick.get_text() == "b"
     ] == ["////"]
-    assert panels["audio", "d"].get_xlabel() == "samples with the class in the top 3 (%)"
+    assert panels["audio", "d"].get_xlabel() == "in the top 3 (% of samples)"
     assert not texts_overlap(ax)
     draw(ax)
 

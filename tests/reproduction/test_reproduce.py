@@ -1,11 +1,13 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import pandas as pd
 import pytest
 
 import bmlr.methods
+from axes import legend_texts, record_figures, title_of
 from bmlr.benchmark import Search, make_jobs, run_grid, tune
 from bmlr.benchmark.contents import FigureFile, read_contents
 from bmlr.benchmark.specification import parse_data, parse_method
@@ -187,12 +189,17 @@ def test_a_failing_row_is_shown_and_the_others_stand(tmp_path, monkeypatch):
     assert pd.read_csv(tmp_path / "out" / "table4.csv").set_index("row").loc["BMLR", "failed"].tolist() == [1, 1]
 
 
-def test_the_figures_are_drawn_from_the_runs(tmp_path):
+def test_the_figures_are_drawn_from_the_runs(tmp_path, monkeypatch):
+    saved = record_figures(monkeypatch)
     result = made(tmp_path, ["fig1", "fig3", "fig4", "fig6"], seeds=[0, 1])
     names = {path.name for path in result.files}
     for name in ("fig1-toy-features-BMLR", "fig1-toy-features-UniformBaseline", "fig3-toy-share", "fig4-toy-classes",
                  "fig6-toy-accuracy", "fig6-toy-ratio"):  # fmt: skip
         assert {f"{name}.png", f"{name}.pdf"} <= names
+    titles = {title_of(figure) for figure in saved}
+    assert all(title.startswith("toy: ") for title in titles)
+    assert any(re.fullmatch(r"toy: features of .* by t-SNE, BMLR, seed 0, epoch \d of \d", title) for title in titles)
+    assert any("hatched: the true class" in title for title in titles)
     drawn_or_said = {name for name in names if "simplex" in name} or [
         note for note in result.notes if "simplex" in note
     ]
@@ -212,7 +219,10 @@ def test_the_figures_are_drawn_from_the_runs(tmp_path):
 
 def test_figure_5_is_a_grid_of_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(GRID, "small", "alpha=0.5|1,beta=0.1|0.5")
+    saved = record_figures(monkeypatch)
     result = made(tmp_path, ["fig5"])
+    assert {title_of(figure) for figure in saved} == {"toy: validation accuracy of BMLR"}
+    assert legend_texts(saved[0])[0].startswith("largest value, ")
     surface = pd.read_csv(tmp_path / "out" / "fig5-toy" / "surface-BMLR.csv")
     assert surface[["alpha", "beta"]].to_numpy().tolist() == [[0.5, 0.1], [0.5, 0.5], [1.0, 0.1], [1.0, 0.5]]
     assert tmp_path / "out" / "fig5-toy" / "surface-BMLR.png" in result.files

@@ -21,6 +21,7 @@ from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
+from bmlr.figures.style import set_title
 from bmlr.runs import DirectoryLock, RunRecord
 from bmlr.tables import Cell, Table, mark_best
 
@@ -218,8 +219,10 @@ def _conclude(
             raise ValueError(f"No trial of '{method.text}' finished; see failed.json in {rows[-1]['directories']}.")
         winner = max(finished, key=lambda trial: (float(trial.value or 0), -trial.number))
         best[method.text] = dict(winner.params)
-        files += _write_best(folder, method, jobs_of(method, winner.params)[0])
-        files += _write_surface(folder, method, ranges[method.text], finished)
+        job = jobs_of(method, winner.params)[0]
+        files += _write_best(folder, method, job)
+        title = f"{job.config.data.name}: validation accuracy of {method.text}"
+        files += _write_surface(folder, method, ranges[method.text], finished, title)
     table = pd.DataFrame(rows)
     atomic_write_text(folder / TRIALS, table.to_csv(index=False))
     shown = _table(table, best)
@@ -239,7 +242,7 @@ def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Pat
 
 
 def _write_surface(
-    folder: Path, method: MethodSpecification, space: Mapping[str, Range], trials: Sequence[FrozenTrial]
+    folder: Path, method: MethodSpecification, space: Mapping[str, Range], trials: Sequence[FrozenTrial], title: str
 ) -> list[Path]:
     """Validation accuracy over two numeric parameters as CSV and figure.
 
@@ -259,6 +262,7 @@ def _write_surface(
     if not all(values.choices for values in space.values()):
         return [path]
     axes = figures.plot_surface(table, x, y, "accuracy", label="validation accuracy (%)")
+    set_title(axes.get_figure(), title)
     return [path, *save_figure(axes.get_figure(), folder, f"surface-{file_name(method.text)}")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pandas as pd
 from bmlr import figures
 from bmlr._files import atomic_write
 from bmlr.benchmark._comparison import run_frame
-from bmlr.figures.style import legend_above
+from bmlr.figures.style import STD, plain_text, save, set_title, shared_legend
 from bmlr.runs import RunRecord, group_runs, read_metrics
 
 if TYPE_CHECKING:
@@ -33,19 +34,31 @@ def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     finished = [record for record in records if record.result is not None]
     groups = group_runs(finished)
     metrics = {label: read_group(members) for label, members in groups.items()}
-    files = save_figure(draw_panels(metrics, figures.plot_accuracy), folder, "accuracy")
+    about = describe(finished)
+    accuracy = draw_panels(metrics, figures.plot_accuracy)
+    set_title(accuracy, f"{about}: validation accuracy per epoch")
+    files = save_figure(accuracy, folder, "accuracy")
     with_ratio = {
         label: runs
         for label, runs in metrics.items()
         if any("val_ratio_" in str(name) for name in next(iter(runs.values())))
     }
     if with_ratio:
-        files += save_figure(draw_panels(with_ratio, figures.plot_ratio), folder, "ratio")
+        ratio = draw_panels(with_ratio, figures.plot_ratio)
+        set_title(ratio, f"{about}: ratio of validation accuracies per epoch")
+        files += save_figure(ratio, folder, "ratio")
     table = run_frame([record for members in groups.values() for record in members])
     majority = (finished[0].result or {}).get("majority_rate")
     measures = [str(name) for name in table if name == "accuracy" or str(name).startswith("accuracy_")]
     axes = figures.plot_methods(table, measures=measures, majority=majority)
+    set_title(axes.get_figure(), f"{about}: test accuracy in the epoch selected on validation")
     return files + save_figure(axes.get_figure(), folder, "methods")
+
+
+def describe(records: Sequence[RunRecord]) -> str:
+    """Data set and protocol of finished runs, for a title."""
+    result = records[0].finished_result
+    return f"{result['data']}, {result['protocol']} protocol"
 
 
 def draw_panels(
@@ -60,8 +73,8 @@ def draw_panels(
     """
     from matplotlib import pyplot as plt
 
-    columns = min(columns, len(metrics))
     rows = -(-len(metrics) // columns)
+    columns = -(-len(metrics) // rows)
     size = (3.6 * columns, 3 * rows)
     figure, axes = plt.subplots(
         rows, columns, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False
@@ -69,8 +82,11 @@ def draw_panels(
     for ax in axes.flat[len(metrics) :]:
         ax.set_visible(False)
     for (label, runs), ax in zip(metrics.items(), axes.flat, strict=False):
-        plot(runs, ax).set_title(label, fontsize=10)
-    legend_above(figure, axes.flat[: len(metrics)])
+        plot(runs, ax).set_title("\n".join(map(plain_text, textwrap.wrap(label, 34))), fontsize=10)
+    for ax in axes.flat[len(metrics) - columns : len(metrics)] if rows > 1 else ():  # the lowest panel of each column
+        ax.set_xlabel("epoch")
+        ax.tick_params(axis="x", labelbottom=True)
+    shared_legend(figure, list(axes.flat[: len(metrics)]), last=(STD,))
     return figure
 
 
@@ -88,8 +104,8 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     for path, ending in zip(files, _FORMATS, strict=True):
         # The date of making is left out: the same runs give the same file.
         about = {"CreationDate": None} if ending == "pdf" else None
-        atomic_write(path, lambda temporary, ending=ending, about=about: figure.savefig(  # type: ignore[misc]
-            temporary, format=ending, dpi=150, metadata=about
+        atomic_write(path, lambda temporary, ending=ending, about=about: save(  # type: ignore[misc]
+            figure, temporary, format=ending, dpi=150, metadata=about
         ))  # fmt: skip
     plt.close(figure)
     return files

@@ -38,12 +38,13 @@ def execute(
         json: Print JSON.
     """
     from bmlr.data.inspection import contact_sheet, inspect_data
+    from bmlr.figures.style import save
 
     inspection = inspect_data(data, samples=samples, progress=sys.stderr.isatty())
     figure = contact_sheet(data, split=split, per_class=per_class)
     path = sheet or Path(f"inspect-{data.name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png"))
+    atomic_write(path, lambda temporary: save(figure, temporary, format="png"))
     if json:
         print(json_text({**inspection.as_dict(), "sheet": str(path)}))
     else:

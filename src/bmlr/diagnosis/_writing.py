@@ -27,9 +27,10 @@ def write_diagnosis(diagnosis: Diagnosis, directory: Path | str, *, figures: boo
     written = [directory / "diagnosis.json", directory / "diagnosis.md"]
     if figures:
         from bmlr.diagnosis.figures import draw_figures
+        from bmlr.figures.style import save
 
         for name, figure in draw_figures(diagnosis).items():
             path = directory / f"{name}.png"
-            atomic_write(path, functools.partial(figure.savefig, format="png", dpi=150))
+            atomic_write(path, functools.partial(save, figure, format="png", dpi=150))
             written.append(path)
     return written

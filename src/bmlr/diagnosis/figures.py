@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._resampling import IntervalEstimate
+from bmlr.figures.style import COLOURS, HATCHES, add_legend, look, plain_text, set_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +26,12 @@ __all__ = [
     "plot_shapley",
 ]
 
-# Okabe and Ito's palette, safe for colour-blind readers; hatches and line styles keep grey prints readable.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-_HATCHES = ("", "//", "..", "xx")
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+_INTERVAL = "95 % bootstrap interval"
+_TITLES = {
+    "accuracies": "Accuracy by modality", "shapley": "Contribution of each modality", "confidence": "Confidence gap",
+    "probes": "Linear probes on the encoders", "gradients": "Gradient norm per encoder",
+    "conflict": "Conflict of fused and unimodal gradients",
+}  # fmt: skip
 _Bars = Mapping[str, Mapping[str, IntervalEstimate]]
 
 
@@ -71,7 +75,7 @@ def plot_shapley(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     _grouped_bars(ax, list(diagnosis.modalities), bars)
     ax.axhline(0, color="black", linewidth=1)
     ax.set(ylabel="Shapley value in accuracy (points)")
-    return ax
+    return _legend_above(ax)
 
 
 def plot_confidence(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
@@ -85,14 +89,14 @@ def plot_confidence(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax, len(diagnosis.pairs))
     bars = {
-        "mean size": {pair: measures.confidence_gap for pair, measures in diagnosis.pairs.items()},
-        "mean difference, first − second": {
+        "mean absolute gap": {pair: measures.confidence_gap for pair, measures in diagnosis.pairs.items()},
+        "mean signed gap (above 0: the first is more confident)": {
             pair: measures.signed_confidence_gap for pair, measures in diagnosis.pairs.items()
         },
     }
     _grouped_bars(ax, list(diagnosis.pairs), bars)
     ax.axhline(0, color="black", linewidth=1)
-    ax.set(ylabel="gap in p(true class) (points)")
+    ax.set(ylabel="confidence gap: difference of\nthe true class's probability (points)")
     return _legend_above(ax)
 
 
@@ -140,7 +144,7 @@ def plot_gradient_norms(rows: Sequence[Mapping[str, float]], ax: Axes | None = N
     Example:
         >>> rows = [{"step": step, "norm_audio": 2.0, "norm_video": 1.0} for step in range(3)]
         >>> [text.get_text() for text in plot_gradient_norms(rows).get_legend().get_texts()]
-        ['audio', 'video']
+        ['audio', 'video', 'pale: single records']
     """
     ax = _curves(rows, "norm_", ax, window)
     values = [value for row in rows for name, value in row.items() if name.startswith("norm_")]
@@ -149,7 +153,7 @@ def plot_gradient_norms(rows: Sequence[Mapping[str, float]], ax: Axes | None = N
         if max(values) < 30 * min(values):  # too few powers of ten for labels at these alone
             ax.yaxis.set_major_formatter("{x:g}")
             ax.yaxis.set_minor_formatter("{x:g}")
-    ax.set(ylabel="gradient norm")
+    ax.set(ylabel="gradient norm (running median)")
     return ax
 
 
@@ -185,6 +189,7 @@ def draw_figures(diagnosis: Diagnosis) -> dict[str, Figure]:
         count = len(diagnosis.pairs if name == "confidence" else diagnosis.modalities)
         figures[name] = Figure(figsize=_size(count), layout="constrained")
         draw(diagnosis, figures[name].add_subplot())
+        set_title(figures[name], f"{_TITLES[name]}: {diagnosis.subject}, {diagnosis.samples} samples")
     for name, prefix, plot in (
         ("gradients", "norm_", plot_gradient_norms),
         ("conflict", "conflict_", plot_conflict),
@@ -192,6 +197,7 @@ def draw_figures(diagnosis: Diagnosis) -> dict[str, Figure]:
         if any(math.isfinite(v) for row in diagnosis.gradient_rows for k, v in row.items() if k.startswith(prefix)):
             figures[name] = Figure(figsize=_size(2), layout="constrained")
             plot(diagnosis.gradient_rows, figures[name].add_subplot())
+            set_title(figures[name], f"{_TITLES[name]}: {diagnosis.subject}")
     return figures
 
 
@@ -223,13 +229,15 @@ def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars) -> None:
             values,
             0.9 * width,
             label=label,
-            color=_COLOURS[number % len(_COLOURS)],
-            hatch=_HATCHES[number % len(_HATCHES)],
+            color=COLOURS[1:][number % (len(COLOURS) - 1)],  # no black: the intervals show on the bars
+            hatch=HATCHES[number % len(HATCHES)],
             edgecolor="white",
             linewidth=0,
         )
-        ax.errorbar(positions, values, errors, fmt="none", ecolor="black", elinewidth=1, capsize=3)
-    ax.set_xticks(range(len(groups)), groups)
+        interval: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "label": _INTERVAL}
+        ax.errorbar(positions, values, errors, capsize=3, **interval)
+    names = ["\n".join(map(plain_text, textwrap.wrap(name, 18))) for name in groups]
+    ax.set_xticks(range(len(groups)), names)
     ax.set_xlim(-0.6, len(groups) - 0.4)
 
 
@@ -241,16 +249,16 @@ def _curves(rows: Sequence[Mapping[str, float]], prefix: str, ax: Axes | None, w
     for number, name in enumerate(names):
         measured = [row for row in rows if math.isfinite(row.get(name, math.nan))]
         steps, values = [row["step"] for row in measured], [row[name] for row in measured]
-        colour = _COLOURS[number % len(_COLOURS)]
         medians = [statistics.median(values[max(0, i - window // 2) : i + window // 2 + 1]) for i in range(len(values))]
-        ax.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        ax.plot(steps, medians, color=colour, linestyle=_STYLES[number % len(_STYLES)], label=name.removeprefix(prefix))
+        series = look(number + 1)
+        ax.plot(steps, values, color=series["color"], alpha=0.2, linewidth=0.8, label="pale: single records")
+        ax.plot(steps, medians, label=plain_text(name.removeprefix(prefix)), **series)
     ax.set(xlabel="step")
-    ax.legend(frameon=False)
-    return ax
+    return _legend_above(ax, "pale: single records")
 
 
-def _legend_above(ax: Axes) -> Axes:
+def _legend_above(ax: Axes, *last: str) -> Axes:
     """Add the legend above the axes, clear of the bars."""
-    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2, fontsize="small")
+    above: dict[str, Any] = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 2}
+    add_legend(ax, last or (_INTERVAL,), borderaxespad=0.2, fontsize="small", **above)
     return ax

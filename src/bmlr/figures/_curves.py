@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bmlr.figures.style import drop_inner_labels, look, open_panel, tidy
+from bmlr.figures.style import STD, add_legend, drop_inner_labels, look, open_panel, plain_text, ratio_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-# Ticks of a ratio, from fine to coarse.
-_TICKS = (
-    (0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4),
-    (0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3),
-    (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10),
-    (0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000),
-)
 
 #: Metrics of one run, or of several (seeds, say) by name.
 Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
@@ -49,7 +41,7 @@ def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes
     columns = _columns(runs, "val_accuracy")
     ax = open_panel(ax)
     for number, name in enumerate(columns):
-        label = name.removeprefix("val_accuracy").lstrip("_") or "fused"
+        label = plain_text(name.removeprefix("val_accuracy").removeprefix("_") or "fused")
         _draw(ax, runs, name, 100, **{"label": label, **look(number), **line})
     ax.set(ylabel="validation accuracy (%)", ylim=(0, 102))
     return _finish(ax)
@@ -83,17 +75,15 @@ def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
     pairs = _pairs(runs[0])
     shown = [np.array([1.0])]
     for number, name in enumerate(columns, start=1):  # the fused prediction's look is not used here
-        label = pairs.get(name, name.removeprefix("val_ratio_"))
+        label = plain_text(pairs.get(name, name.removeprefix("val_ratio_")))
         mean, spread = _draw(ax, runs, name, 1, **{"label": label, **look(number), **line})
         shown += [mean, mean + spread, mean - spread]
-    ax.axhline(1, color="0.4", linewidth=0.8, zorder=1)
+    ax.axhline(1, color="0.4", linewidth=0.8, zorder=1, label="balanced (1)")
     values = np.concatenate(shown)
     values = values[np.isfinite(values) & (values > 0)]
     low, high = float(min(values.min(), 0.8) / 1.12), float(max(values.max(), 1.25) * 1.12)
-    scales = [[tick for tick in ticks if low <= tick <= high] for ticks in _TICKS if ticks[0] / 1.2 <= low]
-    ticks = next((scale for scale in scales if len(scale) <= 8), scales[-1] if scales else [1])
     ax.set(ylabel="ratio of validation accuracies", yscale="log", ylim=(low, high))
-    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_major_locator(FixedLocator(ratio_ticks(low, high)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return _finish(ax)
@@ -120,7 +110,8 @@ def plot_reshaped_share(metrics: Metrics, ax: Axes | None = None, **line: Any) -
     columns = _columns(runs, "train_reshaped_")
     ax = open_panel(ax)
     for number, name in enumerate(columns, start=1):
-        _draw(ax, runs, name, 100, **{"label": name.removeprefix("train_reshaped_"), **look(number), **line})
+        label = plain_text(name.removeprefix("train_reshaped_"))
+        _draw(ax, runs, name, 100, **{"label": label, **look(number), **line})
     ax.set(ylabel="training labels reshaped (%)", ylim=(0, 102))
     return _finish(ax)
 
@@ -155,10 +146,12 @@ def _draw(ax: Axes, runs: list[pd.DataFrame], name: str, factor: float, **line: 
     mean = curves.mean(axis=1).where(curves.notna().all(axis=1))
     spread = curves.std(axis=1, ddof=1).fillna(0.0)
     marker = {"marker": "o", "markersize": 3} if len(mean) == 1 else {}  # a line of one point shows nothing
+    if mean.isna().all():
+        line["label"] = f"{line['label']} (not defined)"
     (curve,) = ax.plot(mean.index + 1, mean, **{**marker, **line})
     if len(runs) > 1:
         band: dict[str, Any] = {"color": curve.get_color(), "alpha": 0.15, "linewidth": 0}
-        ax.fill_between(mean.index + 1, mean - spread, mean + spread, **band)
+        ax.fill_between(mean.index + 1, mean - spread, mean + spread, label=STD, **band)
     return mean.to_numpy(), spread.to_numpy()
 
 
@@ -176,9 +169,14 @@ def _finish(ax: Axes) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
     ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if np.ptp(ax.dataLim.intervalx) > 0:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:  # a single epoch would get ticks at its fractions
+        ax.set_xticks(np.unique(ax.dataLim.intervalx))
     drop_inner_labels(ax)
     tidy(ax)
     # "best" is where the fewest points of lines are; the frame keeps it readable if one passes there all the same.
-    ax.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", handlelength=2.6)
+    add_legend(
+        ax, last=(STD,), loc="best", frameon=True, framealpha=0.85, edgecolor="none", handlelength=2.6, fontsize=9
+    )
     return ax

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from bmlr.figures.style import COLOURS, HATCHES, column, open_panel, tidy
+from bmlr.figures.style import COLOURS, HATCHES, STD, add_legend, column, open_panel, plain_text, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_RUN, _MAJORITY = "one run", "majority rate"
 _GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "epsilon": "ε", "tau": "τ", "lambda": "λ"}
 
 
@@ -71,16 +73,18 @@ def plot_surface(
         ax.text(index, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
     best_row, best_column = np.unravel_index(np.nanargmax(values), values.shape)
     # White inside black shows on every colour.
-    for colour, line in (("black", 3.6), ("white", 1.6)):
-        frame = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3, "clip_on": False}
+    for colour, line, text in (("black", 3.6, f"largest value, {np.nanmax(values):.1f}"), ("white", 1.6, None)):
+        frame = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3, "clip_on": False, "label": text}
         ax.add_patch(_rectangle((float(best_column) - 0.5, float(best_row) - 0.5), **frame))
     ax.set_xticks(range(width), [f"{number:g}" for number in grid.columns])
     ax.set_yticks(range(height), [f"{number:g}" for number in grid.index])
-    ax.set(xlabel=_GREEK.get(x, x), ylabel=_GREEK.get(y, y))
+    ax.set(xlabel=_GREEK.get(x, plain_text(x)), ylabel=_GREEK.get(y, plain_text(y)))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure: Any = ax.get_figure()
     figure.colorbar(image, ax=ax, label=label, pad=0.03).outline.set_visible(False)
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "borderaxespad": 0.3}
+    add_legend(ax, title="–: not run" if np.isnan(values).any() else None, fontsize=9, title_fontsize=9, **above)
     return ax
 
 
@@ -127,38 +131,29 @@ def plot_methods(
     ax = open_panel(ax, 6.4, 0.9 + len(names) * (0.17 * len(columns) + 0.16))
     thickness = 0.8 / len(columns)
     for number, measure in enumerate(columns):
+        text = plain_text(measure.removeprefix("accuracy").removeprefix("_") or "fused")
         colour = ("0.45", *COLOURS[1:])[number % len(COLOURS)]  # grey for black: circles and lines show on it
         for position, name in enumerate(names):
             values = factor * table.loc[table["method"].astype(str) == name, measure].dropna().to_numpy(dtype=float)
             if not len(values):
                 continue
             height = position + (number - (len(columns) - 1) / 2) * thickness
-            text = (measure.removeprefix("accuracy").lstrip("_") or "fused") if position == 0 else None
             look: dict[str, Any] = {"color": colour, "hatch": HATCHES[number % len(HATCHES)], "edgecolor": "white"}
             ax.barh(height, values.mean(), height=0.92 * thickness, linewidth=0, label=text, **look)
             if len(values) > 1:
-                ax.errorbar(values.mean(), height, xerr=values.std(ddof=1), color="black", capsize=2, linewidth=1)
-                circle: dict[str, Any] = {
-                    "s": 9,
-                    "facecolor": "white",
-                    "edgecolor": "black",
-                    "linewidth": 0.6,
-                    "zorder": 3,
-                }
-                ax.scatter(values, np.full(len(values), height), **circle)
+                error: dict[str, Any] = {"color": "black", "capsize": 2, "linewidth": 1, "label": STD}
+                ax.errorbar(values.mean(), height, xerr=values.std(ddof=1), **error)
+                circle: dict[str, Any] = {"s": 9, "facecolor": "white", "edgecolor": "black", "linewidth": 0.6}
+                ax.scatter(values, np.full(len(values), height), zorder=3, label=_RUN, **circle)
     if majority is not None:
-        ax.axvline(factor * majority, color="black", linewidth=1, linestyle=(0, (4, 2)), label="majority rate")
-    ax.set_yticks(range(len(names)), names)
+        ax.axvline(factor * majority, color="black", linewidth=1, linestyle=(0, (4, 2)), label=_MAJORITY)
+    ax.set_yticks(range(len(names)), ["\n".join(map(plain_text, textwrap.wrap(name, 44))) for name in names])
     ax.set(xlabel=label, ylim=(len(names) - 0.45, -0.55))
     ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     tidy(ax)
-    handles, texts = ax.get_legend_handles_labels()
-    order = sorted(range(len(texts)), key=lambda index: texts[index] == "majority rate")
-    handles, texts = [handles[index] for index in order], [texts[index] for index in order]
-    ax.legend(
-        handles, texts, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2, fontsize=9
-    )
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "frameon": False}
+    add_legend(ax, last=(_RUN, STD, _MAJORITY), borderaxespad=0.2, fontsize=9, **above)
     return ax
 
 

@@ -1,9 +1,14 @@
-"""Colours, line styles, markers, panels and checks of all figures."""
+"""Colours, line styles, markers, texts, panels and checks of all figures."""
 
 from __future__ import annotations
 
+import math
+import textwrap
+import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +24,23 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")
+#: Ten colours of classes: Paul Tol's muted scheme, made for the colour-blind, and black.
+CLASS_COLOURS = (
+    "#332288", "#CC6677", "#117733", "#DDAA33", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#000000",
+)  # fmt: skip
+
+#: Legend of the bands and lines around a mean over runs.
+STD = "± one standard deviation"
+
+#: Ticks of a ratio's logarithmic axis within a power of ten, from fine to coarse.
+RATIO_STEPS = ((1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2, 3, 4, 5, 6, 7, 8, 9), (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8),
+               (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))  # fmt: skip
+
+# Scripts that matplotlib's own font lacks; of these, the installed ones are used.
+_MORE_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei",
+    "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Noto Sans", "Noto Emoji", "Arial Unicode MS",
+)  # fmt: skip
 
 
 def look(number: int) -> dict[str, Any]:
@@ -27,9 +49,71 @@ def look(number: int) -> dict[str, Any]:
 
 
 def point_look(number: int) -> dict[str, Any]:
-    """Colour and marker of the ``number``-th class, different for 77 classes."""
-    colours = COLOURS[1:] + COLOURS[:1]  # black last: it would look like an outline
-    return {"color": colours[number % len(colours)], "marker": MARKERS[number % len(MARKERS)]}
+    """Colour and marker of the ``number``-th class, different for 110 classes, colours for ten."""
+    return {"color": CLASS_COLOURS[number % len(CLASS_COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def plain_text(name: object, length: int | None = None) -> str:
+    r"""A name of the user's, escaped so that matplotlib draws it as it is written.
+
+    Text between dollar signs would be set as mathematics, a control character or half a code point cannot be drawn, and
+    a label that begins with an underscore is left out of legends.
+
+    Args:
+        name: The name.
+        length: Number of characters; of a longer name, the middle is left out.
+
+    Example:
+        >>> plain_text("$5 and $6"), plain_text("a very long name", 8)
+        ('\\$5 and \\$6', 'a ve…ame')
+    """
+    text = "".join(c if unicodedata.category(c) not in {"Cc", "Cs"} else ascii(c)[1:-1] for c in str(name))
+    if length is not None and len(text) > length:
+        text = f"{text[: length // 2]}…{text[len(text) - (length - 1) // 2 :]}"  # names may differ at either end
+    text = text.replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
+def set_title(figure: Any, text: str) -> None:
+    """Write a title above all panels, on as many lines as it needs."""
+    lines = textwrap.wrap(text, max(20, int(11.5 * figure.get_figwidth())))
+    figure.suptitle("\n".join(map(plain_text, lines)), fontsize=10)
+
+
+def save(figure: Any, file: Path | IO[bytes], **options: Any) -> None:
+    """Write a figure, with fonts for the scripts in its names; a warning says if none has a character."""
+    from matplotlib.font_manager import get_font_names
+    from matplotlib.text import Text
+
+    fonts = [font for font in _MORE_FONTS if font in set(get_font_names())]
+    for text in figure.findobj(Text) if fonts else ():
+        text.set_fontfamily(["DejaVu Sans", *fonts])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(file, **options)
+    missing = [warning for warning in caught if "missing from font" in str(warning.message)]
+    for warning in caught:
+        if warning not in missing:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        warnings.warn(
+            "A name in a figure has characters that no installed font has: they are drawn as boxes. "
+            "Install a font of that script, such as Noto Sans CJK.",
+            stacklevel=2,
+        )
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """At most eight ticks of a logarithmic axis, over its whole range.
+
+    Example:
+        >>> ratio_ticks(0.7, 2.2)
+        [0.8, 1.0, 1.2, 1.5, 2.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    scales = [[step * 10.0**power for power in powers for step in steps] for steps in RATIO_STEPS]
+    ticks = [[round(tick, 12) for tick in scale if low <= tick <= high] for scale in scales]
+    return next((scale for scale in ticks if len(scale) <= 8), ticks[-1])
 
 
 def open_panel(ax: Axes | None, width: float = 4.5, height: float = 3.2) -> Axes:
@@ -87,7 +171,22 @@ def drop_inner_labels(ax: Axes) -> None:
         ax.tick_params(axis="y", labelleft=False)
 
 
-def legend_below(panels: Mapping[str, Axes], columns: int) -> None:
+def add_legend(ax: Axes, last: Sequence[str] = (), **options: Any) -> None:
+    """Add a legend with each label once, and the labels of ``last`` at its end."""
+    handles = _handles([ax], last)
+    ax.legend(list(handles.values()), list(handles), **options)
+
+
+def _handles(panels: Iterable[Axes], last: Sequence[str] = ()) -> dict[str, Any]:
+    """Legend handles by label, in order; those of ``last`` at the end."""
+    handles: dict[str, Any] = {}
+    for ax in panels:
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    return {text: handles[text] for text in sorted(handles, key=lambda text: text in last)}
+
+
+def legend_below(panels: Mapping[str, Axes], columns: int, title: str | None = None) -> None:
     """One legend under all panels, with larger and opaque points."""
     last: Any = list(panels.values())[-1]
     handles, texts = last.get_legend_handles_labels()
@@ -95,29 +194,24 @@ def legend_below(panels: Mapping[str, Axes], columns: int) -> None:
     order = [index for index in range(len(handles)) if index not in marks] + marks
     legend = last.get_figure().legend(
         [handles[index] for index in order], [texts[index] for index in order],
-        loc="outside lower center", ncols=columns, frameon=False, fontsize=8, handletextpad=0.2,
+        loc="outside lower center", ncols=columns, frameon=False, fontsize=8, handletextpad=0.2, title=title,
+        title_fontsize=8,
     )  # fmt: skip
     for handle, index in zip(legend.legend_handles, order, strict=True):
-        if index in marks:
+        if index not in marks:
+            handle.set(alpha=1.0, sizes=[32])
+        elif hasattr(handle, "set_sizes"):  # a point, not a line
             handle.set_sizes([50])
-        else:
-            handle.set(alpha=1.0, sizes=[24])
 
 
-def legend_above(figure: Any, panels: Iterable[Axes]) -> None:
-    """One legend above all panels, in place of their own.
-
-    There it covers no curve.
-    """
-    lines: dict[str, Any] = {}
-    for ax in panels:
-        handles, texts = ax.get_legend_handles_labels()
-        lines |= dict(zip(texts, handles, strict=True))
-        legend = ax.get_legend()
-        if legend is not None:
-            legend.remove()
-    look: dict[str, Any] = {"ncols": min(4, len(lines)), "frameon": False, "handlelength": 2.8}
-    figure.legend(list(lines.values()), list(lines), loc="outside upper center", **look)
+def shared_legend(figure: Any, panels: Sequence[Axes], last: Sequence[str] = ()) -> None:
+    """One legend below all panels, in place of their own; there it covers no curve."""
+    handles = _handles(panels, last)
+    for legend in filter(None, [ax.get_legend() for ax in panels]):
+        legend.remove()
+    room = int(13 * figure.get_figwidth() / (max(map(len, handles), default=0) + 6))
+    look: dict[str, Any] = {"ncols": max(1, min(room, len(handles))), "frameon": False, "handlelength": 2.8}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", **look)
 
 
 def named_arrays(name: str, arrays: Mapping[str, ArrayLike], targets: ArrayLike) -> tuple[dict[str, Any], NDArray[Any]]:

@@ -17,6 +17,7 @@ from bmlr._files import atomic_write_text
 from bmlr.benchmark.contents import FigureFile
 from bmlr.benchmark.drawing import draw_panels, read_group, save_figure
 from bmlr.data import MultimodalData
+from bmlr.figures.style import set_title
 from bmlr.functional import smooth_labels
 from bmlr.reproduction._collect import CollectedRun, collect_run, confused_classes, most_reshaped_classes, softness_of
 from bmlr.reproduction._paper import FIG4_CLASSES, Experiment, Row
@@ -28,6 +29,7 @@ from bmlr.runs import RunRecord
 
 _DRAWN = 1000  # samples of a figure of samples
 _UNIFORM = "uniform, ε = 0.1"
+_RATIO = "ratio of the modalities' validation accuracies per epoch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,8 @@ def draw_bars(made: ExperimentRuns, folder: Path) -> DrawnFigures:
                 rows.append({"method": row.label, "accuracy": score["accuracy"], **accuracies})
         if rows:
             axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
-            caption = f"{made.experiment.title}: test accuracy on {name}, every run as a circle; dashed: majority rate."
+            caption = f"{made.experiment.title}: test accuracy on {name}, every run as a circle."
+            set_title(axes.get_figure(), f"{name}: test accuracy in the epoch selected on validation")
             result.add(axes.get_figure(), folder, f"{made.experiment.name}-{name}", caption)
     return result
 
@@ -113,6 +116,7 @@ def draw_figures(made: ExperimentRuns, name: str, folder: Path) -> DrawnFigures:
         except ValueError as error:  # as when no label of three classes was reshaped
             result.notes.append(f"{prefix}-{kind} was not drawn: {error}")
             continue
+        set_title(figure, f"{name}: {caption}")
         result.add(figure, folder, f"{prefix}-{kind}", f"{experiment.title} on {name}: {caption}.")
     result.files += sorted(folder.glob(f"{prefix}-*.csv"))
     return result
@@ -120,12 +124,11 @@ def draw_figures(made: ExperimentRuns, name: str, folder: Path) -> DrawnFigures:
 
 def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
     metrics = {label: read_group(records) for label, records in groups.items()}
+    accuracy = "validation accuracy per epoch"
     return {
-        "accuracy": ("validation accuracy per epoch", lambda: draw_panels(metrics, figures.plot_accuracy)),
-        "ratio": (
-            "ratio of the modalities' validation accuracies per epoch", lambda: draw_panels(metrics, figures.plot_ratio)
-        ),
-    }  # fmt: skip
+        "accuracy": (accuracy, lambda: draw_panels(metrics, figures.plot_accuracy)),
+        "ratio": (_RATIO, lambda: draw_panels(metrics, figures.plot_ratio)),
+    }
 
 
 def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
@@ -133,12 +136,13 @@ def _features(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
     collected = {label: collect_run(records[0].directory, max_samples=_DRAWN) for label, records in groups.items()}
     drawings: Drawings = {
         f"features-{label}": (
-            f"features of the test split by t-SNE, {label}, first seed", functools.partial(_feature_figure, run)
+            f"features of the test split by t-SNE, {_describe(label, groups[label][0])}",
+            functools.partial(_feature_figure, run),
         )
         for label, run in collected.items()
-    }  # fmt: skip
+    }
     drawings["labels"] = (
-        "training labels of three classes after BMLR, first seed",
+        f"training labels of three classes, {_describe('BMLR', groups['BMLR'][0])}",
         lambda: _simplex(collect_run(groups["BMLR"][0].directory, "train", max_samples=_DRAWN)),
     )
     return drawings
@@ -152,22 +156,20 @@ def _labels(records: Sequence[RunRecord], folder: Path, prefix: str) -> Drawings
     """Fractions of reshaped samples; training labels on the simplex and by t-SNE."""
     collected = collect_run(records[0].directory, "train", max_samples=_DRAWN)
     _write_labels(collected, folder / f"{prefix}-labels.csv")
+    run = _describe("BMLR", records[0])
     return {
         "share": (
-            "share of the training samples whose label is reshaped, per epoch and modality",
+            "share of the training samples whose label is reshaped, per epoch and modality, BMLR",
             lambda: figures.plot_reshaped_share(read_group(records)).get_figure(),
         ),
-        "ratio": (
-            "ratio of the modalities' validation accuracies per epoch",
-            lambda: figures.plot_ratio(read_group(records)).get_figure(),
-        ),
+        "ratio": (f"{_RATIO}, BMLR", lambda: figures.plot_ratio(read_group(records)).get_figure()),
         "rows": (
-            "training labels of six samples, uniformly smoothed and reshaped, first seed; the true class is outlined",
+            f"training labels of six samples, {run}; outlined: the true class; shade: probability of the other classes",
             lambda: _label_rows(collected),
         ),
-        "simplex": ("training labels of three classes, first seed", lambda: _simplex(collected)),
+        "simplex": (f"training labels of three classes, {run}", lambda: _simplex(collected)),
         "tsne": (
-            "training labels of three classes by t-SNE, first seed",
+            f"training labels of three classes by t-SNE, {run}",
             lambda: _figure_of(
                 plot_label_tsne(
                     collected.labels or {},
@@ -196,7 +198,16 @@ def _top_classes(records: Sequence[RunRecord], data: MultimodalData, name: str) 
         counts = count_top_classes(collected.scores, collected.targets, top=top)
         return _figure_of(plot_top_classes(counts, collected.targets, collected.classes, classes=classes))
 
-    return {"classes": (f"classes among the top {top} of each modality, test split, BMLR, first seed", draw)}
+    run = _describe("BMLR", records[0])
+    return {
+        "classes": (f"classes among the top {top} of each modality, test split, {run}; hatched: the true class", draw)
+    }
+
+
+def _describe(label: str, record: RunRecord) -> str:
+    """Method, seed and epoch of a run, for a caption."""
+    result = record.finished_result
+    return f"{label}, seed {result['seed']}, epoch {result['best_epoch'] + 1} of {result['epochs']}"
 
 
 def _simplex(collected: CollectedRun) -> Any:

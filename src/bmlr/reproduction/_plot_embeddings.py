@@ -15,6 +15,7 @@ from bmlr.figures.style import (
     legend_below,
     named_arrays,
     open_panels,
+    plain_text,
     point_look,
     scatter,
 )
@@ -88,13 +89,13 @@ def plot_label_tsne(
         start += len(kept)
         for position, index in enumerate(indices):
             points, counts = np.unique(embedded[kept == index], axis=0, return_counts=True)
-            look = {"s": 12 + 5 * np.sqrt(counts - 1), "alpha": 0.55, "linewidths": 0, **point_look(position)}
-            scatter(ax, points, label=names[index], zorder=3, **look)
+            look = {"s": 22 + 8 * np.sqrt(counts - 1), "alpha": 0.6, "linewidths": 0, **point_look(position)}
+            scatter(ax, points, label=plain_text(names[index], 24), zorder=3, **look)
         edge: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.9, "zorder": 5, "facecolors": "none"}
         scatter(ax, positions[:3], s=150, marker="*", label="one-hot", **edge)
         scatter(ax, positions[3:6], s=50, marker="s", label=f"uniform, ε = {epsilon:g}", **edge)
         _frame(ax, f"{modality}{_share(len(kept), total)}")
-    legend_below(panels, columns=5)
+    legend_below(panels, columns=5, title="The larger a point, the more samples have this label.")
     return panels
 
 
@@ -147,7 +148,8 @@ def plot_features_tsne(
         positions = _embed(arrays[modality][rows], perplexity, seed)
         for index in different:
             points = positions[indices == index]
-            scatter(ax, points, s=13, alpha=0.75, linewidths=0, label=names[index], **point_look(int(index)))
+            label = plain_text(names[index], 24)
+            scatter(ax, points, s=24, alpha=0.8, linewidths=0, label=label, **point_look(int(index)))
         _frame(ax, f"{modality}{_share(len(rows), total)}")
     legend_below(panels, columns=columns)
     return panels
@@ -180,6 +182,6 @@ def _embed(points: NDArray[Any], perplexity: float, seed: int) -> NDArray[Any]:
 def _frame(ax: Axes, title: str) -> None:
     """Remove the numbers of the axes: distances of t-SNE have no unit."""
     ax.set(xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
-    ax.set_title(title, fontsize=10)
+    ax.set_title(plain_text(title), fontsize=10)
     ax.margins(0.06)
     drop_inner_labels(ax)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bmlr.figures.style import checked_labels, checked_names, named_arrays, open_panels
+from bmlr.figures.style import checked_labels, checked_names, named_arrays, open_panels, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +60,11 @@ def plot_label_rows(
     names = checked_names(class_names, number)
     if sample_names is not None and len(sample_names) != len(indices):
         raise ValueError(f"`sample_names` should be one per sample, {len(indices)}. Found {len(sample_names)}.")
-    beside = [names[indices[row]] + (f", {sample_names[row]}" if sample_names is not None else "") for row in rows]
-    size = (max(2.6, 0.62 + 0.36 * number), 0.95 + 0.3 * len(rows))
+    beside = [
+        plain_text(names[indices[row]], 16) + (f", {plain_text(sample_names[row])}" if sample_names is not None else "")
+        for row in rows
+    ]
+    size = (max(2.6, 0.62 + (0.36 if number <= _WRITTEN else 0.2) * number), 0.95 + 0.3 * len(rows))
     panels = open_panels(axes, list(arrays), size=size)
     remainders = {name: _mask_true_class(array[rows], indices[rows]) for name, array in arrays.items()}
     largest = max(0.05, *(float(np.nanmax(array)) for array in remainders.values()))
@@ -69,10 +72,17 @@ def plot_label_rows(
         ax.set_facecolor("#f2f2f2")  # seen where there is no number
         ax.imshow(remainders[name], cmap="Blues", vmin=0, vmax=largest, aspect="auto")
         _write_numbers(ax, arrays[name][rows], indices[rows], largest)
-        ax.set_xticks(range(number), names, fontsize=8, rotation=0 if max(map(len, names)) < 4 else 45)
+        short = [plain_text(label, 16) for label in names]
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(
+            range(number),
+            short,
+            fontsize=8 if number <= _WRITTEN else 6,
+            **(turned if max(map(len, short)) > 3 else {}),
+        )
         ax.set_yticks(range(len(rows)), beside if index == 0 else [""] * len(rows), fontsize=8)
         ax.tick_params(length=0)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(plain_text(name), fontsize=9)
         ax.spines[:].set_visible(False)
     return panels
 

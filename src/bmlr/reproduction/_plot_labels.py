@@ -15,6 +15,7 @@ from bmlr.figures.style import (
     legend_below,
     named_arrays,
     open_panels,
+    plain_text,
     point_look,
     scatter,
 )
@@ -82,9 +83,10 @@ def plot_label_simplex(
         for position, index in enumerate(indices):
             class_points = points[kept == index]
             style = point_look(position)
-            scatter(ax, class_points, s=16, alpha=0.55, linewidths=0, label=names[position], zorder=3, **style)
+            label = plain_text(names[position], 24)
+            scatter(ax, class_points, s=24, alpha=0.6, linewidths=0, label=label, zorder=3, **style)
         reshaped = int((shares.max(axis=1) < total * (1 - 1e-6)).sum())
-        ax.set_title(f"{modality}: {reshaped} of {len(points)} labels reshaped", fontsize=9, pad=16)
+        ax.set_title(f"{plain_text(modality)}: {reshaped} of {len(points)} labels reshaped", fontsize=9, pad=16)
     legend_below(panels, columns=6)
     return panels
 
@@ -114,8 +116,10 @@ def _draw_triangle(ax: Axes, names: Sequence[str], epsilon: float) -> None:
     for share in (0.25, 0.5, 0.75):  # lines of equal probability of each class
         for turn in range(3):
             ends = np.array([np.roll([share, 1 - share, 0], turn), np.roll([share, 0, 1 - share], turn)]) @ _CORNERS
-            ax.plot(*ends.T, color="0.88", linewidth=0.6, zorder=0)
-    scatter(ax, _CORNERS.mean(axis=0)[None], s=36, marker="x", color="0.35", linewidths=1.2, zorder=4, label="even")
+            label = "probability 25, 50, 75 %" if share == 0.25 and not turn else None
+            ax.plot(*ends.T, color="0.85", linewidth=0.7, zorder=0, label=label)
+    cross: dict[str, Any] = {"s": 36, "marker": "x", "color": "0.35", "linewidths": 1.2, "zorder": 4}
+    scatter(ax, _CORNERS.mean(axis=0)[None], label="no class preferred", **cross)
     smoothed = ((1 - epsilon) * np.eye(3) + epsilon / 3) @ _CORNERS
     for position, (corner, square) in enumerate(zip(_CORNERS, smoothed, strict=True)):
         edge: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.9, "zorder": 5, "facecolors": "none"}
@@ -125,7 +129,8 @@ def _draw_triangle(ax: Axes, names: Sequence[str], epsilon: float) -> None:
         vertical = "bottom" if position == 2 else "top"
         offset = (0, 7) if position == 2 else (0, -8)
         ax.annotate(
-            names[position], corner, offset, textcoords="offset points", ha="center", va=vertical, fontsize=9
+            plain_text(names[position], 17), corner, offset,
+            textcoords="offset points", ha="center", va=vertical, fontsize=8,
         )  # fmt: skip
     ax.set(xlim=(-0.16, 1.16), ylim=(-0.16, _HEIGHT + 0.08), aspect="equal")
     ax.set_axis_off()

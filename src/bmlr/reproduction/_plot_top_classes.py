@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr._checks import check_integer
-from bmlr.figures.style import COLOURS, checked_names, named_arrays, tidy
+from bmlr.figures.style import COLOURS, checked_names, named_arrays, plain_text, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,17 +111,18 @@ def plot_top_classes(
             ax.barh(position, percent[row], height=0.72, edgecolor="white", linewidth=0, **look)
             text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
             ax.annotate(f"{percent[row]:.0f}", (percent[row], position), (3, 0), **text)
-        ax.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=8)
+        ax.set_yticks(range(len(rows)), [plain_text(names[row], 20) for row in rows], fontsize=8)
         for tick, row in zip(ax.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if row == index else "normal")
         ax.set(xlim=(0, 112), ylim=(len(rows) - 0.4, -0.6), xticks=[0, 25, 50, 75, 100])
-        ax.set_title(f"{names[index]}, {modality} ({int(sizes[index])} samples)", fontsize=9, loc="left")
+        title = f"{plain_text(names[index], 30)}\n{plain_text(modality)}, {int(sizes[index])} samples"
+        ax.set_title(title, fontsize=9, loc="left")
         ax.tick_params(axis="y", length=0)
         ax.tick_params(axis="x", labelsize=8)
         tidy(ax)
     for modality in tables:  # the last row of each column
         top = round(float(tables[modality].sum()) / float(sizes.sum()))
-        panels[modality, names[true_classes[-1]]].set_xlabel(f"samples with the class in the top {top} (%)", fontsize=9)
+        panels[modality, names[true_classes[-1]]].set_xlabel(f"in the top {top} (% of samples)", fontsize=9)
     return panels
 
 

@@ -81,7 +81,7 @@ class _Sheet:
 
         self.picks, self.normalised = picks, normalised
         self.columns = max(len(indices) for indices in picks.values())
-        names = {label: _shortened(data.classes[label]) for label in picks}
+        names = {label: _plain(data.classes[label], 24) for label in picks}
         self.label_width = 0.3 + max(0.5, 0.085 * max(map(len, names.values())))
         widths = {name: _CELL * _aspect(form) for name, form in data.modalities.items()}
         self.left: dict[str, tuple[float, float]] = {}  # where a modality begins, and the width of a cell
@@ -101,7 +101,7 @@ class _Sheet:
 
     def title(self, text: str) -> None:
         """Write the title."""
-        self._text(0.15, self.height - 0.22, text, ha="left", va="center", size=10, weight="bold")
+        self._text(0.15, self.height - 0.22, _plain(text), ha="left", va="center", size=10, weight="bold")
 
     def draw(self, name: str, form: Modality, values: np.ndarray, present: np.ndarray) -> None:
         """Draw all samples of a modality, in the order of the picks."""
@@ -109,7 +109,12 @@ class _Sheet:
         end = start + self.columns * (width + _GAP) - _GAP
         shape = " × ".join(map(str, form.shape))
         self._text(
-            (start + end) / 2, self.height - 0.55, f"{name} ({form.kind}, {shape})", ha="center", va="center", size=8
+            (start + end) / 2,
+            self.height - 0.55,
+            f"{_plain(name)} ({form.kind}, {shape})",
+            ha="center",
+            va="center",
+            size=8,
         )
         shown = _scaled(form, values, present, normalised=self.normalised)
         position = 0
@@ -126,8 +131,10 @@ class _Sheet:
         self.figure.text(x / self.width, y / self.height, text, **style)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
+def _plain(name: str, length: int | None = None) -> str:
+    from bmlr.figures.style import plain_text  # which needs pandas
+
+    return plain_text(name, length)
 
 
 def _aspect(form: Modality) -> float:
