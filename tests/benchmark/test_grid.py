@@ -19,7 +19,8 @@ from bmlr.benchmark import _worker as worker_module
 from bmlr.benchmark import engines as engines_module
 from bmlr.benchmark import make_jobs, run_frame, run_grid
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
-from bmlr.benchmark.engines import LocalEngine, RayEngine, Task, make_engine
+from bmlr.benchmark._server import Task
+from bmlr.benchmark.engines import LocalEngine, RayEngine, make_engine
 from bmlr.config import OptimizerOptions
 from bmlr.runs import DirectoryLock, RunInterruptedError, read_run
 from inline import CPU, SMALL, InlineEngine, process_exists, quiet
@@ -146,7 +147,7 @@ def test_engines_check_their_options():
             make_engine(**options)
 
 
-def test_a_crash_of_a_run_is_recorded(tmp_path):
+def test_runs_of_one_server_do_not_touch_each_other(tmp_path):
     # The class ends its process as a fault in compiled code would, without a Python exception.
     (tmp_path / "crashing.py").write_text(
         "import os\nfrom toy import Toy\n\nclass Crashing(Toy):\n    def split(self, name):\n        os.abort()\n"
@@ -155,13 +156,18 @@ def test_a_crash_of_a_run_is_recorded(tmp_path):
     try:
         from crashing import Crashing
 
-        records = run_grid(jobs_of(["Joint"], data=Crashing()), tmp_path / "runs", LocalEngine(), say=quiet)
+        jobs = [*jobs_of(["BMLR"]), *jobs_of(["Joint"], data=Crashing()), *jobs_of(["Joint", "OPM"], seeds=(0, 1))]
+        first, crashed, *others = run_grid(jobs, tmp_path / "runs", LocalEngine(2), say=quiet)
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("crashing", None)
-    assert records[0].state == "failed"
-    assert records[0].failure["error"] == "The run's process was ended by SIGABRT."
-    assert records[0].failure["config"]["method"]["class_path"] == "bmlr.methods.Joint"
+    assert crashed.state == "failed"
+    assert crashed.failure["error"] == "The run's process was ended by SIGABRT."
+    assert crashed.failure["config"]["method"]["class_path"] == "bmlr.methods.Joint"
+    alone = run_grid([jobs[0], *jobs[2:]], tmp_path / "alone", InlineEngine(), say=quiet)
+    for record, other in zip([first, *others], alone, strict=True):
+        for name in ("best.safetensors", "last.safetensors", "predictions.safetensors"):
+            assert (record.directory / name).read_bytes() == (other.directory / name).read_bytes(), name
 
 
 def command(folder, *more):
@@ -183,13 +189,16 @@ def table_of(folder):
 
 
 def pid_of_worker(run):
-    """Process that makes a run."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            arguments = path.read_bytes().split(b"\0")
-            if b"bmlr.benchmark._worker" in arguments and str(run).encode() in arguments:
-                return int(path.parent.name)
-    raise AssertionError(f"No worker makes {run}.")
+    """Process that makes a run: the one whose output is the run's log."""
+    for link in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if link.readlink() == Path(run).resolve() / "log.txt":
+                return int(link.parts[2])
+    raise AssertionError(f"No process makes {run}.")
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.slow
@@ -326,7 +335,7 @@ def test_ray_tries_a_lost_run_again_on_a_cluster_there_was(tmp_path, cluster):
         assert process.poll() is None, process.stderr.read()
         (begun, *_) = (folder / "runs").glob("*/metrics.csv")
         worker = pid_of_worker(begun.parent)
-        parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+        parent = parent_of(parent_of(worker))
         assert b"ray::" in Path(f"/proc/{parent}/cmdline").read_bytes()
         os.kill(parent, signal.SIGKILL)
         said = process.communicate(timeout=550)[1]

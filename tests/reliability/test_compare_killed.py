@@ -48,16 +48,17 @@ def finished(folder):
     return {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
 
 
-def children(process):
-    """Processes a process has started."""
+def descendants(process):
+    """Processes that a process and its children have started."""
     with contextlib.suppress(OSError):
-        return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        children = [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        return [*children, *(number for child in children for number in descendants(child))]
     return []
 
 
 def kill(process, how, with_run):
     """Signal a comparison, and the run it is making at the same moment as a loss of power would."""
-    runs = children(process) if with_run else []
+    runs = descendants(process) if with_run else []
     os.killpg(process, how)
     for run in runs:
         with contextlib.suppress(ProcessLookupError):

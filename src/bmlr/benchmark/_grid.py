@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
-from bmlr.benchmark.engines import LOST, Engine, LocalEngine, Task
+from bmlr.benchmark._server import Task
+from bmlr.benchmark.engines import LOST, Engine, LocalEngine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, fill_defaults
 from bmlr.data import MultimodalData
@@ -124,9 +125,9 @@ def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[
             yield job, "was finished by another process"
         else:
             tasks[_task(job, runs)] = job
-    for task, code in engine.execute(list(tasks)) if tasks else ():
-        if code != BUSY:
-            yield tasks[task], _outcome(task, code)
+    for ended in engine.execute(list(tasks)) if tasks else ():
+        if ended is not None and ended[1] != BUSY:
+            yield tasks[ended[0]], _outcome(*ended)
 
 
 def _outcome(task: Task, code: int) -> str:

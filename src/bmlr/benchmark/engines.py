@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bmlr._checks import check_integer, check_non_negative
 from bmlr._processors import count_processors
-from bmlr.runs.layout import LOG
+from bmlr.benchmark._server import Task, borrow_server
 
 #: Exit status of a run whose machine was lost as often as Ray may try again.
 LOST = 1000
 _GRACE = 15.0  # seconds a run gets to leave a checkpoint when it has to end
+_TICK = 0.5  # seconds between two looks at what goes on
 _RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -27,28 +22,14 @@ _RAY_VARIABLES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Description of a run for the process that makes it.
-
-    Attributes:
-        directory: Directory of the run, which holds its ``config.yaml``.
-        modules: Modules of the user's own classes.
-        paths: Where Python looks for modules.
-        folder: Working directory: paths in the configuration may be relative to it.
-    """
-
-    directory: Path
-    modules: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
-    folder: Path = dataclasses.field(default_factory=Path.cwd)
-
-
 class Engine(Protocol):
-    """Makes runs."""
+    """Maker of runs."""
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
-        """Make the runs; yield each task with its exit status."""
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int] | None]:
+        """Make the runs; yield each task with its exit status.
+
+        In between, None is yielded about once a second, for the caller to show progress.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +37,7 @@ class LocalEngine:
     """Runs on this machine.
 
     Args:
-        processes: Runs at a time. The cores are shared out among them by ``OMP_NUM_THREADS``, unless that is set.
+        processes: Runs at a time. The processors are shared out among them by ``OMP_NUM_THREADS``, unless that is set.
     """
 
     processes: int = 1
@@ -64,27 +45,15 @@ class LocalEngine:
     def __post_init__(self) -> None:
         check_integer("processes", self.processes, 1)
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
-        """Make the runs; yield each task with its exit status."""
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int] | None]:
+        """Make the runs; yield each task with its exit status, and None in between."""
         environment = _threads(max(1, count_processors() // self.processes))
-        started: list[subprocess.Popen[bytes]] = []
-        pool = ThreadPoolExecutor(self.processes)
-        try:
-            waiting: dict[Future[int], Task] = {
-                pool.submit(run_task, task, environment, started): task for task in tasks
-            }
-            while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield waiting.pop(future), future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in started:
-                if process.stdin is not None and not process.stdin.closed:
-                    process.stdin.close()  # all end at the same time
-            for process in started:
-                _end(process)
-            pool.shutdown()
+        waiting = list(reversed(tasks))
+        with borrow_server() as server:
+            while waiting or server.running:
+                while waiting and len(server.running) < self.processes:
+                    server.start(waiting.pop(), environment)
+                yield server.wait(_TICK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +90,8 @@ class RayEngine:
             )
         check_integer("max_retries", self.max_retries, 0)
 
-    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int]]:
-        """Make the runs; yield each task with its exit status.
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int] | None]:
+        """Make the runs; yield each task with its exit status, and None in between.
 
         Raises:
             ValueError: If Ray is not installed, the cluster cannot be reached, or no run can ever fit on it.
@@ -144,8 +113,8 @@ class RayEngine:
             )(run_task)
             waiting |= {make_run.remote(task, environment): task for task in tasks}
             while waiting:
-                (ended,), _ = ray.wait(list(waiting), num_returns=1)
-                yield waiting.pop(ended), _exit_status(ray, ended)
+                ended, _ = ray.wait(list(waiting), num_returns=1, timeout=_TICK)
+                yield (waiting.pop(ended[0]), _exit_status(ray, ended[0])) if ended else None
         finally:
             if waiting:  # interrupted: a cancelled run leaves a checkpoint before it ends
                 for reference in waiting:
@@ -181,50 +150,21 @@ class RayEngine:
         return gpus_per_run
 
 
-def run_task(task: Task, environment: Mapping[str, str], started: list[subprocess.Popen[bytes]] | None = None) -> int:
-    """Make a run in a process of its own.
+def run_task(task: Task, environment: Mapping[str, str]) -> int:
+    """Make a run in a process of its own, and wait for it.
 
     Args:
         task: The run.
         environment: Variables added to those of this process.
-        started: Takes the process, for a caller that may have to end it.
 
     Returns:
         Its exit status, negative for a signal.
     """
-    command = [sys.executable, "-m", "bmlr.benchmark._worker", str(task.directory), *task.modules]
-    variables = {**os.environ, **environment}
-    if task.paths:
-        variables["PYTHONPATH"] = os.pathsep.join(task.paths)
-    with (task.directory / LOG).open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE,  # its end tells the run that this process is gone
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=task.folder,
-            env=variables,
-            start_new_session=True,  # an interrupt from the keyboard is for this process, which then ends the runs
-        )
-        if started is not None:
-            started.append(process)
-        try:
-            return process.wait()
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its children."""
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-        process.wait()
+    with borrow_server() as server:
+        server.start(task, environment)
+        while (ended := server.wait(_TICK)) is None:
+            pass
+    return ended[1]
 
 
 def _exit_status(ray: Any, reference: Any) -> int:
