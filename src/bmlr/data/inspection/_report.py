@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -16,6 +17,7 @@ from bmlr._console import make_console
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
 from bmlr.data.inspection._batches import draw_indices, iterate_batches, present_mask, store_of
 from bmlr.data.inspection._statistics import InputReport, InputStatistics
+from bmlr.data.store._plausibility import describe_counts, describe_size
 from bmlr.data.store._store import REJECTED, read_rejected
 
 _MAX_NAMES = 5  # groups or classes named in a sentence
@@ -250,10 +252,20 @@ def _sentences(
                 )
             if inputs.constant:
                 remarks.append(f"{_count(inputs.constant, 'sample')} of split '{name}' with a constant '{modality}'.")
+    remarks += _describe_classes(reports)
     left_out = getattr(data, "left_out", None)
     if left_out:
         remarks.append(f"Protocol '{data.protocol}' leaves out {_count(len(left_out), 'sample')}.")
     return alarms, remarks
+
+
+def _describe_classes(reports: Mapping[str, SplitReport]) -> list[str]:
+    """Remarks on small splits and on classes that look alike or have few samples."""
+    counts: dict[str, int] = collections.Counter()
+    for report in reports.values():
+        counts.update(report.counts)
+    sizes = (describe_size(name, report.samples) for name, report in reports.items())
+    return [*describe_counts({"": counts}), *(sentence for sentence in sizes if sentence is not None)]
 
 
 def _both(splits: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
@@ -19,6 +20,7 @@ from bmlr.data.readers._video import VideoReader
 from bmlr.data.sets._stored import GroupedData
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
+from bmlr.data.store._plausibility import check_labels
 from bmlr.data.store._samples import SourceSample
 from bmlr.data.store._store import Store
 from bmlr.data.transforms._spectrogram import Spectrogram
@@ -86,11 +88,14 @@ class AudioVisualData(GroupedData):
         check_installed()
         options.refuse(cls.name, "file", "outside")
         samples = cls.list_samples(source, options.lists)
+        notes: list[str] = []
+        if not cls.published_classes:
+            samples, notes = check_labels(samples, source, join_variants=True)
         readers: dict[str, FileReader] = {
             "audio": audio_reader(options.seconds or cls.usual_seconds, options.dtype),
             "video": VideoReader(options.size, options.fps),
         }
-        return prepare_samples(
+        result = prepare_samples(
             cls.name,
             samples,
             readers,
@@ -101,6 +106,7 @@ class AudioVisualData(GroupedData):
             max_rejected=options.max_rejected,
             progress=options.progress,
         )
+        return dataclasses.replace(result, notes=(*notes, *result.notes))
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
         if self.protocol == "clean":

@@ -11,14 +11,12 @@ from typing import ClassVar
 from bmlr.data._base import SplitName
 from bmlr.data.readers._video import VIDEO_SUFFIXES
 from bmlr.data.sets._audiovisual import AudioVisualData
-from bmlr.data.sets._lists import ListEntry, files_by_stem, find_list_problem, read_lists
+from bmlr.data.sets._lists import SPLIT_WORDS, ListEntry, files_by_stem, find_list_problem, read_lists
 from bmlr.data.store._samples import SourceSample
 
 _KINETICS_NAME = re.compile(r"(.+)_[0-9]{1,6}_[0-9]{1,6}")
 
-_SPLIT_FOLDERS: dict[str, SplitName] = {
-    "train": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val", "test": "test",
-}  # fmt: skip
+_REPLACED = "replacement"  # first letters of the folder of videos that replace corrupted ones
 
 
 class KineticsSounds(AudioVisualData):
@@ -46,10 +44,11 @@ class KineticsSounds(AudioVisualData):
         """Clips of the published folder.
 
         Videos are searched in ``source`` and all folders below: folders of classes, such folders in ``train``, ``val``
-        and ``test``, or one flat folder with lists. The class is that of the list. Without a list, or if the list gives
-        numbers and each folder holds the videos of one number, the class is the video's folder. The split is that of
-        the list, else of the folder. The group is the source video: the name without the times at its end
-        (``<video>_000010_000020.mp4``).
+        and ``test`` (or ``training``, ``train_256``, …), or one flat folder with lists. A video in a folder
+        ``replacement_for_…`` takes the place of one of its name elsewhere; alone and on no list it has no class. The
+        class is that of the list. Without a list, or if the list gives numbers and each folder holds the videos of one
+        number, the class is the video's folder. The split is that of the list, else of the folder. The group is the
+        source video: the name without the times at its end (``<video>_000010_000020.mp4``).
 
         Args:
             source: Folder of the videos.
@@ -69,6 +68,9 @@ class KineticsSounds(AudioVisualData):
             raise FileNotFoundError(f"There is no folder {source}.")
         videos = files_by_stem(source, set(VIDEO_SUFFIXES), below=True)
         listed = read_lists(lists, label_field=-1)
+        replaced = {name: path for name, paths in videos.items() for path in paths if _is_replacement(path, source)}
+        for name, path in replaced.items():  # the class is that of the video it replaces
+            videos[name] = [original for original in videos[name] if original != path] or [path]
         from_folders = {name: _read_folders(paths[0], source) for name, paths in videos.items()}
         folders_match = _folders_are_classes({name: folder for name, (folder, _) in from_folders.items()}, listed)
         samples = []
@@ -87,19 +89,31 @@ class KineticsSounds(AudioVisualData):
                 or find_list_problem(entries, lists, None)
                 or (None if label else "it is in no folder of a class and on no list")
             )
+            unlabelled = not label and name in replaced
             match = _KINETICS_NAME.fullmatch(name)
-            files = {"audio": paths[0], "video": paths[0]} if paths else {}
+            files = dict.fromkeys(("audio", "video"), replaced.get(name, paths[0])) if paths else {}
             split = entries[0].split if entries else folder_split
-            samples.append(SourceSample(name, label or "", split, match[1] if match else name, files, {}, problem))
+            group = match[1] if match else name
+            samples.append(SourceSample(name, label or "", split, group, files, {}, problem, unlabelled))
         return samples
 
 
 def _read_folders(path: Path, source: Path) -> tuple[str | None, SplitName | None]:
     """Class and split by the folders between ``source`` and a video."""
     folders = path.relative_to(source).parts[:-1]
-    split = next((_SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _SPLIT_FOLDERS), None)
+    split = next((split for folder in folders if (split := _split_of_folder(folder))), None)
     last = folders[-1] if folders else None
-    return (None if last is None or last.lower() in _SPLIT_FOLDERS else last), split
+    named = last is not None and _split_of_folder(last) is None and not last.casefold().startswith(_REPLACED)
+    return last if named else None, split
+
+
+def _split_of_folder(folder: str) -> SplitName | None:
+    """Split that a folder such as ``training`` or ``train_256`` holds, or None."""
+    return SPLIT_WORDS.get(re.sub(r"[ _-]?[0-9]+$", "", folder.casefold()))
+
+
+def _is_replacement(path: Path, source: Path) -> bool:
+    return any(folder.casefold().startswith(_REPLACED) for folder in path.relative_to(source).parts[:-1])
 
 
 def _folders_are_classes(folders: Mapping[str, str | None], listed: Mapping[str, Sequence[ListEntry]]) -> bool:

@@ -12,6 +12,13 @@ from bmlr.data.readers._video import VIDEO_SUFFIXES
 
 _NAME_COLUMNS = ("name", "video", "video_id", "videoid", "id", "file", "filename", "youtube_id")
 
+#: Words for the splits, in lower case.
+SPLIT_WORDS: dict[str, SplitName] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class ListEntry:

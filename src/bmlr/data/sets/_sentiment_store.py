@@ -23,6 +23,7 @@ from bmlr.data.sets._sentiment_files import (
 )
 from bmlr.data.store._cache import MANIFEST, cache_root, cached_arrays, entry_folder, plain_key, read_entry
 from bmlr.data.store._options import PrepareResult
+from bmlr.data.store._plausibility import describe_counts
 
 _VERSION = 1  # of the conversion; part of the cache's key
 
@@ -59,7 +60,8 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
     for code, split in enumerate(SPLITS):
         numbers = np.bincount(targets[arrays["split"] == code], minlength=len(classes)).tolist()
         counts[split] = dict(zip(classes, numbers, strict=True))
-    return PrepareResult(folder, classes, counts, (), len(targets) if made else 0, _notes(arrays))
+    notes = (*_notes(arrays), *_check_widths(name, path, arrays), *describe_counts(counts))
+    return PrepareResult(folder, classes, counts, (), len(targets) if made else 0, notes)
 
 
 def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -194,6 +196,7 @@ def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
         arrays[f"{modality}_offsets"] = np.concatenate(([0], np.cumsum([len(rows) for rows in steps])))
         reports.append(report)
     _check_identity(name, path, arrays)
+    _check_scores(name, path, arrays["scores"])
     arrays["replaced"] = np.array([report.replaced for report in reports], dtype=np.int64)
     arrays["beyond"] = np.array([report.beyond for report in reports], dtype=np.int64)
     arrays["padding"] = np.array([report.padding for report in reports])
@@ -209,6 +212,41 @@ def _check_identity(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> 
     for other_name, published in PUBLISHED_FILES.items():
         if other_name != name and widths == published.widths and not path.name.startswith(f"{name}_"):
             raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other_name}'.")
+
+
+def _check_widths(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Warning for widths that no published file of the data set has."""
+    widths = {modality: arrays[modality].shape[1] for modality in ("vision", "audio")}
+    published = PUBLISHED_FILES[name].widths
+    if widths == published:
+        return []
+    sentence = (
+        f"Warning: {path} has widths {_listed_widths(widths)}; the published files of '{name}' have "
+        f"{_listed_widths(published)}. Is it another data set, or are the features others?"
+    )
+    return [sentence]
+
+
+def _listed_widths(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{modality} {width}" for modality, width in widths.items())
+
+
+def _check_scores(name: str, path: Path, scores: np.ndarray) -> None:
+    """Refuse scores of another data set, of which classes could be made all the same."""
+    low, high = float(scores.min()), float(scores.max())
+    values = np.unique(scores)
+    if low < -3 or high > 3:
+        reason = f"they range from {low:g} to {high:g}, beyond [-3, 3]"
+    elif len(values) <= 3 and (values == values.round()).all():
+        reason = f"they are only {', '.join(f'{value:g}' for value in values)}: classes, as of sarcasm or humour"
+    elif len(scores) >= 20 and max(abs(low), abs(high)) <= 1:
+        reason = f"they range from {low:g} to {high:g}, as those of CH-SIMS, not over [-3, 3]"
+    else:
+        return
+    raise ValueError(
+        f"{path} should hold sentiment scores of '{name}'. It is another data set: {reason}. Of other data, write a "
+        "table with a class and files of features for each sample, and prepare it as a manifest."
+    )
 
 
 def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict[SplitName, np.ndarray], np.ndarray]:

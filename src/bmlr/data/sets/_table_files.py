@@ -10,32 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bmlr._checks import nearest_name
-from bmlr.data._base import SPLITS, SplitName
-from bmlr.data.readers._arrays import ArrayReader
-from bmlr.data.readers._base import FileReader
-from bmlr.data.readers._container import check_installed
-from bmlr.data.readers._images import ImageReader
-from bmlr.data.readers._video import VideoReader
+from bmlr.data._base import SPLITS
 from bmlr.data.readers.suffixes import FILE_KINDS
-from bmlr.data.sets._audiovisual import audio_reader
-from bmlr.data.store._build import prepare_samples
+from bmlr.data.sets._lists import SPLIT_WORDS
 from bmlr.data.store._cache import checked_name
-from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import SourceSample
 
 _RESERVED = ("id", "label", "split", "group")  # columns that are not modalities
 _DELIMITERS = ",;\t"
-_SECONDS = 10.0  # of the spectrograms, unless given
-
-_SPLIT_WORDS: dict[str, SplitName] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 
 #: What may follow a colon in the head of a column, and the kind it means.
 KINDS = {
@@ -67,46 +52,6 @@ class FileTable:
     columns: Mapping[str, int]
     kinds: Mapping[str, str]
     rows: Sequence[tuple[int, Sequence[str]]]
-
-
-def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-    """Read the files of a table into a store.
-
-    See :func:`read_table` and :func:`list_samples` for the table. Audio becomes the log spectrograms of the
-    audio-visual data sets, 257 bins over ``options.seconds`` (10 by default); images and frames are resized to squares
-    of ``options.size`` pixels; arrays are kept as float32.
-
-    Args:
-        source: The table.
-        dest: Folder in which the folder ``manifest-<hash>`` is made.
-        options: Options.
-
-    Raises:
-        FileNotFoundError: If there is no table.
-        ValueError: If the table cannot be read, or too many of its rows are rejected.
-    """
-    if options.lists:
-        raise ValueError("Published lists are not for tables: write the split of each row in the column 'split'.")
-    options.refuse("manifest", "file")
-    table = read_table(source)
-    if set(table.kinds.values()) & {"audio", "image", "video"}:
-        check_installed()
-    samples = list_samples(table, outside=options.outside)
-    classes = _classes(samples)
-    if len(classes) < 2:
-        example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
-        raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
-    return prepare_samples(
-        "manifest",
-        samples,
-        {name: _reader(name, kind, samples, options) for name, kind in table.kinds.items()},
-        classes,
-        dest,
-        key={"layout": "manifest", "kinds": dict(table.kinds)},
-        workers=options.workers,
-        max_rejected=options.max_rejected,
-        progress=options.progress,
-    )
 
 
 def read_table(path: Path) -> FileTable:
@@ -161,7 +106,16 @@ def parse_table(content: bytes, path: Path) -> FileTable:
                 raise ValueError(f"{path}, column '{name}' should hold paths of files. All its cells are empty.")
             kinds[name] = stated[name] or _kind_of_files(name, cells, path)
     if len(kinds) < 2:
-        raise ValueError(f"{path} should have columns of files for at least 2 modalities. Found {list(kinds)}.")
+        single = next(iter(kinds.items()), None)
+        advice = (
+            f" To use the sound of the videos of '{single[0]}' too, name them in a second column headed 'sound:audio'."
+            if single and single[1] == "video"
+            else ""
+        )
+        raise ValueError(
+            f"{path} should have columns of files for at least 2 modalities. Found {', '.join(kinds) or 'none'}."
+            f"{advice}"
+        )
     return FileTable(path, columns, kinds, rows)
 
 
@@ -310,9 +264,7 @@ def _read_row(
         return SourceSample(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
     problems = []
     label, word = _cell(table, cells, "label"), _cell(table, cells, "split")
-    if not label:
-        problems.append("column 'label' is empty")
-    split = _SPLIT_WORDS.get(word.casefold())
+    split = SPLIT_WORDS.get(word.casefold())
     if word and split is None:
         problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(SPLITS)}")
     elif split_wanted and not word:
@@ -346,35 +298,3 @@ def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
     except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a zero byte, a circle of links
         return f"{cell!r} is no path of a file ({error})"
     return file
-
-
-def _classes(samples: Sequence[SourceSample]) -> list[str]:
-    """Labels of the usable samples, sorted, by number if all are numbers."""
-    labels = {sample.label for sample in samples if sample.problem is None}
-    numbers = all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels)
-    return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
-
-
-def _reader(name: str, kind: str, samples: Sequence[SourceSample], options: PrepareOptions) -> FileReader:
-    if kind == "audio":
-        return audio_reader(options.seconds or _SECONDS, options.dtype)
-    if kind == "image":
-        return ImageReader(options.size)
-    if kind == "video":
-        return VideoReader(options.size, options.fps)
-    if kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
-        return ArrayReader("sequence")
-    return ArrayReader("vector")
-
-
-def _dimensions(name: str, samples: Sequence[SourceSample]) -> int:
-    """Number of dimensions of a column's first readable vector or sequence."""
-    for sample in samples:
-        if sample.problem is None and name in sample.files:
-            try:
-                values = np.load(sample.files[name], mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError):
-                continue  # rejected with the reason when it is read
-            if isinstance(values, np.ndarray) and values.ndim in {1, 2}:
-                return values.ndim
-    return 1

@@ -26,6 +26,7 @@ from bmlr.data.store._interrupt import LOCK, exit_on_sigterm, hold_lock, progres
 from bmlr.data.store._options import PrepareResult
 from bmlr.data.store._pack import Column
 from bmlr.data.store._pieces import PIECES, Piece, keep_progress_on_oserror, read_piece
+from bmlr.data.store._plausibility import describe_counts, describe_drawn, describe_repeats, equal_modalities
 from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
 from bmlr.data.store._workers import DecodeTask, decode_all
@@ -106,7 +107,8 @@ def prepare_samples(
             rejected = [rejections[sample.id] for sample in samples if sample.id in rejections]
             with keep_progress_on_oserror(partial):
                 _write_rejected(partial, rejected)
-                _check_rejected(partial, rejected, len(samples), max_rejected)
+                _check_rejected(partial, rejected, samples, max_rejected)
+                _check_distinct(stored, readers)
                 _write_store(partial, stored, columns, readers, classes, key)
         with keep_progress_on_oserror(partial):
             move_into_place(partial, folder)
@@ -231,7 +233,7 @@ def _select_fitting(
 
 def _write_rejected(folder: Path, rejected: Sequence[Rejection]) -> None:
     def write(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "file", "reason"])
             writer.writerows([r.id, r.file, " ".join(r.reason.split())] for r in rejected)
@@ -239,14 +241,30 @@ def _write_rejected(folder: Path, rejected: Sequence[Rejection]) -> None:
     atomic_write(folder / REJECTED, write)
 
 
-def _check_rejected(partial: Path, rejected: Sequence[Rejection], total: int, max_rejected: float) -> None:
-    if len(rejected) == total or len(rejected) > max_rejected * total:
-        example = f", such as {rejected[0].id}: {rejected[0].reason}" if rejected else ""
-        allow = "" if len(rejected) == total else " What was read is kept: allow a larger fraction to go on."
+def _check_rejected(
+    partial: Path, rejected: Sequence[Rejection], samples: Sequence[SourceSample], max_rejected: float
+) -> None:
+    unlabelled = {sample.id for sample in samples if sample.unlabelled}
+    faults, total = [r for r in rejected if r.id not in unlabelled], len(samples) - len(unlabelled)
+    if len(faults) == total or len(faults) > max_rejected * total:
+        example = f", such as {faults[0].id}: {faults[0].reason}" if faults else ""
+        allow = "" if len(faults) == total else " What was read is kept: allow a larger fraction to go on."
         raise ValueError(
-            f"{len(rejected)} of {total} samples were rejected, more than the fraction of {max_rejected:g} that "
+            f"{len(faults)} of {total} samples were rejected, more than the fraction of {max_rejected:g} that "
             f"`max_rejected` allows{example.rstrip('.')}. All are listed with reasons in {partial / REJECTED}.{allow}"
         )
+
+
+def _check_distinct(stored: Sequence[tuple[SourceSample, Piece]], readers: Mapping[str, FileReader]) -> None:
+    """Refuse two modalities with the same content, which would count as two."""
+    sums = [{modality: file["sha256"] for modality, file in piece.files.items()} for _, piece in stored]
+    made_by = {modality: dict(reader.parameters) for modality, reader in readers.items()}
+    for (first, second), (equal, present) in equal_modalities(sums, made_by).items():
+        if equal == present:
+            raise ValueError(
+                f"'{first}' and '{second}' have the same content in all {present} samples, so they are one modality. "
+                "Leave one out, or name other files."
+            )
 
 
 def _write_store(
@@ -323,4 +341,6 @@ def _make_result(folder: Path, *, decoded: int) -> PrepareResult:
     for sample in store.samples:
         by_class = counts.setdefault(sample.split or "", dict.fromkeys(store.classes, 0))
         by_class[sample.label] += 1
-    return PrepareResult(folder, store.classes, counts, read_rejected(folder), decoded)
+    drawn = [] if any(counts) else describe_drawn(len(store))
+    notes = (*describe_counts(counts), *drawn, *describe_repeats(store.samples))
+    return PrepareResult(folder, store.classes, counts, read_rejected(folder), decoded, notes)

@@ -22,6 +22,7 @@ class SourceSample:
         files: File of each modality the sample has.
         extra: Further entries for the manifest, as JSON.
         problem: Reason to reject the sample without reading a file (not listed, no such file), or None.
+        unlabelled: Whether it has no label, which is no fault: it is left out, and no limit counts it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class SourceSample:
     files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str | None = None
+    unlabelled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

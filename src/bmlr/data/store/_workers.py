@@ -24,6 +24,7 @@ import numpy as np
 from bmlr._files import file_checksum
 from bmlr.data.readers._base import FileContent, FileReader
 from bmlr.data.store._pieces import Piece, write_piece
+from bmlr.data.store._plausibility import as_text
 from bmlr.data.store._samples import Rejection, SourceSample
 
 _IN_FLIGHT = 4  # samples per worker that may be waiting: keeps all workers busy
@@ -44,7 +45,7 @@ def decode(task: DecodeTask, readers: Mapping[str, FileReader]) -> Piece | Rejec
     for modality, path in task.sample.files.items():
         try:
             content = readers[modality](path)
-            files[modality] = {"name": path.name, "bytes": path.stat().st_size, "sha256": file_checksum(path)}
+            files[modality] = {"name": as_text(path.name), "bytes": path.stat().st_size, "sha256": file_checksum(path)}
         except ImportError:
             raise
         except Exception as error:  # one bad file, whatever its decoder raises, must not end hours of work

@@ -1,0 +1,114 @@
+"""CSV tables of files, decoded into a store."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bmlr.data.readers._arrays import ArrayReader
+from bmlr.data.readers._base import FileReader
+from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._images import ImageReader
+from bmlr.data.readers._video import VideoReader
+from bmlr.data.sets._audiovisual import audio_reader
+from bmlr.data.sets._table_files import FileTable, list_samples, read_table
+from bmlr.data.store._build import prepare_samples
+from bmlr.data.store._options import PrepareOptions, PrepareResult
+from bmlr.data.store._plausibility import check_labels, equal_modalities
+from bmlr.data.store._samples import SourceSample
+
+_SECONDS = 10.0  # of the spectrograms, unless given
+
+
+def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
+    """Read the files of a table into a store.
+
+    See :func:`read_table` and :func:`list_samples` for the table. Audio becomes the log spectrograms of the
+    audio-visual data sets, 257 bins over ``options.seconds`` (10 by default); images and frames are resized to squares
+    of ``options.size`` pixels; arrays are kept as float32.
+
+    Args:
+        source: The table.
+        dest: Folder in which the folder ``manifest-<hash>`` is made.
+        options: Options.
+
+    Raises:
+        FileNotFoundError: If there is no table.
+        ValueError: If the table cannot be read, or too many of its rows are rejected.
+    """
+    if options.lists:
+        raise ValueError("Published lists are not for tables: write the split of each row in the column 'split'.")
+    options.refuse("manifest", "file")
+    table = read_table(source)
+    if set(table.kinds.values()) & {"audio", "image", "video"}:
+        check_installed()
+    samples, notes = check_labels(list_samples(table, outside=options.outside), table.path)
+    _check_columns(table, samples)
+    classes = _classes(samples)
+    if len(classes) < 2:
+        example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
+        raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
+    result = prepare_samples(
+        "manifest",
+        samples,
+        {name: _reader(name, kind, samples, options) for name, kind in table.kinds.items()},
+        classes,
+        dest,
+        key={"layout": "manifest", "kinds": dict(table.kinds)},
+        workers=options.workers,
+        max_rejected=options.max_rejected,
+        progress=options.progress,
+    )
+    return dataclasses.replace(result, notes=(*notes, *result.notes))
+
+
+def _check_columns(table: FileTable, samples: Sequence[SourceSample]) -> None:
+    """Refuse two columns that name the same files and read them alike."""
+    for (first, second), (equal, present) in equal_modalities((s.files for s in samples), table.kinds).items():
+        if equal < present:
+            continue
+        if table.kinds[first] == "video":
+            sound = first if re.search("sound|audio|voice|speech|music", first, re.IGNORECASE) else second
+            advice = f"both would be pictures. Head the one for the sound '{sound}:audio'"
+        else:
+            advice = "they are one modality. Leave one out"
+        raise ValueError(
+            f"{table.path}: the columns '{first}' and '{second}' name the same {table.kinds[first]} files, so that "
+            f"{advice}."
+        )
+
+
+def _classes(samples: Sequence[SourceSample]) -> list[str]:
+    """Labels of the usable samples, sorted, by number if all are numbers."""
+    labels = {sample.label for sample in samples if sample.problem is None}
+    numbers = all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
+
+
+def _reader(name: str, kind: str, samples: Sequence[SourceSample], options: PrepareOptions) -> FileReader:
+    if kind == "audio":
+        return audio_reader(options.seconds or _SECONDS, options.dtype)
+    if kind == "image":
+        return ImageReader(options.size)
+    if kind == "video":
+        return VideoReader(options.size, options.fps)
+    if kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
+        return ArrayReader("sequence")
+    return ArrayReader("vector")
+
+
+def _dimensions(name: str, samples: Sequence[SourceSample]) -> int:
+    """Number of dimensions of a column's first readable vector or sequence."""
+    for sample in samples:
+        if sample.problem is None and name in sample.files:
+            try:
+                values = np.load(sample.files[name], mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                continue  # rejected with the reason when it is read
+            if isinstance(values, np.ndarray) and values.ndim in {1, 2}:
+                return values.ndim
+    return 1

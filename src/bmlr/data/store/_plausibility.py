@@ -1,0 +1,266 @@
+"""Plausibility of labels and samples, one check for every data set.
+
+Labels are looked at before any file is read (:func:`check_labels`), numbers of samples and repeated files once the
+samples are stored (:func:`describe_counts`, :func:`describe_repeats`).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+from bmlr.data.store._samples import SourceSample, StoredSample
+
+_MAX_NAMES = 5  # named in a sentence
+_FEW = 2  # samples of a class that can hardly be learnt
+_SMALL_SPLIT = 50  # samples, below which a single one is two points or more
+_SMALL_TABLE = 10  # samples, below which as many labels are nothing odd
+_MISSING = {
+    "", "nan", "none", "null", "nil", "n/a", "na", "<na>", "#n/a", "nat", "?", "-", "--", "missing", "undefined",
+    "unknown", "unlabeled", "unlabelled",
+}  # fmt: skip
+_NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?")
+_JOINERS = "\u200c\u200d"  # invisible, but words of Persian and Indic languages need them
+_NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+def clean_text(text: str) -> str:
+    r"""A name as it can be shown and compared.
+
+    Letters are composed (NFC), spaces single and none at the ends, invisible characters removed (control characters,
+    marks of direction), and bytes that are no UTF-8 written as ``\xe9``.
+
+    Example:
+        >>> clean_text("cafe\u0301 \u200e "), clean_text("caf\udce9")
+        ('café', 'caf\\xe9')
+    """
+    spaced = " ".join(unicodedata.normalize("NFC", as_text(text)).split())
+    visible = (c for c in spaced if c in _JOINERS or unicodedata.category(c) not in {"Cc", "Cf"})
+    return "".join(visible).strip()
+
+
+def as_text(name: str) -> str:
+    r"""A name with ``\xe9`` in place of bytes that are no UTF-8, which no file of text could hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def check_labels(
+    samples: Sequence[SourceSample], source: object, *, join_variants: bool = False
+) -> tuple[list[SourceSample], list[str]]:
+    """Check that labels name classes.
+
+    Args:
+        samples: The samples as their source lists them.
+        source: The table or folder, for messages.
+        join_variants: Take labels that differ by case, spaces, ``_`` or ``-`` only as one class; otherwise they are
+            named in a note.
+
+    Returns:
+        The samples with clean labels and groups, those without a label marked as such, and notes, a sentence each.
+
+    Raises:
+        ValueError: If the labels are scores, or nearly as many as the samples.
+    """
+    notes: list[str] = []
+    cleaned = [
+        dataclasses.replace(
+            sample,
+            id=as_text(sample.id),
+            label=clean_text(sample.label),
+            group=None if sample.group is None else clean_text(sample.group) or None,
+        )
+        for sample in samples
+    ]
+    spellings: dict[str, set[str]] = collections.defaultdict(set)
+    for before, after in zip(samples, cleaned, strict=True):
+        if before.problem is None:
+            spellings[after.label].add(before.label)
+    if joined := [label for label, texts in spellings.items() if len(texts) > 1]:
+        notes.append(f"Warning: spellings that look alike are taken as one class: {_listed(joined)}.")
+    missing = {label for label in spellings if label.casefold() in _MISSING} | _missing_number(spellings, notes)
+    cleaned = [_mark_missing(sample, missing) for sample in cleaned]
+    if unlabelled := sum(sample.unlabelled for sample in cleaned):
+        words = _listed(sorted(filter(None, missing)))
+        notes.append(
+            f"Warning: {unlabelled} of {len(cleaned)} samples have no label{words and f' ({words})'} and are left out."
+            + (" If that is a class, give it another name." if words else "")
+        )
+    counts = collections.Counter(sample.label for sample in cleaned if sample.problem is None)
+    _refuse_scores(counts, source)
+    if join_variants:
+        names = {v: group[0] for group in _variants(counts) for v in group[1:]}
+        cleaned = [dataclasses.replace(sample, label=names.get(sample.label, sample.label)) for sample in cleaned]
+        notes += [f"Labels {_listed([v, name])} are taken as one class, '{name}'." for v, name in names.items()]
+    return cleaned, notes
+
+
+def _mark_missing(sample: SourceSample, missing: set[str]) -> SourceSample:
+    if sample.problem is not None or sample.label not in missing:
+        return sample
+    row = f"row {sample.extra['row']}: " if "row" in sample.extra else ""
+    reason = f"its label '{sample.label}' means none" if sample.label else "it has no label"
+    return dataclasses.replace(sample, problem=f"{row}{reason}", unlabelled=True)
+
+
+def _missing_number(labels: Iterable[str], notes: list[str]) -> set[str]:
+    """Labels −1 beside 0, 1, 2, …, as many data sets mark samples without a label."""
+    values = {label: _value(label) for label in labels if label.casefold() not in _MISSING}
+    numbers = {value for value in values.values() if value is not None}
+    if None in values.values() or min(numbers, default=0) != -1 or not {-1, 0} < numbers:
+        return set()
+    if numbers == {-1, 0, 1}:
+        notes.append(
+            "Warning: the label -1 is taken as a class beside 0 and 1. If it means no label, leave these samples out."
+        )
+        return set()
+    return {label for label, value in values.items() if value == -1}
+
+
+def _value(label: str) -> float | None:
+    """Number that a label is, or None."""
+    return float(label.replace(",", ".")) if _NUMBER.fullmatch(label) else None
+
+
+def _refuse_scores(counts: Mapping[str, int], source: object) -> None:
+    total = sum(counts.values())
+    values = [_value(label) for label in counts]
+    is_score = bool(values) and None not in values and any(value != round(value) for value in values if value)
+    if not is_score and not (total >= _SMALL_TABLE and len(counts) > total / 2):
+        return
+    reason = "decimal numbers" if is_score else "nearly as many as the samples"
+    raise ValueError(
+        f"The labels of {source} are {reason}: {len(counts)} different ones for {total} samples, such as "
+        f"{_listed(list(counts)[:2])}. That is regression, and this is classification: give each sample the name of a "
+        "class, for scores that of a range, such as negative and positive."
+    )
+
+
+def _variants(counts: Mapping[str, int]) -> list[list[str]]:
+    """Labels that differ by case, spaces, ``_`` or ``-`` only, the most frequent first."""
+    groups: dict[object, list[str]] = collections.defaultdict(list)
+    for label in counts:
+        folded = unicodedata.normalize("NFKC", label).casefold()
+        groups[_value(label) if _NUMBER.fullmatch(label) else re.sub(r"[\s_-]+", " ", folded).strip()].append(label)
+    order = [sorted(group, key=lambda label: (-counts[label], "_" in label, label)) for group in groups.values()]
+    return [group for group in order if len(group) > 1]
+
+
+def describe_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Notes on the numbers of samples by split and class.
+
+    Args:
+        counts: Number of samples by split ("" where there is none) and class.
+
+    Example:
+        >>> describe_counts({"train": {"Cat": 90, "cat": 60}, "test": {"Cat": 6, "cat": 0}})[0]
+        "Warning: classes 'Cat' and 'cat' differ by case, spaces, '_' or '-' only. If they are one, write it one way."
+    """
+    classes = list(dict.fromkeys(label for by_class in counts.values() for label in by_class))
+    totals = {label: sum(by_class.get(label, 0) for by_class in counts.values()) for label in classes}
+    notes = [
+        f"Warning: classes {_listed(group, ' and ')} differ by case, spaces, '_' or '-' only. If they are one, write "
+        "it one way."
+        for group in _variants(totals)
+    ]
+    few = [label for label, total in totals.items() if total <= _FEW]
+    if few:
+        notes.append(f"Warning: {_count(few)} at most {_FEW} samples: {_listed(few)}.")
+    splits = [split for split in counts if split]
+    if len(splits) > 1:
+        homes = {label: [split for split in splits if counts[split].get(label)] for label in classes}
+        alone = [f"'{label}' ({found[0]})" for label, found in homes.items() if len(found) == 1]
+        if alone:
+            names = ", ".join(alone[:_MAX_NAMES]) + (", …" if len(alone) > _MAX_NAMES else "")
+            notes.append(f"Warning: {len(alone)} of {len(classes)} classes are in one split only: {names}.")
+        elsewhere = [label for label, found in homes.items() if len(found) > 1 and "train" not in found]
+        if elsewhere:
+            notes.append(f"Warning: {_count(elsewhere)} no training sample: {_listed(elsewhere)}.")
+    return notes + [
+        sentence for split in splits if (sentence := describe_size(split, sum(counts[split].values()))) is not None
+    ]
+
+
+def describe_size(split: str, samples: int) -> str | None:
+    """Note on a validation or test split of few samples, or None.
+
+    Example:
+        >>> describe_size("test", 6)
+        'The test split has 6 samples: one sample is 16.7 points of accuracy.'
+    """
+    if split == "train" or not 0 < samples < _SMALL_SPLIT:
+        return None
+    plural = "" if samples == 1 else "s"
+    return (
+        f"The {_NAMES.get(split, split)} split has {samples} sample{plural}: one sample is {100 / samples:.1f} points "
+        "of accuracy."
+    )
+
+
+def describe_drawn(samples: int) -> list[str]:
+    """Note on splits that will be drawn from few samples."""
+    drawn = round(samples / 10)  # the default fraction of validation and test
+    if drawn >= _SMALL_SPLIT:
+        return []
+    points = 100 / max(drawn, 1)
+    return [f"Drawn from {samples} samples, the test split will have about {drawn}: one is {points:.1f} points."]
+
+
+def describe_repeats(samples: Sequence[StoredSample]) -> list[str]:
+    """Notes on samples of other groups with the same files."""
+    members: dict[tuple[object, ...], list[StoredSample]] = collections.defaultdict(list)
+    for sample in samples:
+        sums = tuple(sorted((modality, str(file.get("sha256"))) for modality, file in sample.files.items()))
+        if sums:
+            members[sums].append(sample)
+    repeated = [group for group in members.values() if len({sample.group for sample in group}) > 1]
+    notes = []
+    if repeated:
+        names = ", ".join(sample.id for sample in repeated[0][:2])
+        shared = sum(len({sample.split for sample in group}) > 1 for group in repeated)
+        where = f", {shared} of them across splits" if shared else ""
+        notes.append(
+            f"Warning: the same files are samples of several groups: {len(repeated)} sets of copies{where}, such as "
+            f"{names}. Leave the copies out, or give them one group."
+        )
+    if contradicting := [group for group in repeated if len({sample.label for sample in group}) > 1]:
+        names = ", ".join(f"{sample.id} ({sample.label})" for sample in contradicting[0][:2])
+        notes.append(f"Warning: {len(contradicting)} sets of copies have several labels, such as {names}.")
+    return notes
+
+
+def equal_modalities(
+    samples: Iterable[Mapping[str, object]], alike: Mapping[str, object]
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Pairs of modalities made in one way of the same files.
+
+    Args:
+        samples: Path or checksum of each sample's files, by modality.
+        alike: What a modality is made by; only those made in the same way are compared.
+
+    Returns:
+        For each pair with equal files, the number of samples with equal ones and with both.
+    """
+    pairs = [pair for pair in itertools.combinations(alike, 2) if alike[pair[0]] == alike[pair[1]]]
+    equal, present = collections.Counter[tuple[str, str]](), collections.Counter[tuple[str, str]]()
+    for files in samples if pairs else ():
+        for pair in pairs:
+            if pair[0] in files and pair[1] in files:
+                present[pair] += 1
+                equal[pair] += files[pair[0]] == files[pair[1]]
+    return {pair: (number, present[pair]) for pair, number in equal.items() if number}
+
+
+def _listed(labels: Sequence[str], last: str = ", ") -> str:
+    """Labels in quotes, at most five of them."""
+    names = [f"'{label}'" for label in labels[:_MAX_NAMES]]
+    if len(labels) > _MAX_NAMES:
+        return f"{', '.join(names)}, …"
+    return last.join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else "".join(names)
+
+
+def _count(labels: Sequence[str]) -> str:
+    return "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
