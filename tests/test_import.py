@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import bmlr
+from bmlr.commands import COMMANDS
 
 PUBLIC_MODULES = ["bmlr", "bmlr.encoders", "bmlr.functional", "bmlr.fusion", "bmlr.methods"]
 #: Modules that come with extras; ``import bmlr`` must work where they are not installed.
@@ -64,15 +65,16 @@ def modules_after(*lines):
 
 def test_commands_import_what_they_need():
     """Help, version, a wrong command and the list of methods would otherwise take seconds."""
-    lines = [
-        "import bmlr.cli",
-        "for arguments in (['--help'], ['--version'], ['tran'], ['methods'], []):",
-        "    with contextlib.suppress(SystemExit):",
-        "        bmlr.cli.main(arguments)",
-    ]
-    assert not modules_after(*lines) & {"lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
-    assert "jsonargparse" not in modules_after(lines[0], lines[1].replace(" ['methods'],", ""), *lines[2:])
-    assert "lightning" in modules_after(lines[0], lines[1].replace("'methods'", "'train', '--help'"), *lines[2:])
+
+    def modules_of(*lines):
+        return modules_after("import bmlr.cli", *(f"bmlr.cli.main({line.split()})" for line in lines))
+
+    pages = ["--help", "--version", "tran", "methods", "", *(f"{name} --help" for name in COMMANDS), *COMMANDS]
+    pages.remove("compare")  # without options it compares the runs in runs/
+    assert not modules_of(*pages) & {"jsonargparse", "lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
+    wrong = ["train digits --method BMLR --trainer.epochs x", "compare digits --seeds x", "prepare ave a b --size x"]
+    assert not modules_of(*wrong) & {"lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
+    assert "lightning" in modules_of("evaluate nowhere")
 
 
 def test_packages_with_further_needs_are_attributes():

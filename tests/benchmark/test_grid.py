@@ -20,7 +20,8 @@ from bmlr.benchmark import engines as engines_module
 from bmlr.benchmark import make_jobs, run_frame, run_grid
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.benchmark._server import Task
-from bmlr.benchmark.engines import LocalEngine, RayEngine, make_engine
+from bmlr.benchmark.engines import LocalEngine, RayEngine
+from bmlr.commands._engine import EngineOptions
 from bmlr.config import OptimizerOptions
 from bmlr.runs import DirectoryLock, RunInterruptedError, read_run
 from inline import CPU, SMALL, InlineEngine, process_exists, quiet
@@ -134,17 +135,18 @@ def test_runs_of_another_process_are_waited_for(tmp_path, monkeypatch):
 
 
 def test_engines_check_their_options():
-    assert make_engine(processes=3) == LocalEngine(3)
-    assert make_engine(engine="ray", gpus_per_run=0.5, address="auto") == RayEngine("auto", None, 1, 0.5)
+    assert EngineOptions(processes=3).make() == LocalEngine(3)
+    assert EngineOptions("ray", gpus_per_run=0.5, address="auto").make() == RayEngine("auto", None, 1, 0.5)
     for options, message in (
         ({"address": "auto"}, "Option --address is for --engine ray only"),
         ({"gpus_per_run": 1.0}, "Option --gpus-per-run is for --engine ray only"),
         ({"processes": -1}, "`processes` should be an integer of at least 1"),
+        ({"processes": 0}, "`processes` should be an integer of at least 1"),
         ({"engine": "ray", "gpus_per_run": 1.5}, "a fraction of one GPU or a whole number"),
         ({"engine": "ray", "gpus_per_run": -0.5}, "`gpus_per_run` should be a non-negative"),
     ):
         with pytest.raises(ValueError, match=message):
-            make_engine(**options)
+            EngineOptions(**options).make()
 
 
 def test_runs_of_one_server_do_not_touch_each_other(tmp_path):

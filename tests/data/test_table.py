@@ -212,7 +212,7 @@ def test_files_outside_the_table_s_folder_are_read_only_on_request(tmp_path, cel
     assert item.problem.startswith("row 2: column 'a': ")
     assert "leads out of the folder of the table" in item.problem
     assert set(item.files) == {"b"}
-    (item,) = list_samples(read_table(table), outside=True)
+    (item,) = list_samples(read_table(table), allow_outside=True)
     assert item.problem is None
     assert item.files["a"].resolve() == tmp_path / "secret.npy"
 
@@ -576,10 +576,10 @@ def test_the_option_for_outside_files_is_for_tables_only(tmp_path, capsys, monke
     command = ["prepare", "manifest", "data/t.csv", "out", "--workers", "0", "--progress", "false"]
     assert main(command) == 2
     assert "row 2: column 'a': '../a0.npy' leads out of the folder" in capsys.readouterr().err
-    assert main([*command, "--outside"]) == 0
+    assert main([*command, "--allow-outside"]) == 0
     assert "4 samples" in capsys.readouterr().out
-    assert main(["prepare", "ave", "data", "out", "--outside"]) == 2
-    assert "Option `outside` should be left out for 'ave'" in capsys.readouterr().err
+    assert main(["prepare", "ave", "data", "out", "--allow-outside"]) == 2
+    assert "Option `allow_outside` should be left out for 'ave'" in capsys.readouterr().err
 
 
 def test_recordings_of_all_formats_are_read(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from bmlr._checks import check_integer, check_non_negative
 from bmlr._processors import count_processors
@@ -191,31 +191,3 @@ def _check_reachable(address: str) -> None:
 def _threads(number: int) -> dict[str, str]:
     """Threads of a run: those the user has set, or ``number``."""
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(number))}
-
-
-def make_engine(
-    *,
-    engine: Literal["local", "ray"] = "local",
-    processes: int | None = None,
-    address: str | None = None,
-    cpus_per_run: int = 1,
-    gpus_per_run: float | None = None,
-) -> Engine:
-    """The engine of the command line's options.
-
-    Args:
-        engine: Where the runs are made: local (this machine) or ray.
-        processes: Runs at a time; None is one (local), or one per core (a Ray started here).
-        address: Address of a Ray cluster, or auto; None starts Ray on this machine.
-        cpus_per_run: Cores of a run under Ray.
-        gpus_per_run: GPUs of a run under Ray, 0.5 to let two share one; None is one where there are some.
-
-    Raises:
-        ValueError: If an option of Ray's is given with the local engine.
-    """
-    if engine == "ray":
-        return RayEngine(address, processes, cpus_per_run, gpus_per_run)
-    for name, options in (("address", address is not None), ("gpus-per-run", gpus_per_run is not None)):
-        if options:
-            raise ValueError(f"Option --{name} is for --engine ray only.")
-    return LocalEngine(processes or 1)

@@ -1,21 +1,21 @@
-"""The commands of ``bmlr``, one module each, imported when that command is chosen.
+"""The commands of ``bmlr``, one module each, imported by need.
 
 A module has a function ``execute``: its parameters are the options, its docstring their help, and it prints its result.
 """
 
-#: What each command does. The first lines of the functions' docstrings say the same, known without importing them.
+#: Commands in the order of the work. The first lines of their docstrings say the same, known without importing them.
 COMMANDS = {
-    "train": "Train a model on a data set by a method.",
-    "evaluate": "Score the weights of a run on a split.",
-    "diagnose": "Find the undertrained modalities of a run.",
-    "predict": "Predict the class of one sample from its files.",
-    "methods": "List the methods with papers, costs and defaults.",
     "prepare": "Decode a data set into a folder for training.",
     "inspect": "Check a data set and draw samples of it.",
-    "report": "Write runs as one offline HTML page.",
+    "train": "Train a model on a data set by a method.",
+    "evaluate": "Score the weights of a run on a split.",
+    "predict": "Predict the class of one sample from its files.",
+    "diagnose": "Find the undertrained modalities of a run.",
     "compare": "Train and compare methods over several seeds.",
     "tune": "Search parameters of methods on the validation split.",
+    "report": "Write runs as one offline HTML page.",
     "reproduce": "Make the tables and figures of the BMLR paper.",
+    "methods": "List the methods with papers, costs and defaults.",
 }
 
 __all__ = ["COMMANDS"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from bmlr.benchmark.engines import make_engine
+from bmlr.commands._engine import EngineOptions
 from bmlr.commands._printing import raise_failures
+from bmlr.commands.options import FLAT
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 
@@ -23,26 +24,30 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     baseline: str | None = None,
     out: Path | None = None,
     force: bool = False,
-    **engine: Any,
+    engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
 ) -> None:
     """Train and compare methods over several seeds.
 
+    Example:
+        bmlr compare digits --methods Joint BMLR --seeds 0 1 2 --out comparison
+        bmlr compare --runs runs --out comparison
+
     Args:
-        data: Name of the data set; the runs in --runs are compared if --data and --methods are left out.
-        model: Model.
-        optimizer: Optimiser and learning-rate schedule.
-        trainer: Length of training and hardware.
+        data: Data set; without --data and --methods the runs in --runs are compared.
+        model: Encoders and fusion.
+        optimizer: Optimiser and schedule of the learning rate.
+        trainer: Length of training, hardware and checkpoints.
         methods: Methods, with parameters as in LFM:alpha=constant and epochs of their own as in ReconBoost:t1=1,t2=1@7.
-        seeds: Seeds; 0 1 2 by default.
+        seeds: Seeds; by default 0 1 2.
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
-        baseline: Method the differences are to.
+        baseline: Method the differences are to; by default joint training, where there are runs of it.
         out: Folder for the tables and figures.
         force: Compare runs of different data, protocol or budget too.
-        **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
+        engine: Where the runs are made.
     """
     from bmlr import benchmark
 
-    workers = make_engine(**engine)
+    workers = engine.make()
     if (data is None) != (not methods):
         raise ValueError("Options --data and --methods belong together; without both, the runs in --runs are compared.")
     if data is None or not methods:

@@ -23,6 +23,10 @@ def execute(
 ) -> None:
     """Find the undertrained modalities of a run.
 
+    Example:
+        bmlr diagnose runs/digits
+        bmlr diagnose runs/digits --probe --out diagnosis
+
     Args:
         run: Directory of a finished run.
         split: Split of the data; keep the test split for one final reading.
@@ -31,8 +35,8 @@ def execute(
             other samples (shuffle).
         probe: Train every modality alone too, which tells an undertrained modality from an uninformative one and takes
             about as long as the run.
-        alone: Folder of the runs trained alone, reused if there; "alone" in the run's directory by default.
-        out: Folder for diagnosis.json, diagnosis.md and figures; "diagnosis" in the run's directory by default.
+        alone: Folder of the runs trained alone, reused if there; by default "alone" in the run's directory.
+        out: Folder for diagnosis.json, diagnosis.md and figures; by default "diagnosis" in the run's directory.
     """
     from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
     from bmlr.training import is_first_process

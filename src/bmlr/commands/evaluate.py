@@ -13,6 +13,10 @@ def execute(
 ) -> None:
     """Score the weights of a run on a split.
 
+    Example:
+        bmlr evaluate runs/digits
+        bmlr evaluate runs/digits --split val --weights last
+
     Args:
         run: Directory of a finished or interrupted run.
         split: Split of the data.

@@ -29,13 +29,17 @@ def execute(
 ) -> None:
     """Check a data set and draw samples of it.
 
+    Example:
+        bmlr inspect digits
+        bmlr inspect manifest --data.root prepared --sheet samples.png
+
     Args:
-        data: Name of the data set; --data.help NAME lists its parameters.
-        sheet: PNG file of the drawn samples; inspect-NAME.png in the working directory by default.
+        data: Data set.
+        sheet: PNG file of the drawn samples; by default inspect-NAME.png in the working directory.
         split: Split of the drawn samples.
         per_class: Drawn samples of each class.
-        samples: Samples per split whose values are read; None reads all.
-        json: Print JSON.
+        samples: Samples per split whose values are read; by default all.
+        json: Print the report as JSON.
     """
     from bmlr.data.inspection import contact_sheet, inspect_data
     from bmlr.figures.style import save

@@ -15,6 +15,10 @@ from bmlr._files import json_text
 def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # noqa: A002
     """List the methods with papers, costs and defaults.
 
+    Example:
+        bmlr methods
+        bmlr methods --format markdown
+
     Args:
         format: Table for a terminal, markdown for documents, json for programs.
     """

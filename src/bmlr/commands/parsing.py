@@ -1,89 +1,67 @@
-"""From the signature of a function to parsed options: names of classes, lists, switches, files of options."""
+"""From the words of a command line and the entries of a YAML file to the arguments of a command."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
-import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
-
-import docstring_parser
-import yaml
-from jsonargparse import ArgumentParser, set_loader
+from typing import Any
 
 import bmlr.data
 import bmlr.methods
-from bmlr.config import class_path, load_plain_yaml, read_plain_yaml
-from bmlr.data import MultimodalData
-from bmlr.methods import Method
-
-# The parser's own reader of YAML expands aliases, by which a small file can fill the memory.
-set_loader("plain", load_plain_yaml, exceptions=(yaml.YAMLError,))
+from bmlr._checks import nearest_name
+from bmlr.commands._values import BOOLEANS, convert, describe_type
+from bmlr.commands.options import CLASSES, REQUIRED, Command, Option, OptionGroup, class_options, takes_any_option
 
 
-def make_parser(name: str, description: str, function: Callable[..., Any]) -> ArgumentParser:
-    """The parser of a command, with the parameters of ``function`` as options.
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """Value of an option before its conversion, and the subject of a message about it."""
 
-    Parameters without a default are positional, unless one of them is a data set: a class is an option to the parser.
+    value: Any
+    where: str
+
+
+def read_arguments(command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a command's function.
+
+    Options of the command line count more than entries of ``--config``, wherever they stand.
+
+    Raises:
+        ValueError: If an option is unknown, missing or out of its type; the message says what to do.
     """
-    parser = ArgumentParser(prog=f"bmlr {name}", description=description, exit_on_error=False, parser_mode="plain")
-    hints = get_type_hints(function)
-    if name == "train":
-        parser.add_argument("--config", action="config", help="YAML file with any of these options.")
-    lists = {
-        option: get_args(form)[0]
-        for option, hint in hints.items()
-        for form in (hint, *get_args(hint))  # list[T], or list[T] | None
-        if get_origin(form) is list
-    }
-    parser.add_function_arguments(function, as_positional=not _class_options(hints), skip=set(lists))
-    texts = {entry.arg_name: entry.description for entry in docstring_parser.parse(function.__doc__ or "").params}
-    for option, kind in lists.items():
-        required = inspect.signature(function).parameters[option].default is inspect.Parameter.empty
-        parser.add_argument(option if required else f"--{option}", nargs="+", type=kind, help=texts[option])
-    if hints.get("run") is Path:  # classes of a run are those imported before it is read
-        parser.add_argument(
-            "--import", metavar="MODULE", help="Module of the method or data set, if it is your own; runs its code."
-        )
-    return parser
+    positional, entries = _split(command, words)
+    _assign_positional(command, positional, entries)
+    if module := entries.pop("import", None):
+        import_user_module(module.value)
+    entries = _expand_group_files(command, entries)
+    classes = {name: _resolve_class(name, entries[name]) for name in command.classes if name in entries}
+    if config := entries.pop("config", None):
+        path = convert(config.value, Path, config.where)
+        for name, entry in _read_config(command, path, classes).items():
+            entries.setdefault(name, entry)
+    _check_names(command, entries, classes)
+    _check_required(command, entries, classes)
+    return _build(command, entries, classes)
 
 
-def complete_arguments(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """The arguments as the parser takes them.
+def find_topic(command: Command, words: Sequence[str]) -> str | None:
+    """Topic of a request for help: "" for the command itself; None if there is no request.
 
-    Options get underscores (--train-list is --train_list), names of data sets and methods become paths of classes, the
-    file of --config becomes its text, a switch alone (--resume) gets its value, and the data set may come first without
-    --data.
+    ``--help TOPIC`` asks for a topic, as ``--trainer.help`` and ``--method.help BMLR`` do.
     """
-    hints = get_type_hints(function)
-    switches = set(_switches(function))
-    resolved = {"--config": "config"}
-    for name in _class_options(hints):
-        resolved |= {f"--{name}{suffix}": name for suffix in ("", ".help", ".class_path")}
-    if arguments and not arguments[0].startswith("-") and "--data" in resolved:
-        arguments = ["--data", *arguments]
-    completed: list[str] = []
-    base: str | None = None  # config, data or method, if the argument before was that option
-    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
-        if base and not argument.startswith("--"):
-            completed.append(_resolve(base, argument))
-            base = None
-            continue
-        option, separator, value = argument.partition("=")
-        if re.fullmatch(r"--[a-z][\w.-]*", option):
-            option = f"--{option[2:].replace('-', '_')}"
-        base = resolved.get(option)
-        if base and separator:
-            value, base = _resolve(base, value), None
-        completed.append(f"{option}{separator}{value}")
-        if option in switches and not separator and following.casefold() not in {"true", "false", "yes", "no"}:
-            completed.append("true")
-    return completed
+    for position, word in enumerate(words):
+        following = [other for other in words[position + 1 : position + 2] if not other.startswith("-")]
+        name, _, value = word.partition("=")
+        if name in {"-h", "--help"}:
+            return value or (following[0] if following else "")
+        if name.startswith("--") and name.endswith(".help"):
+            prefix = name[2:].removesuffix(".help")
+            return (value or (following[0] if following else "")) if prefix in command.classes else prefix
+    return None
 
 
 def import_user_module(module: str) -> None:
@@ -95,35 +73,285 @@ def import_user_module(module: str) -> None:
         raise ValueError(f"Option --import: {module} cannot be imported: {error}.") from error
 
 
-def _read_options(path: Path) -> str:
-    """Text of a file of options, checked, with paths for the names of classes."""
+def resolve_class(option: str, name: str, where: str) -> type:
+    """Class of a registered name, or of a path such as ``module.Class``.
+
+    Raises:
+        ValueError: If there is none; the message gives the nearest name.
+    """
+    registry: Any = bmlr.data if option == "data" else bmlr.methods
+    base = CLASSES[option]
+    if "." not in name:
+        if option == "data" and name in bmlr.data.class_names():
+            return getattr(bmlr.data, name)  # type: ignore[no-any-return]
+        try:
+            return registry.get(name)  # type: ignore[no-any-return]
+        except ValueError as error:
+            names = registry.available()
+            raise ValueError(
+                f"{where} should be one of {', '.join(names)}, or a class of yours as module.Class. "
+                f"Found {name}.{nearest_name(name, names)}"
+            ) from error
+    module, _, class_name = name.rpartition(".")
+    if not module.startswith("bmlr."):
+        _search_working_directory()
+    try:
+        cls = getattr(importlib.import_module(module), class_name, None)
+    except ImportError as error:
+        raise ValueError(f"{where}: {module} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(
+            f"{where}: {name} should be a class derived from {base.__module__.split('._')[0]}.{base.__name__}."
+        )
+    return cls
+
+
+def _split(command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, _Entry]]:
+    """Positional words, and options by name with underscores."""
+    positional: list[str] = []
+    entries: dict[str, _Entry] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*positional, *rest], entries
+        if not _is_option(word):
+            positional.append(word)
+            continue
+        text, separator, value = word[2:].partition("=")
+        name = text.replace("-", "_")
+        option = _find(command, name, text)
+        where = f"Option --{option.shown}"
+        if option.item is not None:
+            values = [value] if separator else list(_take_values(rest))
+            if not values:
+                raise ValueError(f"{where} needs at least one value.")
+            entries[name] = _Entry(values, where)
+        elif separator:
+            entries[name] = _Entry(value, where)
+        elif option.hint is bool and not ("." in name and rest and not _is_option(rest[0])):
+            entries[name] = _Entry(rest.pop(0) if rest and rest[0].casefold() in BOOLEANS else "true", where)
+        elif rest and not _is_option(rest[0]):
+            entries[name] = _Entry(rest.pop(0), where)
+        else:
+            raise ValueError(f"{where} needs a value: {_describe(option)}.")
+    return positional, entries
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word is an option; names of files may begin with one dash."""
+    return word == "--" or re.match(r"--[A-Za-z]", word) is not None
+
+
+def _take_values(words: list[str]) -> Iterator[str]:
+    """Remove and yield the words before the next option."""
+    while words and not _is_option(words[0]):
+        yield words.pop(0)
+
+
+def _find(command: Command, name: str, text: str) -> Option:
+    """Option of a name; parameters of classes are looked up once the class is known."""
+    prefix, dot, _ = name.partition(".")
+    groups = [group.parameter for group in command.groups]
+    if option := command.find(name):
+        return option
+    if dot and prefix in command.classes:
+        return Option(name, Any, REQUIRED, None)
+    if name in groups:
+        return Option(name, Path, None, command.function)  # a file with the options of the group
+    names = [option.shown for option in command.all_options()]
+    raise ValueError(
+        f"There is no option --{text}.{_nearest_option(text, names)} bmlr {command.name} --help lists the options."
+    )
+
+
+def _nearest_option(text: str, names: Sequence[str]) -> str:
+    """Suggestion for an option, also without the prefix of its group."""
+    by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
+    for candidates in (names, by_last):
+        if suggestion := re.search(r"'(.*)'", nearest_name(text, candidates)):
+            full = by_last.get(suggestion[1], suggestion[1]) if candidates is by_last else suggestion[1]
+            return f" Did you mean '--{full}'?"
+    return ""
+
+
+def _assign_positional(command: Command, words: Sequence[str], entries: dict[str, _Entry]) -> None:
+    """Give positional words their names, in order; the last may take several."""
+    if command.classes and not command.positional:
+        if words and "data" in command.classes and "data" not in entries and not words[0].startswith("-"):
+            entries["data"] = _Entry(words[0], "The data set")
+            words = words[1:]
+        if words and "data" in entries and not words[0].startswith("-"):
+            raise ValueError(
+                f"bmlr {command.name} takes one data set. Found {entries['data'].value}, and {words[0]} too."
+            )
+        if words:
+            raise ValueError(_unexpected(command, words[0], "options only"))
+        return
+    remaining = list(words)
+    for option in command.positional:
+        label = option.name.upper()
+        if remaining:
+            taken = remaining if option.item is not None else remaining[:1]
+            entries[option.name] = _Entry(taken if option.item is not None else taken[0], label)
+            remaining = remaining[len(taken) :]
+    if remaining:
+        labels = (
+            f"{' '.join(option.name.upper() for option in command.positional)} and options"
+            if command.positional
+            else "options only"
+        )
+        raise ValueError(_unexpected(command, remaining[0], labels))
+
+
+def _unexpected(command: Command, word: str, expected: str) -> str:
+    """Message for a word without an option."""
+    names = [option.shown for option in command.all_options()]
+    if word.startswith("-"):
+        suggestion = _nearest_option(word.lstrip("-"), names)
+        return f"There is no option {word}.{suggestion} bmlr {command.name} --help lists the options."
+    return f"bmlr {command.name} takes {expected}. Found one word more: {word}."
+
+
+def _read_config(command: Command, path: Path, classes: dict[str, type]) -> dict[str, _Entry]:
+    """Entries of a file of options; ``classes`` takes those that it names."""
+    entries: dict[str, _Entry] = {}
+    for name, value in _read_options(path).items():
+        where = f"{path}: {name}"
+        if name in command.classes:
+            class_name: Any = value
+            parameters: Any = {}
+            if isinstance(value, dict) and "class_path" in value and set(value) <= {"class_path", "init_args"}:
+                class_name, parameters = value["class_path"], value.get("init_args") or {}
+            if not isinstance(class_name, str) or not isinstance(parameters, dict):
+                raise ValueError(f"{where} should be a name, or have the entries class_path and init_args.")
+            cls = resolve_class(name, class_name, where)
+            if classes.setdefault(name, cls) is not cls:
+                continue  # the command line names another class: these parameters are not its own
+            entries[name] = _Entry(class_name, where)
+            entries |= _nested(name, parameters, where)
+        elif name in {group.parameter for group in command.groups}:
+            entries |= _nested(name, value, where)
+        else:
+            entries[str(name)] = _Entry(value, where)
+    return entries
+
+
+def _expand_group_files(command: Command, entries: dict[str, _Entry]) -> dict[str, _Entry]:
+    """Replace a file of a group's options, as in --model FILE, by its entries."""
+    expanded = dict(entries)
+    for group in command.groups:
+        if file := expanded.pop(group.parameter, None):
+            path = convert(file.value, Path, file.where)
+            for name, entry in _nested(group.parameter, _read_options(path), str(path)).items():
+                expanded.setdefault(name, entry)
+    return expanded
+
+
+def _nested(prefix: str, value: Any, where: str) -> dict[str, _Entry]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} should hold options by name. Found {value}.")
+    return {f"{prefix}.{name}": _Entry(item, f"{where}.{name}") for name, item in value.items()}
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    """Entries of a file of options."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration file {path}.")
+    from bmlr.config import read_plain_yaml
+
     _, content = read_plain_yaml(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold options by name. Found {type(content).__name__}.")
-    for base in ("data", "method"):
-        entry = content.get(base)
-        if isinstance(entry, str):
-            content[base] = _class_path(base, entry)
-        elif isinstance(entry, dict) and isinstance(entry.get("class_path"), str):
-            entry["class_path"] = _class_path(base, entry["class_path"])
-    return yaml.safe_dump(content)
+        raise ValueError(f"{path} should hold options by name, as a run's config.yaml does.")
+    return content
 
 
-def _resolve(option: str, value: str) -> str:
-    return _read_options(Path(value)) if option == "config" else _class_path(option, value)
+def _check_names(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str, type]) -> None:
+    """Raise if an entry is no option, or no parameter of the chosen class."""
+    known = {option.name for option in [*command.positional, *command.all_options()]}
+    for name, entry in entries.items():
+        prefix, dot, parameter = name.partition(".")
+        if name in known:
+            continue
+        if not (dot and prefix in command.classes):
+            names = [option.name for option in command.all_options()]
+            suggestion = _nearest_option(name, names).replace("--", "")
+            raise ValueError(f"{entry.where}: there is no such option.{suggestion}")
+        if prefix not in classes:
+            raise ValueError(f"{entry.where} needs --{prefix} too: it is a parameter of {_noun(prefix)}.")
+        cls = classes[prefix]
+        names = [option.name.partition(".")[2] for option in class_options(cls, f"{prefix}.")]
+        if parameter not in names and not takes_any_option(cls):
+            listed = f"Its parameters are {', '.join(names)}." if names else "It has none."
+            raise ValueError(
+                f"{entry.where}: {_class_name(cls)} has no parameter {parameter}. "
+                f"{listed}{nearest_name(parameter, names)}"
+            )
 
 
-def _class_path(base: str, name: str) -> str:
-    """Path of the class of a registered name; names with a dot are paths already."""
-    if "." in name:
-        if not name.startswith("bmlr."):
-            _search_working_directory()
-        return name
-    if base == "method":
-        return class_path(bmlr.methods.get(name))
-    return f"bmlr.data.{name}" if name in bmlr.data.class_names() else class_path(bmlr.data.get(name))
+def _check_required(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str, type]) -> None:
+    """Raise if an argument or option without a default is missing."""
+    missing = [option for option in command.positional if option.name not in entries]
+    if missing:
+        labels = ", ".join(option.name.upper() for option in missing)
+        raise ValueError(f"bmlr {command.name} needs {labels}: {usage(command)}")
+    for name, option in command.classes.items():
+        if option.default is REQUIRED and name not in classes:
+            names = bmlr.data.available() if name == "data" else bmlr.methods.available()
+            raise ValueError(
+                f"bmlr {command.name} needs --{name}: one of {', '.join(names)}, or a class of yours as module.Class."
+            )
+    for name, cls in classes.items():
+        for option in class_options(cls, f"{name}."):
+            if option.default is REQUIRED and option.name not in entries:
+                raise ValueError(f"{_class_name(cls)} needs --{option.name}: {_describe(option)}.")
+
+
+def usage(command: Command) -> str:
+    """Usage of a command in one line."""
+    words = [option.name.upper() + ("..." if option.item is not None else "") for option in command.positional]
+    for name, option in command.classes.items():
+        required = option.default is REQUIRED
+        if name == "data":
+            words.append("DATA" if required else "[DATA]")
+        else:
+            words.append(f"--{name} NAME")
+    return " ".join(["bmlr", command.name, *words, "[options]"])
+
+
+def _build(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str, type]) -> dict[str, Any]:
+    """Arguments of the command's function."""
+
+    def value_of(option: Option) -> Any:
+        entry = entries[option.name]
+        if option.item is not None:
+            values = entry.value if isinstance(entry.value, list) else [entry.value]
+            return [convert(value, option.item, entry.where) for value in values]
+        return convert(entry.value, option.hint, entry.where)
+
+    def values_of(options: Iterable[Option]) -> dict[str, Any]:
+        given = [option for option in options if option.name in entries]
+        return {option.name.rpartition(".")[2]: value_of(option) for option in given}
+
+    flat = {option.name for group in command.flat_groups for option in group.options}
+    own = [
+        o for o in [*command.positional, *command.options] if o.name not in flat and o.name not in {"config", "import"}
+    ]
+    arguments = values_of(own)
+    groups: list[OptionGroup] = [*command.groups, *command.flat_groups]
+    for group in groups:
+        arguments[group.parameter] = group.cls(**values_of(group.options))
+    for name, cls in classes.items():
+        options = {option.name: option for option in class_options(cls, f"{name}.")}
+        for entry in entries:
+            if entry.startswith(f"{name}."):
+                options.setdefault(entry, Option(entry, Any, None, cls))
+        arguments[name] = cls(**values_of(options.values()))
+    return arguments
+
+
+def _resolve_class(option: str, entry: _Entry) -> type:
+    return resolve_class(option, entry.value, entry.where)
 
 
 def _search_working_directory() -> None:
@@ -133,17 +361,21 @@ def _search_working_directory() -> None:
         sys.path.append(directory)
 
 
-def _class_options(hints: dict[str, Any]) -> list[str]:
-    """Options that take the name of a class."""
-    return [
-        name for name in ("data", "method") if {MultimodalData, Method} & {hints.get(name), *get_args(hints.get(name))}
-    ]
+def _describe(option: Option) -> str:
+    return describe_type(option.item if option.item is not None else option.hint)
 
 
-def _switches(function: Callable[..., Any], prefix: str = "--") -> Iterator[str]:
-    """Options of type bool, those of nested options included."""
-    for name, hint in get_type_hints(function).items():
-        if hint is bool:
-            yield f"{prefix}{name}"
-        elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _switches(hint, f"{prefix}{name}.")
+def _noun(prefix: str) -> str:
+    return "a data set" if prefix == "data" else "a method"
+
+
+def _class_name(cls: type) -> str:
+    """Name of a data set or method in messages."""
+    if issubclass(cls, CLASSES["data"]):
+        names = [
+            name
+            for name, class_name in zip(bmlr.data.available(), bmlr.data.class_names(), strict=True)
+            if class_name == cls.__name__
+        ]
+        return f"Data set {names[0] if names and cls.__module__.startswith('bmlr.') else cls.__name__}"
+    return f"Method {cls.__name__}"

@@ -17,6 +17,10 @@ from bmlr.data.readers.suffixes import modality_kind
 def execute(run: Path, *, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False) -> None:
     """Predict the class of one sample from its files.
 
+    Example:
+        bmlr predict runs/clips clip.mp4
+        bmlr predict runs/digits audio=spoken.wav image=written.png
+
     Args:
         run: Directory of the run.
         files: One file per modality, as PATH or MODALITY=PATH.

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from rich.table import Table
 
 from bmlr._console import make_console
+from bmlr.commands.options import FLAT
 from bmlr.data import PrepareOptions, PrepareResult, prepare
 
 
-def execute(data: str, source: Path, dest: Path, outside: bool = False, **options: Any) -> None:
+def execute(
+    data: str,
+    source: Path,
+    dest: Path,
+    options: Annotated[PrepareOptions, FLAT] = PrepareOptions(),  # noqa: B008  (the parser reads defaults from here)
+) -> None:
     """Decode a data set into a folder for training.
 
+    Example:
+        bmlr prepare manifest clips/table.csv prepared
+        bmlr prepare crema-d CREMA-D prepared --workers 8
+
     Args:
-        data: Name of the data set, or table for a CSV table of your own files.
-        source: Folder of the published files, or the table.
+        data: crema-d, kinetics-sounds, ave, mosi or mosei; manifest for a CSV table of your own files.
+        source: Folder or file of the published data, or the CSV table.
         dest: Folder in which the folder of the prepared data is made.
-        outside: Let a table name files outside its folder.
-        **options: Options of :class:`bmlr.data.PrepareOptions`, where the parser finds them.
+        options: Options of the preparation.
     """
-    _print(prepare(data, source, dest, PrepareOptions(outside=outside, **options)))
+    _print(prepare(data, source, dest, options))
 
 
 def _print(result: PrepareResult) -> None:

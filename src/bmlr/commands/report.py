@@ -17,11 +17,14 @@ def execute(
 ) -> None:
     """Write runs as one offline HTML page.
 
+    Example:
+        bmlr report runs --out report.html
+
     Args:
         runs: Runs, or folders that hold runs.
         results: Folders written by bmlr reproduce or tune, whose tables and figures are shown too.
         out: File of the page; an existing one is replaced.
-        baseline: Method the differences are to; joint training by default, where there are runs of it.
+        baseline: Method the differences are to; by default joint training, where there are runs of it.
         title: Title of the page.
     """
     from bmlr.report import write_report

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from bmlr.benchmark.engines import make_engine
+from bmlr.commands._engine import EngineOptions
 from bmlr.commands._printing import raise_failures
+from bmlr.commands.options import FLAT
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 
 
@@ -23,27 +24,31 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     seeds: list[int] | None = None,
     runs: Path = Path("runs"),
     out: Path = Path("reproduction"),
-    **engine: Any,
+    engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
 ) -> None:
     """Make the tables and figures of the BMLR paper.
 
+    Example:
+        bmlr reproduce table1 --scale small --seeds 0 1 2
+        bmlr reproduce table1 --scale paper --data crema-d --root prepared
+
     Args:
-        model: Model.
-        optimizer: Optimiser and learning-rate schedule.
-        trainer: Length of training and hardware.
+        model: Encoders and fusion.
+        optimizer: Optimiser and schedule of the learning rate.
+        trainer: Length of training, hardware and checkpoints.
         names: Any of table1 to table6, fig1 and fig3 to fig6, or all.
         scale: Settings of the paper on its data sets, or a small model for few epochs on any.
         data: Data sets, as in crema-d:root=FOLDER; by default all of an experiment, or digits at small scale.
-        root: Folder of the prepared data; BMLR_DATA by default, or prepared.
+        root: Folder of the prepared data; by default the variable BMLR_DATA, or prepared.
         tuned: Folders written by bmlr tune, whose best parameters are taken.
-        seeds: Seeds; 0 1 2 by default.
+        seeds: Seeds; by default 0 1 2.
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
         out: Folder for the tables and figures.
-        **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
+        engine: Where the runs are made.
     """
     from bmlr.reproduction import Settings, reproduce
 
-    workers = make_engine(**engine)
+    workers = engine.make()
     settings = Settings(
         scale=scale, data=data or (), root=root, tuned=[Path(folder) for folder in tuned or ()],
         seeds=[0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,

@@ -28,12 +28,16 @@ def execute(
 ) -> None:
     """Train a model on a data set by a method.
 
+    Example:
+        bmlr train digits --method BMLR --run runs/digits
+        bmlr train manifest --data.root prepared --method BMLR --model.width 16 --trainer.epochs 30
+
     Args:
-        data: Name of the data set; --data.help NAME lists its parameters.
-        method: Name of the method; --method.help NAME lists its parameters.
-        model: Model.
-        optimizer: Optimiser and learning-rate schedule.
-        trainer: Length of training and hardware.
+        data: Data set.
+        method: Method.
+        model: Encoders and fusion.
+        optimizer: Optimiser and schedule of the learning rate.
+        trainer: Length of training, hardware and checkpoints.
         seed: Seed of weights, order of samples and random transforms.
         runs: Folder for the run's directory, whose name is made from the configuration.
         run: Directory of the run, instead of one in --runs.

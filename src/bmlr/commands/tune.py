@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from bmlr.benchmark.engines import make_engine
+from bmlr.commands._engine import EngineOptions
+from bmlr.commands.options import FLAT
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 
@@ -25,29 +26,32 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     seeds: list[int] | None = None,
     runs: Path | None = None,
     out: Path = Path("tuning"),
-    **engine: Any,
+    engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
 ) -> None:
     """Search parameters of methods on the validation split.
 
+    Example:
+        bmlr tune digits --methods BMLR --space alpha=0.1:10:log,beta=0:1 --trials 20
+
     Args:
-        data: Name of the data set; --data.help NAME lists its parameters.
-        model: Model.
-        optimizer: Optimiser and learning-rate schedule.
-        trainer: Length of training and hardware.
+        data: Data set.
+        model: Encoders and fusion.
+        optimizer: Optimiser and schedule of the learning rate.
+        trainer: Length of training, hardware and checkpoints.
         methods: Methods, with the parameters that are not searched as in LFM:alpha=constant.
         space: Ranges to search, as alpha=0.1:10:log,beta=0:1 or BMLR:alpha=0.5|1|2.
-        trials: Trials of every method; 20 by default, or all points of the grid.
+        trials: Trials of every method; by default 20, or all points of the grid.
         sampler: Order of the search, tpe or grid.
         sampler_seed: Seed of the search.
         parallel: Trials of a method that start before the first is finished.
-        seeds: Seeds of the runs of a trial; 0 by default.
-        runs: Folder of the runs; runs in the folder of --out by default, apart from runs that are results.
+        seeds: Seeds of the runs of a trial; by default 0.
+        runs: Folder of the runs; by default runs in the folder of --out, apart from runs that are results.
         out: Folder for the journal, tables, surfaces and the best configurations for bmlr train --config.
-        **engine: Options of :func:`bmlr.benchmark.engines.make_engine`.
+        engine: Where the runs are made.
     """
     from bmlr import benchmark
 
-    workers = make_engine(**engine)
+    workers = engine.make()
     if not methods or not space:
         raise ValueError("Options --methods and --space should name at least one each.")
     result = benchmark.tune(

@@ -86,7 +86,7 @@ class AudioVisualData(GroupedData):
     def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
         """Decode the published folder into a store in ``dest``."""
         check_installed()
-        options.refuse(cls.name, "file", "outside")
+        options.refuse(cls.name, "file", "allow_outside")
         samples = cls.list_samples(source, options.lists)
         notes: list[str] = []
         if not cls.published_classes:

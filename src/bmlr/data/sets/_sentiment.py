@@ -104,8 +104,8 @@ class SentimentData(StoredData):
     @classmethod
     def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
         """Convert a published file to arrays in ``dest``."""
-        unused = ("size", "fps", "seconds", "dtype", "train_list", "val_list", "test_list", "outside", "max_rejected")
-        options.refuse(cls.name, *unused)
+        media = ("size", "fps", "seconds", "dtype", "max_rejected")
+        options.refuse(cls.name, *media, "train_list", "val_list", "test_list", "allow_outside")
         return prepare_sentiment(cls.name, source, dest, file=options.file)
 
     @property

@@ -119,17 +119,17 @@ def parse_table(content: bytes, path: Path) -> FileTable:
     return FileTable(path, columns, kinds, rows)
 
 
-def list_samples(table: FileTable, *, outside: bool = False) -> list[SourceSample]:
+def list_samples(table: FileTable, *, allow_outside: bool = False) -> list[SourceSample]:
     """Samples of a table.
 
     Args:
         table: The table.
-        outside: Read files outside the table's folder too.
+        allow_outside: Read files outside the table's folder too.
 
     Returns:
         The samples in the order of the rows. With a problem, which names row and column, are those without a label,
         with the id of an earlier row, with too few or many cells, with a split that is none, without a file, and with
-        a file that does not exist or, unless ``outside`` is set, lies outside the table's folder, be it by its path
+        a file that does not exist or, unless ``allow_outside`` is set, lies outside the table's folder, by its path
         or by a symbolic link. A sample without an id is named ``row-<number>``.
     """
     folder = table.path.parent.resolve()
@@ -138,7 +138,7 @@ def list_samples(table: FileTable, *, outside: bool = False) -> list[SourceSampl
     split_wanted = "split" in table.columns and any(_cell(table, cells, "split") for _, cells in table.rows)
     samples = []
     for number, cells in table.rows:
-        sample, problems = _read_row(table, number, cells, None if outside else folder, split_wanted=split_wanted)
+        sample, problems = _read_row(table, number, cells, None if allow_outside else folder, split_wanted=split_wanted)
         if sample.id in first_rows:
             problems.append(f"column 'id' repeats '{sample.id}' of row {first_rows[sample.id]}")
         first_rows.setdefault(sample.id, number)
@@ -292,7 +292,7 @@ def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
     try:
         file = next((path for spelling in spellings if (path := base / spelling).exists()), base / text)
         if folder is not None and not file.resolve().is_relative_to(folder):
-            return f"{cell!r} leads out of the folder of the table; the option `outside` allows it"
+            return f"{cell!r} leads out of the folder of the table; option --allow-outside allows it"
         if not file.is_file():
             return f"there is no file {cell!r}"
     except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a zero byte, a circle of links

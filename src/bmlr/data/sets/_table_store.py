@@ -46,7 +46,7 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
     table = read_table(source)
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()
-    samples, notes = check_labels(list_samples(table, outside=options.outside), table.path)
+    samples, notes = check_labels(list_samples(table, allow_outside=options.allow_outside), table.path)
     _check_columns(table, samples)
     classes = _classes(samples)
     if len(classes) < 2:

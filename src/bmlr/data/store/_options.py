@@ -53,7 +53,7 @@ class PrepareOptions:
         val_list: Published list of the validation split.
         test_list: Published list of the test split.
         file: Name of the published file, where a folder holds several (MOSI, MOSEI).
-        outside: Let a table name files outside its folder.
+        allow_outside: Let a table name files outside its folder.
         max_rejected: Fraction of rejected samples above which the preparation fails.
         progress: Show a progress bar.
     """
@@ -67,7 +67,7 @@ class PrepareOptions:
     val_list: Path | None = None
     test_list: Path | None = None
     file: str | None = None
-    outside: bool = False
+    allow_outside: bool = False
     max_rejected: float = 0.05
     progress: bool = True
 
