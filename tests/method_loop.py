@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import bmlr
+from bmlr.batch import map_tensors
 from bmlr.methods import EpochContext, EpochPlan, Method
 from zoo import make_batch, make_model
 
@@ -93,7 +94,7 @@ class MethodLoop:
 def take(batch: bmlr.Batch, rows: Tensor, tag: str = "") -> bmlr.Batch:
     """Samples at ``rows``, in that order."""
     return bmlr.Batch(
-        {name: x[rows] for name, x in batch.inputs.items()},
+        {name: map_tensors(lambda x: x[rows], x) for name, x in batch.inputs.items()},
         batch.targets[rows],
         None if batch.present is None else {name: mask[rows] for name, mask in batch.present.items()},
         None if batch.indices is None else batch.indices[rows],

@@ -261,3 +261,74 @@ def test_own_fusion_module():
     assert model.modalities == ("audio", "video")
     assert fusion.conditioner == "video"
     assert model(make_batch().inputs).logits.shape == (8, 3)
+
+
+class Returning(torch.nn.Module):
+    """A linear layer whose features come in a container."""
+
+    num_features = 8
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.layer, self.wrap = torch.nn.Linear(6, 8), wrap
+
+    def forward(self, x):
+        return self.wrap(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "found"),
+    [
+        (lambda z: (z[:, None], (z, z)), r"tuple of \(2, 1, 8\), tuple: .* such as output\[0\]\.mean\(1\)"),
+        (lambda z: {"pooler_output": z}, r"dict of pooler_output \(2, 8\): .* such as output\['pooler_output'\]"),
+        (lambda z: {"last_hidden_state": z[:, None]}, r"such as output\['last_hidden_state'\]\.mean\(1\)"),
+        (lambda z: {"hidden": z}, "such as one of its entries"),
+        (lambda z: None, "an object of type NoneType"),
+        (lambda z: z[:1], r"Found \(1, 8\) for 2 samples"),
+    ],
+)
+def test_an_encoder_that_returns_something_else_is_named_with_what_to_pick(wrap, found):
+    model = bmlr.MultimodalClassifier({"audio": torch.nn.Linear(4, 8), "text": Returning(wrap)}, 3)
+    with pytest.raises(ValueError, match=r"^Encoder 'text' should return features of shape \(B, 8\).*" + found):
+        model({"audio": torch.randn(2, 4), "text": torch.randn(2, 6)})
+
+
+def test_inputs_of_other_forms_are_named():
+    model = bmlr.MultimodalClassifier({"audio": torch.nn.Linear(4, 8), "text": torch.nn.Linear(6, 8)}, 3)
+    with pytest.raises(ValueError, match=r"a tensor, or a dictionary, tuple or list of tensors\. Found str"):
+        model({"audio": torch.randn(2, 4), "text": "words"})
+    tokens = {"input_ids": torch.zeros(4, 7), "attention_mask": torch.zeros(3, 7)}
+    with pytest.raises(ValueError, match=r"`inputs\['text'\]` should have one first dimension\. Found \[4, 3\]"):
+        model({"audio": torch.randn(4, 4), "text": tokens})
+    tokens["attention_mask"] = torch.zeros(4, 7)
+    with pytest.raises(ValueError, match=r"same batch size\. Found {'audio': 2, 'text': 4}"):
+        model({"audio": torch.randn(2, 4), "text": tokens})
+
+
+def test_batch_normalisation_of_one_value_names_the_modality():
+    norm = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8))
+    model = bmlr.MultimodalClassifier(
+        {"audio": torch.nn.Linear(4, 8), "text": norm}, 3, feature_dims={"audio": 8, "text": 8}
+    )
+    with pytest.raises(ValueError, match="encoder of 'text' cannot train on a batch of 1"):
+        model({"audio": torch.randn(1, 4), "text": torch.randn(1, 6)})
+
+
+def test_an_exported_model_takes_any_batch_size():
+    class Logits(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs):
+            output = self.model(inputs)
+            return output.logits, output.unimodal_logits
+
+    model = Logits(bmlr.MultimodalClassifier({"audio": torch.nn.Linear(4, 8), "text": torch.nn.Linear(6, 8)}, 3)).eval()
+    inputs = {"audio": torch.randn(5, 4), "text": torch.randn(5, 6)}
+    batch = torch.export.Dim("batch")
+    shapes = ({name: {0: batch} for name in inputs},)
+    exported = torch.export.export(model, (inputs,), dynamic_shapes=shapes).module()
+    for size in (2, 9):
+        inputs = {"audio": torch.randn(size, 4), "text": torch.randn(size, 6)}
+        torch.testing.assert_close(exported(inputs), model(inputs))

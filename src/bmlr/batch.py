@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ class Batch:
     """Inputs of named modalities and their targets.
 
     Attributes:
-        inputs: The input of each modality, first dimension B.
+        inputs: The input of each modality, first dimension B: a tensor, or a dictionary or tuple of tensors for an
+            encoder with several, such as ``{"input_ids": ..., "attention_mask": ...}``.
         targets: Class indices, shape (B,), int64.
         present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
             all samples have it.
@@ -29,7 +30,7 @@ class Batch:
         (2, tensor([0, 1]))
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     targets: Tensor
     present: dict[str, Tensor] | None = None
     indices: Tensor | None = None
@@ -44,8 +45,11 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
+        def convert(tensor: Tensor) -> Tensor:
+            return move(tensor).to(dtype) if tensor.is_floating_point() else move(tensor)
+
         return Batch(
-            {name: move(x).to(dtype) if x.is_floating_point() else move(x) for name, x in self.inputs.items()},
+            {name: map_tensors(convert, x) for name, x in self.inputs.items()},
             move(self.targets),
             None if self.present is None else {name: move(mask) for name, mask in self.present.items()},
             None if self.indices is None else move(self.indices),
@@ -55,12 +59,69 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, for copies that overlap with computation."""
         return Batch(
-            {name: x.pin_memory() for name, x in self.inputs.items()},
+            {name: map_tensors(Tensor.pin_memory, x) for name, x in self.inputs.items()},
             self.targets.pin_memory(),
             None if self.present is None else {name: mask.pin_memory() for name, mask in self.present.items()},
             None if self.indices is None else self.indices.pin_memory(),
             self.tag,
         )
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:
+    """Apply a function to every tensor of a modality's input.
+
+    Raises:
+        ValueError: If the input is neither a tensor nor a dictionary, tuple or list of tensors.
+
+    Example:
+        >>> import torch
+        >>> map_tensors(len, {"input_ids": torch.zeros(2, 7), "attention_mask": torch.zeros(2, 7)})
+        {'input_ids': 2, 'attention_mask': 2}
+    """
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, Mapping):
+        return {name: map_tensors(function, value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(map_tensors(function, value) for value in inputs)
+    raise ValueError(
+        "The input of a modality should be a tensor, or a dictionary, tuple or list of tensors. "
+        f"Found {type(inputs).__name__}."
+    )
+
+
+def tensors_of(inputs: Any) -> list[Tensor]:
+    """Tensors of a modality's input.
+
+    Raises:
+        ValueError: As :func:`map_tensors`.
+    """
+    tensors: list[Tensor] = []
+    map_tensors(lambda tensor: tensors.append(tensor) or tensor, inputs)  # type: ignore[func-returns-value]
+    return tensors
+
+
+def input_size(name: str, inputs: Any) -> int:
+    """Number of samples B of a modality's input.
+
+    Raises:
+        ValueError: If its tensors differ in their first dimension, or there is none.
+    """
+    # Compared pair by pair: a set of sizes would fix the batch size of an exported model.
+    sizes = [tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_of(inputs)]
+    if not sizes or any(size != sizes[0] for size in sizes[1:]):
+        raise ValueError(f"The tensors of `inputs['{name}']` should have one first dimension. Found {sizes}.")
+    return sizes[0]
+
+
+def concatenate_inputs(pieces: Sequence[Any]) -> Any:
+    """Join inputs of one modality along the samples."""
+    first = pieces[0]
+    if isinstance(first, Mapping):
+        return {name: concatenate_inputs([piece[name] for piece in pieces]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(concatenate_inputs(columns) for columns in zip(*pieces, strict=True))
+    return torch.cat(list(pieces))
 
 
 def as_batch(batch: Any) -> Batch:

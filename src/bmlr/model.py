@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar, overload
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from bmlr import fusion as fusions
 from bmlr._checks import check_present
+from bmlr._modes import preserved_buffers, running_batch_norm
+from bmlr.batch import input_size, map_tensors, tensors_of
 from bmlr.functional import soft_cross_entropy
 from bmlr.fusion import Fusion
 
@@ -47,7 +50,8 @@ class _Lazy(Generic[_Value]):
 class Output:
     """Features of a batch, and logits computed on first use.
 
-    A method pays only for the logits it needs.
+    A method pays only for the logits it needs. However many it reads, running statistics of the fusion take in the
+    fused pass once, and no pass over zeroed features.
 
     Attributes:
         features: Features of each modality, shape (B, d); zero where the modality is absent.
@@ -67,6 +71,7 @@ class Output:
     features: dict[str, Tensor]
     fusion: Fusion
     present: Mapping[str, Tensor] | None = None
+    _is_counted: bool = dataclasses.field(default=False, init=False, repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -81,8 +86,7 @@ class Output:
     @_Lazy
     def logits(self) -> Tensor:
         """Fused logits, shape (B, C); gradients reach encoders and decision layer."""
-        logits: Tensor = self.fusion(self.features)
-        return logits
+        return self._fuse(self.features)
 
     @_Lazy
     def unimodal_logits(self) -> dict[str, Tensor]:
@@ -93,8 +97,7 @@ class Output:
     @_Lazy
     def decision_logits(self) -> Tensor:
         """Fused logits, shape (B, C), with gradients to Θ only (BMLR, Eq. 11)."""
-        logits: Tensor = self.fusion(self.detached_features)
-        return logits
+        return self._fuse(self.detached_features)
 
     @_Lazy
     def encoder_logits(self) -> dict[str, Tensor]:
@@ -131,6 +134,15 @@ class Output:
             f"{name}_readout": soft_cross_entropy(values, targets, mask=self.mask(name))
             for name, values in logits.items()
         }
+
+    def _fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Fused logits; only the first pass of an output adds to running statistics."""
+        if self._is_counted:
+            with preserved_buffers(self.fusion):
+                logits: Tensor = self.fusion(features)
+        else:
+            logits, self._is_counted = self.fusion(features), True
+        return logits
 
     def _frozen_fusion(self, **options: Any) -> Any:
         """The fusion with detached parameters: gradients reach the features only."""
@@ -211,45 +223,101 @@ class MultimodalClassifier(nn.Module):
         """Number of classes C."""
         return self.fusion.num_classes
 
-    def forward(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> Output:
+    def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Output:
         """Encode the inputs of every modality.
 
         Args:
-            inputs: The input of each modality, first dimension B.
+            inputs: The input of each modality, first dimension B: a tensor, or a dictionary or tuple of tensors, which
+                its encoder gets as it is.
             present: Presence of each modality, a boolean mask of shape (B,) per name; all samples have a modality
                 left out. Inputs of absent modalities never enter an encoder; their features are zero.
 
         Raises:
-            ValueError: If the names or batch sizes of ``inputs`` or ``present`` do not fit.
+            ValueError: If the names or batch sizes of ``inputs`` or ``present`` do not fit, or an encoder returns
+                anything but features of shape (B, d).
         """
         if inputs.keys() != set(self.encoders):
             raise ValueError(f"`inputs` should have the modalities {list(self.encoders)}. Found {list(inputs)}.")
-        sizes = {name: len(x) for name, x in inputs.items()}
-        if len(set(sizes.values())) > 1:
+        sizes = {name: input_size(name, x) for name, x in inputs.items()}
+        batch_size = next(iter(sizes.values()))
+        if any(size != batch_size for size in sizes.values()):
             raise ValueError(f"`inputs` should all have the same batch size. Found {sizes}.")
         if present is not None:
-            check_present(present, self.encoders, next(iter(sizes.values())))
+            check_present(present, self.encoders, batch_size)
         features = {name: self.encode(name, inputs[name], (present or {}).get(name)) for name in self.encoders}
         return Output(features, self.fusion, present)
 
-    def encode(self, name: str, inputs: Tensor, present: Tensor | None = None) -> Tensor:
-        """Features of one modality, shape (B, d); zero for the samples that ``present`` (B,) marks as absent."""
-        encoder = self.encoders[name]
-        if present is None or bool(present.all()):
-            features: Tensor = encoder(inputs)
-        elif bool(present.any()):
-            # Only the samples that have it: a batch normalisation must not count the others.
-            encoded = encoder(inputs[present])
-            rows = present.nonzero().squeeze(1)
-            features = encoded.new_zeros((len(inputs), *encoded.shape[1:])).index_put((rows,), encoded)
-        else:
-            features = inputs.new_zeros((len(inputs), self.fusion.feature_dims[name]), dtype=torch.get_default_dtype())
-        width = self.fusion.feature_dims[name]
-        if features.ndim != 2 or features.shape[1] != width:
+    def encode(self, name: str, inputs: Any, present: Tensor | None = None) -> Tensor:
+        """Features of one modality, shape (B, d); zero where it is absent.
+
+        Args:
+            name: Name of the modality.
+            inputs: Its input, first dimension B.
+            present: Presence in each sample, boolean, shape (B,); None means in all. A single present sample among
+                absent ones is normalised by running statistics, since batch normalisation cannot train on it.
+
+        Raises:
+            ValueError: If the encoder returns anything but features of shape (B, d).
+        """
+        batch_size = input_size(name, inputs)
+        count = batch_size if present is None else int(present.sum())
+        if present is None or count == batch_size:
+            return self._run_encoder(name, inputs, batch_size)
+        if count == 0:
+            like = tensors_of(inputs)[0]
+            shape = (batch_size, self.fusion.feature_dims[name])
+            return torch.zeros(shape, dtype=torch.get_default_dtype(), device=like.device)
+        # Only the samples that have it: a batch normalisation must not count the others.
+        kept = map_tensors(lambda x: x[present], inputs)
+        with running_batch_norm(self.encoders[name]) if count == 1 else contextlib.nullcontext():
+            encoded = self._run_encoder(name, kept, count)
+        rows = present.nonzero().squeeze(1)
+        return encoded.new_zeros((batch_size, *encoded.shape[1:])).index_put((rows,), encoded)
+
+    def _run_encoder(self, name: str, inputs: Any, batch_size: int) -> Tensor:
+        try:
+            features = self.encoders[name](inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
             raise ValueError(
-                f"Encoder '{name}' should return features of shape (B, {width}). Found {tuple(features.shape)}."
+                f"Batch normalisation in the encoder of '{name}' cannot train on a batch of {batch_size}, which leaves "
+                "one value per channel: use larger batches, and leave out a last one of a single sample."
+            ) from error
+        width = self.fusion.feature_dims[name]
+        if not isinstance(features, Tensor):
+            raise ValueError(
+                f"Encoder '{name}' should return features of shape (B, {width}). Found {_describe_output(features)}."
+            )
+        if features.ndim != 2 or features.shape[1] != width or features.shape[0] != batch_size:
+            raise ValueError(
+                f"Encoder '{name}' should return features of shape (B, {width}). "
+                f"Found {tuple(features.shape)} for {batch_size} samples."
             )
         return features
+
+
+def _describe_output(output: Any) -> str:
+    """Contents of an encoder's output that is no tensor, and how to pick the features."""
+
+    def shapes(values: Any) -> str:
+        return str(tuple(values.shape)) if isinstance(values, Tensor) else type(values).__name__
+
+    kind = type(output).__name__
+    if isinstance(output, Mapping):  # a dictionary, or a ModelOutput of Hugging Face
+        contents = ", ".join(f"{key} {shapes(value)}" for key, value in output.items())
+        if "pooler_output" in output:
+            pick = "output['pooler_output']"
+        elif "last_hidden_state" in output:
+            pick = "output['last_hidden_state'].mean(1)"
+        else:
+            pick = "one of its entries"
+    elif isinstance(output, (tuple, list)):  # a recurrent layer: outputs of all steps, and the last state
+        contents = ", ".join(map(shapes, output))
+        pick = "output[0].mean(1)"
+    else:
+        return f"an object of type {kind}: wrap it in a module that returns a tensor"
+    return f"{kind} of {contents}: wrap the encoder in a module that returns a tensor of it, such as {pick}"
 
 
 def _feature_dim(name: str, encoder: nn.Module, feature_dims: Mapping[str, int] | None) -> int:

@@ -191,7 +191,7 @@ class _Pools:
 
 
 def _inputs_of(batch: Batch, name: str) -> Tensor:
-    x = batch.inputs[name]
+    x: Tensor = batch.inputs[name]
     mask = (batch.present or {}).get(name)
     return x if mask is None else x[mask]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer
+from bmlr._modes import preserved_buffers
 
 Readout = Literal["split", "ablated", "auxiliary"]
 
@@ -20,6 +21,7 @@ class Fusion(nn.Module, ABC):
     A fusion of your own implements :meth:`fused` alone. Its unimodal logits are then ``ablated``: the fusion with
     every other modality's features replaced by zero. The alternative ``auxiliary`` reads each modality with a
     linear head of its own, trained on detached features, so that it watches the encoders without steering them.
+    Passes over zeroed features use batch statistics, where there are any, and leave the running ones as they are.
     Fusions that are a sum over modalities also offer ``split``, their exact terms (BMLR, Eq. 3), as their default.
 
     Args:
@@ -106,13 +108,15 @@ class Fusion(nn.Module, ABC):
     ) -> Tensor | dict[str, Tensor]:
         """Fused logits; with ``unimodal`` unimodal ones; with ``keep`` those of some modalities.
 
+        Only fused logits change buffers, such as running statistics: those of zeroed features never occur later.
         Features arrive in the parameters' type outside autocast: encoders run under autocast may hand over half
         precision to a loss that is computed after it.
         """
         features = {name: match_dtype(z, self) for name, z in features.items()}
-        if keep is not None:
-            return self.ablated(features, keep)
-        return self.unimodal(features) if unimodal else self.fused(features)
+        if keep is None and not unimodal:
+            return self.fused(features)
+        with preserved_buffers(self):
+            return self.unimodal(features) if keep is None else self.ablated(features, keep)
 
 
 def match_dtype(features: Tensor, reader: nn.Module) -> Tensor:

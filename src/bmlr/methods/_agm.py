@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr._modes import module_mode
-from bmlr.batch import Batch
+from bmlr.batch import Batch, map_tensors
 from bmlr.functional import log_probabilities, shapley_values, soft_cross_entropy, subsets_of
 from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
 from bmlr.methods._support import WindowedMethod, all_reduce_mean, check_batch
@@ -138,7 +138,7 @@ class AGM(WindowedMethod):
         return dict(zip(names, (self.alpha * exponent).exp(), strict=True))
 
 
-def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], full: Tensor) -> dict[str, Tensor]:
+def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Any], full: Tensor) -> dict[str, Tensor]:
     """Shapley values of the modalities in the fused logits.
 
     Args:
@@ -151,7 +151,7 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], fu
     """
     with module_mode(model, training=False):
         real = {u: model.encode(u, x) for u, x in inputs.items()}
-        zero = {u: model.encode(u, torch.zeros_like(x[:1])).expand(len(x), -1) for u, x in inputs.items()}
+        zero = {u: model.encode(u, map_tensors(_zero_row, x)).expand(len(full), -1) for u, x in inputs.items()}
         values = {
             subset: full
             if len(subset) == len(inputs)
@@ -160,6 +160,10 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Tensor], fu
         }
     contributions = shapley_values(values)
     return {u: contributions[u] for u in inputs}
+
+
+def _zero_row(x: Tensor) -> Tensor:
+    return torch.zeros_like(x[:1])
 
 
 def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ class Conformance:
         variants: Further parameters to test, by a label.
         not_mean_over_samples: Why the gradient of a batch is not the mean of those of its halves.
         not_mean_over_processes: Why that also holds for the halves of two processes.
+        alters_features: Why the fused loss is not that of the features as they are.
         sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
         order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
     """
@@ -73,6 +74,7 @@ class Conformance:
     variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     not_mean_over_samples: str = ""
     not_mean_over_processes: str = ""
+    alters_features: str = ""
     sorted_names: bool = False
     order_parameter: str = ""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
+from bmlr._modes import preserved_buffers
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy
 from bmlr.methods._base import Conformance, Losses, MethodInfo
 from bmlr.methods._support import SteppedMethod, WindowedMethod, draw_per_sample, presence
@@ -119,7 +120,8 @@ class CML(SteppedMethod, WindowedMethod):
         features = {}
         for name, z in output.features.items():
             features[name] = torch.where(keep[:, names.index(name), None].to(z.device), z, 0.0)
-        return output.replace_features(features).logits
+        with preserved_buffers(output.fusion):  # running statistics are those of all features
+            return output.replace_features(features).logits
 
     def _ranking(self, logits: list[Tensor], masks: list[Tensor | None], targets: Tensor) -> Tensor:
         """Ranking loss R: rises of confidence from each subset to the next smaller."""

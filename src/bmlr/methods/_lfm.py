@@ -195,8 +195,9 @@ class LFM(Method):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
             with module_mode(model, training=self._meta_training):
                 output = model(batch.inputs, batch.present)
-            weight, logits = self.current_label_weight, self._unimodal_logits(output)
-            label = soft_cross_entropy(self._fused_logits(output, logits), batch.targets)
+                logits = self._unimodal_logits(output)  # within: the fusion runs here
+                fused = self._fused_logits(output, logits)
+            weight, label = self.current_label_weight, soft_cross_entropy(fused, batch.targets)
             total = weight * label + (1 - weight) * self._alignment(output, logits)
             of_label = torch.autograd.grad(label, parameters, retain_graph=True, allow_unused=True)
             of_total = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)

@@ -77,6 +77,7 @@ class OPM(SteppedMethod):
     remedy: ClassVar[Remedy | None] = Remedy("decision", "drops features of the modality that is ahead", rank=3)
     conformance: ClassVar[Conformance] = Conformance(
         short={"warmup": 0, "probability": 1.0},
+        alters_features="drops features of the modality that is ahead",
         not_mean_over_samples="draws what to drop by the sample's place in its batch, at rates of the batch's scores",
         sorted_names=True,
     )

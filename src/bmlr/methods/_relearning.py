@@ -13,6 +13,7 @@ from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Conformance, EpochContext, Losses, Method, MethodInfo, Remedy
+from bmlr.methods._support import select
 from bmlr.model import MultimodalClassifier, Output
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) 
     with module_mode(model, training=False):
         for batch in batches:
             mask = (batch.present or {}).get(name)
-            rows = slice(None) if mask is None else mask
-            features.append(model.encode(name, batch.inputs[name][rows]).float().cpu())
-            targets.append(batch.targets[rows].cpu())
+            kept = batch if mask is None else select(batch, mask)
+            features.append(model.encode(name, kept.inputs[name]).float().cpu())
+            targets.append(kept.targets.cpu())
     if not features:
         return torch.empty(0, 1).numpy(), torch.empty(0, dtype=torch.int64).numpy()
     return torch.cat(features).numpy(), torch.cat(targets).numpy()

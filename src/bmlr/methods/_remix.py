@@ -72,7 +72,9 @@ class Remix(HeadedMethod):
     min_modalities: ClassVar[int] = 1
     epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
     conformance: ClassVar[Conformance] = Conformance(
-        short={"warmup": 1}, variants={"skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True}}
+        short={"warmup": 1},
+        alters_features="trains on the features of one modality after the warm-up",
+        variants={"skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True}},
     )
     leaves_gradients_unset: ClassVar[bool] = True
     state_attributes: ClassVar[tuple[str, ...]] = (*HeadedMethod.state_attributes, "assignment")

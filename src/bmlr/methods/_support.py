@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_integer, check_targets
-from bmlr.batch import Batch
+from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
 from bmlr.functional import log_probabilities, soft_cross_entropy
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Losses, Method, Prediction
@@ -212,13 +212,14 @@ def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
     """Raise a ValueError unless inputs and targets fit the model."""
     if batch.inputs.keys() != set(model.encoders):
         raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
-    check_targets(batch.targets, len(next(iter(batch.inputs.values()))), model.num_classes)
+    name, inputs = next(iter(batch.inputs.items()))
+    check_targets(batch.targets, input_size(name, inputs), model.num_classes)
 
 
 def select(batch: Batch, mask: Tensor) -> Batch:
     """Samples of a batch in the boolean ``mask``, shape (B,)."""
     return Batch(
-        {name: x[mask] for name, x in batch.inputs.items()},
+        {name: map_tensors(lambda x: x[mask], inputs) for name, inputs in batch.inputs.items()},
         batch.targets[mask],
         None if batch.present is None else {name: present[mask] for name, present in batch.present.items()},
         None if batch.indices is None else batch.indices[mask],
@@ -240,7 +241,7 @@ def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
         if sum(len(piece) for piece in pieces) == len(indices):
             present = [piece.present for piece in pieces if piece.present is not None]
             return Batch(
-                {name: torch.cat([piece.inputs[name] for piece in pieces]) for name in batch.inputs},
+                {name: concatenate_inputs([piece.inputs[name] for piece in pieces]) for name in batch.inputs},
                 torch.cat([piece.targets for piece in pieces]),
                 {name: torch.cat([masks[name] for masks in present]) for name in present[0]} if present else None,
             )

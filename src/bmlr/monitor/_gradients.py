@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bmlr._checks import check_integer
 from bmlr._files import atomic_write
+from bmlr._modes import preserved_buffers
 from bmlr._random import preserved_random_state
 from bmlr.batch import Batch, as_batch
 from bmlr.functional import soft_cross_entropy, widened
@@ -116,9 +117,8 @@ def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tenso
         >>> sorted(batch_conflict(model, batch))
         ['a', 'v']
     """
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    with preserved_random_state(), torch.enable_grad():
-        output = torch.func.functional_call(model, buffers, (batch.inputs, batch.present))
+    with preserved_random_state(), preserved_buffers(model), torch.enable_grad():
+        output = model(batch.inputs, batch.present)
         fused = soft_cross_entropy(output.logits, batch.targets)
         unimodal = {
             u: soft_cross_entropy(logits, batch.targets, mask=output.mask(u))

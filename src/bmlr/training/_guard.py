@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer
-from bmlr.batch import Batch
+from bmlr.batch import Batch, tensors_of
 from bmlr.methods import Losses, Method
 
 #: Stop with an error, or skip the step.
@@ -170,7 +170,9 @@ def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:
     return {
         "what": "loss",
         "values": {name: str(value) for name, value in terms.items() if not math.isfinite(value)},
-        "inputs": [name for name, x in batch.inputs.items() if not bool(torch.isfinite(x).all())],
+        "inputs": [
+            name for name, x in batch.inputs.items() if not all(bool(torch.isfinite(t).all()) for t in tensors_of(x))
+        ],
         "samples": [] if batch.indices is None else batch.indices.tolist(),
     }
 
