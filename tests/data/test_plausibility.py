@@ -313,3 +313,29 @@ class TestNames:
     @pytest.mark.parametrize("text", ["a\u202eb", "a\x1b[31mb", "a\x00b", "a\u200bb", " ab ", "a\tb", "a\nb"])
     def test_invisible_characters_are_removed(self, text):
         assert clean_text(text) in {"ab", "a[31mb", "a b"}
+
+
+class TestMachine:
+    def test_without_a_home_the_cache_s_variable_is_named(self, capsys, monkeypatch):
+        monkeypatch.delenv("BMLR_CACHE", raising=False)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user number without an entry
+        assert main(["inspect", "digits", "--samples", "5"]) == 2
+        error = capsys.readouterr().err
+        assert "HOME is not set" in error
+        assert "BMLR_CACHE" in error
+        assert "Traceback" not in error
+
+    def test_a_prepared_folder_that_cannot_be_written_is_used(self, tmp_path, capsys):
+        path = write_labels(tmp_path, ["cat", "dog"] * 10)
+        prepare(capsys, "manifest", path, "out")
+        folder = next((tmp_path / "out").iterdir())
+        for place in (*folder.iterdir(), folder, tmp_path / "out"):
+            place.chmod(0o555 if place.is_dir() else 0o444)
+        try:
+            status, text = prepare(capsys, "manifest", path, "out")
+            assert status == 0
+            assert "All was prepared before; nothing was read." in text
+            assert main(["inspect", "manifest", "--data.root", "out"]) == 0
+        finally:
+            folder.chmod(0o755)
+            (tmp_path / "out").chmod(0o755)

@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bmlr.data.store._build
 from bmlr._files import with_checksum
 from bmlr.data import Modality, prepare
 from bmlr.data.readers._arrays import ArrayReader
@@ -25,6 +27,16 @@ from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import find_store, open_store, read_rejected
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+FAULTS = {
+    "denied": PermissionError(errno.EACCES, "Permission denied"),
+    "away": OSError(errno.ESTALE, "Stale file handle"),
+    "disk": OSError(errno.EIO, "Input/output error"),
+    "memory": MemoryError(),
+    "vanished": FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    "home": RuntimeError("could not determine the home directory"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +60,16 @@ class CountingReader:
         if "slow" in path.name:
             time.sleep(0.2)
         if "crash" in path.name:
+            os.kill(os.getpid(), signal.SIGABRT)
+        if "killed" in path.name and not (self.marks / "go").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if "hang" in path.name and not (self.marks / "go").exists():
+            time.sleep(60)
         if "odd" in path.name:
-            raise RuntimeError("the decoder lost its way")
+            raise ValueError("the decoder lost its way")
+        for word, error in FAULTS.items():
+            if word in path.name and not (self.marks / "go").exists():
+                raise error
         if "term" in path.name and not (self.marks / "go").exists():
             with contextlib.suppress(BaseException if "swallowed" in path.name else ()):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -358,7 +377,8 @@ class TestInterruption:
             run(tmp_path, items, marks)
         with (next((tmp_path / "out").iterdir()) / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            with pytest.raises(ValueError, match="Another process is preparing"):
+            (next((tmp_path / "out").iterdir()) / "holder").write_text("process 7 on there")
+            with pytest.raises(ValueError, match=r"Another process \(process 7 on there\) is preparing"):
                 run(tmp_path, items, marks)
 
 
@@ -377,10 +397,20 @@ class TestWorkers:
     def test_a_crash_rejects_the_clip_alone(self, tmp_path, marks):
         items = make_items(tmp_path, ["a", "crash", "b"])
         result = run(tmp_path, items, marks, workers=2, max_rejected=0.4)
-        assert [(r.id, r.reason) for r in result.rejected] == [
-            ("crash", "the process that read it crashed or was killed (memory?)")
-        ]
+        assert [(r.id, r.reason) for r in result.rejected] == [("crash", "the process that read it crashed")]
         assert [clip.id for clip in open_store(result.folder).samples] == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("name", "reason"), [("killed", "was killed. Is memory short"), ("hang", "took more than")]
+    )
+    def test_a_process_killed_or_hanging_blames_no_clip(self, tmp_path, marks, monkeypatch, name, reason):
+        monkeypatch.setattr("bmlr.data.store._workers._MAX_SECONDS", 4.0)
+        items = make_items(tmp_path, [name, "a"])
+        with pytest.raises(ValueError, match=rf"1 of 2 samples could not be read now, such as {name}: .*{reason}"):
+            run(tmp_path, items, marks, workers=1, max_rejected=0.9)
+        (marks / "go").touch()
+        result = run(tmp_path, items, marks)
+        assert (result.decoded, result.rejected) == (1, ())
 
     def test_that_cannot_start_are_an_error(self, tmp_path, marks):
         make_items(tmp_path, ["a"])
@@ -401,6 +431,41 @@ class TestWorkers:
         assert "The worker processes cannot start. In a script" in result.stderr
 
 
+class TestFaultsOfTheMachine:
+    @pytest.mark.parametrize(("word", "workers"), [*((word, 0) for word in FAULTS), ("denied", 1)])
+    def test_are_tried_again_and_never_sealed(self, tmp_path, marks, word, workers):
+        items = make_items(tmp_path, ["a", word, "b"])
+        with pytest.raises(ValueError, match=rf"1 of 3 samples could not be read now, such as {word}: .*No file is"):
+            run(tmp_path, items, marks, workers=workers, max_rejected=1.0)
+        assert not list((tmp_path / "out").glob("toy-*"))
+        (marks / "go").touch()
+        result = run(tmp_path, items, marks, workers=workers)
+        assert (result.decoded, result.rejected, len(open_store(result.folder))) == (1, (), 3)
+
+    def test_a_share_that_is_away_ends_the_work_soon(self, tmp_path, marks):
+        items = make_items(tmp_path, [f"away{i}" for i in range(40)])
+        with pytest.raises(ValueError, match="20 of 40 samples could not be read now"):
+            run(tmp_path, items, marks)
+
+    def test_another_process_s_end_in_between_is_no_damage(self, tmp_path, marks, monkeypatch):
+        items = make_items(tmp_path, ["a", "b"])
+        lock = bmlr.data.store._build.hold_lock
+
+        @contextlib.contextmanager
+        def late(partial):
+            monkeypatch.setattr("bmlr.data.store._build.hold_lock", lock)
+            assert run(tmp_path, items, marks).decoded == 2  # as another process would, meanwhile
+            partial.mkdir()
+            with lock(partial):
+                yield
+
+        monkeypatch.setattr("bmlr.data.store._build.hold_lock", late)
+        result = run(tmp_path, items, marks)
+        assert result.decoded == 0
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [result.folder.name]
+        assert len(open_store(result.folder, verify=True)) == 2
+
+
 class TestRejected:
     def test_are_listed_with_their_reasons(self, tmp_path, marks):
         good = make_items(tmp_path, [f"g{i}" for i in range(4)])
@@ -409,7 +474,7 @@ class TestRejected:
         np.save(tmp_path / "nan.npy", np.array([0, np.nan, 0], np.float32))
         np.save(tmp_path / "empty.npy", np.zeros((0,), np.float32))
         (tmp_path / "bad.npy").write_bytes(b"no array, \nsurely")
-        odd = ["shape", "type", "nan", "bad", "gone", "odd"]
+        odd = ["shape", "type", "nan", "bad", "odd"]
         items = [*good, *(SourceSample(name, "one", files={"x": tmp_path / f"{name}.npy"}) for name in odd)]
         items += [
             SourceSample("label", "ones", files=good[0].files),
@@ -425,8 +490,7 @@ class TestRejected:
             "type": "x has type int32, where float32 is expected",
             "nan": "x holds NaN or infinity",
             "bad": "",
-            "gone": "No such file",
-            "odd": "RuntimeError: the decoder lost its way",
+            "odd": "the decoder lost its way",
             "label": "its label 'ones' is no class. Did you mean 'one'?",
             "problem": "it is on no list",
             "nothing": "it has no file of any modality",

@@ -101,7 +101,7 @@ def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None 
 
     stored = {data: cls for data in _DATA if issubclass(cls := get(data), StoredData)}
     check_choice("data", name, stored)
-    return stored[name].convert(Path(source), Path(dest), options or PrepareOptions())
+    return stored[name].convert(Path(source).expanduser(), Path(dest).expanduser(), options or PrepareOptions())
 
 
 __all__ = [

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,15 +23,16 @@ from bmlr._processors import count_processors
 from bmlr._version import __version__
 from bmlr.data.readers._base import FileReader
 from bmlr.data.store._cache import checked_name, entry_folder, plain_key, read_entry, write_manifest
-from bmlr.data.store._interrupt import LOCK, exit_on_sigterm, hold_lock, progress_bar
+from bmlr.data.store._interrupt import HOLDER, LOCK, exit_on_sigterm, hold_lock, progress_bar
 from bmlr.data.store._options import PrepareResult
 from bmlr.data.store._pack import Column
 from bmlr.data.store._pieces import PIECES, Piece, keep_progress_on_oserror, read_piece
 from bmlr.data.store._plausibility import describe_counts, describe_drawn, describe_repeats, equal_modalities
-from bmlr.data.store._samples import Rejection, SourceSample
+from bmlr.data.store._samples import Fault, Rejection, SourceSample
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
 from bmlr.data.store._workers import DecodeTask, decode_all
 
+_MAX_FAULTS = 20  # samples that cannot be read, none before them either, after which the rest is not tried
 _VERSION = 2  # of the stored form; part of the key, so that an older store is not taken for this one
 
 
@@ -98,6 +100,9 @@ def prepare_samples(
         raise type(error)(f"The folder {dest} cannot be written: {error.strerror or error}.") from error
     with exit_on_sigterm(partial) as check_signal:
         with hold_lock(partial):
+            if read_entry(folder, key) is not None:  # another process has finished it since
+                shutil.rmtree(partial, ignore_errors=True)
+                return _make_result(folder, decoded=0)
             unusable = [r for sample in samples if (r := _reject_unread(sample, classes)) is not None]
             pieces, decoded, unreadable = _decode_missing(
                 partial, samples, {r.id for r in unusable}, readers, check_signal, workers=workers, progress=progress
@@ -110,8 +115,11 @@ def prepare_samples(
                 _check_rejected(partial, rejected, samples, max_rejected)
                 _check_distinct(stored, readers)
                 _write_store(partial, stored, columns, readers, classes, key)
-        with keep_progress_on_oserror(partial):
-            move_into_place(partial, folder)
+                if os.name != "nt":
+                    move_into_place(partial, folder)
+        if os.name == "nt":  # which renames no folder with an open file, the lock, in it
+            with keep_progress_on_oserror(partial):
+                move_into_place(partial, folder)
     return _make_result(folder, decoded=decoded)
 
 
@@ -168,9 +176,12 @@ def _decode_missing(
 
     Returns:
         Pieces by id, number of decoded samples, and rejections.
+
+    Raises:
+        ValueError: If samples could not be read for a fault of the machine, which would be sealed as theirs.
     """
     pieces: dict[str, Piece] = {}
-    tasks = []
+    tasks: list[DecodeTask] = []
     for index, sample in enumerate(samples):
         if sample.id in unusable:
             continue
@@ -180,16 +191,27 @@ def _decode_missing(
             tasks.append(DecodeTask(sample, path))
         else:
             pieces[sample.id] = piece
-    rejected = []
+    rejected: list[Rejection] = []
+    faults: list[Fault] = []
     results = decode_all(tasks, readers, min(workers, len(tasks)))
     with progress_bar(len(tasks), enabled=progress) as advance, contextlib.closing(results):
         for task, result in results:
             check_signal()
             if isinstance(result, Rejection):
                 rejected.append(result)
+            elif isinstance(result, Fault):
+                faults.append(result)
+                if len(faults) >= _MAX_FAULTS and not pieces:
+                    break  # nothing can be read, so the others would be no better
             else:
                 pieces[task.sample.id] = result
             advance(len(unusable) + len(rejected))
+    if faults:
+        raise ValueError(
+            f"{len(faults)} of {len(samples)} samples could not be read now, such as {faults[0].id}: "
+            f"{faults[0].reason.rstrip('.')}. No file is blamed: mend the cause and give the same command again. What "
+            "was read is kept."
+        )
     return pieces, len(tasks), rejected
 
 
@@ -323,8 +345,9 @@ def move_into_place(partial: Path, folder: Path) -> None:
 def _remove_working_files(folder: Path) -> None:
     """Remove pieces and lock, also those of a killed process."""
     shutil.rmtree(folder / PIECES, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        (folder / LOCK).unlink()
+    for name in (LOCK, HOLDER):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
 
 
 def _package_versions() -> dict[str, str]:

@@ -24,9 +24,19 @@ _ATTEMPTS = 10  # at reading an entry that another process may be replacing at t
 
 
 def cache_root() -> Path:
-    """Folder of the cache: the environment variable ``BMLR_CACHE``, or ``~/.cache/bmlr``."""
-    folder = os.environ.get("BMLR_CACHE")
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "bmlr"
+    """Folder of the cache: the environment variable ``BMLR_CACHE``, or ``~/.cache/bmlr``.
+
+    Raises:
+        OSError: If there is no home folder, as in a container run by another user.
+    """
+    folder = Path(os.environ.get("BMLR_CACHE") or "~/.cache/bmlr")
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise OSError(
+            "There is no home folder for the cache: HOME is not set. Set the environment variable `BMLR_CACHE` to a "
+            "folder that can be written."
+        ) from error
 
 
 def cached_arrays(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 LOCK = "lock"
+HOLDER = "holder"  # text file beside the lock: who holds it
 
 
 @contextlib.contextmanager
@@ -27,13 +31,26 @@ def hold_lock(partial: Path) -> Iterator[None]:
         ValueError: If another process holds it.
     """
     lock = filelock.FileLock(partial / LOCK, timeout=0)
+    holder = partial / HOLDER
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise ValueError(f"Another process is preparing the same data in {partial}. Wait for it to end.") from error
+        try:
+            words = f" ({holder.read_text(encoding='utf-8')})"
+        except OSError:
+            words = ""
+        raise ValueError(
+            f"Another process{words} is preparing the same data in {partial}. Wait for it to end, or stop it; the same "
+            "command goes on from there."
+        ) from error
     try:
+        with contextlib.suppress(OSError):
+            started = dt.datetime.now().astimezone().isoformat(" ", "seconds")
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {started}", encoding="utf-8")
         yield
     finally:
+        with contextlib.suppress(OSError):
+            holder.unlink()
         lock.release()
 
 

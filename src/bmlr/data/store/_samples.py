@@ -51,6 +51,23 @@ class Rejection:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fault:
+    """A sample that could not be read for a fault of the machine or the moment.
+
+    Nothing is known about its file: no permission, a share that is away, no memory. The next call tries it again.
+
+    Attributes:
+        id: Name of the sample.
+        file: The file that could not be read.
+        reason: The reason.
+    """
+
+    id: str
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class StoredSample:
     """A stored sample.
 
