@@ -55,9 +55,10 @@ def test_train_evaluate_predict(tmp_path, capsys):
         np.save(tmp_path / f"{name}.npy", x[0].numpy())
     files = [f"{name}={tmp_path / name}.npy" for name in batch.inputs]
     assert main(["predict", str(tmp_path / "r"), *files, "--json"]) == 0
-    probabilities = json.loads(capsys.readouterr().out)
-    assert set(probabilities) == {"fused", "audio", "image"}
-    assert sum(probabilities["fused"].values()) == pytest.approx(1)
+    (sample,) = json.loads(capsys.readouterr().out)
+    assert set(sample["probabilities"]) == {"fused", "audio", "image"}
+    assert sum(sample["probabilities"]["fused"].values()) == pytest.approx(1)
+    assert sample["class"] == max(sample["probabilities"]["fused"], key=sample["probabilities"]["fused"].get)
     assert main(["predict", str(tmp_path / "r"), *files]) == 0
     assert "probability" in capsys.readouterr().out
 
@@ -68,10 +69,11 @@ def test_train_evaluate_predict(tmp_path, capsys):
     first, second = (json.loads((tmp_path / run / "result.json").read_text()) for run in ("r", "again"))
     assert first["test"] == second["test"]
 
-    unclear = error_of(capsys, ["predict", str(tmp_path / "r"), str(tmp_path / "audio.npy")])
+    (tmp_path / "x.npy").write_bytes((tmp_path / "audio.npy").read_bytes())
+    unclear = error_of(capsys, ["predict", str(tmp_path / "r"), str(tmp_path / "x.npy"), str(tmp_path / "x.npz")])
     assert "Write MODALITY=" in unclear
-    twice = error_of(capsys, ["predict", str(tmp_path / "r"), files[0], files[0]])
-    assert "Found two of 'audio'" in twice
+    twice = error_of(capsys, ["predict", str(tmp_path / "r"), *files, files[0]])
+    assert "one file of 'audio' per sample" in twice
 
 
 @pytest.mark.parametrize(
@@ -95,10 +97,10 @@ def test_interrupted_runs_continue_on_request(tmp_path, capsys):
     (tmp_path / "r" / "result.json").unlink()
     assert "--resume" in error_of(capsys, arguments)
     checkpoint = tmp_path / "r" / "last.ckpt"
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[:300])
+    assert not checkpoint.exists()  # the run was finished
+    checkpoint.write_bytes(b"PK")
     assert "is damaged" in error_of(capsys, [*arguments, "--resume", "--seed", "0"])
-    checkpoint.write_bytes(whole)
+    checkpoint.unlink()
     assert "interrupted" in error_of(capsys, [*arguments, "--resume", "false"])
     assert main([*arguments, "--resume"]) == 0
 

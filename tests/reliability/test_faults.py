@@ -104,7 +104,7 @@ def test_a_damaged_file_of_an_interrupted_run(tmp_path, interrupted, finished, n
 
 
 @pytest.mark.parametrize("change", [cut, flip])
-@pytest.mark.parametrize("name", ["result.json", "metrics.csv", "config.yaml", "last.ckpt", "best.safetensors"])
+@pytest.mark.parametrize("name", ["result.json", "metrics.csv", "config.yaml", "data.json", "best.safetensors"])
 def test_a_damaged_file_of_a_finished_run(tmp_path, finished, name, change):
     """Its start says so, or mends it, or has no need of the file; the result is never another one."""
     expected = json.loads((finished / "result.json").read_text())

@@ -21,7 +21,7 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
         lock = DirectoryLock(tmp_path)
         assert lock.held_elsewhere()
         assert not lock.acquire()
-        with pytest.raises(RunError, match="is in use by another process"), DirectoryLock(tmp_path):
+        with pytest.raises(RunError, match=rf"in use by process {process.pid} on \S+, since "), DirectoryLock(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()

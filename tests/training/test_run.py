@@ -36,8 +36,8 @@ def test_a_run_tells_all_of_itself(tmp_path):
     result = trained(tmp_path)
     names = {path.name for path in result.directory.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "result.json", "last.ckpt", "best.safetensors", "last.safetensors", "tensorboard",
-        "predictions.safetensors",
+        "config.yaml", "metrics.csv", "result.json", "best.safetensors", "last.safetensors", "tensorboard",
+        "predictions.safetensors", "data.json", ".lock",
     }  # fmt: skip
     content = json.loads((result.directory / "result.json").read_text())
     assert content == json.loads(json.dumps(result.content))

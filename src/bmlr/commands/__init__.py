@@ -9,7 +9,7 @@ COMMANDS = {
     "inspect": "Check a data set and draw samples of it.",
     "train": "Train a model on a data set by a method.",
     "evaluate": "Score the weights of a run on a split.",
-    "predict": "Predict the class of one sample from its files.",
+    "predict": "Predict the classes of new files.",
     "diagnose": "Find the undertrained modalities of a run.",
     "compare": "Train and compare methods over several seeds.",
     "tune": "Search parameters of methods on the validation split.",

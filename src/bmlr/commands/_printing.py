@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bmlr.runs import RunRecord
+
+
+@dataclasses.dataclass
+class DataLocation:
+    """Place of the data of a run.
+
+    Attributes:
+        root: Folder of the data, if it was moved since the training.
+    """
+
+    root: Path | None = None
 
 
 #: Below it the interval of an accuracy is wider than ten points either way.

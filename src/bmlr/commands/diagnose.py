@@ -9,7 +9,7 @@ from typing import Literal
 from rich.panel import Panel
 
 from bmlr._console import make_console
-from bmlr.commands._printing import print_table
+from bmlr.commands._printing import DataLocation, print_table
 
 
 def execute(
@@ -20,6 +20,7 @@ def execute(
     probe: bool = False,
     alone: Path | None = None,
     out: Path | None = None,
+    data: DataLocation = DataLocation(),  # noqa: B008  (the parser reads defaults from the signature)
 ) -> None:
     """Find the undertrained modalities of a run.
 
@@ -37,6 +38,7 @@ def execute(
             about as long as the run.
         alone: Folder of the runs trained alone, reused if there; by default "alone" in the run's directory.
         out: Folder for diagnosis.json, diagnosis.md and figures; by default "diagnosis" in the run's directory.
+        data: Data of the run.
     """
     from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
     from bmlr.training import is_first_process
@@ -48,6 +50,7 @@ def execute(
         removal=RemovalOptions(removal),
         probe=probe,
         alone=alone,
+        root=data.root,
         progress=lambda line: print(line, file=sys.stderr),
     )
     if not is_first_process():  # a run of several processes is probed by as many

@@ -1,63 +1,121 @@
-"""``bmlr predict``: the class of new files."""
+"""``bmlr predict``: classes of new files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from json import dumps
+import csv
+import io
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.table import Table
 
 from bmlr._console import make_console
-from bmlr.data import Modality
-from bmlr.data.readers.suffixes import modality_kind
+from bmlr._files import atomic_write_text, json_text
+from bmlr.tables import format_percent
 
 
-def execute(run: Path, *, files: list[str], weights: Literal["best", "last"] = "best", json: bool = False) -> None:
-    """Predict the class of one sample from its files.
+def execute(
+    run: Path,
+    *,
+    files: list[str],
+    weights: Literal["best", "last"] = "best",
+    json: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Predict the classes of new files.
+
+    Example:
+        bmlr predict runs/pets voice=new.wav photo=new.png
+        bmlr predict runs/clips *.mp4 --out predictions.csv
+        bmlr predict runs/pets new.csv --json
 
     Example:
         bmlr predict runs/clips clip.mp4
         bmlr predict runs/digits audio=spoken.wav image=written.png
 
     Args:
-        run: Directory of the run.
-        files: One file per modality, as PATH or MODALITY=PATH.
+        run: Directory of the run, which is all that is needed of it.
+        files: One file per modality, as PATH or MODALITY=PATH; of many samples, files of one name per sample, folders,
+            or tables (CSV) with a column per modality.
         weights: Weights of the epoch selected on validation, or of the last epoch.
-        json: Print the probabilities of all classes as JSON.
+        json: Print the probabilities of all classes as JSON, a list of samples.
+        out: CSV file of all predictions.
     """
-    from bmlr.training import load_run, predict_run
+    from bmlr.data.sets.new_samples import list_new_samples
+    from bmlr.runs import RunError
+    from bmlr.training import load_run, predict_files
 
-    config, _, _ = load_run(run, weights=weights)
-    probabilities = predict_run(run, _assign_files(config.data.modalities, files), weights=weights)
+    config, model, method = load_run(run, weights=weights)
+    samples = list_new_samples(files, config.model_data.modalities)
+    results: list[dict[str, Any]] = []
+    failed = []
+    for sample in samples:
+        result: dict[str, Any] = {"sample": sample.name, "files": {u: str(path) for u, path in sample.files.items()}}
+        try:
+            probabilities = predict_files(config, model, method, sample.files)
+            fused = probabilities["fused"]
+            result |= {"class": max(fused, key=lambda label: fused[label]), "probabilities": probabilities}
+        except (ValueError, OSError) as error:
+            if len(samples) == 1:
+                raise
+            message = " ".join(str(error).split())
+            result["error"] = message
+            failed.append(sample.name)
+            print(f"bmlr: {sample.name} cannot be predicted: {message}", file=sys.stderr)
+        results.append(result)
+    if out is not None:
+        atomic_write_text(out, _csv_text(results, config.data.classes, list(model.modalities)))
     if json:
-        print(dumps(probabilities, indent=2))
-        return
+        print(json_text(results))
+    elif len(results) == 1:
+        _print_one(results[0]["probabilities"])
+    else:
+        _print_many(results, list(model.modalities))
+    if failed:
+        raise RunError(f"{len(failed)} of {len(samples)} samples could not be predicted: {', '.join(failed[:5])}.")
+
+
+def _best(probabilities: dict[str, float]) -> tuple[str, float]:
+    return max(probabilities.items(), key=lambda item: item[1])
+
+
+def _print_one(probabilities: dict[str, dict[str, float]]) -> None:
     table = Table("from", "class", "probability", "next")
     for name, values in probabilities.items():
         ranked = sorted(values.items(), key=lambda item: -item[1])
-        runners_up = ", ".join(f"{label} {value:.3f}" for label, value in ranked[1:3])
-        table.add_row(name, ranked[0][0], f"{ranked[0][1]:.3f}", runners_up)
+        runners_up = ", ".join(f"{label} {format_percent(value)}" for label, value in ranked[1:3])
+        table.add_row(name, ranked[0][0], format_percent(ranked[0][1]), runners_up)
     make_console(120).print(table)
 
 
-def _assign_files(modalities: Mapping[str, Modality], files: Sequence[str]) -> dict[str, Path]:
-    """Files by modality, as named or by their suffix."""
-    assigned: dict[str, Path] = {}
-    for text in files:
-        name, separator, path = text.partition("=")
-        if not (separator and name in modalities):
-            path = text
-            kind = modality_kind(Path(text))
-            candidates = [name for name, modality in modalities.items() if modality.kind == kind]
-            if len(candidates) != 1:
-                raise ValueError(
-                    f"`files`: cannot tell the modality of {text} by its suffix. "
-                    f"Write MODALITY={text} with one of {', '.join(modalities)}."
-                )
-            name = candidates[0]
-        if name in assigned:
-            raise ValueError(f"`files` should hold one file per modality. Found two of '{name}'.")
-        assigned[name] = Path(path)
-    return assigned
+def _print_many(results: Sequence[dict[str, Any]], modalities: Sequence[str]) -> None:
+    table = Table("sample", "class", "probability", *(f"by {name}" for name in modalities))
+    for result in results:
+        probabilities = result.get("probabilities")
+        if probabilities is None:
+            table.add_row(result["sample"], "–", "–", *("–" for _ in modalities))
+            continue
+        label, probability = _best(probabilities["fused"])
+        alone = (_best(probabilities[name])[0] if name in probabilities else "–" for name in modalities)
+        table.add_row(result["sample"], label, format_percent(probability), *alone)
+    make_console(120).print(table)
+
+
+def _csv_text(results: Sequence[dict[str, Any]], classes: Sequence[str], modalities: Sequence[str]) -> str:
+    """A row per sample: class, its probability, classes by each modality, probabilities of all classes, error."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    by_modality = [f"class by {name}" for name in modalities]
+    writer.writerow(["sample", "class", "probability", *by_modality, *(f"P({name})" for name in classes), "error"])
+    for result in results:
+        probabilities = result.get("probabilities")
+        if probabilities is None:
+            writer.writerow([result["sample"], *[""] * (2 + len(modalities) + len(classes)), result["error"]])
+            continue
+        label, probability = _best(probabilities["fused"])
+        alone = [_best(probabilities[name])[0] if name in probabilities else "" for name in modalities]
+        fused = [probabilities["fused"][name] for name in classes]
+        writer.writerow([result["sample"], label, probability, *alone, *fused, ""])
+    return stream.getvalue()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bmlr._checks import nearest_name
+from bmlr._files import text_checksum
 from bmlr._version import __version__
 from bmlr.config._classes import T, class_entry, make_class, plain_data
 from bmlr.config._file import check_seal, other_version, read_entries, sealed_yaml
@@ -49,9 +49,14 @@ class RunConfig:
         return self.model.select(self.data)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data in the form the command line reads back."""
+        """Plain data in the form the command line reads back.
+
+        Locations of the data are absolute: the run can be used from any directory.
+        """
+        data = class_entry(self.data)
+        data["init_args"] |= self._locations()
         return {
-            "data": class_entry(self.data),
+            "data": data,
             "method": class_entry(self.method),
             "model": plain_data(dataclasses.asdict(self.model)),
             "optimizer": plain_data(dataclasses.asdict(self.optimizer)),
@@ -67,12 +72,33 @@ class RunConfig:
     def digest(self) -> str:
         """Hash of the version and all that can change the result.
 
-        Locations of the data count: files of the same name in another folder may hold something else.
+        The data counts by its content, not by its location; only where it has no checksum does the location count.
+
+        Raises:
+            FileNotFoundError: If the data is missing.
+            ValueError: If the data cannot be read.
         """
-        content = self.as_dict()
-        content["trainer"] = TrainerOptions.affecting_result(content["trainer"])
-        text = json.dumps({"config": content, "version": __version__}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        content = self.data.content_digest
+        identity = self._locations() if content is None else content
+        return text_checksum(json.dumps([self.settings, __version__, identity], sort_keys=True))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Entries that can change the result, without locations and content of the data."""
+        entries = self.as_dict()
+        locations = self.data.location_parameters
+        parameters = {name: value for name, value in entries["data"]["init_args"].items() if name not in locations}
+        return {
+            **entries,
+            "data": {**entries["data"], "init_args": parameters},
+            "trainer": TrainerOptions.affecting_result(entries["trainer"]),
+        }
+
+    def _locations(self) -> dict[str, str]:
+        """Absolute paths of the parameters that say where the data is."""
+        parameters = self.data.hparams
+        paths = {name: parameters.get(name) for name in sorted(self.data.location_parameters)}
+        return {name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if path is not None}
 
     @property
     def name(self) -> str:
@@ -80,11 +106,15 @@ class RunConfig:
         return f"{self.data.name}-{type(self.method).__name__}-seed{self.seed}-{self.digest[:8]}"
 
 
-def read_config(path: Path) -> RunConfig:
+def read_config(path: Path, *, root: Path | str | None = None) -> RunConfig:
     """Read the ``config.yaml`` of a run.
 
     Only registered data sets and methods, and subclasses that are already imported, are made: reading a file imports
     no code.
+
+    Args:
+        path: The file.
+        root: Folder of the data in place of the recorded one.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -92,6 +122,11 @@ def read_config(path: Path) -> RunConfig:
     """
     entries, intact = read_entries(path)
     hint = other_version(intact)
+    if root is not None:
+        parameters = entries["data"].get("init_args") or {}
+        if "root" not in parameters:
+            raise ValueError(f"The data set of {path.parent} has no files of yours: leave out the root.")
+        entries["data"]["init_args"] = {**parameters, "root": str(root)}
     config = RunConfig(
         data=make_class(entries["data"], MultimodalData, f"{path}: data", hint),  # type: ignore[type-abstract]
         method=make_class(entries["method"], Method, f"{path}: method", hint),  # type: ignore[type-abstract]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SPLITS = {"train": "training split", "val": "validation split", "test": "test split"}
 
 
-def diagnose_run(
+def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
     run: Path | str,
     *,
     split: SplitName = "val",
@@ -35,6 +35,7 @@ def diagnose_run(
     alone: Path | str | None = None,
     thresholds: Thresholds | None = None,
     device: torch.device | str | None = None,
+    root: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Diagnose the model of a run on one split of its data.
@@ -54,11 +55,12 @@ def diagnose_run(
             directory.
         thresholds: Limits of the verdict.
         device: Device of predictions and probes; None takes a GPU unless the run was kept off it.
+        root: Folder of the data, if it was moved.
         progress: Called with a sentence on each longer step.
 
     Raises:
         FileNotFoundError: If there is no run.
-        RunError: If its weights are missing or damaged.
+        RunError: If its weights are missing or damaged, or its data is missing or other data.
         ValueError: If an argument does not fit.
     """
     from bmlr.training import load_run, split_batches
@@ -67,7 +69,7 @@ def diagnose_run(
     if probe and split == "train":
         raise ValueError("`probe` fits to the training split: give `split` = 'val' or 'test' with it. Found 'train'.")
     with preserved_random_state():
-        config, model, method = load_run(run, weights=weights)
+        config, model, method = load_run(run, weights=weights, root=root, with_data=True)
         if len(model.modalities) < 2:
             raise ValueError(
                 f"{run} was trained on {model.modalities[0]} alone, so that there is no balance to diagnose. Diagnose "

@@ -69,7 +69,7 @@ def collect_run(
         RunError: If its weights are missing or damaged.
         ValueError: If no sample has all modalities.
     """
-    config, model, method = load_run(directory, weights=weights)
+    config, model, method = load_run(directory, weights=weights, with_data=True)
     positions = config.model_data.split(split)
     indices = np.arange(len(positions))
     if max_samples is not None and len(indices) > max_samples:

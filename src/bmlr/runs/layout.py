@@ -4,8 +4,12 @@ from __future__ import annotations
 
 CONFIG, RESULT, METRICS, CHECKPOINT = "config.yaml", "result.json", "metrics.csv", "last.ckpt"
 PREDICTIONS = "predictions.safetensors"
-#: The checkpoint before the last, kept until the run is finished.
+#: What new files need to be read as the training data was, and the checksum of that data's content.
+DATA, DATA_ARRAYS = "data.json", "data.safetensors"
+#: The checkpoint before the last; both are kept until the run is finished.
 PREVIOUS = "previous.ckpt"
 #: Losses and gradients that were not finite.
 NONFINITE = "nonfinite.json"
 FAILURE, LOG, LOCK = "failed.json", "log.txt", ".lock"
+#: Process and machine that hold the lock.
+HOLDER = ".holder.json"

@@ -37,7 +37,7 @@ def group_runs(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
         elif record.config:
             unlabelled.append(record)
     groups = _groups_of_settings(unlabelled)
-    flat = [{**settings(members[0]), "bmlr": _version(members)} for members in groups]
+    flat = [{**settings(members[0]), **_origin_settings(members)} for members in groups]
     labels = [_label(group, flat) for group in flat]
     order = {name: position for position, name in enumerate(bmlr.methods.available())}
     ranks = [(order.get(_class_name(group), len(order)), label) for group, label in zip(flat, labels, strict=True)]
@@ -74,6 +74,7 @@ def data_settings(record: RunRecord) -> dict[str, Any]:
             "protocol": result["protocol"],
             "init_args": parameters,
             "samples": result["samples"],
+            "content": result.get("data_content"),
             "majority rate": round(float(result["majority_rate"]), 6),
         }
     )
@@ -95,20 +96,21 @@ def settings_key(*content: Any) -> str:
 
 
 def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Group runs of equal settings, each group by seed.
+    """Group runs of equal settings, version and data, each group by seed.
 
-    Unfinished runs name no version and join the first one.
+    Unfinished runs name neither version nor data and join the first group.
     """
     by_settings: dict[str, list[RunRecord]] = {}
     for record in records:
         by_settings.setdefault(settings_key(settings(record)), []).append(record)
     groups = []
     for members in by_settings.values():
-        versions = list(dict.fromkeys(software_version(record) for record in members if record.result is not None))
-        by_version: dict[str | None, list[RunRecord]] = {version: [] for version in versions or [None]}
+        origins = list(dict.fromkeys(_origin(record) for record in members if record.result is not None))
+        by_origin: dict[tuple[str | None, str | None], list[RunRecord]] = {origin: [] for origin in origins}
         for record in members:
-            by_version[versions[0] if versions and record.result is None else software_version(record)].append(record)
-        groups += [sorted(group, key=lambda record: int(record.config["seed"])) for group in by_version.values()]
+            origin = origins[0] if origins and record.result is None else _origin(record)
+            by_origin.setdefault(origin, []).append(record)
+        groups += [sorted(group, key=lambda record: int(record.config["seed"])) for group in by_origin.values()]
     return groups
 
 
@@ -129,8 +131,14 @@ def _label(group: Mapping[str, Any], all_groups: Sequence[Mapping[str, Any]]) ->
     return f"{_class_name(group)}{f':{text}' if text else ''}{epochs}"
 
 
-def _version(members: Sequence[RunRecord]) -> str | None:
-    return next((software_version(record) for record in members if record.result is not None), None)
+def _origin(record: RunRecord) -> tuple[str | None, str | None]:
+    """Version of the package, and checksum of the data's content, of a finished run."""
+    return software_version(record), (record.result or {}).get("data_content")
+
+
+def _origin_settings(members: Sequence[RunRecord]) -> dict[str, str | None]:
+    version, content = next((_origin(record) for record in members if record.result is not None), (None, None))
+    return {"bmlr": version, "data.content": content and content[:8]}
 
 
 def _class_name(flat: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from bmlr._files import atomic_write_text, file_checksum, remove_leftovers
 from bmlr._version import __version__
 from bmlr.config import RunConfig, read_config
-from bmlr.runs import RunError, read_result
-from bmlr.runs.layout import CHECKPOINT, CONFIG, METRICS, NONFINITE, RESULT
+from bmlr.runs import DirectoryLock, RunError, read_result
+from bmlr.runs.layout import CHECKPOINT, CONFIG, DATA, DATA_ARRAYS, METRICS, NONFINITE, PREVIOUS, RESULT
+from bmlr.training._data_files import has_data_files, read_data_files, write_data_files
 from bmlr.training._errors import first_line
 from bmlr.training._trainer import is_first_process
 
@@ -57,8 +59,22 @@ def finished_run(directory: Path, config: RunConfig) -> RunResult | None:
     for name, checksum in content.get("files", {}).items():
         if (directory / name).exists() and file_checksum(directory / name) != checksum:
             raise RunError(f"{directory / name} is damaged. Remove {RESULT} to write both again with --resume.")
-    _restore_config(directory, config)
+    if is_first_process():
+        _restore_config(directory, config)
+        if not has_data_files(directory):
+            config.data.prepare()
+            write_data_files(directory, config)
+        remove_checkpoints(directory)  # of a run that was killed right after its result was written
     return RunResult(directory, content, reused=True)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Remove the checkpoints of a finished run.
+
+    They are two thirds of its bytes, and nothing reads them any more.
+    """
+    for name in (CHECKPOINT, PREVIOUS):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _restore_config(directory: Path, config: RunConfig) -> None:
@@ -68,13 +84,30 @@ def _restore_config(directory: Path, config: RunConfig) -> None:
     """
     path = directory / CONFIG
     try:
-        if not path.exists() or read_config(path).digest == config.digest:
+        if not path.exists() or read_config(path).settings == config.settings:
             return
     except ValueError:
         pass
-    if is_first_process():
-        _log.warning("%s was damaged and has been written again.", path)
-        _write_config(directory, config)
+    _log.warning("%s was damaged and has been written again.", path)
+    _write_config(directory, config)
+
+
+def lock_directory(directory: Path) -> contextlib.AbstractContextManager[object]:
+    """Make the directory of a run and lock it, in the first process.
+
+    A second process would overwrite the files of the first. The process of a grid holds the lock already.
+
+    Raises:
+        RunError: If it cannot be made, or another process holds it.
+    """
+    lock = DirectoryLock(directory)
+    if not is_first_process() or lock.held_here:
+        return contextlib.nullcontext()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+    return lock
 
 
 def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
@@ -93,18 +126,34 @@ def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
             raise RunError(
                 f"{first_line(error)} Remove {path} to have it written again from the options given."
             ) from error
-        if existing.digest != config.digest:
+        if existing.settings != config.settings:
             raise RunError(f"{directory} holds a run with another configuration. Choose another folder.")
+        if has_data_files(directory) and read_data_files(directory)["digest"] != config.digest:
+            raise RunError(f"{directory} holds a run on other data, or of another version. Choose another folder.")
         if not resume:
             raise RunError(f"{directory} holds an interrupted run. Continue it with --resume or choose another folder.")
     _write_config(directory, config)
-    for name in (CONFIG, RESULT, METRICS, CHECKPOINT, NONFINITE, "best.safetensors", "last.safetensors"):
+    write_data_files(directory, config)
+    for name in (
+        CONFIG,
+        RESULT,
+        METRICS,
+        CHECKPOINT,
+        NONFINITE,
+        DATA,
+        DATA_ARRAYS,
+        "best.safetensors",
+        "last.safetensors",
+    ):
         remove_leftovers(directory / name)
 
 
 def _write_config(directory: Path, config: RunConfig) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         atomic_write_text(directory / CONFIG, config.as_yaml())
     except OSError as error:
-        raise RunError(f"The run folder {directory} cannot be written: {error.strerror or error}.") from error
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: Path, error: OSError) -> RunError:
+    return RunError(f"The run folder {directory} cannot be written: {error.strerror or error}.")

@@ -12,27 +12,32 @@ from bmlr.data import SplitName
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
 from bmlr.runs.layout import CONFIG
+from bmlr.training._data_files import open_data, restore_data
 from bmlr.training._scores import Score, evaluate
 from bmlr.training._weights import load_weights
 from bmlr.training.loader import RequestLoader, ordered_requests
 
 
-def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig, MultimodalClassifier, Method]:
+def load_run(
+    directory: Path | str, *, weights: str = "best", root: Path | str | None = None, with_data: bool = False
+) -> tuple[RunConfig, MultimodalClassifier, Method]:
     """Load configuration, model and method of a run.
 
-    They are in evaluation mode on the CPU; the data is prepared.
+    They are in evaluation mode on the CPU. The training data is not needed, unless it is asked for.
 
     Args:
         directory: Directory of the run.
         weights: ``best`` (the epoch selected on validation) or ``last``.
+        root: Folder of the data, if it was moved.
+        with_data: Open the data too, for :func:`split_batches`, and check that it is the same.
 
     Raises:
         FileNotFoundError: If there is no run.
-        RunError: If its weights are missing, damaged or of another model.
+        RunError: If its weights are missing, damaged or of another model, or its data is missing or other data.
     """
-    directory = Path(directory)
-    config = read_config(directory / CONFIG)
-    config.data.prepare()
+    directory = Path(directory).expanduser()
+    config = read_config(directory / CONFIG, root=root)
+    (open_data if with_data else restore_data)(directory, config)
     model = build_model(config.data, config.model)
     config.method.setup(model)
     if config.trainer.precision == "64-true":
@@ -41,31 +46,35 @@ def load_run(directory: Path | str, *, weights: str = "best") -> tuple[RunConfig
     return config, model.eval(), config.method.eval()
 
 
-def evaluate_run(directory: Path | str, *, split: SplitName = "test", weights: str = "best") -> Score:
+def evaluate_run(
+    directory: Path | str, *, split: SplitName = "test", weights: str = "best", root: Path | str | None = None
+) -> Score:
     """Score a run's weights on one split of its data.
 
     Args:
         directory: Directory of the run.
         split: train, val or test.
         weights: ``best`` or ``last``.
+        root: Folder of the data, if it was moved.
 
     Raises:
         FileNotFoundError: If there is no run.
-        RunError: If its weights are missing or damaged.
+        RunError: If its weights are missing or damaged, or its data is missing or other data.
     """
-    config, model, method = load_run(directory, weights=weights)
+    config, model, method = load_run(directory, weights=weights, root=root, with_data=True)
     return evaluate(model, method, split_batches(config, split))
 
 
-@torch.no_grad()
 def predict_run(
     directory: Path | str, files: Mapping[str, Path], *, weights: str = "best"
 ) -> dict[str, dict[str, float]]:
-    """Predict the class of one new sample, fused and by each modality.
+    """Predict the class of one new sample with a run.
+
+    For many samples load the run once, and call :func:`predict_files`.
 
     Args:
-        directory: Directory of the run.
-        files: A file per modality of the model; it may be left out where samples of the data set lack the modality.
+        directory: Directory of the run, which is all that is needed of it.
+        files: A file per modality of the model; see :func:`predict_files`.
         weights: ``best`` or ``last``.
 
     Returns:
@@ -75,11 +84,33 @@ def predict_run(
         FileNotFoundError: If the run or a file is missing.
         ValueError: If a file cannot be read as its modality.
     """
-    config, model, method = load_run(directory, weights=weights)
-    dtype = next(model.parameters()).dtype
-    inputs = {name: x.to(dtype) for name, x in config.model_data.load_files(files).items()}
+    return predict_files(*load_run(directory, weights=weights), files)
+
+
+@torch.no_grad()
+def predict_files(
+    config: RunConfig, model: MultimodalClassifier, method: Method, files: Mapping[str, Path]
+) -> dict[str, dict[str, float]]:
+    """Predict the class of one new sample, fused and by each modality.
+
+    Args:
+        config: Configuration of the run, from :func:`load_run`.
+        model: Its model.
+        method: Its method.
+        files: A file per modality of the model. It may be left out where samples of the data set lack the modality; a
+            video gives its audio too.
+
+    Returns:
+        Probability of each class name, keyed ``fused`` and by modality given.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be read as its modality.
+    """
+    parameter = next(model.parameters())
+    inputs = {name: x.to(parameter) for name, x in config.model_data.load_files(files).items()}
     present = {
-        name: torch.zeros(1, dtype=torch.bool)
+        name: torch.zeros(1, dtype=torch.bool, device=parameter.device)
         for name in model.modalities
         if name not in files and not bool(inputs[name].any())  # a video file may also give the audio
     }

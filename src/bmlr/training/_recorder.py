@@ -21,7 +21,7 @@ from bmlr.runs.storage import (
     write_json,
 )
 from bmlr.training._checkpoints import Checkpoint
-from bmlr.training._directory import RunResult
+from bmlr.training._directory import RunResult, remove_checkpoints
 from bmlr.training._module import BalancedModule
 from bmlr.training._reading import split_batches
 from bmlr.training._scores import Score, evaluate
@@ -161,8 +161,8 @@ class Recorder:
         self._write_metrics(module)  # again: the file of an interrupted run may have been damaged since
         if module.trainer.is_global_zero:
             content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
-            (self.directory / PREVIOUS).unlink(missing_ok=True)
             content = write_json(self.directory / RESULT, content)
+            remove_checkpoints(self.directory)
         return RunResult(self.directory, content)
 
     def _predict_test(self, module: BalancedModule, check: Callable[[], None]) -> Score:
@@ -213,6 +213,7 @@ class Recorder:
                 "overflowed_steps": module.guard.overflowed,
             },
             "digest": self.config.digest,
+            "data_content": self.config.data.content_digest,
             "versions": software_versions(),
         }
         if self.test_scores:

@@ -12,7 +12,7 @@ from bmlr.data import MultimodalData
 from bmlr.methods import Method
 from bmlr.runs import RunError
 from bmlr.training._checkpoints import latest_checkpoint
-from bmlr.training._directory import RunResult, finished_run, open_directory
+from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
 from bmlr.training._errors import translate_errors
 from bmlr.training._module import BalancedModule
 from bmlr.training._recorder import Recorder
@@ -39,7 +39,8 @@ def train(
     * ``config.yaml``: the configuration, which re-runs it;
     * ``metrics.csv``: a row per epoch; ``tensorboard/``: the same as events;
     * ``best.safetensors``, ``last.safetensors``: weights of the selected and the last epoch;
-    * ``last.ckpt``, and ``previous.ckpt`` while the run goes on: the last two checkpoints;
+    * ``data.json``, ``data.safetensors``: what new files need to be read as the training data was;
+    * ``last.ckpt``, ``previous.ckpt``: the last two checkpoints, until the run is finished;
     * ``predictions.safetensors``: predicted classes of the test split in the selected epoch;
     * ``nonfinite.json``: losses and gradients that were not finite, if there were any;
     * ``result.json``, written last: the result.
@@ -74,16 +75,17 @@ def train(
     """
     options = fill_defaults(data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions())
     config = RunConfig(data, method, *options, seed)
-    directory = Path(run) if run is not None else Path(runs) / config.name
+    directory = (Path(run) if run is not None else Path(runs) / config.name).expanduser()
     if finished := finished_run(directory, config):
         return finished
     with Termination(directory) as termination, translate_errors(directory):
-        if is_first_process():  # two processes that write one file would race
-            open_directory(directory, config, resume=resume)
         data.prepare()
-        termination.deferred = True
-        termination.raise_if_requested()
-        return _fit(config, directory, termination)
+        with lock_directory(directory):
+            if is_first_process():  # two processes that write one file would race
+                open_directory(directory, config, resume=resume)
+            termination.deferred = True
+            termination.raise_if_requested()
+            return _fit(config, directory, termination)
 
 
 def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunResult:

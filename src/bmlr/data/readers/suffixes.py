@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bmlr.data.readers._audio import AUDIO_SUFFIXES
 from bmlr.data.readers._video import VIDEO_SUFFIXES
 
@@ -16,12 +14,10 @@ _SUFFIXES = {
 #: Kind of a file (audio, image, video, array) by its suffix.
 FILE_KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
-_MODALITY_KINDS = {"audio": "spectrogram", "image": "image", "video": "frames"}
-
-
-def modality_kind(path: Path) -> str | None:
-    """Kind of a file's modality, by its suffix.
-
-    None for suffixes of several or unknown kinds.
-    """
-    return _MODALITY_KINDS.get(FILE_KINDS.get(path.suffix.lower(), ""))
+#: Kinds of modalities that a kind of file is read as.
+MODALITY_KINDS: dict[str, tuple[str, ...]] = {
+    "audio": ("spectrogram",),
+    "image": ("image",),
+    "video": ("frames",),
+    "array": ("vector", "sequence"),
+}

@@ -118,7 +118,7 @@ class AVMNIST(PairedDigits):
                 f"variable `BMLR_DATA` names it. Found `root = {root!r}` and no `BMLR_DATA`."
             )
         super().__init__(pairing_seed=pairing_seed, audio_snr_db=audio_snr_db, image_clutter=image_clutter)
-        self.root = str(root)
+        self.root = str(Path(root).expanduser())
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
         if not 0 < image_energy <= 1:
             raise ValueError(f"Parameter `image_energy` should lie in (0, 1]. Found `image_energy = {image_energy}`.")
@@ -129,7 +129,7 @@ class AVMNIST(PairedDigits):
                 f"Parameter `image_shift` should lie in [0, {_LARGEST_SHIFT}]. Found `image_shift = {image_shift}`."
             )
         self.image_shift = float(image_shift)
-        self.cache = None if cache is None else str(cache)
+        self.cache = None if cache is None else str(Path(cache).expanduser())
 
     def prepare(self) -> None:
         """Make the arrays of all splits, or read them from the cache.

@@ -96,7 +96,7 @@ class SentimentData(StoredData):
         self.num_classes, self.conversion, self.drop_zeros = num_classes, conversion, drop_zeros
         self.standardise = standardise
         self.incomplete = check_choice("incomplete", incomplete, ("mask", "zeros"))
-        self.cache = None if cache is None else str(cache)
+        self.cache = None if cache is None else str(Path(cache).expanduser())
         self.classes = ("negative", "positive") if drop_zeros else CLASS_NAMES[num_classes]
         widths = {"text": 768, **PUBLISHED_FILES[self.name].widths}
         self.modalities = {name: Modality("sequence", (50, widths[name])) for name in MODALITIES}

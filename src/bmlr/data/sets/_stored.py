@@ -93,7 +93,7 @@ class StoredData(MultimodalData):
     augment: bool = True
 
     def __init__(self, root: str | Path, *, protocol: Literal["clean", "paper"] = "clean") -> None:
-        self.root = str(root)
+        self.root = str(Path(root).expanduser())
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
         self.classes = ()
         self.modalities = {}

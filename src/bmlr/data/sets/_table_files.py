@@ -272,7 +272,7 @@ def _read_row(
     files: dict[str, Path] = {}
     for modality in table.kinds:
         if cell := _cell(table, cells, modality):
-            path = _file(cell, table.path.parent, folder)
+            path = find_file(cell, table.path.parent, folder)
             if isinstance(path, Path):
                 files[modality] = path
             else:
@@ -284,7 +284,7 @@ def _read_row(
     return SourceSample(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
 
 
-def _file(cell: str, base: Path, folder: Path | None) -> Path | str:
+def find_file(cell: str, base: Path, folder: Path | None = None) -> Path | str:
     """File named by a cell, or the reason it is none."""
     text = cell.replace("\\", "/")
     # macOS writes decomposed letters, others composed ones; a table made elsewhere would find no file.
