@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmlr.data.readers._wave import read_wave
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.transforms._noise import add_noise
 from bmlr.data.transforms._spectrogram import Spectrogram
 
@@ -89,27 +89,27 @@ class TestSpectrogram:
             Spectrogram()(waveform)
 
 
-class TestReadWave:
+class TestReadAudio:
     def test_samples_come_back(self, wav):
-        made = read_wave(wav, 8000)
+        made = read_audio(wav, 8000)
         assert made.dtype == np.float32
         assert made.shape == (8000,)
         np.testing.assert_allclose(made, tone(), atol=1e-4)
 
     def test_channels_are_averaged(self, tmp_path):
         soundfile.write(tmp_path / "x.wav", np.stack([tone(), np.zeros(8000)], 1), 8000, subtype="FLOAT")
-        np.testing.assert_allclose(read_wave(tmp_path / "x.wav", 8000), tone() / 2, atol=1e-6)
+        np.testing.assert_allclose(read_audio(tmp_path / "x.wav", 8000), tone() / 2, atol=1e-6)
 
     def test_resampling_keeps_the_tone(self, tmp_path):
         soundfile.write(tmp_path / "x.wav", tone(16000, 16000), 16000)
-        made = read_wave(tmp_path / "x.wav", 8000)
+        made = read_audio(tmp_path / "x.wav", 8000)
         assert made.shape == (8000,)
         np.testing.assert_allclose(made[200:-200], tone()[200:-200], atol=5e-3)
 
     def test_flac_and_aiff_are_read(self, tmp_path):
         for name in ("x.flac", "x.aiff"):
             soundfile.write(tmp_path / name, tone(), 8000)
-            assert read_wave(tmp_path / name, 8000).shape == (8000,)
+            assert read_audio(tmp_path / name, 8000).shape == (8000,)
 
     @pytest.mark.parametrize("name", ["x.wav", "x.aiff", "x.flac"])
     @pytest.mark.parametrize("cut", [1, 2, 1000])
@@ -119,31 +119,31 @@ class TestReadWave:
         soundfile.write(path, noise, 8000)
         path.write_bytes(path.read_bytes()[:-cut])
         with pytest.raises(ValueError, match=name):
-            read_wave(path, 8000)
+            read_audio(path, 8000)
 
     @pytest.mark.parametrize("length", range(44))
     def test_truncated_in_the_header(self, wav, length):
         wav.write_bytes(wav.read_bytes()[:length])
         with pytest.raises(ValueError, match=r"tone\.wav"):
-            read_wave(wav, 8000)
+            read_audio(wav, 8000)
 
     def test_chunk_before_the_samples_is_skipped(self, wav):
         content = wav.read_bytes()
         extra = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # odd size: a padding byte follows
         wav.write_bytes(content[:12] + extra + content[12:])
-        assert len(read_wave(wav, 8000)) == 8000
+        assert len(read_audio(wav, 8000)) == 8000
         wav.write_bytes(wav.read_bytes()[:-2])
         with pytest.raises(ValueError, match="truncated"):
-            read_wave(wav, 8000)
+            read_audio(wav, 8000)
 
     def test_rf64_is_read_and_checked(self, tmp_path):
         path = tmp_path / "long.wav"
         soundfile.write(path, tone(), 8000, format="RF64")
         assert path.read_bytes()[:4] == b"RF64"
-        assert len(read_wave(path, 8000)) == 8000
+        assert len(read_audio(path, 8000)) == 8000
         path.write_bytes(path.read_bytes()[:-2])
         with pytest.raises(ValueError, match="truncated"):
-            read_wave(path, 8000)
+            read_audio(path, 8000)
 
     @pytest.mark.parametrize(
         "content", [b"", b"not a recording", b"\0" * 4096, b"RIFF\0\0\0\0WAVE", b"RIFF\4\0\0\0AVI "]
@@ -151,12 +151,12 @@ class TestReadWave:
     def test_not_a_recording(self, tmp_path, content):
         (tmp_path / "x.wav").write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.wav"):
-            read_wave(tmp_path / "x.wav", 8000)
+            read_audio(tmp_path / "x.wav", 8000)
 
     def test_no_samples(self, tmp_path):
         soundfile.write(tmp_path / "x.wav", np.zeros(0), 8000)
         with pytest.raises(ValueError, match=r"x\.wav holds no samples"):
-            read_wave(tmp_path / "x.wav", 8000)
+            read_audio(tmp_path / "x.wav", 8000)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_not_finite(self, tmp_path, value):
@@ -164,13 +164,13 @@ class TestReadWave:
         samples[17] = value
         soundfile.write(tmp_path / "x.wav", samples, 8000, subtype="FLOAT")
         with pytest.raises(ValueError, match=r"x\.wav holds samples that are NaN"):
-            read_wave(tmp_path / "x.wav", 8000)
+            read_audio(tmp_path / "x.wav", 8000)
 
     def test_missing(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"x\.wav"):
-            read_wave(tmp_path / "x.wav", 8000)
-        with pytest.raises(FileNotFoundError, match="no audio file"):
-            read_wave(tmp_path, 8000)
+            read_audio(tmp_path / "x.wav", 8000)
+        with pytest.raises(ValueError, match="should be a file. It is a folder"):
+            read_audio(tmp_path, 8000)
 
 
 class TestAddNoise:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import bmlr.data
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._images import read_gray_image
-from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets import _avmnist, _paired_digits
 from bmlr.data.sets._avmnist import AVMNIST
 from bmlr.data.transforms._degrade import clutter, move, principal_components, project
@@ -141,7 +141,7 @@ class TestParts:
     def test_audio_is_the_spectrogram_of_the_recording(self, make, source):
         data = make(audio_snr_db=None)
         audio = whole(data.split("train")).inputs["audio"].numpy()
-        waves = [read_wave(source / "fsdd" / "recordings" / r, 8000) for r in data.recordings("train")]
+        waves = [read_audio(source / "fsdd" / "recordings" / r, 8000) for r in data.recordings("train")]
         expected = np.stack([Spectrogram()(wave) for wave in waves])
         np.testing.assert_allclose(audio, (expected - expected.mean()) / expected.std(), atol=1e-4)
 
@@ -210,7 +210,7 @@ class TestCache:
         def refuse(path, sample_rate):
             raise AssertionError(f"{path} was opened.")
 
-        monkeypatch.setattr(_avmnist, "read_wave", refuse)
+        monkeypatch.setattr(_avmnist, "read_audio", refuse)
         again = make(cache=tmp_path)
         assert torch.equal(whole(again.split("test")).inputs["audio"], expected.inputs["audio"])
         with pytest.raises(AssertionError, match="was opened"):
@@ -222,7 +222,7 @@ class TestCache:
         recording = moved / "fsdd" / "recordings" / "3_theo_0.wav"
         os.utime(recording, (1, 1))
         read = []
-        monkeypatch.setattr(_avmnist, "read_wave", lambda path, rate: read.append(path) or read_wave(path, rate))
+        monkeypatch.setattr(_avmnist, "read_audio", lambda path, rate: read.append(path) or read_audio(path, rate))
         make(root=moved, cache=tmp_path).prepare()
         assert not read
         soundfile.write(recording, np.full(4000, 0.1), 8000)

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from bmlr.data.sets._audiovisual import audio_reader
 from bmlr.data.sets._ave import AVE
 from bmlr.data.sets._crema_d import CREMAD
 from bmlr.data.sets._kinetics_sounds import KineticsSounds
+from bmlr.data.sets._media import audio_reader
 
 
 def touch(folder, *names):

@@ -14,7 +14,7 @@ from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._images import ImageReader, read_rgb_image
 from bmlr.data.readers._registry import reader_of
 from bmlr.data.readers._video import VideoReader, _Sampler, read_frames
-from bmlr.data.sets._audiovisual import audio_reader
+from bmlr.data.sets._media import audio_reader
 from bmlr.data.transforms._spectrogram import Spectrogram
 
 GREY_STEP = 4  # what lossy compression may do to a grey level

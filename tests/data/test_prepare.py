@@ -54,7 +54,7 @@ class CountingReader:
     def parameters(self):
         return {"shape": self.shape}
 
-    def __call__(self, path):
+    def __call__(self, path, interval=None):
         with (self.marks / "read").open("a") as file:
             file.write(f"{path.name}\n")
         if "slow" in path.name:

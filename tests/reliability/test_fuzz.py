@@ -31,7 +31,6 @@ from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_gray_image, read_rgb_image
 from bmlr.data.readers._pickles import read_arrays_pickle
 from bmlr.data.readers._video import read_frames
-from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._table_files import parse_table
 from bmlr.data.store import _cache
 from bmlr.methods import BMLR
@@ -122,7 +121,7 @@ def recordings():
 def test_wav_files(tmp_path, cases):
     def read(path):
         with np.errstate(all="ignore"):
-            waveform = read_wave(path, 8000)
+            waveform = read_audio(path, 8000)
         assert waveform.dtype == np.float32
         assert len(waveform)
         assert np.isfinite(waveform).all()

@@ -22,7 +22,6 @@ from bmlr.config import read_config
 from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._idx import read_idx_images
 from bmlr.data.readers._images import read_gray_image, read_rgb_image
-from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._table_files import read_table
 from bmlr.runs.storage import read_checkpoint, read_json, read_weights
 
@@ -83,12 +82,11 @@ def header(data, name=b"RIFF", size=0xFFFFFFFF):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [header(0xFFFFFFF0), header(0xFFFFFFFF), header(0xFFFFFFFF, b"RF64")])
+@pytest.mark.parametrize("content", [header(0xF0000000), header(1000), header(0xFFFFFFFF, b"RF64")])
 def test_a_recording_whose_header_claims_gigabytes(tmp_path, content):
     path = written(tmp_path / "x.wav", content + bytes(100))
-    for read in (lambda: read_wave(path, 8000), lambda: read_audio(path, 8000)):
-        with refused("x.wav is truncated: its header says"):
-            read()
+    with refused("x.wav cannot be read as audio: it is truncated: its header says"):
+        read_audio(path, 8000)
 
 
 def test_a_recording_of_zero_channels_or_an_odd_rate(tmp_path):
@@ -97,7 +95,7 @@ def test_a_recording_of_zero_channels_or_an_odd_rate(tmp_path):
         at = content.index(b"fmt ") + 10
         content[at : at + 6] = struct.pack("<HI", channels, rate)
         with contextlib.suppress(ValueError):
-            assert np.isfinite(read_wave(written(tmp_path / "x.wav", bytes(content)), 8000)).all()
+            assert np.isfinite(read_audio(written(tmp_path / "x.wav", bytes(content)), 8000)).all()
 
 
 # Archives
@@ -241,4 +239,4 @@ def test_a_recording_of_a_format_that_only_looks_like_one(tmp_path):
     at = content.index(b"data")
     content[at + 4 : at + 12] = struct.pack(">Q", 1 << 50)
     with refused(r"x\.caf cannot be read as audio"):
-        read_wave(written(tmp_path / "x.caf", bytes(content)), 8000)
+        read_audio(written(tmp_path / "x.caf", bytes(content)), 8000)

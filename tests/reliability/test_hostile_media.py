@@ -18,7 +18,6 @@ from bmlr.cli import main
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._video import _Sampler, read_frames
-from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._lists import read_list
 
 av = pytest.importorskip("av")
@@ -39,7 +38,7 @@ def test_a_recording_that_claims_more_samples_than_memory_holds(tmp_path, claime
     head = int.from_bytes(content[18:26], "big")  # rate, channels, bits, and 36 bits of samples
     content[18:26] = (head >> 36 << 36 | claimed).to_bytes(8, "big")
     with refused(r"x\.flac cannot be read as audio: .*too long|truncated|Internal"):
-        read_wave(written(tmp_path / "x.flac", bytes(content)), 8000)
+        read_audio(written(tmp_path / "x.flac", bytes(content)), 8000)
 
 
 def test_a_small_recording_of_days_of_silence(tmp_path):
@@ -49,18 +48,18 @@ def test_a_small_recording_of_days_of_silence(tmp_path):
             file.write(np.zeros(10_000_000, dtype="int16"))
     assert path.stat().st_size < 500_000
     with refused("it is too long: 130000000 samples per channel, 16250 s"):
-        read_wave(path, 8000)
+        read_audio(path, 8000)
 
 
 def test_a_recording_at_one_sample_per_second(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.zeros(100_000), 1)
     with refused("it is too long"):
-        read_wave(tmp_path / "x.wav", 22050)
+        read_audio(tmp_path / "x.wav", 22050)
 
 
 def test_a_recording_of_many_channels_is_read_block_by_block(tmp_path):
     soundfile.write(tmp_path / "x.wav", np.full((1000, 256), 0.5), 8000)
-    np.testing.assert_allclose(read_wave(tmp_path / "x.wav", 8000), 0.5, atol=1e-4)
+    np.testing.assert_allclose(read_audio(tmp_path / "x.wav", 8000), 0.5, atol=1e-4)
 
 
 def test_a_long_sound_track(tmp_path, monkeypatch):
@@ -69,7 +68,7 @@ def test_a_long_sound_track(tmp_path, monkeypatch):
 
     path = write_video(tmp_path / "x.mp4", [], 2.0, audio=tone(2, 44100), with_video=False)
     assert len(read_audio(path, 44100))
-    monkeypatch.setattr("bmlr.data.readers._wave.MAX_SECONDS", 1)
+    monkeypatch.setattr("bmlr.data.readers._window.MAX_SECONDS", 1)
     with refused(r"x\.mp4 cannot be read: it is too long"):
         read_audio(path, 44100)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.data._base import Kind, Modality
-from bmlr.data.readers._base import FileContent, reader_parameters
+from bmlr.data.readers._base import FileContent, Interval, reader_parameters
+from bmlr.data.readers._files import blame_bytes, check_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +41,24 @@ class ArrayReader:
         return Modality(kind, (-1, *row) if kind == "sequence" else row)
 
     @property
+    def window(self) -> float | None:
+        """Seconds that are read of a file."""
+        return None
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> FileContent:
+    def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read an array."""
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no array {path}.")
-        try:
-            with path.open("rb") as file:
-                values = np.load(file, allow_pickle=False)
-        except Exception as error:  # numpy raises a dozen kinds, some with messages of several lines
-            raise ValueError(
-                f"{path} cannot be read as a .npy file of numbers: {' '.join(str(error).split())}"
-            ) from error
+        check_file(path, "array")
+        with (
+            blame_bytes(path, "a .npy file of numbers", lambda error: " ".join(str(error).split())),
+            path.open("rb") as file,
+        ):
+            values = np.load(file, allow_pickle=False)
         dimensions = 1 if self.kind == "vector" else 2
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
             raise ValueError(f"{path} should hold one array of real numbers.")
@@ -64,3 +67,7 @@ class ArrayReader:
                 f"{path} should hold a {self.kind} of {dimensions} dimensions. Found shape {values.shape}."
             )
         return FileContent(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _describe_error(error: Exception) -> str:
+    return " ".join(str(error).split())  # numpy's have several lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,11 +18,29 @@ class FileContent:
 
     Attributes:
         values: The array to store.
-        seconds: Duration of the audio or video before it was cut or repeated; None for files without one.
+        seconds: Duration of the audio or video, or of the interval of it, before it was cut or repeated; None for
+            files without one.
     """
 
     values: np.ndarray
     seconds: float | None = None
+
+
+class Interval(NamedTuple):
+    """Start and end in a file, in seconds.
+
+    Attributes:
+        start: Start.
+        stop: End; None for that of the file.
+    """
+
+    start: float = 0.0
+    stop: float | None = None
+
+    def within(self, stop: float | None) -> Interval:
+        """The interval, ended at ``stop`` if that is earlier."""
+        stops = [time for time in (self.stop, stop) if time is not None]
+        return Interval(self.start, min(stops, default=None))
 
 
 class FileReader(Protocol):
@@ -40,22 +58,28 @@ class FileReader(Protocol):
         """
 
     @property
+    def window(self) -> float | None:
+        """Seconds that are read of a file or interval; None for all of it."""
+
+    @property
     def parameters(self) -> Mapping[str, Any]:
         """Everything the array depends on besides the file, as JSON.
 
         Other values lead to another store.
         """
 
-    def __call__(self, path: Path) -> FileContent:
-        """Read a file.
+    def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
+        """Read a file, or an interval of audio or video.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is unreadable, truncated, silent, too short, …; the message gives the reason.
+            ValueError: If the bytes are at fault: damaged, truncated, silent, too short, …; the message gives the
+                reason.
+            OSError: If the machine is at fault, as any error but a ValueError says: the file may be readable later.
         """
 
 
-MAX_PIXELS = 50_000_000  # of an image or frame; a few kilobytes can unpack to gigabytes
+MAX_PIXELS = 50_000_000  # of an image or frame, unless given; a few kilobytes can unpack to gigabytes
 
 
 def reader_parameters(reader: Any) -> dict[str, Any]:
@@ -65,5 +89,21 @@ def reader_parameters(reader: Any) -> dict[str, Any]:
 
 def check_min_length(path: Path, seconds: float, min_seconds: float) -> None:
     """Raise a ValueError if audio or video is too short."""
-    if seconds < min_seconds:
-        raise ValueError(f"{path} is too short: {seconds:.2f} s, at least {min_seconds:g} s are needed.")
+    if seconds < min_seconds - 0.001:  # the last sample of a resampled file
+        raise ValueError(
+            f"{path} is too short: {seconds:.2f} s, at least {min_seconds:g} s are needed. The option `min_seconds` "
+            "takes shorter ones."
+        )
+
+
+def is_longer(seconds: float | None, window: float | None) -> bool:
+    """Whether a file is longer than the window that is read of it, by more than a few frames."""
+    return seconds is not None and window is not None and seconds > 1.05 * window
+
+
+def check_pixels(width: int, height: int, max_pixels: int, noun: str) -> None:
+    """Raise a ValueError if an image would take too much memory."""
+    if width * height > max_pixels:
+        raise ValueError(
+            f"it has {noun}{width} × {height} pixels, at most {max_pixels} are read; the option `max_pixels` takes more"
+        )

@@ -1,4 +1,4 @@
-"""Open media files with FFmpeg, and notice truncation.
+"""Open media files with FFmpeg, choose a stream, and notice truncation.
 
 FFmpeg decodes what is left of a truncated file and reports no error, so a data set would silently hold half videos.
 Two checks find truncation: before decoding, the sizes that the pieces of an mp4 or flv file declare are compared with
@@ -11,18 +11,26 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from bmlr.data.readers._files import blame_bytes, check_file
 
 if TYPE_CHECKING:
-    import av
     from av.container import InputContainer
 
 
 # Demuxers of plain media files. Others read playlists, by which a file could make FFmpeg open any file or address.
-_FORMATS = "mov,mp4,flv,live_flv,avi,matroska,webm,mp3,aac,ogg,wav,mpeg,mpegts,asf,3gp"
+_FORMATS = ",".join((
+    "mov,mp4,flv,live_flv,avi,matroska,webm,mpeg,mpegts,asf,3gp,ogg",
+    "mp3,aac,wav,flac,aiff,au,caf,w64,ac3,eac3,amr,wv,tta",
+))  # fmt: skip
 _DECLARING = {"mov", "mp4", "flv", "matroska", "webm", "avi"}  # formats whose duration is written, not estimated
+_SEEKABLE = {"mov", "mp4", "matroska", "webm"}  # formats whose index and times are exact
 _BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"styp", b"uuid", b"meta"}
+_PICTURE_CODECS = {"mjpeg", "png", "bmp", "gif", "webp", "tiff"}
 _TOLERANCE = 0.25  # seconds by which whole files end before their header says; a hundredth of long ones
+_PREROLL = 2.0  # seconds decoded before an interval: what a decoder needs to find its state
+_STALLED = (60.0, 60.0)  # seconds that FFmpeg may take to open a file and to read a packet
 
 
 def check_installed() -> None:
@@ -41,24 +49,28 @@ def open_container(path: Path) -> Iterator[InputContainer]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, damaged or no media file.
+        OSError: If the file cannot be read now.
     """
     import av
 
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no video or audio file {path}.")
-    if (declared := _declared_size(path)) is not None and declared > (size := path.stat().st_size):
-        raise ValueError(f"{path} cannot be read: it is truncated: its structure says {declared} bytes, it has {size}.")
+    check_file(path, "video or audio file")
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    try:
-        with av.open(f"file:{path}", container_options=options, metadata_errors="replace") as container:
+    with blame_bytes(path, "", _describe_error):
+        if (declared := _declared_size(path)) is not None and declared > (size := path.stat().st_size):
+            raise ValueError(f"it is truncated: its structure says {declared} bytes, it has {size}")
+        with av.open(
+            f"file:{path}", container_options=options, metadata_errors="replace", timeout=_STALLED
+        ) as container:
             yield container
-    except av.FFmpegError as error:
-        reason = (
-            "it is damaged, truncated or no media file" if isinstance(error, (ValueError, EOFError)) else error.strerror
-        )
-        raise ValueError(f"{path} cannot be read: {reason}.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def _describe_error(error: Exception) -> str:
+    import av
+
+    if isinstance(error, av.FFmpegError):
+        damaged = isinstance(error, (ValueError, EOFError))
+        return "it is damaged, truncated or no media file" if damaged else str(error.strerror)
+    return str(error)
 
 
 def _declared_size(path: Path) -> int | None:
@@ -101,15 +113,49 @@ def _end_of_tags(file: BinaryIO) -> int:
         end += 4 + 11 + int.from_bytes(head[1:4], "big")
 
 
-class TruncationCheck:
-    """Comparison of a file's packets with the duration in its header."""
+class MediaStream:
+    """The audio or video stream of a container that a player would choose.
 
-    def __init__(self, container: InputContainer, stream: av.AudioStream | av.VideoStream) -> None:
-        self.container, self.stream = container, stream
+    Streams that are a cover picture are passed over. Of the others it is the first that is marked as the default, else
+    the first. Times are counted from the beginning of the earliest audio or video stream, so that sound and picture of
+    a file have one clock.
+
+    Args:
+        container: The container.
+        kind: Kind of the stream.
+
+    Raises:
+        ValueError: If there is no such stream, or none with a decoder.
+    """
+
+    def __init__(self, container: InputContainer, kind: Literal["audio", "video"]) -> None:
+        self.container = container
+        candidates = _real_streams(container, kind)
+        if not candidates:
+            cover = ", only a cover picture" if kind == "video" and container.streams.video else ""
+            raise ValueError(f"it has no {kind} stream{cover}")
+        if not (decodable := [stream for stream in candidates if getattr(stream, "codec_context", None) is not None]):
+            raise ValueError("its codec is unknown")
+        moving = [stream for stream in decodable if stream.codec_context.name not in _PICTURE_CODECS]
+        self.stream: Any = _preferred(moving or decodable)  # some programs do not mark a cover as one
+        clocked = [*_real_streams(container, "audio"), *_real_streams(container, "video")]
+        starts = [float(stream.start_time * stream.time_base) for stream in clocked if stream.start_time is not None]
+        self.origin = min(starts, default=0.0)
         self.ends: dict[int, float] = {}
 
-    def packets(self) -> Iterator[av.Packet[Any]]:
-        """Yield the stream's packets, and note the times of all streams."""
+    @property
+    def duration(self) -> float:
+        """Seconds from the origin to the end of the last packet so far."""
+        return max(self.ends.get(self.stream.index, self.origin) - self.origin, 0.0)
+
+    def packets(self, start: float = 0.0) -> Iterator[Any]:
+        """Yield the stream's packets, and note the times of all streams.
+
+        Args:
+            start: Seconds from the origin that are needed; packets well before may be left out.
+        """
+        if start > 2 * _PREROLL and _SEEKABLE & self._formats:
+            self.container.seek(int((self.origin + start - _PREROLL) * 1e6))
         for packet in self.container.demux():
             if packet.pts is not None and packet.time_base is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -119,16 +165,21 @@ class TruncationCheck:
                 yield packet
 
     @property
-    def declares(self) -> bool:
-        """Whether the file states its duration; FFmpeg estimates those of other formats."""
-        return bool(_DECLARING & set(self.container.format.name.split(",")))
+    def declared_duration(self) -> float | None:
+        """Duration in seconds that the file states; None for formats of which FFmpeg estimates it."""
+        duration = self.container.duration
+        return duration / 1e6 if duration and _DECLARING & self._formats else None
 
-    def check(self) -> None:
+    @property
+    def _formats(self) -> set[str]:
+        return set(self.container.format.name.split(","))
+
+    def check_truncation(self) -> None:
         """Raise a ValueError if the packets ended early.
 
         Call it after the last packet.
         """
-        if not self.declares:
+        if not _DECLARING & self._formats:
             return
         stream, container = self.stream, self.container
         if stream.duration and stream.time_base is not None:
@@ -143,7 +194,15 @@ class TruncationCheck:
             raise ValueError(f"it is truncated: its header says {declared:.2f} s, it has {max(end, 0):.2f} s")
 
 
-def check_codec(stream: av.AudioStream | av.VideoStream) -> None:
-    """Raise a ValueError if FFmpeg has no decoder for a stream."""
-    if getattr(stream, "codec_context", None) is None:
-        raise ValueError("its codec is unknown")
+def _real_streams(container: InputContainer, kind: Literal["audio", "video"]) -> list[Any]:
+    """Streams of a kind that are not cover pictures."""
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    return [stream for stream in getattr(container.streams, kind) if not stream.disposition & pictures]
+
+
+def _preferred(streams: list[Any]) -> Any:
+    from av.stream import Disposition
+
+    return next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,73 +14,132 @@ import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import MAX_PIXELS, FileContent, reader_parameters
+from bmlr.data.readers._base import MAX_PIXELS, FileContent, Interval, check_pixels, reader_parameters
+from bmlr.data.readers._files import blame_bytes, check_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # others include PostScript, which is code
-_GRAY_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}  # 8 bits per channel at most: convert to gray without loss
+_DEEP_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}  # 16 bits of gray
+_ORIENTATION = 0x0112  # EXIF tag
 
 
-def read_rgb_image(path: Path, size: int) -> np.ndarray:
+def read_rgb_image(path: Path, size: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image in colour, upright, resized to a square.
 
-    Transparent pixels become black.
+    It is turned and mirrored as its EXIF orientation says; metadata that is broken or odd is passed over. Transparent
+    pixels become black. Of an animation the first image is read. Gray of 16 bits is reduced to 8.
 
     Returns:
         Shape (size, size, 3), uint8.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no image of at most 50 million pixels; the message names it.
+        ValueError: If the file is no image of at most ``max_pixels`` pixels; the message names it.
+        OSError: If the file cannot be read now.
     """
-    from PIL import ImageOps
 
     def convert(image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"its pixels are of type {image.mode}, which has no plain conversion to 8 bits")
-        return resize_to_square(_on_black(ImageOps.exif_transpose(image)).convert("RGB"), size)
+        return resize_to_square(_on_black(image).convert("RGB"), size)
 
-    return _read_image(path, convert)
+    return _read_image(path, convert, max_pixels)
 
 
 def read_gray_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Read an image in gray, resized; transparent pixels become black.
+    """Read an image in gray, upright, resized.
+
+    See :func:`read_rgb_image`.
 
     Returns:
         Shape (height, width), float32, in [0, 1].
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no image of 8 bits per channel and at most 50 million pixels; the message names it.
+        ValueError: If the file is no image of at most 50 million pixels; the message names it.
+        OSError: If the file cannot be read now.
     """
 
     def convert(image: Image.Image) -> np.ndarray:
-        if image.mode not in _GRAY_MODES:
-            raise ValueError(f"its pixels are of type {image.mode}, which has no plain conversion to 8 bits of gray")
         gray = _on_black(image).convert("L").resize((width, height), _bilinear())
         return np.asarray(gray, dtype=np.float32) / 255
 
-    return _read_image(path, convert)
+    return _read_image(path, convert, MAX_PIXELS)
 
 
-def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray], max_pixels: int) -> np.ndarray:
     from PIL import Image
 
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}.")
+    check_file(path, "image")
+    with (
+        blame_bytes(path, "an image", _describe_error),
+        _without_pixel_limit(),
+        path.open("rb") as file,
+        Image.open(file, formats=_FORMATS) as image,
+    ):
+        # Before the first access to the pixels, which unpacks them all.
+        check_pixels(image.width, image.height, max_pixels, "")
+        image.load()
+        return convert(_upright(_to_8_bits(image)))
+
+
+@contextlib.contextmanager
+def _without_pixel_limit() -> Iterator[None]:
+    """Switch off pillow's own limit of pixels, and its warnings, which are about metadata."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # pillow reads some damaged files with a warning only
-            with Image.open(path, formats=_FORMATS) as image:
-                # Before the first access to the pixels, which unpacks them all.
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"it has {image.width} × {image.height} pixels, at most {MAX_PIXELS} are read")
-                return convert(image)
-    except Exception as error:  # pillow raises a dozen kinds
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _describe_error(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    unknown = isinstance(error, UnidentifiedImageError)
+    return f"it is damaged, or none of {', '.join(_FORMATS)}" if unknown else str(error)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Image with 8 bits per channel."""
+    from PIL import Image
+
+    if image.mode in _DEEP_MODES:
+        values = np.asarray(image)
+        if values.max() < 4096:  # 12 bits or fewer in 16: reduced to 8 bits the image would be nearly black
+            raise ValueError(
+                f"its 16-bit pixels reach {values.max()} of 65535, for which there is no plain conversion to 8 bits"
+            )
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"its pixels are of type {image.mode}, which has no plain conversion to 8 bits")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Image turned and mirrored as its EXIF orientation says."""
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # broken metadata are not broken pixels: viewers show such an image as it is
+        return image
+    transpositions = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(transpositions[orientation]) if orientation in transpositions else image
 
 
 def _on_black(image: Image.Image) -> Image.Image:
@@ -96,17 +156,20 @@ class ImageReader:
 
     Args:
         size: Height and width in pixels.
+        max_pixels: Images of more pixels are refused.
 
     Raises:
         ValueError: If a parameter is out of its range.
     """
 
     size: int = 224
+    max_pixels: int = MAX_PIXELS
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_integer("size", self.size, 1)
+        check_integer("max_pixels", self.max_pixels, 1)
 
     @property
     def modality(self) -> Modality:
@@ -114,13 +177,18 @@ class ImageReader:
         return Modality("image", (self.size, self.size, 3))
 
     @property
+    def window(self) -> float | None:
+        """Seconds that are read of a file."""
+        return None
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> FileContent:
+    def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read an image."""
-        return FileContent(read_rgb_image(path, self.size))
+        return FileContent(read_rgb_image(path, self.size, self.max_pixels))
 
 
 def resize_to_square(image: Image.Image, size: int) -> np.ndarray:

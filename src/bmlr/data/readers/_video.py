@@ -1,8 +1,10 @@
-"""Read frames of videos at a steady rate."""
+"""Read frames of videos, and of folders of images, at a steady rate."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,61 +13,129 @@ import numpy as np
 
 from bmlr._checks import check_integer, check_non_negative, check_positive
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import MAX_PIXELS, FileContent, check_min_length, reader_parameters
-from bmlr.data.readers._container import TruncationCheck, check_codec, open_container
-from bmlr.data.readers._images import resize_to_square
-from bmlr.data.readers._wave import MAX_SECONDS
+from bmlr.data.readers._base import (
+    MAX_PIXELS,
+    FileContent,
+    Interval,
+    check_min_length,
+    check_pixels,
+    reader_parameters,
+)
+from bmlr.data.readers._container import MediaStream, open_container
+from bmlr.data.readers._images import read_rgb_image, resize_to_square
+from bmlr.data.readers._window import MAX_SECONDS
+from bmlr.data.readers.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
     from PIL import Image
 
-VIDEO_SUFFIXES = (".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v")
-
 _MAX_BYTES = 1 << 30  # of the frames kept of one video
+_LESS = "Take less of it: fewer `seconds`, a smaller `fps` or `size`"
 
 
-def read_frames(path: Path, fps: float, size: int) -> tuple[np.ndarray, float]:
+def read_frames(
+    path: Path, fps: float, size: int, interval: Interval | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, float]:
     """Sample frames of a video at a steady rate.
 
-    The video, from the time of its first frame to the end of its last, is cut into intervals of 1 / ``fps`` seconds.
-    The frame shown at the middle of each interval is kept. An interval whose middle lies beyond the end is left out,
-    unless it is the only one: then the frame at the middle of the video is kept. Variable and odd frame rates make no
-    difference. Rotated videos are turned upright, then frames are resized to a square, bilinearly with antialiasing;
-    their aspect ratio is not kept.
+    The interval, or the whole video from its beginning to the end of its last frame, is cut into pieces of 1 / ``fps``
+    seconds. The frame shown at the middle of each piece is kept. A piece whose middle lies beyond the end is left out,
+    unless it is the only one: then the frame at the middle of the interval is kept. Variable and odd frame rates make
+    no difference. Times are those of the file: where the picture begins after the sound, its first frame is shown until
+    then. Turned and mirrored videos are shown as players show them; then frames are resized to a square, bilinearly
+    with antialiasing; their aspect ratio is not kept.
 
     Args:
-        path: A file in which FFmpeg finds a video stream; the first of several is taken.
+        path: A file in which FFmpeg finds a video stream that is more than a cover picture; of several the default one
+            is read.
         fps: Frames per second of the result.
         size: Height and width of the result in pixels.
+        interval: Interval to read; None reads all.
+        max_pixels: Videos with frames of more pixels are refused.
 
     Returns:
-        Frames, shape (T, size, size, 3), uint8, and the video's duration in seconds.
+        Frames, shape (T, size, size, 3), uint8, and the duration of the whole video in seconds.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, is truncated, has no video stream or frame, is longer than four hours,
-            has frames of more than 50 million pixels or gives more than a gigabyte of frames; the message names it.
+        ValueError: If the file cannot be read, is truncated, has no video stream or frame, has too large frames, or
+            more than four hours or a gigabyte of frames are asked for; the message names it.
+        OSError: If the file cannot be read now.
     """
     path = Path(path)
     with open_container(path) as container:
-        if not container.streams.video:
-            raise ValueError("it has no video stream")
-        frames, seconds = _sample_frames(container, fps, size)
+        frames, seconds = _sample_frames(container, fps, size, interval or Interval(), max_pixels)
         if not frames:
             raise ValueError("it has no frame that can be decoded")
     return np.stack(frames), seconds
+
+
+def read_frame_folder(
+    folder: Path, fps: float, size: int, interval: Interval | None, frame_rate: float, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, float]:
+    """Sample frames from a folder of images, as :func:`read_frames` does from a video.
+
+    Images are ordered by the numbers in their names, padded with zeros or not.
+
+    Args:
+        folder: The folder; files with other suffixes and folders in it are not read.
+        fps: Frames per second of the result.
+        size: Height and width of the result in pixels.
+        interval: Interval to read; None reads all.
+        frame_rate: Images per second.
+        max_pixels: Images of more pixels are refused.
+
+    Returns:
+        Frames, shape (T, size, size, 3), uint8, and the duration of all images in seconds.
+
+    Raises:
+        ValueError: If the folder holds no images, or one of them cannot be read.
+        OSError: If the folder cannot be read now.
+    """
+    start, stop = interval or Interval()
+    images = list_images(folder)
+    if not images:
+        raise ValueError(f"{folder} should hold images, the frames of a video. It holds none.")
+    seconds = len(images) / frame_rate
+    length = (seconds if stop is None else min(stop, seconds)) - start
+    if length <= 0:
+        raise ValueError(
+            f"{folder} should last beyond {start:g} s, the start of its interval. It lasts {seconds:.2f} s."
+        )
+    count = math.ceil(length * fps - 0.5 - 1e-9)
+    if count > (limit := _max_frames(size)):
+        raise ValueError(f"{folder} holds too many images: at most {limit} frames of this size are kept. {_LESS}.")
+    middles = [(k + 0.5) / fps for k in range(count)] or [length / 2]
+    indices = [min(int((start + middle) * frame_rate + 1e-9), len(images) - 1) for middle in middles]
+    return np.stack([read_rgb_image(images[index], size, max_pixels) for index in indices]), seconds
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Images of a folder, in the order of the numbers in their names."""
+    images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    return sorted(images, key=_natural_key)
+
+
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Key by which frame2 is before frame10."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"([0-9]+)", path.name)]
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoReader:
     """Reader of video frames at a steady rate; see :func:`read_frames`.
 
+    A folder of images is read as the frames of a video; see :func:`read_frame_folder`.
+
     Args:
         size: Height and width in pixels.
         fps: Frames per second.
         min_seconds: Shorter videos are refused.
+        seconds: Length that is read; None reads all.
+        frame_rate: Images per second in folders of images; None takes ``fps``, so that all are read.
+        max_pixels: Videos and images of more pixels are refused.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -74,13 +144,21 @@ class VideoReader:
     size: int = 224
     fps: float = 1.0
     min_seconds: float = 0.0
+    seconds: float | None = None
+    frame_rate: float | None = None
+    max_pixels: int = MAX_PIXELS
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_integer("size", self.size, 1)
         check_positive("fps", self.fps)
         check_non_negative("min_seconds", self.min_seconds)
+        if self.seconds is not None:
+            check_positive("seconds", self.seconds)
+        if self.frame_rate is not None:
+            check_positive("frame_rate", self.frame_rate)
+        check_integer("max_pixels", self.max_pixels, 1)
 
     @property
     def modality(self) -> Modality:
@@ -88,40 +166,63 @@ class VideoReader:
         return Modality("frames", (-1, self.size, self.size, 3))
 
     @property
+    def window(self) -> float | None:
+        """Seconds that are read of a file."""
+        return self.seconds
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """All parameters."""
         return reader_parameters(self)
 
-    def __call__(self, path: Path) -> FileContent:
-        """Read a video."""
-        frames, seconds = read_frames(path, self.fps, self.size)
-        check_min_length(path, seconds, self.min_seconds)
-        return FileContent(frames, seconds)
+    def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
+        """Read the first seconds of a video, or of an interval of it."""
+        start, stop = interval or Interval()
+        window = Interval(start, None if self.seconds is None else start + self.seconds).within(stop)
+        if Path(path).is_dir():
+            rate = self.frame_rate or self.fps
+            frames, seconds = read_frame_folder(path, self.fps, self.size, window, rate, self.max_pixels)
+        else:
+            frames, seconds = read_frames(path, self.fps, self.size, window, self.max_pixels)
+        available = (seconds if stop is None else min(stop, seconds)) - start
+        check_min_length(path, available, self.min_seconds)
+        return FileContent(frames, available)
 
 
-def _sample_frames(container: InputContainer, fps: float, size: int) -> tuple[list[np.ndarray], float]:
+def _sample_frames(
+    container: InputContainer, fps: float, size: int, interval: Interval, max_pixels: int
+) -> tuple[list[np.ndarray], float]:
     """Frames and duration in seconds; see :func:`read_frames`."""
-    stream = container.streams.video[0]
-    check_codec(stream)
-    _check_pixels(stream)
+    source = MediaStream(container, "video")
+    stream = source.stream
+    check_pixels(stream.width, stream.height, max_pixels, "frames of ")
     stream.thread_type = "NONE"
-    truncation = TruncationCheck(container, stream)
     frame_seconds = 1 / float(stream.average_rate or 25)
-    max_frames = _MAX_BYTES // (3 * size * size)
-    sampler = _Sampler(fps, lambda frame: resize_to_square(_upright(frame), size), max_frames)
-    for packet in truncation.packets():
+    sampler = _Sampler(
+        fps,
+        lambda frame: resize_to_square(_upright(frame), size),
+        _max_frames(size),
+        source.origin + interval.start,
+        None if interval.stop is None else interval.stop - interval.start,
+    )
+    for packet in source.packets(interval.start):
+        if sampler.complete:
+            continue  # the times of the packets tell whether the file is whole
         for frame in stream.decode(packet):
-            _check_pixels(frame)
+            check_pixels(frame.width, frame.height, max_pixels, "frames of ")
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else frame_seconds
             sampler.add(frame, None if frame.pts is None else frame.time, length)
-    truncation.check()
-    declared = container.duration / 1e6 if container.duration and truncation.declares else None
-    return sampler.finish(declared)
+    source.check_truncation()
+    declared = source.declared_duration
+    frames, end = sampler.finish(None if declared is None else declared - interval.start)
+    if end <= 0 and interval.start:
+        raise ValueError(f"it lasts {interval.start + end:.2f} s, its interval begins at {interval.start:g} s")
+    return frames, max(end + interval.start, source.duration if sampler.complete else 0.0)
 
 
-def _check_pixels(frame: av.VideoStream | av.VideoFrame) -> None:
-    if frame.width * frame.height > MAX_PIXELS:
-        raise ValueError(f"it has frames of {frame.width} × {frame.height} pixels, at most {MAX_PIXELS} are read")
+def _max_frames(size: int) -> int:
+    """Number of frames that may be kept of a video."""
+    return _MAX_BYTES // (3 * size * size)
 
 
 class _Sampler:
@@ -135,15 +236,29 @@ class _Sampler:
         fps: Frames per second to keep.
         convert: Converts a frame to what is kept of it.
         max_frames: Number of kept frames above which a video is refused.
+        start: Time from which frames are wanted; None for that of the first frame.
+        length: Seconds that are wanted; None for all.
     """
 
-    def __init__(self, fps: float, convert: Callable[[Any], Any], max_frames: int) -> None:
-        self.fps, self.convert, self.max_frames = fps, convert, max_frames
-        self.start: float | None = None
+    def __init__(
+        self,
+        fps: float,
+        convert: Callable[[Any], Any],
+        max_frames: int,
+        start: float | None = None,
+        length: float | None = None,
+    ) -> None:
+        self.fps, self.convert, self.max_frames, self.start = fps, convert, max_frames, start
+        self.limit = math.inf if length is None else length
         self.end = 0.0
         self.newest: tuple[float, Any] | None = None
         self.middles: list[tuple[float, Any]] = []  # candidates for the middle of a video shorter than half an interval
         self.frames: list[Any] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether no later frame is wanted."""
+        return self.newest is not None and self.newest[0] >= self.limit
 
     def add(self, frame: Any, time: float | None, length: float) -> None:
         """Add the next frame, its time and its length in seconds.
@@ -153,33 +268,41 @@ class _Sampler:
         if self.start is None:
             self.start = 0.0 if time is None else time
         shown = self.end if time is None else time - self.start
-        if shown + length > MAX_SECONDS:  # two frames days apart would else be kept a hundred thousand times
-            raise ValueError(f"it is too long: at most {MAX_SECONDS} s are read")
+        if self.newest is None:
+            shown = min(shown, 0.0)  # a picture that begins after the sound: its first frame is shown until then
+        if (
+            min(shown + length, self.limit) > MAX_SECONDS
+        ):  # two frames days apart would be kept a hundred thousand times
+            raise ValueError(f"it is too long: at most {MAX_SECONDS} s are read. {_LESS}")
         if self.newest is not None and shown <= self.newest[0]:
             return  # out of order or a duplicate: it would move time backwards
         if self.newest is not None:
-            self._keep(self.newest[1], shown)
+            self._keep(self.newest[1], min(shown, self.limit))
         self.newest = (shown, frame)
+        self.end = max(self.end, shown + length) if time is None else (time - self.start) + length
+        if self.end <= 0:
+            return  # before all that is wanted
         if not self.frames:
             self.middles.append((shown, self.convert(frame)))
             # The middle is at least at `shown / 2`: what is followed by a frame before that cannot be shown there.
-            while len(self.middles) > 1 and self.middles[1][0] <= shown / 2:
+            while len(self.middles) > 1 and self.middles[1][0] <= min(shown, self.limit) / 2:
                 self.middles.pop(0)
         else:
             self.middles.clear()
-        self.end = shown + length
 
     def finish(self, declared: float | None) -> tuple[list[Any], float]:
         """Return kept frames and the duration.
 
         The duration is at most ``declared`` seconds, where the header states them.
         """
+        wanted = 0.0
         if self.newest is not None:
             if declared is not None and self.newest[0] < declared:
                 self.end = min(self.end, declared)  # the last frame's length is a guess in some formats
-            self._keep(self.newest[1], self.end)
+            wanted = min(self.end, self.limit)
+            self._keep(self.newest[1], wanted)
         if not self.frames:
-            self.frames = [frame for time, frame in self.middles if time <= self.end / 2][-1:]
+            self.frames = [frame for time, frame in self.middles if time <= wanted / 2][-1:]
         return self.frames, self.end
 
     def _keep(self, frame: Any, until: float) -> None:
@@ -187,12 +310,26 @@ class _Sampler:
         converted = None
         while (len(self.frames) + 0.5) / self.fps < until:
             if len(self.frames) >= self.max_frames:
-                raise ValueError(f"it is too long: at most {self.max_frames} frames of this size are kept of a video")
+                raise ValueError(
+                    f"it is too long: at most {self.max_frames} frames of this size are kept of a video. {_LESS}"
+                )
             converted = self.convert(frame) if converted is None else converted
             self.frames.append(converted)
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
-    """Image of a frame, turned as the file's metadata asks for."""
+    """Image of a frame, turned and mirrored as the file's display matrix says."""
+    from PIL.Image import Transpose
+
     image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return image
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
+    if max(abs(a), abs(d)) > max(abs(b), abs(c)):
+        mirrored, flipped = a < 0, d < 0
+    else:
+        image, mirrored, flipped = image.transpose(Transpose.TRANSPOSE), c < 0, b < 0
+    if mirrored:
+        image = image.transpose(Transpose.FLIP_LEFT_RIGHT)
+    return image.transpose(Transpose.FLIP_TOP_BOTTOM) if flipped else image

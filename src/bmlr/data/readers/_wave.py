@@ -1,114 +1,150 @@
-"""Read audio files with libsndfile."""
+"""Decode audio files with libsndfile."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-import numpy as np
-
-MAX_SECONDS = 4 * 3600  # of audio or video; a file of a megabyte can hold days of silence
-MAX_SAMPLES = 1 << 28  # per channel, before and after resampling: a gigabyte in memory
+from bmlr.data.readers._window import SampleWindow, check_length
 
 _BLOCK = 1 << 16  # samples per channel read at a time
-_UNKNOWN_SIZE = 0xFFFFFFFF
+_MAX_CHUNKS = 10_000  # looked at before the samples; bounds the time that a hostile file takes
+_UNKNOWN_SIZE = b"\xff\xff\xff\xff"
+_UNKNOWN_LENGTH = 1 << 60  # samples; libsndfile's number for a FLAC stream of unknown length is above
+_WAVES = {b"RIFF", b"RIFX", b"RF64", b"BW64"}
+_MAGIC = (b"fLaC", b"OggS", b".snd", b"dns.", b"caff", b"riff")
 
 
-def read_wave(path: Path, sample_rate: int) -> np.ndarray:
-    """Read an audio file with libsndfile as one channel.
+def is_sndfile(head: bytes) -> bool:
+    """Whether a file begins as those that libsndfile reads."""
+    container = head[:4] in _WAVES or (head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"})
+    return container or head[:4] in _MAGIC
+
+
+def decode_sndfile(path: Path, head: bytes, sample_rate: int, start: float, stop: float | None) -> SampleWindow | None:
+    """Decode a file with libsndfile.
 
     Args:
-        path: A wav, flac, ogg or other file that libsndfile reads.
-        sample_rate: Samples per second of the result; files of other rates are resampled.
+        path: The file.
+        head: Its first bytes.
+        sample_rate: Samples per second of the result.
+        start: Start of the window in seconds.
+        stop: End of the window in seconds; None for that of the file.
 
     Returns:
-        Samples, mean over the channels, shape (N,), float32; integer formats are scaled to [−1, 1].
+        The samples, mean over the channels; None if libsndfile cannot read such a file, and FFmpeg should be asked.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no audio file, is empty, holds fewer samples than its header says, is longer
-            than four hours or 2²⁸ samples per channel, or holds NaN or infinity; the message names it.
+        ValueError: If the file is damaged, truncated or too long.
     """
     import soundfile
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no audio file {path}.")
-    _check_declared_size(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, declared = file.samplerate, file.frames
-            check_length(declared, rate, sample_rate)
+    patches = _check_declared_size(path, head)
+    with _PatchedFile(path, patches) as source:
+        try:
+            file = soundfile.SoundFile(source)
+        except (soundfile.LibsndfileError, TypeError, ValueError):  # the last two: an unknown subtype
+            return None
+        with file:
+            declared = file.frames
+            # Of MP3 within wav libsndfile guesses the length; in a stream of unknown length it fails to seek.
+            if file.subtype.startswith("MPEG") or declared > _UNKNOWN_LENGTH:
+                return None
+            window = SampleWindow(file.samplerate, sample_rate, start, stop)
+            if stop is None:
+                check_length(declared, file.samplerate, sample_rate)
             # Block by block: a file of a thousand channels would take a thousand times the memory of their mean.
-            blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
-    except (
-        soundfile.SoundFileError,
-        TypeError,
-        ValueError,
-    ) as error:  # the last two: unknown formats
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
-    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if not len(waveform):
-        raise ValueError(f"{path} holds no samples.")
-    if len(waveform) < declared:
-        raise ValueError(
-            f"{path} is truncated: its header says {declared} samples per channel, it has {len(waveform)}."
-        )
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"{path} holds samples that are NaN or infinite.")
-    if rate != sample_rate:
-        import librosa
-
-        waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate)
-    return np.ascontiguousarray(waveform, dtype=np.float32)
+            while not window.exhausted and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                window.add(block.mean(axis=1))
+    if window.position < declared and not window.exhausted:
+        raise ValueError(f"it is truncated: its header says {declared} samples per channel, it has {window.position}")
+    return window
 
 
-def check_length(samples: int, rate: float, sample_rate: int) -> None:
-    """Raise a ValueError if audio would take too much memory.
+class _PatchedFile(io.FileIO):
+    """A file with a few bytes replaced.
 
     Args:
-        samples: Samples per channel.
-        rate: Samples per second.
-        sample_rate: Samples per second after resampling.
+        path: The file.
+        patches: Replaced bytes, by their position.
     """
-    seconds = samples / max(rate, 1e-9)
-    if seconds > MAX_SECONDS or max(samples, seconds * sample_rate) > MAX_SAMPLES:
-        raise ValueError(
-            f"it is too long: {samples} samples per channel, {seconds:.0f} s; at most {MAX_SAMPLES} samples and "
-            f"{MAX_SECONDS} s are read"
-        )
+
+    def __init__(self, path: Path, patches: dict[int, bytes]) -> None:
+        super().__init__(path)
+        self.patches = patches
+
+    def readinto(self, buffer: Any) -> int | None:
+        start = self.tell()
+        count = super().readinto(buffer)
+        end = start + (count or 0)
+        for position, patch in self.patches.items():
+            first, last = max(start, position), min(end, position + len(patch))
+            if first < last:
+                memoryview(buffer).cast("B")[first - start : last - start] = patch[first - position : last - position]
+        return count
 
 
-def _check_declared_size(path: Path) -> None:
-    """Raise a ValueError if an audio file is shorter than declared.
+def _check_declared_size(path: Path, head: bytes) -> dict[int, bytes]:
+    """Compare the size that a header declares with the file's.
 
-    Libsndfile reads the rest of such a file without a complaint.
+    A program that writes to a pipe cannot fill in the sizes, and leaves 0, −1 or a number near 2 or 4 GB. The samples
+    then go on to the end of the file.
+
+    Returns:
+        Bytes to replace, by position, for libsndfile to read such a file to its end.
+
+    Raises:
+        ValueError: If the file is shorter than declared; libsndfile would read the rest of it without a complaint.
     """
-    with path.open("rb") as file:
-        header = file.read(12)
-        if header[8:] not in {b"WAVE", b"AIFF", b"AIFC"}:
-            return  # another format, or no audio: libsndfile raises
-        order: Literal["little", "big"] = "little" if header[:4] in {b"RIFF", b"RF64"} else "big"
-        declared = _audio_chunk_end(file, header, order)
     size = path.stat().st_size
-    if declared is None:
-        raise ValueError(f"{path} is truncated: it ends before its samples begin ({size} bytes).")
-    if declared > size:
-        raise ValueError(f"{path} is truncated: its header says {declared} bytes, it has {size}.")
+    with path.open("rb") as file:
+        samples = _find_samples(file, head)
+    if samples is None:
+        return {}  # of a format without such a size, or damaged: the decoder says how
+    declared, available = samples.size, size - samples.start
+    if _is_placeholder(declared) or (declared == 0 and available > 0):
+        magic = {b"RF64": b"RIFF", b"BW64": b"RIFF"}.get(head[:4], head[:4])
+        if head[:4] == b"caff":
+            return {samples.position: available.to_bytes(8, "big")}
+        return {} if magic == b"FORM" else {0: magic, samples.position: _UNKNOWN_SIZE}
+    if declared > available:
+        raise ValueError(f"it is truncated: its header says {samples.start + declared} bytes, it has {size}")
+    return {0: b"RF64"} if head[:4] == b"BW64" else {}
 
 
-def _audio_chunk_end(file: BinaryIO, header: bytes, order: Literal["little", "big"]) -> int | None:
-    """Declared end of the chunk of samples in bytes.
+def _is_placeholder(size: int) -> bool:
+    """Whether a size stands for an unknown one: a number that fills 31, 32, 63 or 64 bits but for a few."""
+    return any(limit - 0x10000 < size <= limit for limit in (1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1))
 
-    None if there is no such chunk.
-    """
-    long_size = 0
-    while len(chunk := file.read(8)) == 8:
-        name, size = chunk[:4], int.from_bytes(chunk[4:], order)
-        start = file.tell()
+
+class _Samples(NamedTuple):
+    """Where a file declares the size of its samples, that size, and where they begin, in bytes."""
+
+    position: int
+    size: int
+    start: int
+
+
+def _find_samples(file: BinaryIO, head: bytes) -> _Samples | None:
+    """Find the declared size of the samples; None if there is none."""
+    magic = head[:4]
+    order: Literal["little", "big"] = "little" if magic in {b"RIFF", b"RF64", b"BW64", b"dns."} else "big"
+    if magic in {b".snd", b"dns."}:
+        return _Samples(8, int.from_bytes(head[8:12], order), int.from_bytes(head[4:8], order))
+    if magic not in {*_WAVES, b"FORM", b"caff"}:
+        return None
+    width, position = (8, 8) if magic == b"caff" else (4, 12)
+    long_size: int | None = None
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        if len(chunk := file.read(4 + width)) < 4 + width:
+            return None
+        name, size, start = chunk[:4], int.from_bytes(chunk[4:], order), position + 4 + width
         if name == b"ds64":  # sizes above 4 GB
             long_size = int.from_bytes(file.read(16)[8:], "little")
         if name in {b"data", b"SSND"}:
-            return start + (long_size if header[:4] == b"RF64" and size == _UNKNOWN_SIZE else size)
-        file.seek(start + size + size % 2)  # chunks begin at even offsets
+            long = long_size is not None and chunk[4:] == _UNKNOWN_SIZE
+            return _Samples(position + 4, long_size if long and long_size is not None else size, start)
+        position = start + size + (0 if magic == b"caff" else size % 2)  # other chunks begin at even offsets
     return None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from bmlr.data.readers._audio import AUDIO_SUFFIXES
-from bmlr.data.readers._video import VIDEO_SUFFIXES
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".mka"),
+    *(".aiff", ".aif", ".au", ".snd", ".caf", ".w64", ".rf64", ".ac3", ".amr"),
+)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v"),
+    *(".3gp", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),
+)
 
 _SUFFIXES = {
-    "audio": (*AUDIO_SUFFIXES, ".mp3", ".m4a", ".aac", ".opus"),
-    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    "audio": AUDIO_SUFFIXES,
+    "image": IMAGE_SUFFIXES,
     "video": VIDEO_SUFFIXES,
     "array": (".npy",),
 }

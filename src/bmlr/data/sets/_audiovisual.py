@@ -13,17 +13,15 @@ import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import Modality, SplitName
-from bmlr.data.readers._audio import AudioReader
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
-from bmlr.data.readers._video import VideoReader
+from bmlr.data.sets._media import audio_reader, make_audio_reader, make_video_reader, note_lengths
 from bmlr.data.sets._stored import GroupedData
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._plausibility import check_labels
 from bmlr.data.store._samples import SourceSample
 from bmlr.data.store._store import Store
-from bmlr.data.transforms._spectrogram import Spectrogram
 
 _SIZE = 224  # height and width of the prepared frames, unless the preparation is told another
 
@@ -91,9 +89,10 @@ class AudioVisualData(GroupedData):
         notes: list[str] = []
         if not cls.published_classes:
             samples, notes = check_labels(samples, source, join_variants=True)
+        seconds = options.seconds or cls.usual_seconds
         readers: dict[str, FileReader] = {
-            "audio": audio_reader(options.seconds or cls.usual_seconds, options.dtype),
-            "video": VideoReader(options.size, options.fps),
+            "audio": make_audio_reader(options, seconds),
+            "video": make_video_reader(options, seconds),
         }
         result = prepare_samples(
             cls.name,
@@ -106,6 +105,7 @@ class AudioVisualData(GroupedData):
             max_rejected=options.max_rejected,
             progress=options.progress,
         )
+        result = note_lengths(result, readers)
         return dataclasses.replace(result, notes=(*notes, *result.notes))
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
@@ -127,16 +127,6 @@ class AudioVisualData(GroupedData):
             names = [store.samples[row].id for row in rows["train"]]  # a group each: the published split shares groups
             rows = {**self._draw_rows(store, rows["train"], names), "test": rows["test"]}
         return rows
-
-
-def audio_reader(seconds: float, dtype: str = "float16") -> AudioReader:
-    """Reader of the audio-visual baselines' spectrograms, 257 bins.
-
-    One channel at 22,050 Hz, repeated until ``seconds`` are full or cut, limited to [−1, 1], a window of 512 samples
-    with a step of 353, log(|STFT| + 1e-7): 188 frames for 3 seconds.
-    """
-    spectrogram = Spectrogram(22050, n_fft=512, hop_length=353, n_mels=None, seconds=seconds, fill="repeat")
-    return AudioReader(spectrogram, "float32" if dtype == "float32" else "float16")
 
 
 def _labels(samples: Collection[SourceSample]) -> list[str]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_non_negative
 from bmlr.data._base import SPLITS, SplitName, check_files
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._idx import read_idx_images, read_idx_labels
 from bmlr.data.readers._images import read_gray_image
-from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._avmnist_files import Recording, checksum, find_images, find_recordings
 from bmlr.data.sets._paired_digits import PairedDigits
 from bmlr.data.store._cache import cached_arrays
@@ -198,7 +198,7 @@ class AVMNIST(PairedDigits):
         arrays = self._statistics
         values = {}
         if "audio" in names:
-            values["audio"] = _SPECTROGRAM(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))[None]
+            values["audio"] = _SPECTROGRAM(read_audio(Path(files["audio"]), _SPECTROGRAM.sample_rate))[None]
         if "image" in names:
             image = read_gray_image(Path(files["image"]), 28, 28)
             values["image"] = project(image[None], arrays["image_mean"], arrays["image_components"])[None]
@@ -207,7 +207,7 @@ class AVMNIST(PairedDigits):
     def _build(self, image_files: Sequence[Path], recordings: Sequence[Recording]) -> dict[str, np.ndarray]:
         """Standardised arrays of all splits, and their statistics."""
         clips = {
-            recording.path.name: _SPECTROGRAM.fit_length(read_wave(recording.path, _SPECTROGRAM.sample_rate))
+            recording.path.name: _SPECTROGRAM.fit_length(read_audio(recording.path, _SPECTROGRAM.sample_rate))
             for recording in recordings
         }
         splits = _split_images(image_files)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_non_negative
 from bmlr.data._base import SPLITS, SplitName, TrainingDefaults, check_files
+from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._images import read_gray_image
-from bmlr.data.readers._wave import read_wave
 from bmlr.data.sets._paired_digits import PairedDigits
 from bmlr.data.sets._spoken import SpokenDigits, checksum, load_spoken_digits
 from bmlr.data.store._cache import cached_arrays
@@ -145,7 +145,7 @@ class Digits(PairedDigits):
         check_files(files, names)
         values = {}
         if "audio" in names:
-            wave = trim(read_wave(Path(files["audio"]), _SPECTROGRAM.sample_rate))
+            wave = trim(read_audio(Path(files["audio"]), _SPECTROGRAM.sample_rate))
             values["audio"] = _SPECTROGRAM(wave)[None]
         if "image" in names:
             values["image"] = enlarge(read_gray_image(Path(files["image"]), 8, 8)[None])[:, None]

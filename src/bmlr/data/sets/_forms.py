@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bmlr.data._base import Modality
+from bmlr.data.readers._base import is_longer
 from bmlr.data.readers._registry import reader_of
-from bmlr.data.readers._video import VIDEO_SUFFIXES
+from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 from bmlr.data.sets._standardise import standardise
 from bmlr.data.transforms._frames import augment_frames
 
@@ -106,7 +108,14 @@ class FileForms:
         row_shape = stored.shape if fixed else stored.shape[1:]
         if path is None:
             return np.zeros((0, *row_shape), dtype=np.float32)
-        values = reader_of(self.readers[name])(path).values
+        reader = reader_of(self.readers[name])
+        content = reader(path)
+        if is_longer(content.seconds, reader.window):
+            warnings.warn(
+                f"{path} lasts {content.seconds:.1f} s. Its first {reader.window:g} s are used, as in training.",
+                stacklevel=2,
+            )
+        values = content.values
         rows: np.ndarray = values[None] if fixed else values
         if rows.shape[1:] != row_shape or not len(rows):
             raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bmlr.data._base import SplitName
-from bmlr.data.readers._video import VIDEO_SUFFIXES
+from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 from bmlr.data.sets._audiovisual import AudioVisualData
 from bmlr.data.sets._lists import SPLIT_WORDS, ListEntry, files_by_stem, find_list_problem, read_lists
 from bmlr.data.store._samples import SourceSample

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bmlr.data._base import SplitName
-from bmlr.data.readers._video import VIDEO_SUFFIXES
+from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 
 _NAME_COLUMNS = ("name", "video", "video_id", "videoid", "id", "file", "filename", "youtube_id")
 

@@ -104,8 +104,8 @@ class SentimentData(StoredData):
     @classmethod
     def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
         """Convert a published file to arrays in ``dest``."""
-        media = ("size", "fps", "seconds", "dtype", "max_rejected")
-        options.refuse(cls.name, *media, "train_list", "val_list", "test_list", "allow_outside")
+        media = ("size", "fps", "seconds", "min_seconds", "allow_silent", "frame_rate", "max_pixels", "dtype")
+        options.refuse(cls.name, *media, "max_rejected", "train_list", "val_list", "test_list", "allow_outside")
         return prepare_sentiment(cls.name, source, dest, file=options.file)
 
     @property

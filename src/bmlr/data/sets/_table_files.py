@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,14 @@ import torch
 
 from bmlr._checks import nearest_name
 from bmlr.data._base import SPLITS
+from bmlr.data.readers._base import Interval
 from bmlr.data.readers.suffixes import FILE_KINDS
 from bmlr.data.sets._lists import SPLIT_WORDS
 from bmlr.data.store._cache import checked_name
 from bmlr.data.store._samples import SourceSample
 
 _RESERVED = ("id", "label", "split", "group")  # columns that are not modalities
+_TIMES = ("start", "end")  # columns of seconds, unless a kind is stated
 _DELIMITERS = ",;\t"
 
 #: What may follow a colon in the head of a column, and the kind it means.
@@ -35,6 +38,7 @@ KINDS = {
     "text features": "sequence",
     "extra": "extra",
 }
+_UNREAD = {"extra", "times"}  # kinds of columns that do not name files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +49,14 @@ class FileTable:
         path: Path of the table.
         columns: Index of each column, by name without kind.
         kinds: Kind of each modality: audio, image, video, array, vector or sequence.
+        times: Columns of times: start, end, both or none.
         rows: Number and cells of each row that is not blank. Numbers are a spreadsheet's: the head is row 1.
     """
 
     path: Path
     columns: Mapping[str, int]
     kinds: Mapping[str, str]
+    times: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str]]]
 
 
@@ -67,6 +73,9 @@ def read_table(path: Path) -> FileTable:
       sample lacks. Its kind follows from the files' suffixes or from the head: ``voice:audio``,
       ``photo:image``, ``clip:video``, ``sensor:array`` (a vector (d) or a sequence (T, d), as in the first file),
       ``pose:sequence``, ``age:vector``, ``words:text features`` (a sequence). ``audio`` reads the sound of videos too.
+      A column of ``frames`` may name folders of images, the frames of a video.
+    * ``start`` and ``end`` (optional): the seconds of audio and video files that belong to the sample; an empty cell is
+      the beginning or end of the file.
     * A column ``note:extra`` is kept with the sample and not read.
 
     Args:
@@ -100,7 +109,7 @@ def parse_table(content: bytes, path: Path) -> FileTable:
     columns, stated = _columns(head, path)
     kinds: dict[str, str] = {}
     for name, index in columns.items():
-        if name not in _RESERVED and stated[name] != "extra":
+        if name not in _RESERVED and stated[name] not in _UNREAD:
             cells = [(number, row[index]) for number, row in rows if len(row) == len(head) and row[index]]
             if not cells:
                 raise ValueError(f"{path}, column '{name}' should hold paths of files. All its cells are empty.")
@@ -116,7 +125,8 @@ def parse_table(content: bytes, path: Path) -> FileTable:
             f"{path} should have columns of files for at least 2 modalities. Found {', '.join(kinds) or 'none'}."
             f"{advice}"
         )
-    return FileTable(path, columns, kinds, rows)
+    times = [name for name in _TIMES if stated.get(name) == "times"]
+    return FileTable(path, columns, kinds, times, rows)
 
 
 def list_samples(table: FileTable, *, allow_outside: bool = False) -> list[SourceSample]:
@@ -186,7 +196,7 @@ def _columns(head: Sequence[str], path: Path) -> tuple[dict[str, int], dict[str,
         where = f"{path}, column {index + 1}"
         if not name:
             raise ValueError(f"{where} should have a name in the first row. Found {text!r}.")
-        if name.casefold() in _RESERVED:
+        if name.casefold() in _RESERVED or (name.casefold() in _TIMES and not colon):
             name = name.casefold()
         if name in columns:
             raise ValueError(f"{where} should have a name of its own. '{name}' is that of column {columns[name] + 1}.")
@@ -197,8 +207,8 @@ def _columns(head: Sequence[str], path: Path) -> tuple[dict[str, int], dict[str,
                 raise ValueError(f"{where} should {allowed}. Found {text!r}.{nearest_name(words, KINDS)}")
             stated[name] = KINDS[words]
         columns[name] = index
-        stated.setdefault(name, "")
-        if name not in _RESERVED and stated[name] != "extra":
+        stated.setdefault(name, "times" if name in _TIMES else "")
+        if name not in _RESERVED and stated[name] not in _UNREAD:
             _check_modality(name, where)
     if "label" not in columns:
         raise ValueError(
@@ -272,7 +282,7 @@ def _read_row(
     files: dict[str, Path] = {}
     for modality in table.kinds:
         if cell := _cell(table, cells, modality):
-            path = find_file(cell, table.path.parent, folder)
+            path = find_file(cell, table.path.parent, folder, frames=table.kinds[modality] == "video")
             if isinstance(path, Path):
                 files[modality] = path
             else:
@@ -281,10 +291,14 @@ def _read_row(
         problems.append("it has no file of any modality")
     unread = [column for column in table.columns if column not in _RESERVED and column not in table.kinds]
     extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in unread}}
-    return SourceSample(name, label, split, _cell(table, cells, "group") or None, files, extra), problems
+    interval, problem = _read_times(table, cells)
+    if problem is not None:
+        problems.append(problem)
+    group = _cell(table, cells, "group") or None
+    return SourceSample(name, label, split, group, files, extra, interval=interval), problems
 
 
-def find_file(cell: str, base: Path, folder: Path | None = None) -> Path | str:
+def find_file(cell: str, base: Path, folder: Path | None = None, *, frames: bool = True) -> Path | str:
     """File named by a cell, or the reason it is none."""
     text = cell.replace("\\", "/")
     # macOS writes decomposed letters, others composed ones; a table made elsewhere would find no file.
@@ -293,8 +307,27 @@ def find_file(cell: str, base: Path, folder: Path | None = None) -> Path | str:
         file = next((path for spelling in spellings if (path := base / spelling).exists()), base / text)
         if folder is not None and not file.resolve().is_relative_to(folder):
             return f"{cell!r} leads out of the folder of the table; option --allow-outside allows it"
-        if not file.is_file():
+        if file.is_dir():
+            return file if frames else f"{cell!r} is a folder; only a column of kind 'frames' takes folders, of images"
+        if not file.exists():
             return f"there is no file {cell!r}"
     except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a zero byte, a circle of links
         return f"{cell!r} is no path of a file ({error})"
     return file
+
+
+def _read_times(table: FileTable, cells: Sequence[str]) -> tuple[Interval, str | None]:
+    """Interval of a row, and its problem."""
+    times: dict[str, float] = {}
+    for name in table.times:
+        if cell := _cell(table, cells, name):
+            try:
+                times[name] = float(cell.replace(",", "."))
+            except ValueError:
+                times[name] = -1.0
+            if not 0 <= times[name] < math.inf:
+                return Interval(), f"column '{name}' should hold seconds, such as 12.5. It holds {cell!r}"
+    interval = Interval(times.get("start", 0.0), times.get("end"))
+    if interval.stop is not None and interval.stop <= interval.start:
+        return Interval(), f"its end ({interval.stop:g} s) should be after its start ({interval.start:g} s)"
+    return interval, None

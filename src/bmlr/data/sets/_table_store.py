@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._images import ImageReader
-from bmlr.data.readers._video import VideoReader
-from bmlr.data.sets._audiovisual import audio_reader
+from bmlr.data.sets._media import make_audio_reader, make_video_reader, note_lengths
 from bmlr.data.sets._table_files import FileTable, list_samples, read_table
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
@@ -52,10 +51,11 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
     if len(classes) < 2:
         example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
         raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
+    readers = _make_readers(table.kinds, samples, options)
     result = prepare_samples(
         "manifest",
         samples,
-        {name: _reader(name, kind, samples, options) for name, kind in table.kinds.items()},
+        readers,
         classes,
         dest,
         key={"layout": "manifest", "kinds": dict(table.kinds)},
@@ -63,6 +63,7 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
         max_rejected=options.max_rejected,
         progress=options.progress,
     )
+    result = note_lengths(result, readers)
     return dataclasses.replace(result, notes=(*notes, *result.notes))
 
 
@@ -89,16 +90,26 @@ def _classes(samples: Sequence[SourceSample]) -> list[str]:
     return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
-def _reader(name: str, kind: str, samples: Sequence[SourceSample], options: PrepareOptions) -> FileReader:
-    if kind == "audio":
-        return audio_reader(options.seconds or _SECONDS, options.dtype)
-    if kind == "image":
-        return ImageReader(options.size)
-    if kind == "video":
-        return VideoReader(options.size, options.fps)
-    if kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
-        return ArrayReader("sequence")
-    return ArrayReader("vector")
+def _make_readers(
+    kinds: Mapping[str, str], samples: Sequence[SourceSample], options: PrepareOptions
+) -> dict[str, FileReader]:
+    """Reader of each modality of a table."""
+    seconds = options.seconds or _SECONDS
+    # Beside sound, video is read over the same time; alone it is read whole.
+    video_seconds = seconds if "audio" in kinds.values() else options.seconds
+    readers: dict[str, FileReader] = {}
+    for name, kind in kinds.items():
+        if kind == "audio":
+            readers[name] = make_audio_reader(options, seconds)
+        elif kind == "image":
+            readers[name] = ImageReader(options.size, options.max_pixels)
+        elif kind == "video":
+            readers[name] = make_video_reader(options, video_seconds)
+        elif kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
+            readers[name] = ArrayReader("sequence")
+        else:
+            readers[name] = ArrayReader("vector")
+    return readers
 
 
 def _dimensions(name: str, samples: Sequence[SourceSample]) -> int:

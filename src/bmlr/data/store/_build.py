@@ -22,13 +22,14 @@ from bmlr._files import atomic_write
 from bmlr._processors import count_processors
 from bmlr._version import __version__
 from bmlr.data.readers._base import FileReader
+from bmlr.data.readers._files import source_bytes
 from bmlr.data.store._cache import checked_name, entry_folder, plain_key, read_entry, write_manifest
 from bmlr.data.store._interrupt import HOLDER, LOCK, exit_on_sigterm, hold_lock, progress_bar
 from bmlr.data.store._options import PrepareResult
 from bmlr.data.store._pack import Column
 from bmlr.data.store._pieces import PIECES, Piece, keep_progress_on_oserror, read_piece
 from bmlr.data.store._plausibility import describe_counts, describe_drawn, describe_repeats, equal_modalities
-from bmlr.data.store._samples import Fault, Rejection, SourceSample
+from bmlr.data.store._samples import Fault, Rejection, SourceSample, refuse_pointers
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
 from bmlr.data.store._workers import DecodeTask, decode_all
 
@@ -93,6 +94,7 @@ def prepare_samples(
     if read_entry(folder, key) is not None:
         _remove_working_files(folder)
         return _make_result(folder, decoded=0)
+    refuse_pointers(samples, max_rejected)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         (partial / PIECES).mkdir(parents=True, exist_ok=True)
@@ -150,14 +152,15 @@ def _samples_checksum(samples: Sequence[SourceSample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         files = {modality: [path.name, _size(path)] for modality, path in sample.files.items()}
-        content = [sample.id, sample.label, sample.split, sample.group, files, dict(sample.extra), sample.problem]
+        listed = [sample.id, sample.label, sample.split, sample.group, files, dict(sample.extra), sample.problem]
+        content = [*listed, sample.interval]
         digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return source_bytes(path)
     except OSError:
         return -1  # the sample is rejected later, with the reason
 

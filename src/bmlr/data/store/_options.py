@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
+from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_unit_interval
 from bmlr.data._base import SplitName
+from bmlr.data.readers._base import MAX_PIXELS
 from bmlr.data.store._samples import Rejection
 from bmlr.data.store._store import REJECTED
 
@@ -47,7 +48,12 @@ class PrepareOptions:
         workers: Number of processes that decode; None for one per processor, 0 to decode in this process.
         size: Height and width of the stored frames in pixels.
         fps: Stored frames per second.
-        seconds: Length of the audio in the spectrograms; None for the data set's own (CREMA-D 3, the others 10).
+        seconds: Length that is read of audio, and of video beside it; None for the data set's own (CREMA-D 3, the
+            others 10).
+        min_seconds: Audio and video shorter than this is rejected; None takes 0.5, or less where ``seconds`` is less.
+        allow_silent: Take audio that is silent.
+        frame_rate: Images per second in folders of frames; None takes ``fps``.
+        max_pixels: Images, and videos of frames, with more pixels are rejected.
         dtype: Type of the stored spectrograms.
         train_list: Published list of the training split.
         val_list: Published list of the validation split.
@@ -62,6 +68,10 @@ class PrepareOptions:
     size: int = 224
     fps: float = 1.0
     seconds: float | None = None
+    min_seconds: float | None = None
+    allow_silent: bool = False
+    frame_rate: float | None = None
+    max_pixels: int = MAX_PIXELS
     dtype: Literal["float16", "float32"] = "float16"
     train_list: Path | None = None
     val_list: Path | None = None
@@ -78,6 +88,11 @@ class PrepareOptions:
         check_positive("fps", self.fps)
         if self.seconds is not None:
             check_positive("seconds", self.seconds)
+        if self.min_seconds is not None:
+            check_non_negative("min_seconds", self.min_seconds)
+        if self.frame_rate is not None:
+            check_positive("frame_rate", self.frame_rate)
+        check_integer("max_pixels", self.max_pixels, 1)
         check_choice("dtype", self.dtype, ("float16", "float32"))
         check_unit_interval("max_rejected", self.max_rejected)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bmlr.data._base import SplitName
+from bmlr.data.readers._base import Interval
+from bmlr.data.readers._files import POINTER_ADVICE, is_pointer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class SourceSample:
         extra: Further entries for the manifest, as JSON.
         problem: Reason to reject the sample without reading a file (not listed, no such file), or None.
         unlabelled: Whether it has no label, which is no fault: it is left out, and no limit counts it.
+        interval: Interval to read of audio and video; None reads from the beginning.
     """
 
     id: str
@@ -33,6 +36,24 @@ class SourceSample:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str | None = None
     unlabelled: bool = False
+    interval: Interval | None = None
+
+
+def refuse_pointers(samples: Sequence[SourceSample], max_rejected: float) -> None:
+    """Raise a ValueError if too many samples have Git LFS pointers for files.
+
+    It is told before hours of decoding. Fewer pointers are rejected one by one, like other files that cannot be read.
+
+    Args:
+        samples: The samples.
+        max_rejected: Largest fraction of samples with pointers.
+    """
+    pointers = [path for sample in samples if (path := next(filter(is_pointer, sample.files.values()), None))]
+    if len(pointers) > max_rejected * len(samples):
+        raise ValueError(
+            f"{len(pointers)} of {len(samples)} samples have a Git LFS pointer for a file, such as {pointers[0]}: a "
+            f"short text in place of the file. {POINTER_ADVICE}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._files import file_checksum
 from bmlr.data.readers._base import FileContent, FileReader
+from bmlr.data.readers._files import describe_source
 from bmlr.data.store._pieces import Piece, write_piece
 from bmlr.data.store._plausibility import as_text
 from bmlr.data.store._samples import Fault, Rejection, SourceSample
@@ -55,8 +55,8 @@ def decode(task: DecodeTask, readers: Mapping[str, FileReader]) -> Result:
     files: dict[str, dict[str, Any]] = {}
     for modality, path in task.sample.files.items():
         try:
-            content = readers[modality](path)
-            files[modality] = {"name": as_text(path.name), "bytes": path.stat().st_size, "sha256": file_checksum(path)}
+            content = readers[modality](path, task.sample.interval)
+            files[modality] = {**describe_source(path), "name": as_text(path.name)}
         except ImportError:
             raise
         except ValueError as error:

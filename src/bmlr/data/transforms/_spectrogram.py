@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from bmlr._checks import check_choice, check_integer, check_positive
+from bmlr.data.transforms._librosa import load_librosa
 
 _LOG_FLOOR = 1e-7  # keeps the logarithm of silence finite; the value of the audio-visual baselines
 
@@ -114,9 +115,7 @@ class Spectrogram:
         Raises:
             ValueError: If the waveform is not one-dimensional, is empty or holds NaN or infinity.
         """
-        import librosa  # takes a second or more to import
-
-        magnitude = np.abs(librosa.stft(self.fit_length(waveform), n_fft=self.n_fft, hop_length=self.hop_length))
+        magnitude = np.abs(load_librosa().stft(self.fit_length(waveform), n_fft=self.n_fft, hop_length=self.hop_length))
         if self.n_mels is not None:
             magnitude = _mel_filters(self.sample_rate, self.n_fft, self.n_mels) @ magnitude**2
         logarithm: np.ndarray = np.log(magnitude + _LOG_FLOOR, dtype=np.float32)
@@ -129,8 +128,7 @@ def _mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
 
     Librosa would make it again for every waveform.
     """
-    import librosa
-
+    librosa = load_librosa()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Empty filters", category=UserWarning)  # an error just below
         filters = np.asarray(librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels), dtype=np.float32)

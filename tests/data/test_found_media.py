@@ -1,0 +1,276 @@
+"""Healthy media as other programs leave them: ``bmlr prepare`` reads each like its plain counterpart."""
+
+import csv
+import io
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from av.stream import Disposition
+from media_fixtures import colour, tone, write_clip
+
+from bmlr.cli import main
+from bmlr.data.store._store import find_store, open_store
+
+RATE = 16000
+LOW, HIGH = 440.0, 1760.0
+
+
+def prepare(folder, head, rows, *options):
+    """Prepare a table by the command; return the stored values by modality and sample, and the samples."""
+    with (folder / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    command = ["prepare", "manifest", str(folder / "t.csv"), str(folder / "out"), "--workers", "0"]
+    assert main([*command, "--progress", "false", *options]) == 0
+    store = open_store(find_store(folder / "out", "manifest"))
+    samples = {sample.id: sample for sample in store.samples}
+    values = {
+        name: {
+            sample.id: store.values(name, row) for row, sample in enumerate(store.samples) if store.present(name)[row]
+        }
+        for name in store.modalities
+    }
+    return values, samples
+
+
+def vectors(folder, count):
+    """Files of a second modality."""
+    for number in range(count):
+        np.save(folder / f"{number}.npy", np.arange(3.0) + number)
+    return [f"{number}.npy" for number in range(count)]
+
+
+def loudest(spectrogram):
+    """Frequency of the loudest bin in the mean over time, in Hz."""
+    return int(spectrogram.astype(np.float32).mean(-1).argmax()) * 22050 / 512
+
+
+# Recordings
+
+
+def encoded(form, subtype, **arguments):
+    file = io.BytesIO()
+    soundfile.write(file, tone(1.0, RATE, LOW)[:, 0], RATE, format=form, subtype=subtype, **arguments)
+    return file.getvalue()
+
+
+def muxed(form, codec, rate=RATE):
+    """The tone, encoded by FFmpeg."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        sizes = stream.codec_context.format.name
+        block = tone(1.0, rate, LOW).T
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        fifo = av.AudioFifo()
+        for piece in av.AudioResampler(format=sizes, layout="mono", rate=rate).resample(frame):
+            fifo.write(piece)
+        while piece := fifo.read(stream.codec_context.frame_size or 1024, partial=True):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def patched(content, **places):
+    """Content with 32-bit sizes replaced: of the whole file, or after a chunk's name."""
+    content = bytearray(content)
+    for name, size in places.items():
+        at = 4 if name == "whole" else content.index(name.encode()) + 4
+        content[at : at + 4] = struct.pack(">I" if content[:4] == b"FORM" else "<I", size)
+    return bytes(content)
+
+
+def recordings():
+    wav, rf64 = encoded("WAV", "PCM_16"), encoded("RF64", "PCM_16")
+    at, sizes = wav.index(b"fmt "), rf64.index(b"ds64") + 8
+    flac, au, caf = (bytearray(encoded(form, "PCM_16")) for form in ("FLAC", "AU", "CAF"))
+    lengths = int.from_bytes(flac[18:26], "big")
+    flac[18:26] = (lengths >> 36 << 36).to_bytes(8, "big")
+    au[8:12] = b"\xff" * 4
+    place = caf.index(b"data") + 4
+    caf[place : place + 8] = b"\xff" * 8
+    exact = {
+        "plain.wav": wav,
+        "sizes of -1.wav": patched(wav, whole=0xFFFFFFFF, data=0xFFFFFFFF),
+        "sizes of 0.wav": patched(wav, whole=0, data=0),
+        "of a pipe of sox.wav": patched(wav, whole=0x7FFFF024, data=0x7FFFF000),
+        "of a pipe of arecord.wav": patched(wav, whole=0x80000024, data=0x80000000),
+        "long.wav": rf64,
+        "broadcast.wav": b"BW64" + rf64[4:],
+        "long of a pipe.wav": rf64[:sizes] + b"\xff" * 24 + rf64[sizes + 24 :],
+        "long of zeros.wav": rf64[:sizes] + bytes(24) + rf64[sizes + 24 :],
+        "junk first.wav": wav[:at] + b"JUNK" + struct.pack("<I", 28) + bytes(28) + wav[at:],
+        "odd chunk.wav": wav[:at] + b"LIST" + struct.pack("<I", 3) + b"abc\0" + wav[at:],
+        "padded.wav": wav + bytes(4096),
+        "extensible.wav": encoded("WAVEX", "PCM_16"),
+        "big end.wav": encoded("WAV", "PCM_16", endian="BIG"),
+        "flac.wav": encoded("FLAC", "PCM_16"),
+        "aiff.wav": encoded("AIFF", "PCM_16"),
+        "w64.wav": encoded("W64", "PCM_16"),
+        "streamed.flac": bytes(flac),
+        "streamed.au": bytes(au),
+        "streamed.caf": bytes(caf),
+        "streamed.aiff": patched(encoded("AIFF", "PCM_16"), whole=0, SSND=0, COMM=18),
+        "wav.mp3": wav,
+        "wav.mp4": wav,
+    }
+    lossy = {
+        "24 bits.wav": encoded("WAV", "PCM_24"),
+        "adpcm.wav": encoded("WAV", "MS_ADPCM"),
+        "ima.wav": encoded("WAV", "IMA_ADPCM"),
+        "law.wav": encoded("WAV", "ULAW"),
+        "gsm.wav": encoded("WAV", "GSM610") if "GSM610" in soundfile.available_subtypes("WAV") else wav,
+        "vorbis.wav": encoded("OGG", "VORBIS"),
+        "opus.wav": encoded("OGG", "OPUS"),
+        "mp3.wav": muxed("mp3", "libmp3lame"),
+        "mp3 inside.wav": muxed("wav", "libmp3lame"),
+        "m4a.wav": muxed("mov", "aac"),
+        "adts.wav": muxed("adts", "aac"),
+        "webm.wav": muxed("webm", "libopus", 48000),
+        "mp3.flac": muxed("mp3", "libmp3lame"),
+    }
+    return exact, lossy
+
+
+def test_recordings_of_other_programs(tmp_path):
+    """Streamed headers, odd chunks and other containers under the wrong name."""
+    exact, lossy = recordings()
+    files = {**exact, **lossy}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    rows = [
+        [name, "ab"[number % 2], name, vector]
+        for number, (name, vector) in enumerate(zip(files, vectors(tmp_path, len(files)), strict=True))
+    ]
+    options = ("--seconds", "1", "--dtype", "float32", "--max_rejected", "0")
+    values, samples = prepare(tmp_path, ["id", "label", "voice:audio", "x"], rows, *options)
+    plain = values["voice"]["plain.wav"]
+    for name in exact:
+        np.testing.assert_array_equal(values["voice"][name], plain, err_msg=name)
+        assert samples[name].files["voice"]["seconds"] == 1, name
+    for name in lossy:
+        assert loudest(values["voice"][name]) == pytest.approx(LOW, abs=45), name
+        assert samples[name].files["voice"]["seconds"] == pytest.approx(1, abs=0.15), name
+
+
+# Videos
+
+
+def scene(seconds, colours, fps=4):
+    """Frames of one colour for each second."""
+    return [np.full((48, 64, 3), colours[int(k / fps)], np.uint8) for k in range(round(seconds * fps))]
+
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+def two_scenes(path, seconds=4, **arguments):
+    """Half the time red with a low tone, then blue with a high one."""
+    half = seconds // 2
+    sound = np.concatenate([tone(half, 44100, LOW), tone(half, 44100, HIGH)])
+    return write_clip(
+        path, seconds, fps=4, images=scene(seconds, [RED] * half + [BLUE] * half), audio=sound, **arguments
+    )
+
+
+def write_streams(path, *, cover=False, tones=((LOW, True),), seconds=2.0, late_sound=0.0, late_video=0.0, **arguments):
+    """A video with any number of audio streams (frequency, default) and a cover picture before the others."""
+    with av.open(str(path), "w", **arguments) as container:
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+        if seconds:
+            video = container.add_stream("libx264", rate=4)
+            video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+            video.options = {"bf": "0"}  # a fragmented file has no place to say that reordered frames come late
+        sounds = [container.add_stream("aac", rate=44100, layout="mono") for _ in tones]
+        for stream, (_, default) in zip(sounds, tones, strict=True):
+            stream.disposition = Disposition.default if default else Disposition(0)
+        if cover:
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 255, np.uint8)).reformat(format="yuvj420p")
+            container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        if seconds:
+            count = round(seconds * 4)
+            for number in range(count):
+                frame = av.VideoFrame.from_ndarray(colour(number, count)).reformat(format="yuv420p")
+                frame.pts, frame.time_base = number + round(late_video * 4), Fraction(1, 4)
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+        for stream, (frequency, _) in zip(sounds, tones, strict=True):
+            wave = tone(seconds or 2.0, 44100, frequency).T
+            for start in range(0, wave.shape[1], 1024):
+                frame = av.AudioFrame.from_ndarray(
+                    np.ascontiguousarray(wave[:, start : start + 1024]), format="fltp", layout="mono"
+                )
+                frame.sample_rate, frame.time_base = 44100, Fraction(1, 44100)
+                frame.pts = start + round(late_sound * 44100)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    return path
+
+
+def test_videos_of_other_programs(tmp_path):
+    """Covers, several sound tracks, containers without a duration; each is the same two seconds."""
+    made = {
+        "plain.mp4": {},
+        "cover.mp4": {"cover": True},
+        "cover.mkv": {"cover": True},
+        "live.mkv": {"container_options": {"live": "1"}},
+        "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}},
+        "no duration.flv": {"container_options": {"flvflags": "no_duration_filesize"}},
+        "broadcast.ts": {},
+        "second sound.mkv": {"tones": ((HIGH, False), (LOW, True))},
+        "quicktime.mov": {},
+        "matroska.mp4": {"format": "matroska"},
+    }
+    vector_files = vectors(tmp_path, len(made))
+    rows = []
+    for number, (name, arguments) in enumerate(made.items()):
+        write_streams(tmp_path / name, **arguments)
+        rows.append([name, "ab"[number % 2], name, name, vector_files[number]])
+    head = ["id", "label", "film", "sound:audio", "x"]
+    options = ("--seconds", "2", "--fps", "4", "--size", "16", "--max_rejected", "0")
+    values, samples = prepare(tmp_path, head, rows, *options)
+    for name in made:
+        frames = values["film"][name]
+        assert len(frames) == 8, name
+        assert np.abs(frames.astype(int) - values["film"]["plain.mp4"]).max() < 12, name
+        assert loudest(values["sound"][name]) == pytest.approx(LOW, abs=45), name
+        assert samples[name].files["film"]["seconds"] == pytest.approx(2, abs=0.1), name
+
+
+def test_a_cover_is_no_video(tmp_path, capsys):
+    """Songs with a cover, given as videos."""
+    for number in range(4):
+        write_streams(tmp_path / f"{number}.mp4", cover=True, seconds=0)
+    rows = [["ab"[n % 2], f"{n}.mp4", f"{n}.mp4"] for n in range(4)]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["label", "film", "sound:audio"], *rows])
+    assert main(["prepare", "manifest", str(tmp_path / "t.csv"), str(tmp_path), "--workers", "0"]) == 2
+    assert "it has no video stream, only a cover picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_sound_and_picture_have_one_clock(tmp_path, suffix):
+    """A stream that begins later than the other is silent, or shows its first frame, until then."""
+    write_streams(tmp_path / f"sound.{suffix}", late_sound=1.0)
+    write_streams(tmp_path / f"picture.{suffix}", late_video=1.0)
+    rows = [[name, "ab"[n], f"{name}.{suffix}", f"{name}.{suffix}"] for n, name in enumerate(("sound", "picture"))]
+    options = ("--seconds", "3", "--fps", "4", "--size", "16")
+    values, _ = prepare(tmp_path, ["id", "label", "film", "sound:audio"], rows, *options)
+    loud = {name: values["sound"][name].astype(np.float32).max(axis=(0, 1, 2)) for name in ("sound", "picture")}
+    frames_per_second = loud["sound"].size / 3
+    first = {name: int((levels > -5).argmax()) / frames_per_second for name, levels in loud.items()}
+    assert first["sound"] == pytest.approx(1.0, abs=0.05)
+    assert first["picture"] == pytest.approx(0.0, abs=0.05)
+    grey = {name: values["film"][name].mean(axis=(1, 2, 3)) for name in ("sound", "picture")}
+    assert len(grey["sound"]) == 8
+    assert len(grey["picture"]) == 12
+    np.testing.assert_allclose(grey["picture"][:4], grey["picture"][4], atol=3)
+    np.testing.assert_allclose(grey["picture"][4:], grey["sound"], atol=4)
