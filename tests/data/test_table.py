@@ -26,6 +26,7 @@ from table_fixtures import HEAD, LABELS, write_samples, write_table
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.batch_size", "8"]
 OPTIONS = PrepareOptions(workers=0, size=16, seconds=1.0, progress=False, max_rejected=0.9)
 PLACE = Path("t.csv")
+LONGER = pytest.mark.filterwarnings("ignore:.*are used, as in training")  # sounds of 1.2 s, of which 1 s is read
 
 
 def parse(text, encoding="utf-8"):
@@ -465,6 +466,7 @@ def test_random_transforms_depend_on_seed_and_sample_alone(everything):
     assert all(torch.equal(still[name], plain[name]) for name in plain)
 
 
+@LONGER
 def test_new_files_are_read_as_those_of_the_table(everything):
     data = open_everything(everything)
     split = data.split("test")
@@ -489,6 +491,7 @@ def test_new_files_are_read_as_those_of_the_table(everything):
         data.load_files({**files, "age": everything / "nowhere.npy"})
 
 
+@LONGER
 def test_new_arrays_that_do_not_fit_are_refused(everything, tmp_path):
     data = open_everything(everything)
     suffixes = {"voice": ".wav", "clip": ".mp4", "pose": " pose.npy", "age": " age.npy", "words": " words.npy"}
@@ -516,6 +519,7 @@ def test_the_sound_of_videos_can_be_a_modality(tmp_path):
 # From table to prediction
 
 
+@LONGER
 def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "files").mkdir()

@@ -21,8 +21,9 @@ _IMAGES = re.compile(r"Image-0*[1-9][0-9]*-FPS")  # the number is that of images
 class CREMAD(AudioVisualData):
     """CREMA-D: 7,442 clips of 91 actors in six emotions.
 
-    Every clip is a spoken sentence (Cao et al., 2014). From the published ``AudioWAV`` and ``VideoFlash`` folders.
-    Audio is 3 s long (257 × 188), video one frame per clip.
+    Every clip is a spoken sentence (Cao et al., 2014). From the published ``AudioWAV`` and ``VideoFlash`` folders, or
+    with frames extracted to ``Image-01-FPS`` in place of the latter. Audio is 3 s long (257 × 188), video one frame per
+    clip.
 
     * ``protocol="clean"``: every actor is in one split.
     * ``protocol="paper"``: the published lists, given to the preparation; all actors are in both splits. They have no
