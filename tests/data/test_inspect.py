@@ -143,6 +143,14 @@ def test_inputs_that_are_the_same_in_two_splits_are_found_but_not_silence():
     assert "1 sample of split 'val' with a constant 'code'." in found.remarks
 
 
+def test_two_modalities_with_the_same_inputs_are_an_alarm():
+    data = Known()
+    data.modalities["copy"] = Modality("vector", (3,))
+    for name, inputs in data.inputs.items():
+        inputs["copy"] = inputs["code"] if name == "train" else inputs["code"] + 1
+    assert inspect_data(data).alarms == ("'code' and 'copy' are the same, number for number, in 8 samples of train.",)
+
+
 def test_a_class_without_samples_is_an_alarm_in_training_and_a_remark_elsewhere():
     data = Known()
     data.targets["train"][:] = 0

@@ -148,6 +148,15 @@ class TestLabels:
         assert status == 2
         assert "in no folder of a class and on no list" in text
 
+    def test_lists_and_files_may_have_letters_in_another_form(self, tmp_path, capsys):
+        (tmp_path / "s").mkdir()
+        for number in range(4):
+            write_mp4(tmp_path / "s" / f"cafe\u0301{number}.mp4", 1.0, fps=4, channels=1)
+        (tmp_path / "train.txt").write_text("".join(f"caf\u00e9{number},{'ab'[number % 2]}\n" for number in range(4)))
+        status, text = prepare(capsys, "kinetics-sounds", "s", "out", "--size", "16", "--train-list", "train.txt")
+        assert status == 0
+        assert "2 classes, 4 samples, 0 rejected" in text
+
     def test_a_replacement_has_the_class_of_the_video_it_replaces(self, tmp_path, capsys):
         for folder, name, seconds in (
             ("train/piano", "A", 1.0),

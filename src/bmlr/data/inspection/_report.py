@@ -88,7 +88,7 @@ class Inspection:
         duplicates: Inputs shared between splits, among the samples read.
         rejected: Number of samples left out when the data was prepared; None if unknown.
         alarms: Faults that make results wrong: groups or inputs shared under ``clean``, values that are not finite,
-            classes without a training sample.
+            classes without a training sample, modalities with the same inputs.
         remarks: Further observations.
     """
 
@@ -153,6 +153,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
     store = next((opened for split in splits.values() if (opened := store_of(split)) is not None), None)
     rejected = len(read_rejected(store.folder)) if store is not None and (store.folder / REJECTED).is_file() else None
     alarms, remarks = _sentences(data, reports, leaks, duplicates)
+    alarms += _describe_equal(statistics)
     if rejected and store is not None:
         remarks.append(f"{_were(rejected)} rejected in preparation, with reasons in {store.folder / REJECTED}.")
     return Inspection(
@@ -211,6 +212,20 @@ def _duplicates(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -
                 samples = {str(name): sum(digest in shared for digest in inputs) for name, inputs in digests.items()}
                 duplicates.append(Duplicates(modality, (first, second), samples))
     return tuple(duplicates)
+
+
+def _describe_equal(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -> list[str]:
+    """Alarms on two modalities with the same inputs, such as two columns of one video."""
+    alarms = []
+    for name, by_modality in statistics.items():
+        for first, second in itertools.combinations(by_modality, 2):
+            inputs = set(by_modality[second].digests)
+            equal = sum(digest in inputs for digest in by_modality[first].digests)
+            if equal:
+                alarms.append(
+                    f"'{first}' and '{second}' are the same, number for number, in {_count(equal, 'sample')} of {name}."
+                )
+    return alarms
 
 
 def _sentences(

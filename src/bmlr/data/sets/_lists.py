@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -64,11 +65,14 @@ def find_folder(source: Path, name: str) -> Path:
 
 
 def files_by_stem(folder: Path, suffixes: set[str], *, below: bool = False) -> dict[str, list[Path]]:
-    """Files with one of the suffixes, by their stem, in sorted order."""
+    """Files with one of the suffixes, by their stem, in sorted order.
+
+    Stems are composed (NFC), as names in lists are: macOS writes decomposed ones.
+    """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*") if below else folder.iterdir()):
         if path.suffix.lower() in suffixes and path.name[0] != "." and path.is_file():
-            files.setdefault(path.stem, []).append(path)
+            files.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
     if not files:
         raise FileNotFoundError(f"There are no {', '.join(sorted(suffixes))} files in {folder}.")
     return files
@@ -130,7 +134,7 @@ def _stem(name: str) -> str:
 
     Other suffixes may be part of the name.
     """
-    last = name.replace("\\", "/").rpartition("/")[2]
+    last = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
     stem, dot, suffix = last.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in {*VIDEO_SUFFIXES, ".wav", ".jpg"} else last
 

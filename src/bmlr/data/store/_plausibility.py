@@ -202,10 +202,10 @@ def describe_size(split: str, samples: int) -> str | None:
 
 def describe_drawn(samples: int) -> list[str]:
     """Note on splits that will be drawn from few samples."""
-    drawn = round(samples / 10)  # the default fraction of validation and test
+    drawn = max(1, round(samples / 10))  # by the default fraction
     if drawn >= _SMALL_SPLIT:
         return []
-    points = 100 / max(drawn, 1)
+    points = 100 / drawn
     return [f"Drawn from {samples} samples, the test split will have about {drawn}: one is {points:.1f} points."]
 
 
