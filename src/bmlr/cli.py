@@ -103,20 +103,23 @@ def _load_command(name: str) -> Command:
 
 def _describe(error: BaseException) -> str | None:
     """Message for an error that a user can have caused; None for any other."""
+    message = str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; a training run continues with --resume, everything else with the same command."
-    if isinstance(error, RecursionError):
-        return "a file is nested too deeply to be what it should be."
-    if isinstance(error, ModuleNotFoundError):
+        message = "interrupted; a training run continues with --resume, everything else with the same command."
+    elif isinstance(error, RecursionError):
+        message = "a file is nested too deeply to be what it should be."
+    elif isinstance(error, ModuleNotFoundError):
         return _missing_extra(error)
-    if isinstance(error, ValueError | OSError):  # wrong input, or a disk that is full or fails
-        return str(error)
-    if isinstance(error, RuntimeError):
+    elif isinstance(error, UnicodeEncodeError):  # a path in another encoding, which some libraries cannot take
+        message = f"a name is not UTF-8: {error.object!r}. Rename the file or folder."
+    elif isinstance(error, RuntimeError):
         from bmlr.runs import RunError
         from bmlr.training import NonFiniteLossError
 
-        return str(error) if isinstance(error, RunError | NonFiniteLossError) else None
-    return None
+        return message if isinstance(error, RunError | NonFiniteLossError) else None
+    elif not isinstance(error, ValueError | OSError):  # wrong input, or a disk that is full or fails
+        return None
+    return message
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:

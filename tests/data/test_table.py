@@ -554,7 +554,7 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     assert "majority rate" in capsys.readouterr().out
     assert main(["evaluate", str(run)]) == 0
     accuracy = json.loads((run / "result.json").read_text())["test"]["accuracy"]
-    assert f"{accuracy:.4f}" in capsys.readouterr().out
+    assert f"{100 * accuracy:.1f}" in capsys.readouterr().out
 
     names = {"voice": "dög 1.wav", "photo": "dög 1.png", "pose": "dög 1 pose.npy", "age": "dög 1 age.npy"}
     files = [f"{name}={tmp_path / 'files' / file}" for name, file in names.items()]
