@@ -3,8 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from bmlr.benchmark import make_jobs, run_grid
 from bmlr.benchmark.engines import LocalEngine
+from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.cli import main
 from inline import CPU, SMALL, InlineEngine, quiet
 from toy import Toy
@@ -35,7 +35,7 @@ def test_compare_prints_the_table_and_writes_tables_and_figures(tmp_path, capsys
     printed = capsys.readouterr()
     assert "| BMLR:alpha=1,beta=0.2 |" in printed.out
     assert "Majority rate" in printed.out
-    assert "[4/4] toy-BMLR-seed1-" in printed.err
+    assert "[4/4] BMLR:alpha=1,beta=0.2 seed 1: finished in " in printed.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"table.md", "table.tex", "table.csv", "runs.csv", "accuracy.png", "accuracy.pdf", "ratio.png",
                      "ratio.pdf", "methods.png", "methods.pdf"}  # fmt: skip
@@ -46,7 +46,7 @@ def test_compare_prints_the_table_and_writes_tables_and_figures(tmp_path, capsys
     ]  # fmt: skip
     table = (tmp_path / "out" / "table.md").read_text()
     assert main(arguments) == 0
-    assert "4 of 4 runs were finished before." in capsys.readouterr().err
+    assert f"4 runs in {tmp_path / 'runs'}: 4 finished before." in capsys.readouterr().err
     assert (tmp_path / "out" / "table.md").read_text() == table
 
     # The runs in the folder alone, without naming them: the same numbers.

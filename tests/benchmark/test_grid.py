@@ -14,13 +14,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bmlr.benchmark import _grid as grid_module
 from bmlr.benchmark import _worker as worker_module
 from bmlr.benchmark import engines as engines_module
-from bmlr.benchmark import make_jobs, run_frame, run_grid
+from bmlr.benchmark import grid as grid_module
+from bmlr.benchmark import run_frame
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LocalEngine, RayEngine
+from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.commands._engine import EngineOptions
 from bmlr.config import OptimizerOptions
 from bmlr.runs import DirectoryLock, RunInterruptedError, read_run
@@ -59,14 +60,15 @@ def test_finished_runs_are_kept_and_one_configuration_is_one_run(tmp_path):
     first = run_grid(jobs_of(), tmp_path, engine, say=lines.append)
     assert [record.state for record in first] == ["finished"] * 2
     assert len(engine.made) == 2
-    assert lines[1].startswith("[2/2] toy-BMLR-seed0-")
-    assert "finished in" in lines[1]
+    assert lines[0] == f"2 runs in {tmp_path}."
+    assert lines[2].startswith("[2/2] BMLR:alpha=1,beta=0.2 seed 0: finished in ")
+    assert lines[2].endswith(" %")
     # The same again with another spelling, other places of work, and one more.
     again = run_grid(
         jobs_of(["Joint", "BMLR:alpha=1.0,beta=0.2", "OnlyTPO"], trainer=dataclasses.replace(CPU, num_workers=0)),
         tmp_path, engine, say=lines.append,
     )  # fmt: skip
-    assert "2 of 3 runs were finished before." in lines
+    assert f"3 runs in {tmp_path}: 2 finished before." in lines
     assert len(engine.made) == 3
     assert [record.directory for record in again[:2]] == [record.directory for record in first]
 
@@ -125,9 +127,9 @@ def test_runs_of_another_process_are_waited_for(tmp_path, monkeypatch):
     engine = InlineEngine()
     waiting = threading.Thread(target=lambda: records.extend(run_grid([job], tmp_path, engine, say=lines.append)))
     waiting.start()
-    while not lines:
+    while len(lines) < 2:
         time.sleep(0.01)
-    assert lines == ["Waiting for 1 runs that another process is making."]
+    assert lines[-1] == "Waiting for 1 runs that another process is making."
     assert not engine.made
     lock.release()
     waiting.join(60)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import bmlr.methods
-from bmlr.benchmark import make_jobs, run_grid
+from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.data import ArraySplit
 from bmlr.functional import reshape_labels
 from bmlr.reproduction import collect_run

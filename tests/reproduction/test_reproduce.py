@@ -8,8 +8,9 @@ import pytest
 
 import bmlr.methods
 from axes import legend_texts, record_figures, title_of
-from bmlr.benchmark import Search, make_jobs, run_grid, tune
+from bmlr.benchmark import Search, tune
 from bmlr.benchmark.contents import FigureFile, read_contents
+from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.benchmark.specification import parse_data, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.reproduction import Settings, reproduce

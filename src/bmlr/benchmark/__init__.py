@@ -1,14 +1,12 @@
-"""Comparison of methods: grids of runs, statistics, tables, the search of parameters.
+"""Comparison of methods: runs, statistics, tables, and the search of parameters.
 
-Engines are in ``benchmark.engines``, specifications of methods in ``benchmark.specification``, means, intervals and
-ranks in ``benchmark.statistics``. Needs the ``train`` extra; the search of parameters and runs on a Ray cluster need
-the ``sweep`` extra too.
+Grids of runs are in ``benchmark.grid``, engines in ``benchmark.engines``, specifications of methods in
+``benchmark.specification``, means, intervals and ranks in ``benchmark.statistics``. Needs the ``train`` extra; the
+search of parameters and runs on a Ray cluster need the ``sweep`` extra too.
 """
 
 from bmlr.benchmark._compare import CompareResult, compare, compare_store
 from bmlr.benchmark._comparison import Comparison, IncomparableError, compare_runs, run_frame
-from bmlr.benchmark._grid import make_jobs, run_grid
-from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._study import Search
 from bmlr.benchmark._tables import comparison_table
 from bmlr.benchmark._tune import TuneResult, tune
@@ -17,15 +15,12 @@ __all__ = [
     "CompareResult",
     "Comparison",
     "IncomparableError",
-    "Job",
     "Search",
     "TuneResult",
     "compare",
     "compare_runs",
     "compare_store",
     "comparison_table",
-    "make_jobs",
     "run_frame",
-    "run_grid",
     "tune",
 ]

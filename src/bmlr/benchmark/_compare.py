@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._comparison import Comparison, compare_runs, find_label, run_frame
-from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._tables import comparison_frame, comparison_table
 from bmlr.benchmark.drawing import draw_comparison
 from bmlr.benchmark.engines import Engine
+from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.benchmark.specification import MethodSpecification
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData

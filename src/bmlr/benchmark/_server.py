@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -32,12 +33,14 @@ class Task:
         modules: Modules of the user's own classes.
         paths: Where Python looks for modules.
         folder: Working directory: paths in the configuration may be relative to it.
+        measure: Measure the cost of the configurations in folders of ``directory``, in place of a run.
     """
 
     directory: Path
     modules: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     folder: Path = dataclasses.field(default_factory=Path.cwd)
+    measure: bool = False
 
 
 class RunServer:
@@ -72,7 +75,7 @@ class RunServer:
             variables["PYTHONPATH"] = os.pathsep.join(task.paths)
         request = {
             "number": number, "directory": str(task.directory), "modules": task.modules, "paths": task.paths,
-            "folder": str(task.folder), "environment": variables,
+            "folder": str(task.folder), "environment": variables, "measure": task.measure,
         }  # fmt: skip
         self.running[number] = task
         with contextlib.suppress(BrokenPipeError):  # `wait` tells of a lost server
@@ -105,11 +108,11 @@ class RunServer:
         """Stop all runs, which leave checkpoints, and the server."""
         for stream in (self._process.stdin, self._process.stdout):
             self._stream(stream).close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE)
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self.running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE)
+        self._process.kill()
+        self._process.wait()
         self._errors.close()
 
     @staticmethod
@@ -120,6 +123,12 @@ class RunServer:
 
 
 _idle: list[RunServer] = []
+
+
+@atexit.register
+def _stop_idle() -> None:
+    while _idle:
+        _idle.pop().stop()
 
 
 @contextlib.contextmanager

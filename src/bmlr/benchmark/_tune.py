@@ -12,12 +12,12 @@ import pandas as pd
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._grid import make_jobs, run_grid
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
 from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.drawing import save_figure
 from bmlr.benchmark.engines import Engine
+from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
+from bmlr.benchmark._measure import measure_runs
 from bmlr.config import read_config
 from bmlr.runs import DirectoryLock, RunInterruptedError, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, LOG
@@ -154,7 +155,7 @@ def _become(request: dict[str, Any], alive: int) -> int:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     sys.path[:0] = [path for path in request["paths"] if path not in sys.path]
     sys.argv[1:] = [str(directory), *request["modules"]]
-    return main(sys.argv[1:])
+    return measure_runs(directory, request["modules"]) if request["measure"] else main(sys.argv[1:])
 
 
 def _answer(numbers: dict[int, int], answers: int) -> None:

@@ -45,9 +45,13 @@ class LocalEngine:
     def __post_init__(self) -> None:
         check_integer("processes", self.processes, 1)
 
+    def environment(self) -> dict[str, str]:
+        """Variables of a run: its share of the processors."""
+        return _threads(max(1, count_processors() // self.processes))
+
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int] | None]:
         """Make the runs; yield each task with its exit status, and None in between."""
-        environment = _threads(max(1, count_processors() // self.processes))
+        environment = self.environment()
         waiting = list(reversed(tasks))
         with borrow_server() as server:
             while waiting or server.running:

@@ -10,9 +10,10 @@ from typing import Any
 import bmlr.methods
 from bmlr._checks import nearest_name
 from bmlr._files import atomic_write_text
-from bmlr.benchmark import Job, Search, make_jobs, run_frame, run_grid, tune
+from bmlr.benchmark import Search, run_frame, tune
 from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.engines import Engine
+from bmlr.benchmark.grid import Job, make_jobs, run_grid
 from bmlr.benchmark.specification import parse_method
 from bmlr.config import class_path, read_config_entries
 from bmlr.data import MultimodalData

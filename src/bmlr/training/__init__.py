@@ -9,7 +9,7 @@ from bmlr.training._module import BalancedModule
 from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._reading import evaluate_run, load_run, predict_files, predict_run, split_batches
 from bmlr.training._scores import Score, ScoreMetric, evaluate
-from bmlr.training._train import train
+from bmlr.training._train import make_module, train
 from bmlr.training._trainer import is_first_process
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "evaluate_run",
     "is_first_process",
     "load_run",
+    "make_module",
     "predict_files",
     "predict_run",
     "split_batches",

@@ -91,7 +91,7 @@ def train(
 def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunResult:
     """Train from the beginning or the last checkpoint, and write the result."""
     started = time.perf_counter()
-    module = _make_module(config)
+    module = make_module(config)
     recorder = Recorder(directory, config, termination)
     checkpoint = latest_checkpoint(directory, config)
     if checkpoint is not None:
@@ -113,7 +113,7 @@ def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunRes
     return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.raise_if_requested)
 
 
-def _make_module(config: RunConfig) -> BalancedModule:
+def make_module(config: RunConfig) -> BalancedModule:
     """Model and method with their initial weights, drawn from the seed."""
     lightning.seed_everything(config.seed, verbose=False)
     network = build_model(config.data, config.model)

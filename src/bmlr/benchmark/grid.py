@@ -1,23 +1,26 @@
-"""Grids of runs that can be interrupted at any time."""
+"""Grids of runs that can be interrupted at any time: jobs, what they will cost, and their training."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
+from bmlr.benchmark._plan import Plan, make_plan, task_of
+from bmlr.benchmark._progress import Progress, duration
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LOST, Engine, LocalEngine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
-from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, class_path, fill_defaults
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, fill_defaults
 from bmlr.data import MultimodalData
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
-from bmlr.runs.layout import CONFIG, FAILURE
+from bmlr.runs.layout import CONFIG, FAILURE, RESULT
+from bmlr.tables import format_percent
+
+__all__ = ["Job", "Plan", "make_jobs", "make_plan", "run_grid"]
 
 _POLL_SECONDS = 2.0  # between looks at runs of another process
 
@@ -66,6 +69,7 @@ def run_grid(
     runs: Path,
     engine: Engine | None = None,
     *,
+    plan: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> list[RunRecord]:
     """Train the unfinished runs of a grid.
@@ -78,7 +82,8 @@ def run_grid(
         jobs: The runs; jobs of the same configuration are trained once.
         runs: Folder of the runs.
         engine: Engine that trains them; None trains one after another on this machine.
-        say: Called with a line of text as each run ends; None prints to the error stream.
+        plan: Say first how many runs there are, and how long they will take.
+        say: Called with each line of text, those of progress left out; None prints to the error stream.
 
     Returns:
         The runs, finished or failed, in the order of the jobs.
@@ -87,35 +92,67 @@ def run_grid(
         FileNotFoundError: If data of an unfinished run is missing.
         ValueError: If a file of a run is damaged; the message names it.
         PermissionError: If the folder cannot be written.
+        KeyboardInterrupt: If Ctrl-C stopped the grid; the message says what is kept.
     """
     jobs = list(jobs)
-    engine, say = engine or LocalEngine(), say or _print_line
-    distinct = {job.directory(runs): job for job in jobs}
-    waiting = [job for path, job in distinct.items() if read_run(path).result is None]
+    engine = engine or LocalEngine()
+    distinct = list({job.directory(runs): job for job in jobs}.values())
+    waiting = [job for job in distinct if read_run(job.directory(runs)).result is None]
+    progress = Progress(distinct, runs, say)
     if waiting:
-        for job in {id(job.config.data): job for job in waiting}.values():
-            job.config.data.prepare()
-        for job in waiting:
-            _write_config(job, runs)
-    if len(waiting) < len(distinct):
-        say(f"{len(distinct) - len(waiting)} of {len(distinct)} runs were finished before.")
-    number = itertools.count(len(distinct) - len(waiting) + 1)
+        prepare_data(waiting)
+    if plan:
+        announce(make_plan(distinct, runs, engine), progress.say)
+    for job in waiting:
+        _write_config(job, runs)
     announced = False
-    while waiting:
-        free = [job for job in waiting if not DirectoryLock(job.directory(runs)).held_elsewhere()]
-        if not free and not announced:
-            say(f"Waiting for {len(waiting)} runs that another process is making.")
-            announced = True
-        for job, state in _execute(free, runs, engine):
-            say(f"[{next(number)}/{len(distinct)}] {job.config.name} {state}")
-            waiting.remove(job)
-        if waiting:
-            time.sleep(_POLL_SECONDS)
+    try:
+        with progress:
+            while waiting:
+                free = [job for job in waiting if not DirectoryLock(job.directory(runs)).held_elsewhere()]
+                if not free and not announced:
+                    progress.say(f"Waiting for {len(waiting)} runs that another process is making.")
+                    announced = True
+                for ended in _execute(free, runs, engine):
+                    if ended is None:
+                        progress.show()
+                    else:
+                        progress.end(*ended)
+                        waiting.remove(ended[0])
+                if waiting:
+                    time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_kept_text(distinct, runs)) from error
     return [read_run(job.directory(runs), job.label) for job in jobs]
 
 
-def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[Job, str]]:
-    """Run the jobs; yield each with its outcome.
+def prepare_data(jobs: Iterable[Job]) -> None:
+    """Prepare the data of all jobs.
+
+    Raises:
+        FileNotFoundError: If some is missing.
+    """
+    for job in {id(job.config.data): job for job in jobs}.values():
+        job.config.data.prepare()
+
+
+def announce(plan: Plan, say: Callable[[str], None]) -> None:
+    """Say what a grid will do; what it will cost, once that is measured."""
+    say(plan.counts())
+    if plan.unfinished and (estimate := plan.estimate()):
+        say(estimate)
+
+
+def _kept_text(jobs: Sequence[Job], runs: Path) -> str:
+    finished = sum((job.directory(runs) / RESULT).is_file() for job in jobs)
+    return (
+        f"interrupted: {finished} of {len(jobs)} runs in {runs} are finished, those under way have checkpoints. "
+        "The same command continues."
+    )
+
+
+def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[Job, str] | None]:
+    """Run the jobs; yield each with its outcome, and None in between.
 
     Jobs locked by another process are skipped.
     """
@@ -124,9 +161,11 @@ def _execute(jobs: Sequence[Job], runs: Path, engine: Engine) -> Iterator[tuple[
         if read_run(job.directory(runs)).result is not None:
             yield job, "was finished by another process"
         else:
-            tasks[_task(job, runs)] = job
+            tasks[task_of(job, job.directory(runs))] = job
     for ended in engine.execute(list(tasks)) if tasks else ():
-        if ended is not None and ended[1] != BUSY:
+        if ended is None:
+            yield None
+        elif ended[1] != BUSY:
             yield tasks[ended[0]], _outcome(*ended)
 
 
@@ -137,7 +176,8 @@ def _outcome(task: Task, code: int) -> str:
     """
     record = read_run(task.directory)
     if record.result is not None:
-        return f"finished in {_duration(record.result['seconds'])}"
+        accuracy = format_percent(record.result["validation"]["accuracy"])
+        return f"finished in {duration(record.result['seconds'])}, validation {accuracy}"
     if code == STOPPED:
         return "was stopped from outside; the same command continues it"
     if record.failure is None or code != FAILED:
@@ -156,14 +196,6 @@ def _exit_reason(code: int) -> str:
     return f"The run's process ended with status {code} and no result."
 
 
-def _task(job: Job, runs: Path) -> Task:
-    class_paths = (class_path(type(instance)) for instance in (job.config.data, job.config.method))
-    modules = dict.fromkeys(path.rpartition(".")[0] for path in class_paths if not path.startswith("bmlr."))
-    # A run's process has to find the user's modules where this one found them.
-    paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).is_dir()] if modules else []
-    return Task(job.directory(runs).resolve(), tuple(modules), tuple(paths))
-
-
 def _write_config(job: Job, runs: Path) -> None:
     directory = job.directory(runs)
     try:
@@ -172,11 +204,3 @@ def _write_config(job: Job, runs: Path) -> None:
             atomic_write_text(directory / CONFIG, job.config.as_yaml())
     except OSError as error:
         raise PermissionError(f"The folder of runs {runs} cannot be written: {error.strerror or error}.") from error
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
-def _print_line(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

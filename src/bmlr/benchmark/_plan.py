@@ -1,0 +1,184 @@
+"""What a grid of runs will do and cost, said before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bmlr.benchmark._jobs import COST, EPOCHS, Job
+from bmlr.benchmark._progress import duration, run_titles
+from bmlr.benchmark._server import Task, borrow_server
+from bmlr.benchmark.engines import Engine, LocalEngine
+from bmlr.config import class_path
+from bmlr.runs import read_run
+from bmlr.runs.layout import CONFIG, METRICS
+from bmlr.runs.settings import settings_key
+from bmlr.tables import Cell, Table
+
+_PATIENCE = 120.0  # seconds after which nothing is estimated
+_COPIES = 5  # a run keeps the weights of two epochs, and in its checkpoint the weights with Adam's two means
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Estimated cost of a run.
+
+    Attributes:
+        seconds: Its time.
+        bytes: Size of its files.
+    """
+
+    seconds: float
+    bytes: float
+
+
+@dataclasses.dataclass
+class Plan:
+    """Runs of a grid, and what they will cost.
+
+    Attributes:
+        jobs: The runs, each configuration once.
+        states: finished, failed, begun or new, by run.
+        runs: Folder of the runs.
+        engine: Engine that will train them.
+    """
+
+    jobs: Sequence[Job]
+    states: Sequence[str]
+    runs: Path
+    engine: Engine
+    _costs: list[Cost | None] | None = None
+
+    @property
+    def unfinished(self) -> int:
+        """Number of runs that are to be trained."""
+        return sum(state != "finished" for state in self.states)
+
+    def counts(self) -> str:
+        """The number of runs in a sentence."""
+        counts = {state: self.states.count(state) for state in ("finished", "begun", "failed")}
+        before = ", ".join(f"{count} {state} before" for state, count in counts.items() if count)
+        noun = "run" if len(self.jobs) == 1 else "runs"
+        return f"{len(self.jobs)} {noun} in {self.runs}{f': {before}' if before else ''}."
+
+    def estimate(self, repeats: int = 1) -> str:
+        """The time and space of the unfinished runs in a sentence; "" where they cannot be measured.
+
+        Args:
+            repeats: How often runs of this cost will be made.
+        """
+        costs = [cost for cost, state in zip(self.costs(), self.states, strict=True) if state != "finished" and cost]
+        if not costs or not isinstance(self.engine, LocalEngine):
+            return ""
+        at_once = max(1, min(self.engine.processes, repeats * len(costs)))
+        seconds = repeats * sum(cost.seconds for cost in costs) / at_once
+        size = repeats * sum(cost.bytes for cost in costs)
+        together = f", {at_once} at a time" if at_once > 1 else ""
+        return f"About {duration(seconds)}{together}, and {_size(size)} on disk, as a few steps on this machine tell."
+
+    def costs(self) -> list[Cost | None]:
+        """Estimated cost of each run; None for finished ones and where nothing could be measured."""
+        if self._costs is None:
+            self._costs = _measure(self)
+        return self._costs
+
+    def table(self) -> Table:
+        """The runs, with their states and estimated costs."""
+        rows = [
+            [Cell(title), Cell(state), Cell(str(job.config.trainer.epochs)),
+             Cell("–" if cost is None else duration(cost.seconds)), Cell("–" if cost is None else _size(cost.bytes)),
+             Cell(str(job.directory(self.runs)))]
+            for job, title, state, cost in zip(self.jobs, run_titles(self.jobs), self.states, self.costs(), strict=True)
+        ]  # fmt: skip
+        notes = [text for text in (self.counts(), self.estimate()) if text]
+        return Table(["run", "state", "epochs", "time", "size", "folder"], rows, notes)
+
+
+def make_plan(jobs: Sequence[Job], runs: Path, engine: Engine | None = None) -> Plan:
+    """What a grid of jobs will do.
+
+    Args:
+        jobs: The runs.
+        runs: Folder of the runs.
+        engine: Engine that will train them; None trains one after another on this machine.
+
+    Raises:
+        ValueError: If a file of a run is damaged; the message names it.
+    """
+    distinct = list({job.directory(runs): job for job in jobs}.values())
+    return Plan(distinct, [_state(job.directory(runs)) for job in distinct], runs, engine or LocalEngine())
+
+
+def task_of(job: Job, directory: Path) -> Task:
+    """The task of a job, with what its process needs to find the user's modules."""
+    class_paths = (class_path(type(instance)) for instance in (job.config.data, job.config.method))
+    modules = dict.fromkeys(path.rpartition(".")[0] for path in class_paths if not path.startswith("bmlr."))
+    # A run's process has to find the user's modules where this one found them.
+    paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).is_dir()] if modules else []
+    return Task(directory.resolve(), tuple(modules), tuple(paths))
+
+
+def _state(directory: Path) -> str:
+    state = read_run(directory).state
+    if state == "unfinished":
+        return "begun" if (directory / METRICS).is_file() else "new"
+    return state
+
+
+def _measure(plan: Plan) -> list[Cost | None]:
+    """Cost of each unfinished run, by a few steps of some of them."""
+    todo = [job for job, state in zip(plan.jobs, plan.states, strict=True) if state != "finished"]
+    groups: dict[str, list[Job]] = {}
+    for job in todo:
+        groups.setdefault(_key(job), []).append(job)
+    if not todo or not isinstance(plan.engine, LocalEngine):
+        return [None] * len(plan.jobs)
+    epochs = sum(job.config.trainer.epochs or 0 for job in todo)
+    measured = _measure_steps([members[0] for members in groups.values()], epochs, plan.engine)
+    by_key = dict(zip(groups, measured, strict=True))
+    found = [cost for cost in measured if cost is not None]
+    if not found:
+        return [None] * len(plan.jobs)
+    mean = {name: sum(cost[name] for cost in found) / len(found) for name in found[0]}
+
+    def cost_of(job: Job) -> Cost:
+        cost = by_key[_key(job)] or mean
+        return Cost(cost["epoch_seconds"] * (job.config.trainer.epochs or 0), _COPIES * cost["weights"])
+
+    return [None if state == "finished" else cost_of(job) for job, state in zip(plan.jobs, plan.states, strict=True)]
+
+
+def _measure_steps(jobs: Sequence[Job], epochs: int, engine: LocalEngine) -> list[dict[str, float] | None]:
+    """Seconds of an epoch and bytes of the weights, by job; None where there was no time, or they fail."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / EPOCHS).write_text(str(epochs))
+        tasks = [task_of(job, folder) for job in jobs]
+        for number, job in enumerate(jobs):
+            (folder / str(number)).mkdir()
+            (folder / str(number) / CONFIG).write_text(job.config.as_yaml(), encoding="utf-8")
+        modules, paths = (
+            tuple(dict.fromkeys(entry for task in tasks for entry in getattr(task, kind)))
+            for kind in ("modules", "paths")
+        )
+        with borrow_server() as server:
+            server.start(Task(folder, modules, paths, measure=True), engine.environment())
+            server.wait(_PATIENCE)
+        files = [folder / str(number) / COST for number in range(len(jobs))]
+        return [json.loads(file.read_text()) if file.is_file() else None for file in files]
+
+
+def _key(job: Job) -> str:
+    """Settings that the cost of an epoch depends on."""
+    content: dict[str, Any] = job.config.as_dict()
+    content.pop("seed")
+    return settings_key(content)
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
