@@ -5,10 +5,14 @@ It is Debian's chromium, headless (apt-get install chromium chromium-driver).
 
 import json
 import shutil
+import time
 
 import pytest
+import torch
 
 from bmlr.report import write_report
+from bmlr.runs import PredictionTable
+from bmlr.runs.layout import PREDICTIONS
 from fabric import make_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -46,6 +50,10 @@ def page(tmp_path_factory):
     for seed in (0, 1):
         make_run(folder / f"joint{seed}", "Joint", seed, fused=0.70 + 0.02 * seed, audio=0.40, image=0.60)
         make_run(folder / f"bmlr{seed}", "BMLR", seed, fused=0.80 + 0.02 * seed, audio=0.50, image=0.55)
+    for seed in (0, 1):
+        table = PredictionTable(["audio", "image"], 8)
+        table.values[:] = torch.arange(8) % 2
+        table.save(folder / f"joint{seed}" / PREDICTIONS)
     make_run(folder / "dgl", "DGL", 0, fused=0.75, audio=0.55, image=0.50)
     make_run(folder / "odd", class_path="mine.Odd", fused=0.1, image=0.0, method_args={"note": HOSTILE})
     broken = make_run(folder / "broken", "AGM")
@@ -59,6 +67,14 @@ def opened(browser, page):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size(1280))
     browser.get(page.as_uri())
     return browser
+
+
+def wait(condition, seconds=10):
+    for _ in range(10 * seconds):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("It did not happen.")
 
 
 def size(width):
@@ -186,6 +202,60 @@ def test_other_measures(opened):
     assert "This method reshapes no labels." in charts[0].text
     assert "25.0 ± 0.0 %" in charts[1].text
     assert opened.get_log("browser") == []
+
+
+def test_tables_are_copied_and_saved_without_a_server(opened, tmp_path):
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    buttons = opened.find_elements(By.CSS_SELECTOR, "[data-export=methods-0] button")
+    assert [button.text for button in buttons] == ["Copy CSV", "Save CSV", "Copy LaTeX", "Save LaTeX"]
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", buttons[0])
+    said = opened.find_element(By.CSS_SELECTOR, "[data-export=methods-0] output")
+    buttons[0].click()
+    wait(lambda: said.text == "CSV copied")
+    field = opened.find_element(By.CSS_SELECTOR, "input[type=search]")
+    field.send_keys(Keys.CONTROL, "v")
+    assert field.get_attribute("value").startswith("Method,Runs,Fused (%),Fused (%) std")
+    field.send_keys(Keys.ESCAPE)
+    for button, name, start in ((buttons[1], "csv", "Method,Runs"), (buttons[3], "tex", "\\begin{tabular}")):
+        button.click()
+        path = tmp_path / f"digits-clean-protocol-methods.{name}"
+        wait(path.exists)
+        wait(lambda path=path: path.read_text(encoding="utf-8").startswith(start))  # noqa: B023
+        assert said.text == f"{path.name} saved"
+    assert opened.get_log("browser") == []
+
+
+def test_what_does_not_fit_is_said_and_shaded(opened, page):
+    script = """
+      return [...document.querySelectorAll('.frame')].filter((frame) => frame.checkVisibility()).map((frame) => {
+        const area = frame.firstElementChild;
+        return [area.scrollWidth > area.clientWidth + 1, frame.classList.contains('cut'),
+                frame.querySelector('.sideways').offsetHeight > 0];
+      });
+    """
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size(390))
+    opened.get(page.as_uri())
+    wait(lambda: opened.execute_script(script)[0] == [True, True, True])
+    assert all(wide == cut == said for wide, cut, said in opened.execute_script(script)), opened.execute_script(script)
+    area = "document.querySelector('.frame > .scroll')"
+    opened.execute_script(f"{area}.scrollLeft = 10000")
+    wait(lambda: opened.execute_script(script)[0] == [True, False, True])
+    # The example in the field fits, and no text is wider than its box.
+    field = opened.find_element(By.CSS_SELECTOR, "input[type=search]")
+    assert opened.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", field)
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size(1280))
+    opened.get(page.as_uri())
+    widths = "return ['.conclusion', '.frame'].map((name) => document.querySelector(name).offsetWidth)"
+    assert len(set(opened.execute_script(widths))) == 1
+
+
+def test_classes_open_by_the_keyboard(opened):
+    summary = opened.find_element(By.CSS_SELECTOR, "details.confusions summary")
+    matrix = opened.find_element(By.CSS_SELECTOR, "table.confusion")
+    assert not matrix.is_displayed()
+    summary.send_keys(Keys.ENTER)
+    assert matrix.is_displayed()
+    assert opened.find_elements(By.CSS_SELECTOR, "table.confusion td[class*=heat-10]")
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])

@@ -15,6 +15,7 @@ from bmlr.cli import main
 from bmlr.config import TrainerOptions
 from bmlr.methods import BMLR, Joint
 from bmlr.report import write_report
+from bmlr.report._differences import differences_to
 from bmlr.report._page import _find_baseline
 from bmlr.report._sections import make_sections
 from bmlr.report._tables import method_table, run_table
@@ -59,7 +60,8 @@ def table_of(*folders, baseline=None):
     """Texts and marks of the methods' table, by method and head."""
     runs = find_runs(folders)
     (section,), _ = make_sections(runs)
-    table = method_table(section, _find_baseline(section, baseline) if baseline else None)
+    group = _find_baseline(section, baseline) if baseline else None
+    table = method_table(section, group, differences_to(section, group))
     return {row[0].text: dict(zip(table.heads, row, strict=True)) for row in table.rows}
 
 
@@ -339,7 +341,7 @@ def test_unusable_runs_are_listed_with_the_reason(tmp_path):
     assert set(excluded) == {"cut", "unfinished", "failed", "empty", "bare", "swapped", "wild", "lacking", "killed"}
     assert excluded["cut"][0] == "unreadable"
     assert "result.json is not a JSON file" in excluded["cut"][1]
-    assert excluded["unfinished"][0] == "unfinished"
+    assert excluded["unfinished"][0] == "stopped"
     assert "after 3 of 3 epochs" in excluded["unfinished"][1]
     assert "--resume" in excluded["unfinished"][1]
     assert excluded["failed"] == ("failed", "It failed: NonFiniteLossError: the loss is <NaN>")
@@ -369,7 +371,7 @@ def test_unusable_runs_are_listed_with_the_reason(tmp_path):
 def test_damaged_results(tmp_path, content, reason):
     run = make_run(tmp_path / "a")
     (run / "result.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=rf"There is no finished run to report\. .*{reason}"):
+    with pytest.raises(ValueError, match=rf"There is no run to report\. .*{reason}"):
         write_report([run], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 
@@ -405,7 +407,7 @@ def test_without_metrics_a_run_counts_but_has_no_curves(tmp_path, damage):
     assert (report.runs, report.excluded) == (2, ())
     page = Page(report.path)
     assert f"No curves of {tmp_path / 'bad'}" in page.text
-    methods = json.loads(page.scripts[0])[0]["methods"]
+    methods = json.loads(page.scripts[0])["sections"][0]["methods"]
     assert [bool(method["measures"]) for method in methods] == [True, False]
 
 
@@ -414,7 +416,7 @@ def test_missing_paths(tmp_path):
         write_report([], tmp_path / "r.html")
     with pytest.raises(FileNotFoundError, match=r"There is no run .*missing: no such folder\."):
         write_report([tmp_path / "missing"], tmp_path / "r.html")
-    with pytest.raises(ValueError, match=r"no finished run to report\. .*: The folder is empty\."):
+    with pytest.raises(ValueError, match=r"no run to report\. .*: The folder is empty\."):
         write_report([tmp_path], tmp_path / "r.html")
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"Neither it nor a folder in it holds a config\.yaml"):
@@ -447,7 +449,7 @@ def test_names_are_text_and_never_markup(tmp_path):
     (failed / FAILURE).write_text(json.dumps({"error": HOSTILE, "log": [HOSTILE]}), encoding="utf-8")
     page = Page(write_report([tmp_path], tmp_path / "r.html", title=HOSTILE, command=HOSTILE).path)
     plain = Page(write_report([make_run(tmp_path / "plain" / "run")], tmp_path / "plain.html").path)
-    assert page.count("script") == plain.count("script") == 2
+    assert page.count("script") == plain.count("script") == 3
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert {attributes["src"].partition(";")[0] for tag, attributes in page.tags if tag == "img"} == {
         "data:image/svg+xml"
@@ -455,7 +457,7 @@ def test_names_are_text_and_never_markup(tmp_path):
     assert "49" not in page.text.split("Written by bmlr")[0]
     assert HOSTILE.replace("\u2028", "").strip() in page.text
     assert str(folder) in page.text
-    assert json.loads(page.scripts[0])[0]["methods"][0]["measures"]["accuracy"][1]["name"] == HOSTILE
+    assert json.loads(page.scripts[0])["sections"][0]["methods"][0]["measures"]["accuracy"][1]["name"] == HOSTILE
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30))
@@ -467,7 +469,7 @@ def test_text_stays_inside_the_embedded_data(text):
 
     content = {
         "title": text, "sections": [], "excluded": [], "runs": 0, "curves": [text], "command": text, "version": "0",
-        "created": "now", "results": [],
+        "created": "now", "results": [], "begun": [], "exports": {},
     }  # fmt: skip
     source = _page._render(content)
     embedded = source.split('id="curves">')[1].split("</script>")[0]
@@ -481,7 +483,8 @@ def test_page_is_one_file(tmp_path):
     page = Page(write_report([tmp_path], tmp_path / "r.html", command="bmlr report x").path)
     for tag, attributes in page.tags:
         for name in ("src", "href"):
-            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+            allowed = ("#", "data:", "a/", "b/") if tag == "a" else ("#", "data:")  # links to the runs' folders
+            assert attributes.get(name, "#").startswith(allowed), (tag, attributes)
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
@@ -491,7 +494,7 @@ def test_page_is_one_file(tmp_path):
     assert page.count("caption") == page.count("table") == 2
     assert page.text.count("bmlr train --config") == 2
     assert "fusion: concat" in page.text
-    assert "Nothing: every run that was given is in the numbers." in page.text
+    assert "Based on 2 finished runs. Written by" in page.text
     assert "25.0 % of the test split" in page.text
 
 
@@ -524,7 +527,7 @@ def test_runs_of_training_are_read_as_they_are(tmp_path):
     report = write_report([tmp_path / "runs"], tmp_path / "r.html")
     assert sorted(report.sections) == ["toy, clean protocol", "toy, paper protocol"]
     assert (report.runs, report.excluded) == (4, ())
-    measures = json.loads(Page(report.path).scripts[0])[0]["methods"][1]["measures"]
+    measures = json.loads(Page(report.path).scripts[0])["sections"][0]["methods"][1]["measures"]
     assert list(measures) == ["accuracy", "ratio", "share"]
     assert [series["name"] for series in measures["accuracy"]] == ["fused", "audio", "image"]
 
@@ -538,7 +541,7 @@ def test_command_line(tmp_path, capsys):
     out = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out), "--title", "A & B"]) == 0
     printed = capsys.readouterr()
-    assert "digits, clean protocol (methods: 1, runs: 1, left out: 1)" in printed.out
+    assert "digits, clean protocol (methods: 1, runs: 1, not finished: 0, left out: 1)" in printed.out
     assert str(out) in printed.out
     assert f"left out, no run: {tmp_path / 'b'}: The folder is empty." in printed.err
     page = Page(out)

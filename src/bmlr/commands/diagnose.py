@@ -41,6 +41,7 @@ def execute(
         data: Data of the run.
     """
     from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
+    from bmlr.runs.layout import DIAGNOSIS
     from bmlr.training import is_first_process
 
     diagnosis = diagnose_run(
@@ -55,7 +56,7 @@ def execute(
     )
     if not is_first_process():  # a run of several processes is probed by as many
         return
-    files = write_diagnosis(diagnosis, run / "diagnosis" if out is None else out)
+    files = write_diagnosis(diagnosis, run / DIAGNOSIS if out is None else out)
     console = make_console(200)
     for table in diagnosis.tables():
         print_table(table, console)

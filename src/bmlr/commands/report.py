@@ -35,8 +35,12 @@ def execute(
         runs, out, results=results or (), baseline=baseline, title=title,
         command=shlex.join(["bmlr", "report", *runs, *options]),
     )  # fmt: skip
-    for excluded in report.excluded:
-        print(f"left out, {excluded.state}: {excluded.directory}: {excluded.reason}", file=sys.stderr)
-    counts = f"methods: {report.methods}, runs: {report.runs}, left out: {len(report.excluded)}"
-    print(f"{'; '.join(report.sections)} ({counts})")
+    begun = [run for run in report.excluded if run.is_begun]
+    for run in report.excluded:
+        state = run.state if run.is_begun else f"left out, {run.state}"
+        print(f"{state}: {run.directory}: {run.reason}", file=sys.stderr)
+    counts = {"methods": report.methods, "runs": report.runs, "not finished": len(begun)}
+    counts["left out"] = len(report.excluded) - len(begun)
+    shown = ", ".join(f"{name}: {number}" for name, number in counts.items())
+    print(f"{'; '.join(report.sections) or 'no finished run'} ({shown})")
     print(report.path)

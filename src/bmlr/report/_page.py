@@ -7,9 +7,10 @@ import dataclasses
 import datetime as dt
 import hashlib
 import io
+import os
 import shlex
 import struct
-import textwrap
+import urllib.parse
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -20,14 +21,19 @@ import pandas as pd
 
 from bmlr import figures
 from bmlr._checks import nearest_name
-from bmlr._files import atomic_write_text
+from bmlr._files import atomic_write_text, parse_json
 from bmlr._version import __version__
 from bmlr.benchmark.contents import FigureFile, read_contents
+from bmlr.figures.style import RATIO_STEPS, save
+from bmlr.report._classes import make_class_tables
 from bmlr.report._curves import section_curves, section_measures
+from bmlr.report._differences import conclude, differences_to
+from bmlr.report._export import export_table
 from bmlr.report._sections import ExcludedRun, MethodGroup, Section, exclude_run, make_sections, methods_text
 from bmlr.report._tables import method_table, run_table, sortable
 from bmlr.runs import RunRecord, find_runs
-from bmlr.runs.layout import CONFIG
+from bmlr.runs.layout import CONFIG, DIAGNOSIS
+from bmlr.tables import format_percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Report:
         sections: Headings of its sections.
         methods: Number of methods.
         runs: Number of runs in its numbers.
-        excluded: Runs that were left out, with the reason.
+        excluded: Runs without a result and folders that were left out, with the reason.
     """
 
     path: Path
@@ -61,8 +67,8 @@ def write_report(
     """Write a page about runs, readable offline from one file.
 
     Runs on the same data under the same protocol are compared in one section. Runs of one method with the same settings
-    are its seeds, shown by mean and sample standard deviation. Runs that failed, are unfinished or cannot be read are
-    left out of all numbers and listed with the reason.
+    are its seeds, shown by mean and sample standard deviation. Runs that are running, stopped or failed are listed with
+    the epoch they reached, others that cannot be used with the reason.
 
     Args:
         runs: Directories of runs, or folders that hold runs.
@@ -76,8 +82,8 @@ def write_report(
 
     Raises:
         FileNotFoundError: If a path does not exist, or a folder of results has no ``contents.json``.
-        ValueError: If there is no finished run, the message says why, no method is the baseline, a folder of results
-            is damaged, or ``out`` is not the name of a page.
+        ValueError: If there is no run, the message says why, no method is the baseline, a folder of results is damaged,
+            or ``out`` is not the name of a page.
     """
     out = Path(out)
     if out.suffix.lower() not in {".html", ".htm"} or out.is_dir():
@@ -89,19 +95,26 @@ def write_report(
     _check_baseline(baseline, sections)
     methods = len({group.label for section in sections for group in section.groups})
     curves = [section_curves(section) for section in sections]
+    groups = [group for section in sections for group in section.groups]
+    heading = "Runs without a result yet"
+    if groups:
+        heading = f"Comparison of {methods_text(groups)}" if methods > 1 else f"Runs of {groups[0].label}"
     content = {
-        "title": title or f"Comparison of {methods_text([group for section in sections for group in section.groups])}",
+        "title": title or heading,
         "sections": [
-            _section_content(section, measures, baseline) for section, measures in zip(sections, curves, strict=True)
+            _section_content(section, measures, baseline, out)
+            for section, measures in zip(sections, curves, strict=True)
         ],
         "results": [_results_content(Path(folder)) for folder in results],
-        "excluded": excluded,
+        "begun": [(run, _folder_link(run.directory, out)) for run in excluded if run.is_begun],
+        "excluded": [run for run in excluded if not run.is_begun],
         "runs": counted,
-        "curves": curves,
+        "curves": {"sections": curves, "ratio_steps": RATIO_STEPS},
         "command": command,
         "version": __version__,
         "created": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+    content["exports"] = _exports(content)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(out, _render(content))
     return Report(out, tuple(section.heading for section in sections), methods, counted, tuple(excluded))
@@ -114,18 +127,39 @@ def _read_finished(paths: Iterable[Path | str]) -> tuple[list[RunRecord], list[E
     excluded = [exclude_run(record) for record in records if record.state != "finished"]
     if not records:
         raise ValueError("`runs` should name at least one run or folder of runs. Found none.")
-    if not finished:
+    if not finished and not any(run.is_begun for run in excluded):
         more = f" {len(excluded) - 1} more have none either." if len(excluded) > 1 else ""
-        raise ValueError(f"There is no finished run to report. {records[0].directory}: {excluded[0].reason}{more}")
+        raise ValueError(f"There is no run to report. {records[0].directory}: {excluded[0].reason}{more}")
     return finished, excluded
+
+
+def _exports(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Texts of all tables to copy and to save, by the identifier in the page."""
+    exports = {}
+    for number, section in enumerate(content["sections"]):
+        heading, classes = section["section"].heading, section["classes"]
+        tables = {"methods": section["table"], "runs": section["run_table"]}
+        tables |= {"classes": classes.accuracy} if classes.accuracy is not None else {}
+        for index, method in enumerate(classes.methods):
+            tables |= {f"classes-{index}": method.accuracy, f"confusion-{index}": method.confusion}
+        for name, table in tables.items():
+            exports[f"{name}-{number}"] = export_table(table, f"{heading} {table.title or name}")
+    for number, result in enumerate(content["results"]):
+        for index, item in enumerate(result["items"]):
+            if "table" in item:
+                exports[f"results-{number}-{index}"] = export_table(
+                    item["table"], item["table"].title or result["title"]
+                )
+    return exports
 
 
 def _render(content: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     )
+    environment.filters["percent"] = format_percent
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     files = resources.files("bmlr.report")
     texts = {name: (files / f"page.{name}").read_text(encoding="utf-8").strip() for name in ("css", "js")}
@@ -135,10 +169,26 @@ def _render(content: dict[str, Any]) -> str:
     return template.render(**content, **texts, hashes=hashes)
 
 
+def _printable(value: Any) -> Any:
+    """Text with the halves of code points that a name of no UTF-8 holds as escapes: no page can hold them."""
+    if hasattr(value, "__html__") or not isinstance(value, str | os.PathLike):
+        return value
+    return os.fspath(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _folder_link(directory: Path, out: Path) -> str:
+    """Address of a run's folder, relative to the page."""
+    try:
+        relative = os.path.relpath(directory, out.parent)
+    except ValueError:  # on another drive
+        return directory.absolute().as_uri()
+    return urllib.parse.quote(os.fsencode(relative).replace(os.fsencode(os.sep), b"/")) + "/"
+
+
 def _check_baseline(baseline: str | None, sections: Sequence[Section]) -> None:
     """Raise if no section has the baseline; some sections may lack it."""
     labels = {group.label: None for section in sections for group in section.groups}
-    if baseline is not None and all(_find_baseline(section, baseline) is None for section in sections):
+    if sections and baseline is not None and all(_find_baseline(section, baseline) is None for section in sections):
         raise ValueError(
             f"`baseline` should be one of {', '.join(labels)}. Found {baseline!r}.{nearest_name(baseline, labels)}"
         )
@@ -174,11 +224,21 @@ def _read_image(path: Path) -> tuple[str, bool]:
     return f"data:image/png;base64,{_base64(content)}", width > 1.5 * height
 
 
-def _section_content(section: Section, curves: Mapping[str, Any], baseline: str | None) -> dict[str, Any]:
-    methods, runs_table = method_table(section, _find_baseline(section, baseline)), run_table(section)
+def _section_content(
+    section: Section, curves: Mapping[str, Any], baseline_name: str | None, out: Path
+) -> dict[str, Any]:
+    baseline = _find_baseline(section, baseline_name)
+    differences = differences_to(section, baseline)
+    methods, runs_table = method_table(section, baseline, differences), run_table(section)
+    classes = make_class_tables(section)
     runs = [(group, run) for group in section.groups for run in group.runs]
     return {
         "section": section,
+        "conclusion": conclude(section, baseline, differences),
+        "classes": classes,
+        "diagnoses": [
+            (group.label, run.config["seed"], text) for group, run in runs if (text := _read_diagnosis(run.directory))
+        ],
         "table": methods,
         "rows": list(zip(section.groups, methods.rows, strict=True)),
         "run_table": runs_table,
@@ -189,6 +249,7 @@ def _section_content(section: Section, curves: Mapping[str, Any], baseline: str 
                 "config": (run.directory / CONFIG).read_text(encoding="utf-8"),
                 "versions": run.finished_result.get("versions") or {},
                 "directory": run.directory,
+                "link": _folder_link(run.directory, out),
                 "parameters": run.finished_result.get("parameters"),
                 "remark": run.metrics_problem,
                 "command": f"bmlr train --config {shlex.quote(str(run.directory / CONFIG))} --runs again",
@@ -207,6 +268,15 @@ class _Figure:
     source: str
     caption: str
     alternative: str
+
+
+def _read_diagnosis(directory: Path) -> str:
+    """Verdict of the diagnosis in a run's directory, or ""."""
+    try:
+        content = parse_json((directory / DIAGNOSIS / "diagnosis.json").read_text(encoding="utf-8"))
+        return str(content["verdict"]["paragraph"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def _draw_bars(section: Section) -> _Figure:
@@ -229,35 +299,31 @@ def _draw_bars(section: Section) -> _Figure:
     height = 0.9 + len(section.groups) * (0.15 * (1 + len(section.modalities)) + 0.15)
     who = f"{len(section.groups)} methods" if len(section.groups) > 1 else section.groups[0].label
     # A fixed salt: the same runs give the same bytes. Characters become outlines: the layout does not depend on fonts
-    # where the page is read. And text between two $ in a name is not mathematics.
-    with mpl.rc_context({"svg.hashsalt": "bmlr", "svg.fonttype": "path", "text.parse_math": False}):
+    # where the page is read.
+    with mpl.rc_context({"svg.hashsalt": "bmlr", "svg.fonttype": "path"}):
         figure = Figure(figsize=(7.2, height), layout="constrained")  # outside pyplot, which would keep it
         ax = figure.subplots()
         figures.plot_methods(_numeric(table), majority=section.majority, label="test accuracy (%)", ax=ax)
         return _Figure(
             _as_uri(figure),
-            "Test accuracy: mean, sample standard deviation and every run (circles)",
+            "Test accuracy of every method, in the epoch selected on validation",
             f"Bars of the test accuracy of {who}, fused and for {' and '.join(section.modalities)}; the numbers are "
             "those of the table of methods.",
         )
 
 
-def _wrapped(label: str) -> str:
-    return "\n".join(textwrap.wrap(label, 44))
-
-
 def _numeric(table: pd.DataFrame) -> pd.DataFrame:
     numbers: pd.DataFrame = table.drop(columns="method").apply(pd.to_numeric)
-    return numbers.assign(method=table["method"].map(lambda label: _wrapped(str(label))))
+    return numbers.assign(method=table["method"])
 
 
 def _as_uri(figure: Any) -> str:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message=r"A name in a figure has characters")  # the tables show them
         # A name longer than the figure: it is drawn, and runs out at the side.
         warnings.filterwarnings("ignore", message=r"constrained_layout not applied")
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        save(figure, buffer, format="svg", transparent=True, metadata={"Date": None})
     return f"data:image/svg+xml;base64,{_base64(buffer.getvalue())}"
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bmlr.methods
-from bmlr.runs import RunRecord, group_runs
+from bmlr.runs import DirectoryLock, RunRecord, group_runs
 from bmlr.runs.settings import data_settings, method_settings, settings, settings_key, software_version, text_of
+
+# Marks of direction, and characters that are written from right to left.
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI", "R", "AL"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +23,26 @@ class ExcludedRun:
 
     Attributes:
         directory: Its directory.
-        state: failed, unfinished, unreadable, repeated or no run.
+        state: running, stopped, failed, unreadable, repeated or no run.
         reason: One sentence.
         details: Traceback of a failed run, or the end of its log, or "".
+        method: Its method and seed, or "".
+        epochs: Epochs that are done, of those planned, or "".
+        validation: Validation accuracy of the last of them.
     """
 
     directory: Path
     state: str
     reason: str
     details: str = ""
+    method: str = ""
+    epochs: str = ""
+    validation: float | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it is a run that has no result yet."""
+        return self.state in {"running", "stopped", "failed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +92,28 @@ class Section:
 
 def exclude_run(record: RunRecord) -> ExcludedRun:
     """Excluded entry of a run without a result."""
-    return ExcludedRun(record.directory, record.state, record.reason, record.details)
+    if record.state not in {"unfinished", "failed"}:
+        return ExcludedRun(record.directory, record.state, record.reason, record.details)
+    config, metrics = record.config, record.metrics
+    planned = (config.get("trainer") or {}).get("epochs")
+    done = 0 if metrics is None else len(metrics)
+    epochs = f"{done} of {planned}" if planned else str(done)
+    state, reason = "failed" if record.state == "failed" else "stopped", record.reason
+    if state == "stopped" and _is_running(record.directory):
+        state, reason = "running", f"{epochs} epochs are done."
+    name = str((config.get("method") or {}).get("class_path", "")).rpartition(".")[2]
+    accuracy = metrics["val_accuracy"].iloc[-1] if metrics is not None and "val_accuracy" in metrics else None
+    return ExcludedRun(
+        record.directory, state, reason, record.details, f"{name}, seed {config.get('seed')}" if name else "", epochs,
+        None if accuracy is None or not math.isfinite(accuracy) else float(accuracy),
+    )  # fmt: skip
+
+
+def _is_running(directory: Path) -> bool:
+    try:
+        return DirectoryLock(directory).held_elsewhere()
+    except OSError:  # a folder that cannot be written to
+        return False
 
 
 def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[ExcludedRun]]:
@@ -98,6 +135,15 @@ def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[Exclud
         by_data.setdefault(settings_key(data), []).append(record)
     sections = [_make_section(records) for records in by_data.values()]
     return _tell_apart(sections, [records[0] for records in by_data.values()]), repeated
+
+
+def isolate(name: str) -> str:
+    """A name within a sentence, whose direction it does not turn.
+
+    Marks of direction in a name would else reverse the words that follow.
+    """
+    marked = any(unicodedata.bidirectional(character) in _DIRECTIONS for character in name)
+    return f"\u2068{name}\u2069" if marked else name
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -125,7 +171,7 @@ def _make_section(runs: list[RunRecord]) -> Section:
     }
     shared, different = _compare_settings(groups)
     facts = {
-        "Data": f"{first['data']}{_in_brackets(parameters)}",
+        "Data": f"{isolate(first['data'])}{_in_brackets(parameters)}",
         "Protocol": f"{first['protocol']}{_PROTOCOLS.get(first['protocol'], '')}",
         "Samples": f"{samples['train']} training, {samples['val']} validation, {samples['test']} test",
         "Majority rate": f"{100 * first['majority_rate']:.1f} % of the test split is of the most frequent class",
@@ -135,7 +181,7 @@ def _make_section(runs: list[RunRecord]) -> Section:
         "Versions": _versions(results),
     }
     return Section(
-        heading=f"{first['data']}, {first['protocol']} protocol",
+        heading=f"{isolate(first['data'])}, {first['protocol']} protocol",
         facts=facts,
         notes=_notes(runs, groups, different),
         modalities=modalities,
@@ -224,8 +270,6 @@ def _notes(runs: list[RunRecord], groups: list[MethodGroup], different: list[str
         notes.append(
             f"The methods do not have the same seeds, so their means are not of the same draws: {_listed(seeds)}."
         )
-    if max(len(group.runs) for group in groups) == 1:
-        notes.append("Every method has one run: how much results vary with the seed is not known.")
     if len({settings_key(record.finished_result.get("versions")) for record in runs}) > 1:
         notes.append("The runs were made with different versions or on different machines (see each run's details).")
     return notes + [record.metrics_problem for record in runs if record.metrics_problem]

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from bmlr.benchmark.statistics import difference_of, estimate
+from bmlr.benchmark.statistics import Difference, estimate
+from bmlr.report._differences import Differences
 from bmlr.report._sections import MethodGroup, Section, seeds_text
 from bmlr.runs import RunRecord
 from bmlr.tables import Cell, Table, format_mean, leading_number, mark_best
@@ -16,12 +17,13 @@ from bmlr.tables import Cell, Table, format_mean, leading_number, mark_best
 Read = Callable[[RunRecord], float | None]
 
 
-def method_table(section: Section, baseline: MethodGroup | None = None) -> Table:
+def method_table(section: Section, baseline: MethodGroup | None, differences: Differences) -> Table:
     """Mean ± std over seeds of every method, the best two marked.
 
     Args:
         section: The section.
-        baseline: The method that the others' differences are to; None leaves the differences out.
+        baseline: The method that the differences are to; None leaves them out.
+        differences: Differences of the other methods to it.
     """
     columns: list[tuple[str, list[Cell]]] = []
     notes: dict[str, str] = {}
@@ -45,7 +47,8 @@ def method_table(section: Section, baseline: MethodGroup | None = None) -> Table
             "both have and the test samples. Three seeds tell little of the spread between seeds: the interval is "
             "rather too narrow"
         )
-        add(f"Difference to {baseline.label} (95 %)", note, [_difference_cell(group, baseline) for group in groups])
+        cells = [_difference_cell(differences.get(group.label)) for group in groups]
+        add(f"Difference to {baseline.label} (95 %)", note, cells)
     if any("test_last_epoch" in run.finished_result for group in groups for run in group.runs):
         for split, (head, note) in _PAPER_COLUMNS.items():
             add(head, note, [_mean_cell(group, _reader(split, "accuracy"), 100, 1) for group in groups])
@@ -143,15 +146,11 @@ def _number_cell(value: float | None, factor: float, digits: int) -> Cell:
     return Cell("–") if value is None else Cell(f"{factor * value:.{digits}f}", value=factor * value)
 
 
-def _difference_cell(group: MethodGroup, baseline: MethodGroup) -> Cell:
-    if group is baseline:
+def _difference_cell(difference: Difference | str | None) -> Cell:
+    if difference is None:  # the baseline itself
         return Cell("0", value=0.0)
-    try:
-        difference = difference_of(group.runs, baseline.runs)
-    except (OSError, ValueError) as error:
-        return Cell("–", note=" ".join(str(error).split()))
-    if difference is None:
-        return Cell("–", note="no seed in common")
+    if isinstance(difference, str):
+        return Cell("–", note=difference)
     note = f"resampled over {difference.over}; {seeds_text(difference.seeds)}"
     return Cell(difference.text(), value=100 * difference.mean, note=note)
 

@@ -1,6 +1,7 @@
 "use strict";
 (() => {
-  const sections = JSON.parse(document.getElementById("curves").textContent);
+  const { sections, ratio_steps: ratioSteps } = JSON.parse(document.getElementById("curves").textContent);
+  const exported = JSON.parse(document.getElementById("exports").textContent);
   const titles = {
     accuracy: "validation accuracy (%)",
     ratio: "ratio of accuracies (log scale)",
@@ -74,6 +75,76 @@
     apply(); // the browser may have kept the field's text over a reload
   }
 
+  // ---- tables to copy and to save ------------------------------------------------------------------------------
+
+  async function copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch { // not allowed to pages of files in every browser
+      const area = document.createElement("textarea");
+      area.value = text;
+      area.className = "unseen";
+      document.body.append(area);
+      area.select();
+      const copied = document.execCommand("copy");
+      area.remove();
+      return copied;
+    }
+  }
+
+  function save(name, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  for (const bar of document.querySelectorAll("[data-export]")) {
+    const { name, ...texts } = exported[bar.dataset.export];
+    const said = document.createElement("output");
+    const add = (label, action) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = label;
+      button.addEventListener("click", action);
+      bar.append(button);
+    };
+    for (const [ending, format] of [["csv", "CSV"], ["tex", "LaTeX"]]) {
+      add(`Copy ${format}`, async () => {
+        said.textContent = (await copy(texts[ending])) ? `${format} copied` : "The browser does not allow it.";
+      });
+      add(`Save ${format}`, () => {
+        save(`${name}.${ending}`, texts[ending]);
+        said.textContent = `${name}.${ending} saved`;
+      });
+    }
+    bar.append(said);
+    bar.hidden = false;
+  }
+
+  // ---- what does not fit ----------------------------------------------------------------------------------------
+
+  for (const frame of document.querySelectorAll(".frame")) {
+    const area = frame.firstElementChild;
+    const hint = document.createElement("p");
+    hint.className = "sideways";
+    hint.textContent = "Scroll sideways to see the rest →";
+    hint.hidden = true;
+    frame.append(hint);
+    const update = () => {
+      const rest = area.scrollWidth - area.clientWidth;
+      frame.classList.toggle("cut", rest > 1 && area.scrollLeft < rest - 1);
+      frame.style.setProperty("--seen", `${area.clientHeight}px`);
+      hint.hidden = rest <= 1;
+    };
+    area.addEventListener("scroll", update, { passive: true });
+    const observer = new ResizeObserver(update);
+    observer.observe(area);
+    for (const child of area.children) observer.observe(child);
+  }
+
   // ---- curves -------------------------------------------------------------------------------------------------
 
   const svgElement = (name, attributes = {}, ...children) => {
@@ -106,13 +177,12 @@
     const positive = values.filter((value) => value > 0);
     const low = Math.min(0.8, ...positive) / 1.06;
     const high = Math.max(1.25, ...positive) * 1.06;
-    const scales = [
-      [0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4],
-      [0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3],
-      [0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10],
-      [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000],
-    ].map((scale) => ({ reach: low >= scale[0] / 1.2, ticks: scale.filter((tick) => tick >= low && tick <= high) }));
-    const { ticks } = scales.find(({ reach, ticks: fitting }) => reach && fitting.length <= 8) || scales[3];
+    const powers = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) powers.push(power);
+    const scales = ratioSteps.map((steps) => powers
+      .flatMap((power) => steps.map((step) => Number((step * 10 ** power).toPrecision(6))))
+      .filter((tick) => tick >= low && tick <= high));
+    const ticks = scales.find((fitting) => fitting.length <= 8) || scales[scales.length - 1];
     return { low, high, ticks, position: Math.log };
   }
 

@@ -115,7 +115,7 @@ def plot_top_classes(
         for tick, row in zip(ax.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if row == index else "normal")
         ax.set(xlim=(0, 112), ylim=(len(rows) - 0.4, -0.6), xticks=[0, 25, 50, 75, 100])
-        title = f"{plain_text(names[index], 30)}\n{plain_text(modality)}, {int(sizes[index])} samples"
+        title = f"true class {plain_text(names[index], 24)}\n{plain_text(modality)}, {int(sizes[index])} samples"
         ax.set_title(title, fontsize=9, loc="left")
         ax.tick_params(axis="y", length=0)
         ax.tick_params(axis="x", labelsize=8)

@@ -13,3 +13,5 @@ NONFINITE = "nonfinite.json"
 FAILURE, LOG, LOCK = "failed.json", "log.txt", ".lock"
 #: Process and machine that hold the lock.
 HOLDER = ".holder.json"
+#: Folder of the run's diagnosis, if it has one.
+DIAGNOSIS = "diagnosis"

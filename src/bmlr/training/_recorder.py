@@ -192,6 +192,7 @@ class Recorder:
         content: dict[str, Any] = {
             "data": data.name,
             "protocol": data.protocol,
+            "classes": list(data.classes),
             "method": type(module.method).__name__,
             "seed": self.config.seed,
             "test": test.as_dict(),
