@@ -45,6 +45,7 @@ def main() -> None:
             f"{result.content['seconds']:.0f}",
         )
         figures.plot_accuracy(read_metrics(result.directory), ax).set_title(name)
+    figure.suptitle(f"digits: validation accuracy per epoch, seed {arguments.seed}")
     path = arguments.out / "accuracy.png"
     figure.savefig(path, dpi=150)
     console = Console()

@@ -126,6 +126,13 @@ def test_surface_writes_means_and_frames_the_best():
     draw(ax)
 
 
+def test_equal_values_of_the_surface_all_have_a_frame():
+    table = pd.DataFrame({"alpha": [1, 1, 2, 2], "beta": [0, 0.5, 0, 0.5], "accuracy": [0.9, 0.5, 0.9, 0.1]})
+    ax = figures.plot_surface(table)
+    assert {patch.get_xy() for patch in ax.patches} == {(-0.5, -0.5), (0.5, -0.5)}
+    assert legend_texts(ax.get_figure()) == ["largest value, 90.0"]
+
+
 def test_text_on_the_surface_can_be_read():
     table = pd.DataFrame([(x, y, (x + y) / 20) for x in range(6) for y in range(6)], columns=["a", "b", "v"])
     ax = figures.plot_surface(table, "a", "b", "v", label="share (%)")

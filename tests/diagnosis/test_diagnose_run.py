@@ -67,7 +67,8 @@ def test_the_command_prints_and_writes(run, splits, capsys, tmp_path, monkeypatc
     assert " ".join(content["verdict"]["paragraph"].split())[:30] in " ".join(printed.split())
     assert "test" not in splits
     titles = [title_of(figure) for figure in saved]
-    subject = "UniformBaseline on toy, validation split, best weights, 120 samples"
+    epoch = 1 + json.loads((run / "result.json").read_text())["best_epoch"]
+    subject = f"UniformBaseline on toy, validation split, best weights (epoch {epoch} of 2), 120 samples"
     assert titles == [f"{kind}: {subject}" for kind in ("Accuracy by modality", "Contribution of each modality",
                                                         "Confidence gap")]  # fmt: skip
     assert all(legend_texts(figure)[-1] == "95 % bootstrap interval" for figure in saved)

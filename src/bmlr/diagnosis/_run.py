@@ -63,6 +63,7 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
         RunError: If its weights are missing or damaged, or its data is missing or other data.
         ValueError: If an argument does not fit.
     """
+    from bmlr.runs import read_run
     from bmlr.training import load_run, split_batches
 
     check_choice("split", split, ("train", "val", "test"))
@@ -89,9 +90,12 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
             else {}
         )
     gradients = Path(run) / GRADIENTS
-    name = type(method).__name__
+    name, epoch = type(method).__name__, ""
+    if (result := read_run(Path(run)).result) is not None:
+        number = result["best_epoch"] + 1 if weights == "best" else result["epochs"]
+        epoch = f" (epoch {number} of {result['epochs']})"
     background = Background(
-        f"{name} on {config.data.name}, {_SPLITS[split]}, {weights} weights",
+        f"{name} on {config.data.name}, {_SPLITS[split]}, {weights} weights{epoch}",
         method=name,
         reference=probes,
         gradients=gradients if gradients.is_file() else None,

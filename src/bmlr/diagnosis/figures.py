@@ -259,6 +259,8 @@ def _curves(rows: Sequence[Mapping[str, float]], prefix: str, ax: Axes | None, w
 
 def _legend_above(ax: Axes, *last: str) -> Axes:
     """Add the legend above the axes, clear of the bars."""
-    above: dict[str, Any] = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 2}
+    longest = max(map(len, ax.get_legend_handles_labels()[1]), default=0)
+    above: dict[str, Any] = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1.0)}
+    above["ncols"] = 1 if longest > 30 else 2  # wider than the axes, it would be cut
     add_legend(ax, last or (_INTERVAL,), borderaxespad=0.2, fontsize="small", **above)
     return ax

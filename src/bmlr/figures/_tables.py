@@ -30,8 +30,8 @@ def plot_surface(
 ) -> Axes:
     """A measure over two parameters as a map with values (Fig. 5).
 
-    The colours grow lighter with the value, in grey print too; the largest value has a frame. Rows of the same
-    parameters (seeds) are averaged; a combination that was not run is left blank with a dash.
+    The colours grow lighter with the value, in grey print too; the largest value, and any equal to it, has a frame.
+    Rows of the same parameters (seeds) are averaged; a combination that was not run is left blank with a dash.
 
     Args:
         table: A row per run.
@@ -71,11 +71,11 @@ def plot_surface(
         red, green, blue, _ = image.cmap(image.norm(number))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         ax.text(index, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
-    best_row, best_column = np.unravel_index(np.nanargmax(values), values.shape)
     # White inside black shows on every colour.
     for colour, line, text in (("black", 3.6, f"largest value, {np.nanmax(values):.1f}"), ("white", 1.6, None)):
         frame = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3, "clip_on": False, "label": text}
-        ax.add_patch(_rectangle((float(best_column) - 0.5, float(best_row) - 0.5), **frame))
+        for row, index in np.argwhere(values == np.nanmax(values)):
+            ax.add_patch(_rectangle((float(index) - 0.5, float(row) - 0.5), **frame))
     ax.set_xticks(range(width), [f"{number:g}" for number in grid.columns])
     ax.set_yticks(range(height), [f"{number:g}" for number in grid.index])
     ax.set(xlabel=_GREEK.get(x, plain_text(x)), ylabel=_GREEK.get(y, plain_text(y)))

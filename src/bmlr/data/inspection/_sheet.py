@@ -93,6 +93,10 @@ class _Sheet:
         self.top = 0.75
         self.height = self.top + len(picks) * (_CELL + _GAP) + 0.1
         self.figure = Figure(figsize=(self.width, self.height), dpi=100, facecolor="white")
+        self._text(self.label_width - 0.12, self.height - 0.53, "class", ha="right", va="center", size=7)
+        self._text(
+            self.label_width - 0.12, self.height - 0.65, "samples", ha="right", va="center", size=6, color="#777777"
+        )
         for row, (label, name) in enumerate(names.items()):
             middle = self.height - self.top - row * (_CELL + _GAP) - _CELL / 2
             self._text(self.label_width - 0.12, middle + 0.02, name, ha="right", va="bottom", size=9)
