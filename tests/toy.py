@@ -1,11 +1,13 @@
 """A tiny data set of vectors and images, for tests of training."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bmlr.data import ArraySplit, Modality, MultimodalData, TrainingDefaults
+from bmlr.methods import Joint
 
 
 class Toy(MultimodalData):
@@ -47,3 +49,25 @@ class Toy(MultimodalData):
             name: torch.from_numpy(np.load(Path(path), allow_pickle=False)).float()[None]
             for name, path in files.items()
         }
+
+
+class SlowJoint(Joint):
+    """Joint training that tells of its first step and prediction, and takes its time for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
+
+    def compute_losses(self, model, batch):
+        self._tell("step")
+        return super().compute_losses(model, batch)
+
+    def predict(self, output):
+        self._tell("prediction")
+        return super().predict(output)
+
+    def _tell(self, event):
+        if event not in self._told:
+            self._told.add(event)
+            print(event, flush=True)
+            time.sleep(0.5)

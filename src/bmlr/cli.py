@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from bmlr.commands.options import Command
 
 _FLAGS = {"help", "-h", "--help", "--version"}
+#: Commands that, started again, go on where they were stopped.
+_RESUMING = {"prepare", "compare", "tune", "reproduce"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0; 2 after one sentence on the error stream; 130 after an interrupt.
+        The exit status: 0; 2 after one sentence on the error stream; 130 after one about Ctrl-C.
     """
     if arguments is None:
         gc.freeze()  # every collection would walk all of torch again, a fifth of the time of a short command
@@ -37,12 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (Exception, KeyboardInterrupt) as error:
+    except KeyboardInterrupt as error:  # a run that was stopped has told where it goes on
+        kept = "What is finished is kept: the same command goes on from there."
+        stop = str(error) or f"Stopped by Ctrl-C. {kept if {*arguments[:1]} & _RESUMING else 'Nothing was kept.'}"
+        print(f"bmlr: {' '.join(stop.split())}", file=sys.stderr)
+        return 130
+    except Exception as error:
         message = _describe(error)
         if message is None:  # a fault of the library keeps its traceback
             raise
         print(f"bmlr: error: {' '.join(message.split())}", file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else 2
+        return 2
     return 0
 
 
@@ -101,12 +108,10 @@ def _load_command(name: str) -> Command:
     return Command(name, function)
 
 
-def _describe(error: BaseException) -> str | None:
+def _describe(error: Exception) -> str | None:
     """Message for an error that a user can have caused; None for any other."""
     message = str(error)
-    if isinstance(error, KeyboardInterrupt):
-        message = "interrupted; a training run continues with --resume, everything else with the same command."
-    elif isinstance(error, RecursionError):
+    if isinstance(error, RecursionError):
         message = "a file is nested too deeply to be what it should be."
     elif isinstance(error, ModuleNotFoundError):
         return _missing_extra(error)

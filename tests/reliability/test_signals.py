@@ -14,6 +14,8 @@ ARGUMENTS = [
     "train", "--data=toy.Toy", "--data.samples=200", "--method=BMLR", "--trainer.epochs=4", "--trainer.batch_size=8",
     "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.checkpoint_every=5", "--resume=true",
 ]  # fmt: skip
+#: Exit status of a run that a signal stopped.
+STOPPED = {signal.SIGTERM: 2, signal.SIGINT: 130}
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +70,13 @@ def killed_again_and_again(tmp_path, command, how, times, longest):
         if how == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:  # before the run's own beginning and after its end the process ends as any does
-            assert code in {2, -signal.SIGTERM}, errors
+            assert code in {STOPPED[how], -how}, errors
             assert "Traceback" not in errors
-        in_training += code == 2 and "with a checkpoint after step" in errors
-        if code == 2:
-            last = errors.strip().splitlines()[-1]
-            assert last.startswith("bmlr: error: The run in")
-            assert "--resume" in last
+        in_training += "with a checkpoint after step" in errors
+        last = (errors.strip().splitlines() or [""])[-1]
+        if code == STOPPED.get(how) and last != "bmlr: Stopped by Ctrl-C. Nothing was kept.":
+            assert last.removeprefix("bmlr: ").removeprefix("error: ").startswith("The run in")
+            assert "--resume" in last or "the same command starts it again" in last
     for folder in folders:
         finish(command, folder)
         assert_same_run(tmp_path / "whole", folder)
@@ -82,20 +84,51 @@ def killed_again_and_again(tmp_path, command, how, times, longest):
     return in_training, len(folders)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
 def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, server, how):
     killed_again_and_again(tmp_path, Forked(server, tmp_path / "errors"), how, 3, longest=1.0)
 
 
+def test_ctrl_c_says_what_is_kept_and_twice_stops_at_once(tmp_path, server):
+    """In the first step, in validation, twice; with workers, to whom the terminal sends it too."""
+    command = Forked(server, tmp_path / "errors", tmp_path / "output")
+    folder = tmp_path / "run"
+    arguments = [*ARGUMENTS, "--method=toy.SlowJoint", "--trainer.num_workers=2", "--run", str(folder)]
+
+    def stop(line, times):
+        process = command.start(arguments)
+        deadline = time.monotonic() + 60
+        while line not in command.output.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(times):
+            os.killpg(process, signal.SIGINT)
+            time.sleep(0.1)
+        assert command.ended(60) == 130
+        first, *_, last = command.errors.read_text().strip().splitlines()
+        assert first == "bmlr: stopping after this step, with a checkpoint; Ctrl-C again stops at once."
+        return last
+
+    beginning = f"bmlr: The run in {folder} was stopped by"
+    assert (
+        stop("step", 2) == f"{beginning} a second Ctrl-C. It has no checkpoint yet: the same command starts it again."
+    )
+    assert stop("step", 1) == (
+        f"{beginning} Ctrl-C with a checkpoint after step 1, 0 of 4 epochs done. Continue it with --resume."
+    )
+    assert stop("prediction", 1) == (
+        f"{beginning} Ctrl-C with a checkpoint after step 25, 1 of 4 epochs done. Continue it with --resume."
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
 def test_the_real_command_killed_thirty_times_ends_the_same(tmp_path, how):
     found = killed_again_and_again(tmp_path, Command(tmp_path / "errors"), how, 30, longest=5.0)
     print(f"{how!r}: 30 times, {found[0]} of them with a checkpoint at once, {found[1]} runs")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
 def test_killed_two_hundred_times_a_run_ends_the_same(tmp_path, server, how):
     found = killed_again_and_again(tmp_path, Forked(server, tmp_path / "errors"), how, 200, longest=2.0)
     print(f"{how!r}: 200 times, {found[0]} of them with a checkpoint at once, {found[1]} runs")

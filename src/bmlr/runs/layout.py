@@ -10,6 +10,7 @@ DATA, DATA_ARRAYS = "data.json", "data.safetensors"
 PREVIOUS = "previous.ckpt"
 #: Losses and gradients that were not finite.
 NONFINITE = "nonfinite.json"
+TENSORBOARD = "tensorboard"
 FAILURE, LOG, LOCK = "failed.json", "log.txt", ".lock"
 #: Process and machine that hold the lock.
 HOLDER = ".holder.json"

@@ -7,10 +7,10 @@ from bmlr.training._directory import RunResult
 from bmlr.training._guard import NonFiniteLossError
 from bmlr.training._module import BalancedModule
 from bmlr.training._monitoring import MonitorCallback
+from bmlr.training._processes import is_first_process
 from bmlr.training._reading import evaluate_run, load_run, predict_files, predict_run, split_batches
 from bmlr.training._scores import Score, ScoreMetric, evaluate
 from bmlr.training._train import make_module, train
-from bmlr.training._trainer import is_first_process
 
 __all__ = [
     "BalancedModule",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from bmlr._files import atomic_write_text, file_checksum, remove_leftovers
 from bmlr._version import __version__
 from bmlr.config import RunConfig, read_config
 from bmlr.runs import DirectoryLock, RunError, read_result
-from bmlr.runs.layout import CHECKPOINT, CONFIG, DATA, DATA_ARRAYS, METRICS, NONFINITE, PREVIOUS, RESULT
+from bmlr.runs.layout import CHECKPOINT, CONFIG, DATA, DATA_ARRAYS, METRICS, NONFINITE, PREVIOUS, RESULT, TENSORBOARD
 from bmlr.training._data_files import has_data_files, read_data_files, write_data_files
 from bmlr.training._errors import first_line
-from bmlr.training._trainer import is_first_process
+from bmlr.training._processes import is_first_process
 
 _log = logging.getLogger("bmlr.training")
 
@@ -119,7 +120,8 @@ def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
         RunError: If it cannot be written, or holds another run, or holds this one and ``resume`` is False.
     """
     path = directory / CONFIG
-    if path.exists():
+    # A run without a checkpoint or weights ended before it had anything to keep: any configuration may take its place.
+    if path.exists() and any((directory / name).exists() for name in (CHECKPOINT, PREVIOUS, "best.safetensors")):
         try:
             existing = read_config(path)
         except ValueError as error:
@@ -132,6 +134,9 @@ def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
             raise RunError(f"{directory} holds a run on other data, or of another version. Choose another folder.")
         if not resume:
             raise RunError(f"{directory} holds an interrupted run. Continue it with --resume or choose another folder.")
+    elif path.exists():
+        shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
+        (directory / NONFINITE).unlink(missing_ok=True)
     _write_config(directory, config)
     write_data_files(directory, config)
     for name in (

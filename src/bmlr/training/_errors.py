@@ -11,11 +11,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from bmlr.runs import RunError, RunInterruptedError
 from bmlr.training._guard import NonFiniteLossError
+from bmlr.training._hardware import describe_out_of_memory, is_out_of_memory
+from bmlr.training.loader import LoadingError
 
 
 @contextlib.contextmanager
-def translate_errors(directory: Path) -> Iterator[None]:
+def translate_errors(directory: Path, batch_size: int) -> Iterator[None]:
     """Turn errors of the system and of other processes into a RunError.
+
+    Args:
+        directory: Directory of the run.
+        batch_size: Samples per step and process.
 
     A signal becomes a RunInterruptedError. Errors that name a missing file of the data pass unchanged, and so do errors
     in the code of a run.
@@ -28,29 +34,38 @@ def translate_errors(directory: Path) -> Iterator[None]:
         ) from error
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # of the data set; they name the file
         raise
-    except OSError as error:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (message := _describe(error, directory, batch_size)) is None:
+            raise
+        raise RunError(message) from error
+
+
+def _describe(error: MemoryError | OSError | RuntimeError, directory: Path, batch_size: int) -> str | None:
+    """The sentence for an error from outside the run; None for one of its own."""
+    if is_out_of_memory(error):
+        return describe_out_of_memory(error, batch_size)
+    if isinstance(error, LoadingError):
+        return f"The run in {directory} was stopped. {error} Continue it with --resume."
+    if isinstance(error, OSError):
         if error.errno is None:  # raised by a library with a sentence of its own
-            raise RunError(str(error)) from error
+            return str(error)
         where = f" ({error.filename})" if error.filename else ""
-        raise RunError(
-            f"The run in {directory} was stopped by the system: {error.strerror}{where}. "
-            "Continue it with --resume once that is fixed."
-        ) from error
-    except RuntimeError as error:
-        if _is_lost_process(error):
-            raise RunError(
-                f"The run in {directory} was stopped because one of its processes ended: {first_line(error)} "
-                "Continue it with --resume."
-            ) from error
-        raise
+        return (
+            f"The run in {directory} was stopped by the system: {error.strerror}{where}. Continue it with --resume "
+            "once that is fixed."
+        )
+    if isinstance(error, RuntimeError) and _is_lost_process(error):
+        return (
+            f"The run in {directory} was stopped because one of its processes ended: {first_line(error)} Continue it "
+            "with --resume."
+        )
+    return None
 
 
 def _is_lost_process(error: RuntimeError) -> bool:
-    """Whether a lost worker or rank caused the error."""
+    """Whether a lost rank caused the error."""
     if isinstance(error, (RunError, NonFiniteLossError)):
         return False
-    if str(error).startswith("DataLoader worker"):
-        return True
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     # Not all backends raise a DistError when a peer is gone; some raise a plain RuntimeError of these words.

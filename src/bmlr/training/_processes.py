@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 
@@ -31,3 +32,19 @@ def gather(trainer: lightning.Trainer, value: Any) -> list[Any]:
     values = [None] * trainer.world_size
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def is_first_process() -> bool:
+    """Whether this process writes files and prints.
+
+    In distributed training the first process does.
+    """
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def set_rank(rank: int) -> None:
+    """Set the rank of this process.
+
+    Before that it is the one of the environment, where RANK may be left from another program.
+    """
+    vars(rank_zero_only)["rank"] = rank

@@ -10,29 +10,41 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 
 from bmlr.runs import RunInterruptedError
+from bmlr.runs.layout import CHECKPOINT
+from bmlr.training._processes import is_first_process
+
+_CTRL_C = "Ctrl-C"
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Signals at which a run stops: SIGTERM, under SLURM also SIGUSR1.
+    """Signals at which a run stops: SIGINT, SIGTERM, under SLURM also SIGUSR1.
 
-    SLURM announces the end of a job's time by SIGUSR1. Lightning's SIGUSR1 handler saves a checkpoint, which
-    deadlocks distributed runs; we handle it ourselves.
+    SLURM announces the end of a job's time by SIGUSR1. Lightning's SIGUSR1 handler saves a checkpoint, which deadlocks
+    distributed runs; we handle it ourselves.
     """
     announced = [signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ and hasattr(signal, "SIGUSR1") else []
-    return [signal.SIGTERM, *announced]
+    return [signal.SIGINT, signal.SIGTERM, *announced]
+
+
+class _StoppedAtOnceError(BaseException):
+    """A signal stopped the run between two steps or at an arbitrary place.
+
+    No Exception: a decoder's ``except Exception`` would take it for a fault of the file.
+    """
 
 
 class Termination:
     """Handler of the ending signals during a run.
 
-    Outside the main thread, where Python cannot handle signals, it does nothing.
+    Outside the main thread, where Python cannot handle signals, it does nothing. A run that Ctrl-C stopped leaves as a
+    KeyboardInterrupt with a message, a run stopped otherwise as a RunInterruptedError.
 
     Args:
         directory: Directory of the run, for the message.
@@ -42,7 +54,7 @@ class Termination:
             data are prepared it is False, and the run stops at once: waiting would save nothing. A second signal
             always stops it at once.
         requested: Whether a signal has come.
-        signal_name: Name of the last signal; SIGTERM where only another process received one.
+        signal_name: Name of the last signal, Ctrl-C for SIGINT; SIGTERM where only another process received one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -50,19 +62,27 @@ class Termination:
         self.requested = False
         self.deferred = False
         self.signal_name = "SIGTERM"
-        self._signals = ending_signals()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Termination:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.getsignal(number) for number in self._signals}
+            before = {number: signal.getsignal(number) for number in ending_signals()}
+            # A shell script starts `command &` with SIGINT ignored, so that Ctrl-C is for the script alone.
+            self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
             self.install()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, before in self._before.items():
-                signal.signal(number, signal.SIG_DFL if before is None else before)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+        if not isinstance(error, _StoppedAtOnceError | RunInterruptedError):
+            return
+        if self.signal_name == _CTRL_C:
+            raise KeyboardInterrupt(str(error)) from error
+        if isinstance(error, _StoppedAtOnceError):
+            raise RunInterruptedError(str(error)) from error
 
     def install(self) -> None:
         """Install the handlers.
@@ -70,27 +90,31 @@ class Termination:
         Called again once training starts: Lightning installs its own, which would stop the run within a step, after
         which no bit-exact resume is possible.
         """
-        if threading.current_thread() is threading.main_thread():
-            for number in self._signals:
-                signal.signal(number, self._handle)
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def raise_if_requested(self) -> None:
-        """Raise a RunInterruptedError if a signal has come."""
+        """Stop the run if a signal has come."""
         if self.requested:
-            raise self._interrupted(self.signal_name)
+            raise self._stopped(self.signal_name)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
+        self.signal_name = _CTRL_C if number == signal.SIGINT else signal.Signals(number).name
         if self.deferred and not self.requested:
             self.requested = True
+            if number == signal.SIGINT and is_first_process():
+                # Not by `print`, which may be under way: its buffer cannot be entered twice.
+                os.write(2, b"\nbmlr: stopping after this step, with a checkpoint; Ctrl-C again stops at once.\n")
             return
         is_second, self.requested = self.requested, True
-        raise self._interrupted(f"a second {self.signal_name}" if is_second else self.signal_name)
+        raise self._stopped(f"a second {self.signal_name}" if is_second else self.signal_name)
 
-    def _interrupted(self, cause: str) -> RunInterruptedError:
-        return RunInterruptedError(
-            f"The run in {self.directory} was stopped by {cause}. Continue it with --resume, from its last checkpoint."
-        )
+    def _stopped(self, cause: str) -> _StoppedAtOnceError:
+        if (self.directory / CHECKPOINT).exists():
+            remedy = "Continue it with --resume, from its last checkpoint."
+        else:
+            remedy = "It has no checkpoint yet: the same command starts it again."
+        return _StoppedAtOnceError(f"The run in {self.directory} was stopped by {cause}. {remedy}")
 
 
 class RunWatch(Callback):

@@ -11,13 +11,15 @@ from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOption
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 from bmlr.runs import RunError
-from bmlr.training._checkpoints import latest_checkpoint
+from bmlr.training._checkpoints import LoadedCheckpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
 from bmlr.training._errors import translate_errors
+from bmlr.training._hardware import check_hardware
 from bmlr.training._module import BalancedModule
+from bmlr.training._processes import is_first_process
 from bmlr.training._recorder import Recorder
 from bmlr.training._termination import RunWatch, Termination
-from bmlr.training._trainer import is_first_process, make_trainer, silence_lightning
+from bmlr.training._trainer import make_trainer, silence_lightning
 
 
 def train(
@@ -46,7 +48,8 @@ def train(
     * ``result.json``, written last: the result.
 
     Checkpoints are written at the end of every epoch, at every ``checkpoint_every``-th optimiser step, and on SIGTERM
-    after the current step. A resumed run continues from the last one and ends bit for bit as without interruption.
+    or Ctrl-C after the current step. A resumed run continues from the last one and ends bit for bit as without
+    interruption.
 
     Under the ``clean`` protocol of a data set, the test split is read once, at the end, with the weights of the
     selected epoch (the first of the best validation accuracy). Under ``paper`` it is also scored after every epoch, as
@@ -70,38 +73,46 @@ def train(
         RunError: If the directory cannot be written, holds another or an interrupted run, or its checkpoint cannot
             be used.
         RunInterruptedError: If a signal stopped the run; it can be resumed.
+        KeyboardInterrupt: If Ctrl-C stopped it, likewise; the message says what is kept.
         NonFiniteLossError: If a loss or gradient is NaN or infinite, unless such steps are skipped.
-        ValueError: If the data set, the method and the model do not fit together.
+        ValueError: If the data set, the method and the model do not fit together, or this machine lacks the device or
+            the precision. Nothing has been written then.
     """
     options = fill_defaults(data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions())
     config = RunConfig(data, method, *options, seed)
     directory = (Path(run) if run is not None else Path(runs) / config.name).expanduser()
     if finished := finished_run(directory, config):
         return finished
-    with Termination(directory) as termination, translate_errors(directory):
+    check_hardware(config.trainer)
+    batch_size = config.trainer.batch_size or data.defaults.batch_size
+    with Termination(directory) as termination, translate_errors(directory, batch_size):
+        fitter = make_trainer(config, directory, RunWatch(termination))
         data.prepare()
+        module = make_module(config)
+        # Only now: a run that the machine, the data or the method refuses has not taken its directory.
         with lock_directory(directory):
             if is_first_process():  # two processes that write one file would race
                 open_directory(directory, config, resume=resume)
             termination.deferred = True
             termination.raise_if_requested()
-            return _fit(config, directory, termination)
+            return _fit(config, directory, module, fitter, termination)
 
 
-def _fit(config: RunConfig, directory: Path, termination: Termination) -> RunResult:
+def _fit(
+    config: RunConfig, directory: Path, module: BalancedModule, trainer: lightning.Trainer, termination: Termination
+) -> RunResult:
     """Train from the beginning or the last checkpoint, and write the result."""
     started = time.perf_counter()
-    module = make_module(config)
     recorder = Recorder(directory, config, termination)
     checkpoint = latest_checkpoint(directory, config)
     if checkpoint is not None:
         recorder.restore(checkpoint)
+        trainer.strategy.checkpoint_io = LoadedCheckpoint(checkpoint.content)
     module.wants_stop = lambda: termination.requested
     module.after_step.append(recorder.checkpoint_step)
     module.after_nonfinite.append(recorder.write_events)
     module.before_epoch_end.append(recorder.select_epoch)
     module.after_epoch_end.append(recorder.checkpoint_epoch)
-    trainer = make_trainer(config, directory, RunWatch(termination), checkpoint)
     with silence_lightning():
         trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
     if module.epochs_done < (config.trainer.epochs or 0):

@@ -10,40 +10,45 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from bmlr._console import make_console
 from bmlr._version import __version__
 from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
+from bmlr.runs.layout import TENSORBOARD
 from bmlr.tables import format_percent
-from bmlr.training._checkpoints import Checkpoint, LoadedCheckpoint
+from bmlr.training._errors import first_line
 from bmlr.training._module import BalancedModule
 from bmlr.training._monitoring import MonitorCallback
+from bmlr.training._processes import set_rank
 
 
-def is_first_process() -> bool:
-    """Whether this process writes files and prints.
-
-    In distributed training the first process does.
-    """
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def make_trainer(
-    config: RunConfig, directory: Path, watch: Callback, checkpoint: Checkpoint | None
-) -> lightning.Trainer:
-    """Lightning's trainer for a run.
+def make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightning.Trainer:
+    """Lightning's trainer for a run; it writes nothing before it trains.
 
     Args:
         config: Configuration of the run.
         directory: Directory of the run, for TensorBoard events and gradients.
         watch: Callback that handles signals and lost processes.
-        checkpoint: Checkpoint to resume from, already read.
+
+    Raises:
+        ValueError: If the options do not fit the machine, the job or each other.
     """
+    with silence_lightning():
+        try:
+            trainer = _make_trainer(config, directory, watch)
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"The options of the trainer do not fit this machine: {first_line(error)}") from error
+    # Until now it was the rank of the environment, where RANK may be left from another program.
+    set_rank(trainer.global_rank)
+    return trainer
+
+
+def _make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightning.Trainer:
     options = config.trainer
     console = make_console()
     callbacks: list[Callback] = [watch]
@@ -51,27 +56,25 @@ def make_trainer(
         callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))
     if options.gradients:
         callbacks.append(MonitorCallback(GradientMonitor(directory)))
-    with silence_lightning():
-        return lightning.Trainer(
-            max_epochs=options.epochs,
-            accelerator=options.accelerator,
-            devices=options.devices,
-            strategy=_strategy(config),
-            num_nodes=options.num_nodes,
-            precision=options.precision,
-            accumulate_grad_batches=options.accumulate_grad_batches,
-            gradient_clip_val=options.gradient_clip_val,
-            callbacks=callbacks,
-            plugins=None if checkpoint is None else [LoadedCheckpoint(checkpoint.content)],
-            logger=TensorBoardLogger(directory, name="", version="tensorboard"),
-            log_every_n_steps=10,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=options.progress and console.is_terminal,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,  # a method may plan other passes for every epoch
-            use_distributed_sampler=False,
-        )
+    return lightning.Trainer(
+        max_epochs=options.epochs,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy=_strategy(config),
+        num_nodes=options.num_nodes,
+        precision=options.precision,
+        accumulate_grad_batches=options.accumulate_grad_batches,
+        gradient_clip_val=options.gradient_clip_val,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(directory, name="", version=TENSORBOARD),
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=options.progress and console.is_terminal,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,  # a method may plan other passes for every epoch
+        use_distributed_sampler=False,
+    )
 
 
 def _strategy(config: RunConfig) -> str:
@@ -84,11 +87,10 @@ def _strategy(config: RunConfig) -> str:
     if not config.method.leaves_gradients_unset or options.strategy not in {"auto", "ddp"}:
         return options.strategy
     if options.strategy == "auto":  # Lightning chooses ddp for several processes, which only a trainer can tell
-        with silence_lightning():
-            probe = lightning.Trainer(
-                accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, logger=False,
-                enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-            )  # fmt: skip
+        probe = lightning.Trainer(
+            accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, logger=False,
+            enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        )  # fmt: skip
         if probe.world_size == 1:
             return "auto"
     return "ddp_find_unused_parameters_true"

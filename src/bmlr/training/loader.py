@@ -5,20 +5,37 @@ The order is a pure function of seed, epoch and plan.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
+import multiprocessing
+import re
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.worker import _worker_loop
 
 from bmlr.batch import Batch
 from bmlr.data import Split
 from bmlr.methods import EpochPlan
+from bmlr.runs import RunError
 from bmlr.training._termination import ending_signals
+
+#: Seconds after which a worker that gives no batch counts as hanging.
+TIMEOUT = 600
+_LOADED_AHEAD = 2  # batches per worker, torch's default
+_SEMAPHORES = 65_536  # bytes of the queues' locks, which lie in shared memory too
+_MORE_SHARED_MEMORY = "Say --trainer.num_workers 0, or give more (docker run --shm-size=2g)."
+
+
+class LoadingError(RunError):
+    """A process that loads data ended or hangs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +91,14 @@ class RequestLoader:
         self.requests = requests
         # A generator of its own: DataLoader draws a seed per iteration, and from the global stream an evaluation
         # between two steps would change the training after it.
+        self._dataset = _RequestDataset(split)
         self._loader = DataLoader(
-            _RequestDataset(split),
+            self._dataset,
             batch_size=None,
             sampler=requests[start:],  # any sized iterable of keys will do
             num_workers=num_workers,
             pin_memory=pin_memory,
+            timeout=TIMEOUT if num_workers else 0,  # a worker that hangs would be waited for without end
             generator=torch.Generator(),
             worker_init_fn=_ignore_ending_signals,
         )
@@ -88,8 +107,71 @@ class RequestLoader:
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        with _ending_signals_blocked():
-            return iter(self._loader)
+        """Load the batches.
+
+        Raises:
+            LoadingError: If a process that loads data ended or hangs.
+        """
+        workers = self._loader.num_workers
+        if workers and len(self._loader):
+            _check_shared_memory(self._dataset[next(iter(self._loader.sampler))], workers)
+        try:
+            with _ending_signals_blocked():
+                iterator = iter(self._loader)
+            yield from iterator
+        except (OSError, RuntimeError) as error:
+            if message := _describe_failure(str(error)):
+                raise LoadingError(message) from error
+            raise
+
+
+def _check_shared_memory(batch: Batch, workers: int) -> None:
+    """Raise a LoadingError if the batches that workers load ahead do not fit into shared memory.
+
+    A worker cannot hand over such a batch, and this process would wait for it.
+    """
+    folder = Path("/dev/shm")  # noqa: S108  (where Linux has it)
+    if not folder.is_dir():
+        return
+    size = sum(x.nbytes for x in (*batch.inputs.values(), batch.targets))
+    needed, free = size * workers * _LOADED_AHEAD, shutil.disk_usage(folder).free
+    if free < needed + _SEMAPHORES:
+        raise LoadingError(
+            f"{workers} processes that load data need about {_megabytes(needed)} of shared memory, and /dev/shm has "
+            f"{_megabytes(free)}. {_MORE_SHARED_MEMORY}"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _describe_failure(text: str) -> str | None:
+    """What became of the processes that load data, as a sentence; None for an error of another kind."""
+    if text.startswith("DataLoader timed out"):
+        return (
+            f"No data arrived within {TIMEOUT} s: a process that loads data hangs, or the disk or share of the data "
+            "does not answer."
+        )
+    if re.search(r"shared memory|Bus error", text):
+        return f"The processes that load data ran out of shared memory (/dev/shm). {_MORE_SHARED_MEMORY}"
+    if "Too many open files" in text:
+        return "The processes that load data opened too many files. Say --trainer.num_workers 0, or raise ulimit -n."
+    if text.startswith("DataLoader worker"):
+        remedy = " Memory may have been short: have fewer --trainer.num_workers." if "Killed" in text else ""
+        return f"A process that loads data ended: {text.partition('. ')[0].rstrip('.')}.{remedy}"
+    return None
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """End the workers that are left over after an error.
+
+    Python would wait for them at its end, and they ignore the SIGTERM by which it tries to end them.
+    """
+    for process in multiprocessing.active_children():
+        if getattr(process, "_target", None) is _worker_loop:
+            process.kill()
 
 
 def _ignore_ending_signals(_: int) -> None:
