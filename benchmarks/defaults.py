@@ -1,9 +1,10 @@
 """Search for defaults of BMLR's α and β that are never far from the best, over data sets.
 
-Run ``BMLR_DATA=FOLDER python benchmarks/defaults.py results/defaults.jsonl``. Every setting trains each cell of the grid with
-the same seeds and is scored by validation accuracy at its best epoch, as ``bmlr train`` selects. No test split is read.
-The regret of a cell is the best mean accuracy of its setting less its own. The last table gives, per cell, the mean and
-the largest regret over all settings. Finished trainings are kept in the file, one line each; run it again to continue.
+Run ``BMLR_DATA=FOLDER python benchmarks/defaults.py results/defaults.jsonl``. Every setting trains each cell of the
+grid with the same seeds and is scored by validation accuracy at its best epoch, as ``bmlr train`` selects. No test
+split is read. The regret of a cell is the best mean accuracy of its setting less its own. The last table gives, per
+cell, the mean and the largest regret over all settings. Finished trainings are kept in the file, one line each; run it
+again to continue.
 
 Settings without a data folder (``digits``, ``synthetic-*``) need no ``BMLR_DATA``. The others read ``wiki``, ``mfeat``,
 ``mosi`` (audio and tf-idf of the transcript, both free of its labels), ``mmmo`` and AV-MNIST from it.
@@ -21,8 +22,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +80,9 @@ def load_library(name: str, **parameters: object) -> Callable[[int], Samples]:
         data = bmlr.data.create(name, **parameters)
         data.prepare()
         train, val = (data.split(split) for split in ("train", "val"))
-        pairs = [(dict(batch.inputs), batch.targets) for batch in (s.batch(range(len(s.targets))) for s in (train, val))]
+        pairs = [
+            (dict(batch.inputs), batch.targets) for batch in (s.batch(range(len(s.targets))) for s in (train, val))
+        ]
         return Samples(pairs[0], pairs[1], len(data.classes))
 
     return load
@@ -100,28 +105,36 @@ def load_arrays(name: str, modalities: Mapping[str, str], val_fraction: float = 
             values = _tfidf(arrays[key], splits["train"]) if arrays[key].dtype.kind == "U" else _flat(arrays[key])
             mean, std = values[splits["train"]].mean(0), values[splits["train"]].std(0) + 1e-6
             for split, index in splits.items():
-                inputs[split][modality] = torch.from_numpy(((values[index] - mean) / std).clip(-5, 5).astype(np.float32))
+                inputs[split][modality] = torch.from_numpy(
+                    ((values[index] - mean) / std).clip(-5, 5).astype(np.float32)
+                )
         pairs = [(inputs[split], targets[splits[split]]) for split in ("train", "val")]
         return Samples(pairs[0], pairs[1], int(targets.max()) + 1)
 
     return load
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
+def _flat(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Vectors; a sequence becomes its mean and standard deviation over time."""
     return np.concatenate([values.mean(1), values.std(1)], 1) if values.ndim == 3 else values
 
 
-def _tfidf(texts: np.ndarray, train: np.ndarray) -> np.ndarray:
+def _tfidf(texts: npt.NDArray[Any], train: npt.NDArray[Any]) -> npt.NDArray[Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(max_features=500, sublinear_tf=True).fit(texts[train])
-    return vectorizer.transform(texts).toarray()
+    dense: npt.NDArray[Any] = vectorizer.transform(texts).toarray()
+    return dense
 
 
 _PAPER_LIKE = {
-    "protocol": "paper", "audio_snr_db": 0, "image_energy": 1, "image_rotation": 35, "image_shift": 6, "image_clutter": 3,
-}  # fmt: skip
+    "protocol": "paper",
+    "audio_snr_db": 0,
+    "image_energy": 1,
+    "image_rotation": 35,
+    "image_shift": 6,
+    "image_clutter": 3,
+}
 SETTINGS: dict[str, Setting] = {
     "wiki": Setting(load_arrays("wiki", {"image": "image", "text": "text"}), 20),
     "wiki-head": Setting(load_arrays("wiki", {"image": "image", "text": "text"}), 20, fusion="head"),
@@ -131,8 +144,12 @@ SETTINGS: dict[str, Setting] = {
     "synthetic": Setting(load_library("synthetic"), 15, seeds=2),
     "synthetic-head": Setting(load_library("synthetic"), 15, fusion="head", seeds=2),
     "synthetic-weak": Setting(load_library("synthetic", accuracy={"audio": 0.9, "video": 0.5}), 15, seeds=2),
-    "synthetic-20": Setting(load_library("synthetic", num_classes=20, accuracy={"audio": 0.8, "video": 0.6}), 15, seeds=2),
-    "synthetic-3": Setting(load_library("synthetic", accuracy={"text": 0.75, "audio": 0.75, "video": 0.75}), 15, seeds=2),
+    "synthetic-20": Setting(
+        load_library("synthetic", dimensions=24, num_classes=20, accuracy={"audio": 0.8, "video": 0.6}), 15, seeds=2
+    ),
+    "synthetic-3": Setting(
+        load_library("synthetic", accuracy={"text": 0.75, "audio": 0.75, "video": 0.75}), 15, seeds=2
+    ),
     "digits": Setting(load_library("digits"), 10, "resnet", width=4, seeds=2),
     "digits-sum": Setting(load_library("digits"), 10, "resnet", "sum", width=4, alphas=(1.0,), seeds=2),
     "avmnist": Setting(load_library("avmnist"), 6, "resnet", width=4, alphas=(1.0,), seeds=2),
@@ -195,7 +212,9 @@ def run(path: Path, names: list[str]) -> None:
         setting = SETTINGS[name]
         for seed in range(setting.seeds):
             todo = [(label, method) for label, method in cells(setting) if (name, label, seed) not in done]
-            samples = setting.load(seed) if todo else None
+            if not todo:
+                continue
+            samples = setting.load(seed)
             for label, method in todo:
                 start = time.perf_counter()
                 accuracy = train(setting, samples, method, seed)
@@ -205,7 +224,7 @@ def run(path: Path, names: list[str]) -> None:
         print(f"{name} is complete", flush=True)
 
 
-def read(path: Path) -> list[dict]:
+def read(path: Path) -> list[dict[str, Any]]:
     """Records of the file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -216,7 +235,13 @@ def report(path: Path) -> None:
     for record in read(path):
         accuracy[record["setting"]][record["cell"]].append(100 * record["accuracy"])
     regrets: dict[str, list[float]] = collections.defaultdict(list)
-    print("| setting | " + " | ".join(REFERENCES) + " | best cell (α,β) | its accuracy | α=1: " + " | ".join(f"β={b:g}" for b in BETAS) + " |")
+    print(
+        "| setting | "
+        + " | ".join(REFERENCES)
+        + " | best cell (α,β) | its accuracy | α=1: "
+        + " | ".join(f"β={b:g}" for b in BETAS)
+        + " |"
+    )
     print("| --- |" + " ---: |" * (len(REFERENCES) + 2 + len(BETAS)))
     for name, by_cell in accuracy.items():
         means = {cell: statistics.fmean(values) for cell, values in by_cell.items()}

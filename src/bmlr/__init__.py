@@ -15,6 +15,7 @@ from bmlr.batch import Batch
 from bmlr.functional import ReshapedLabels, confidence_ratio, reshape_labels
 from bmlr.methods import BMLR, Losses, Method
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.wrapping import WrappedModel, wrap
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -42,6 +43,7 @@ __all__ = [
     "MultimodalClassifier",
     "Output",
     "ReshapedLabels",
+    "WrappedModel",
     "__version__",
     "confidence_ratio",
     "encoders",
@@ -49,4 +51,5 @@ __all__ = [
     "fusion",
     "methods",
     "reshape_labels",
+    "wrap",
 ]

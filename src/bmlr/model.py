@@ -121,6 +121,11 @@ class Output:
         """The output for other features, with the same fusion and presence."""
         return Output(dict(features), self.fusion, self.present)
 
+    def keep_logits(self, logits: Tensor) -> Output:
+        """Take over fused logits, shape (B, C), of a pass that is already made."""
+        self.logits, self._is_counted = logits, True
+        return self
+
     def mask(self, name: str) -> Tensor | None:
         """Presence of modality ``name``, shape (B,); None if all samples have it."""
         return None if self.present is None else self.present.get(name)
