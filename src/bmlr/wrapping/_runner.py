@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bmlr.wrapping._sites import Site, features_of, logits_of, map_values, tensors_in
-
-if TYPE_CHECKING:
-    from bmlr.wrapping._parts import EncoderParts
 
 
 class _Encoded(Exception):  # noqa: N818
@@ -58,7 +55,7 @@ class Runner:
         features = {name: features_of(calls[name][0], name) for name in self.sites}
         return features, logits_of(calls["head"][0] if self.head else returned)
 
-    def remember(self, arguments: Mapping[str, Any], encoders: Mapping[str, EncoderParts]) -> None:
+    def remember(self, arguments: Mapping[str, Any], encoders: Mapping[str, nn.Module]) -> None:
         """Run an example and keep what its encoders return."""
         outputs: dict[int | str, Any] = {}
         with contextlib.ExitStack() as stack:

@@ -140,8 +140,8 @@ class WrappedModel(MultimodalClassifier):
             if not _equal(self.encode(name, inputs[name]), z):
                 raise ValueError(
                     f"Encoder '{name}' should read its own modality's input alone, {list(self.arguments[name])}. "
-                    "Its features change with another modality's input: name in `encoders` a module before the modalities "
-                    "meet, or all its arguments in `inputs`."
+                    "Its features change with another's input: name in `encoders` a module before the modalities meet, "
+                    "or all its arguments in `inputs`."
                 )
 
     def split_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
