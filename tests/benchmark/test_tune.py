@@ -211,5 +211,5 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path):
         search(tmp_path, ["BMLR"], ["beta=0:1"], Search(trials=1), seeds=(0, 1))
     lock = DirectoryLock(tmp_path / "out")
     assert lock.acquire()
-    with pytest.raises(RunError, match="is in use by another process"):
+    with pytest.raises(RunError, match="is in use by process"):
         search(tmp_path, ["BMLR"], ["beta=0:1"], Search(trials=1))

@@ -151,7 +151,7 @@ def test_a_table_shows_ours_and_the_papers(tmp_path):
     assert bmlr_row["ours_mean"] == pytest.approx(ours["BMLR"])
     text = result.tables["table4"].markdown()
     for piece in ("79.69 (+8.8)", "58.95 (-11.9)", "Majority rate: toy 35.0 %.", "Scale small: 1 epochs, batch 64",
-                 "only the sign and order", "UniformBaseline is called Baseline in the paper"):  # fmt: skip
+                 "Only sign and order", "UniformBaseline is called Baseline in the paper"):  # fmt: skip
         assert piece in text
     assert (tmp_path / "out" / "table4-toy.png").is_file()
     # Another table that shares the runs makes what is missing only; the same again makes nothing.

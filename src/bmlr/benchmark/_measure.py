@@ -61,8 +61,6 @@ def measure_config(config: RunConfig) -> dict[str, float]:
     size = config.trainer.batch_size or config.data.defaults.batch_size
     validation = _VALIDATION * -(-len(config.model_data.split("val")) // size)
     weights = sum(value.numel() * value.element_size() for value in module.parameters())
-    if len(clock.times) < 2:
-        return {"epoch_seconds": 0.0, "weights": weights}
     return {"epoch_seconds": clock.step_seconds * (clock.steps_per_epoch + validation), "weights": weights}
 
 
@@ -74,17 +72,20 @@ class _Clock(Callback):
     """Clock of the steps after the first, which warms up."""
 
     def __init__(self) -> None:
+        self.started = 0.0
         self.times: list[float] = []
         self.steps_per_epoch = 1
 
     @property
     def step_seconds(self) -> float:
         """Mean time of a step."""
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        first, *others = self.times
+        return (others[-1] - first) / len(others) if others else first - self.started
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Count the steps of an epoch."""
         self.steps_per_epoch = int(trainer.num_training_batches)
+        self.started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,11 @@ class Plan:
     engine: Engine
     _costs: list[Cost | None] | None = None
 
-    @property
-    def unfinished(self) -> int:
-        """Number of runs that are to be trained."""
-        return sum(state != "finished" for state in self.states)
+    def announce(self, say: Callable[[str], None]) -> None:
+        """Say what will be done; what it will cost, once that is measured."""
+        say(self.counts())
+        if estimate := self.estimate():
+            say(estimate)
 
     def counts(self) -> str:
         """The number of runs in a sentence."""
@@ -66,16 +67,17 @@ class Plan:
         noun = "run" if len(self.jobs) == 1 else "runs"
         return f"{len(self.jobs)} {noun} in {self.runs}{f': {before}' if before else ''}."
 
-    def estimate(self, repeats: int = 1) -> str:
+    def estimate(self, repeats: float = 1, at_once: int | None = None) -> str:
         """The time and space of the unfinished runs in a sentence; "" where they cannot be measured.
 
         Args:
             repeats: How often runs of this cost will be made.
+            at_once: Runs at a time at most.
         """
         costs = [cost for cost, state in zip(self.costs(), self.states, strict=True) if state != "finished" and cost]
         if not costs or not isinstance(self.engine, LocalEngine):
             return ""
-        at_once = max(1, min(self.engine.processes, repeats * len(costs)))
+        at_once = max(1, min(self.engine.processes, at_once or len(costs)))
         seconds = repeats * sum(cost.seconds for cost in costs) / at_once
         size = repeats * sum(cost.bytes for cost in costs)
         together = f", {at_once} at a time" if at_once > 1 else ""
@@ -109,9 +111,22 @@ def make_plan(jobs: Sequence[Job], runs: Path, engine: Engine | None = None) -> 
 
     Raises:
         ValueError: If a file of a run is damaged; the message names it.
+        FileNotFoundError: If data of an unfinished run is missing.
     """
     distinct = list({job.directory(runs): job for job in jobs}.values())
-    return Plan(distinct, [_state(job.directory(runs)) for job in distinct], runs, engine or LocalEngine())
+    states = [_state(job.directory(runs)) for job in distinct]
+    prepare_data(job for job, state in zip(distinct, states, strict=True) if state != "finished")
+    return Plan(distinct, states, runs, engine or LocalEngine())
+
+
+def prepare_data(jobs: Iterable[Job]) -> None:
+    """Prepare the data of all jobs.
+
+    Raises:
+        FileNotFoundError: If some is missing.
+    """
+    for job in {id(job.config.data): job for job in jobs}.values():
+        job.config.data.prepare()
 
 
 def task_of(job: Job, directory: Path) -> Task:

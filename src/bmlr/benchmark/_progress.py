@@ -88,7 +88,7 @@ class Progress:
         elif self._live is not None:
             self._live.console.print(line, soft_wrap=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print_line(line)
 
     def end(self, job: Job, outcome: str) -> None:
         """Say how a run ended."""
@@ -109,11 +109,16 @@ class Progress:
             lines.append(line)
             if self._live is None and now - max(watched.said, watched.begun) >= _PAUSE:
                 watched.said = now
-                print(line, file=sys.stderr, flush=True)
+                print_line(line)
         if self._live is not None:
             from rich.text import Text
 
             self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+def print_line(line: str) -> None:
+    """Print a line to the error stream."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def run_titles(jobs: Sequence[Job]) -> list[str]:

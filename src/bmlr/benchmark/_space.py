@@ -37,6 +37,12 @@ class Range:
     scale: Literal["linear", "log", "int"] = "linear"
     choices: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        if self.choices:
+            return f"{self.name}={'|'.join(self.choices)}"
+        scale = "" if self.scale == "linear" else f":{self.scale}"
+        return f"{self.name}={self.low:g}:{self.high:g}{scale}"
+
     def distribution(self) -> BaseDistribution:
         """The range as Optuna takes it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

@@ -13,17 +13,19 @@ import pandas as pd
 from bmlr import figures
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import Job
-from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
+from bmlr.benchmark._problem import Problem, make_problem, parameters_text
+from bmlr.benchmark._progress import print_line
+from bmlr.benchmark._space import OPTIMIZER, Range
 from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.drawing import save_figure
-from bmlr.benchmark.engines import Engine
-from bmlr.benchmark.grid import make_jobs, run_grid
-from bmlr.benchmark.specification import MethodSpecification, parse_method
+from bmlr.benchmark.engines import Engine, LocalEngine
+from bmlr.benchmark.grid import run_grid
+from bmlr.benchmark.specification import MethodSpecification
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.figures.style import set_title
 from bmlr.runs import DirectoryLock, RunRecord
-from bmlr.tables import Cell, Table, mark_best
+from bmlr.tables import Cell, Table, format_percent, mark_best
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -92,64 +94,35 @@ def tune(  # noqa: PLR0913
             search of something else, or no trial of a method finished.
         RunError: If another process is searching in this folder.
     """
-    search = search or Search()
-    specifications = [parse_method(method) if isinstance(method, str) else method for method in methods]
-    ranges = parse_spaces(spaces, specifications)
-    number = _number_of_trials(search, ranges)
-
-    def jobs_of(method: MethodSpecification, values: Mapping[str, Any]) -> list[Job]:
-        searched: dict[str, Any] = {
-            k.removeprefix(OPTIMIZER): float(v) for k, v in values.items() if k.startswith(OPTIMIZER)
-        }
-        rates = dataclasses.replace(optimizer or OptimizerOptions(), **searched)
-        return make_jobs(data, [with_values(method, values)], seeds, model=model, optimizer=rates, trainer=trainer)
-
-    texts = [method.text for method in specifications]
-    if repeated := [text for text in texts if texts.count(text) > 1]:
-        raise ValueError(f"`methods` should name each once. Found {repeated[0]} twice.")
-    for method in specifications:  # values out of a parameter's range are told before the first run
-        for values in corners(ranges[method.text]):
-            jobs_of(method, values)
+    problem = make_problem(
+        data, methods, spaces, search, seeds=seeds, model=model, optimizer=optimizer, trainer=trainer
+    )
     folder = Path(out)
     store = folder / "runs" if runs is None else Path(runs)
+    engine, say = engine or LocalEngine(), say or print_line
     with DirectoryLock(folder):
         studies = {
-            method.text: open_study(folder, method.text, _identity(method, ranges[method.text], search, seeds, jobs_of))
-            for method in specifications
+            method.text: open_study(folder, method.text, _identity(problem, method)) for method in problem.methods
         }
-        while True:
-            batch = next_trials(studies, specifications, ranges, search, number)
-            if not batch:
-                break
-            _run_trials(batch, studies, jobs_of, store, engine, say)
-        return _conclude(studies, specifications, ranges, jobs_of, store, folder)
+        made = sum(len(counted_trials(study)) for study in studies.values())
+        for line in problem.lines(store, engine, made):
+            say(line)
+        while batch := next_trials(studies, problem.methods, problem.ranges, problem.search, problem.number):
+            try:
+                _run_trials(batch, studies, problem, store, engine, say)
+            except KeyboardInterrupt as error:
+                made = sum(trial.state.is_finished() for study in studies.values() for trial in counted_trials(study))
+                raise KeyboardInterrupt(
+                    f"Stopped by Ctrl-C: {made} of {problem.trials} trials are made, those under way have checkpoints. "
+                    "The same command goes on from there."
+                ) from error
+        return _conclude(studies, problem, store, folder)
 
 
-def _number_of_trials(search: Search, ranges: Mapping[str, Mapping[str, Range]]) -> int:
-    """Trials of every method."""
-    if search.sampler == "tpe":
-        return search.trials or 20
-    sizes = {text: len(grid_points(space)) for text, space in ranges.items()}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{size} for {text}" for text, size in sizes.items())
-        raise ValueError(f"All methods should get the same number of trials. The grids have {listed}.")
-    size = next(iter(sizes.values()))
-    if search.trials not in {None, size}:
-        raise ValueError(
-            f"Parameter `trials` should be left out or the size of the grid, {size}. Found {search.trials}."
-        )
-    return size
-
-
-def _identity(
-    method: MethodSpecification,
-    space: Mapping[str, Range],
-    search: Search,
-    seeds: Sequence[int],
-    jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
-) -> dict[str, Any]:
+def _identity(problem: Problem, method: MethodSpecification) -> dict[str, Any]:
     """Settings that a continued search must share with the first."""
-    config = jobs_of(method, corners(space)[0])[0].config.as_dict()
+    space, search, seeds = problem.ranges[method.text], problem.search, problem.seeds
+    config = problem.jobs(method, corners(space)[0])[0].config.as_dict()
     for name in space:
         (config["optimizer"] if name.startswith(OPTIMIZER) else config["method"]["init_args"]).pop(
             name.removeprefix(OPTIMIZER), None
@@ -170,21 +143,43 @@ def _identity(
 def _run_trials(
     batch: Sequence[tuple[MethodSpecification, FrozenTrial]],
     studies: Mapping[str, Study],
-    jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
+    problem: Problem,
     runs: Path,
-    engine: Engine | None,
-    say: Callable[[str], None] | None,
+    engine: Engine,
+    say: Callable[[str], None],
 ) -> None:
     from optuna.trial import TrialState
 
-    jobs = [jobs_of(method, trial.params) for method, trial in batch]
-    records = iter(run_grid([job for jobs_of_trial in jobs for job in jobs_of_trial], runs, engine, say=say))
+    jobs = [problem.trial_jobs(method, trial.params, _place(studies[method.text], trial)) for method, trial in batch]
+    grid = [job for jobs_of_trial in jobs for job in jobs_of_trial]
+    records = iter(run_grid(grid, runs, engine, plan=False, say=None if say is print_line else say))
     for (method, trial), jobs_of_trial in zip(batch, jobs, strict=True):
         value = _value([next(records) for _ in jobs_of_trial])
+        study = studies[method.text]
         if value is None:
-            studies[method.text].tell(trial.number, state=TrialState.FAIL)
+            study.tell(trial.number, state=TrialState.FAIL)
         else:
-            studies[method.text].tell(trial.number, value)
+            study.tell(trial.number, value)
+        say(f"{method.text}, trial {_place(study, trial)} of {problem.number}: {_outcome(study, value)}")
+
+
+def _place(study: Study, trial: FrozenTrial) -> int:
+    """Number of a trial among those that count, from one."""
+    return [counted.number for counted in counted_trials(study)].index(trial.number) + 1
+
+
+def _outcome(study: Study, value: float | None) -> str:
+    finished = [trial for trial in counted_trials(study) if trial.value is not None]
+    text = "failed" if value is None else f"validation {format_percent(value)}"
+    if not finished:
+        return text
+    best = _best(finished)
+    return f"{text}, best so far {format_percent(best.value)} by {parameters_text(best.params)}"
+
+
+def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The first of the trials with the largest value."""
+    return max(trials, key=lambda trial: (float(trial.value or 0), -trial.number))
 
 
 def _value(records: Sequence[RunRecord]) -> float | None:
@@ -194,22 +189,15 @@ def _value(records: Sequence[RunRecord]) -> float | None:
     return sum(defined) / len(defined) if len(defined) == len(values) else None
 
 
-def _conclude(
-    studies: Mapping[str, Study],
-    methods: Sequence[MethodSpecification],
-    ranges: Mapping[str, Mapping[str, Range]],
-    jobs_of: Callable[[MethodSpecification, Mapping[str, Any]], list[Job]],
-    runs: Path,
-    folder: Path,
-) -> TuneResult:
+def _conclude(studies: Mapping[str, Study], problem: Problem, runs: Path, folder: Path) -> TuneResult:
     """Write all trials, the best configuration of each method and the surfaces."""
     rows: list[dict[str, Any]] = []
     best: dict[str, dict[str, Any]] = {}
     files: list[Path] = []
-    for method in methods:
+    for method in problem.methods:
         trials = counted_trials(studies[method.text])
         for number, trial in enumerate(trials):
-            directories = [str(job.directory(runs)) for job in jobs_of(method, trial.params)]
+            directories = [str(job.directory(runs)) for job in problem.jobs(method, trial.params)]
             rows.append(
                 {"method": method.text, "trial": number, "state": trial.state.name.lower(), **trial.params,
                  "validation_accuracy": trial.value, "directories": " ".join(directories)}
@@ -217,12 +205,12 @@ def _conclude(
         finished = [trial for trial in trials if trial.value is not None]
         if not finished:
             raise ValueError(f"No trial of '{method.text}' finished; see failed.json in {rows[-1]['directories']}.")
-        winner = max(finished, key=lambda trial: (float(trial.value or 0), -trial.number))
+        winner = _best(finished)
         best[method.text] = dict(winner.params)
-        job = jobs_of(method, winner.params)[0]
+        job = problem.jobs(method, winner.params)[0]
         files += _write_best(folder, method, job)
         title = f"{job.config.data.name}: validation accuracy of {method.text}"
-        files += _write_surface(folder, method, ranges[method.text], finished, title)
+        files += _write_surface(folder, method, problem.ranges[method.text], finished, title)
     table = pd.DataFrame(rows)
     atomic_write_text(folder / TRIALS, table.to_csv(index=False))
     shown = _table(table, best)
@@ -272,9 +260,8 @@ def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]]) -> Table
         of_method = trials[trials["method"] == text]
         failed = int((of_method["state"] == "fail").sum())
         accuracy = float(of_method["validation_accuracy"].max())
-        shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items())
         count = f"{len(of_method)} ({failed} failed)" if failed else str(len(of_method))
-        rows.append([Cell(text), Cell(shown), Cell(f"{100 * accuracy:.1f}"), Cell(count)])
+        rows.append([Cell(text), Cell(parameters_text(parameters)), Cell(f"{100 * accuracy:.1f}"), Cell(count)])
     accuracies = mark_best([row[2] for row in rows])
     return Table(
         ["method", "best parameters", "validation (%)", "trials"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
-from bmlr.benchmark._plan import Plan, make_plan, task_of
+from bmlr.benchmark._plan import Plan, make_plan, prepare_data, task_of
 from bmlr.benchmark._progress import Progress, duration
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LOST, Engine, LocalEngine
@@ -99,10 +99,9 @@ def run_grid(
     distinct = list({job.directory(runs): job for job in jobs}.values())
     waiting = [job for job in distinct if read_run(job.directory(runs)).result is None]
     progress = Progress(distinct, runs, say)
-    if waiting:
-        prepare_data(waiting)
+    prepare_data(waiting)
     if plan:
-        announce(make_plan(distinct, runs, engine), progress.say)
+        make_plan(distinct, runs, engine).announce(progress.say)
     for job in waiting:
         _write_config(job, runs)
     announced = False
@@ -126,28 +125,11 @@ def run_grid(
     return [read_run(job.directory(runs), job.label) for job in jobs]
 
 
-def prepare_data(jobs: Iterable[Job]) -> None:
-    """Prepare the data of all jobs.
-
-    Raises:
-        FileNotFoundError: If some is missing.
-    """
-    for job in {id(job.config.data): job for job in jobs}.values():
-        job.config.data.prepare()
-
-
-def announce(plan: Plan, say: Callable[[str], None]) -> None:
-    """Say what a grid will do; what it will cost, once that is measured."""
-    say(plan.counts())
-    if plan.unfinished and (estimate := plan.estimate()):
-        say(estimate)
-
-
 def _kept_text(jobs: Sequence[Job], runs: Path) -> str:
     finished = sum((job.directory(runs) / RESULT).is_file() for job in jobs)
     return (
-        f"interrupted: {finished} of {len(jobs)} runs in {runs} are finished, those under way have checkpoints. "
-        "The same command continues."
+        f"Stopped by Ctrl-C: {finished} of {len(jobs)} runs in {runs} are finished, those under way have checkpoints. "
+        "The same command goes on from there."
     )
 
 

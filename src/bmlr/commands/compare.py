@@ -24,6 +24,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     baseline: str | None = None,
     out: Path | None = None,
     force: bool = False,
+    dry_run: bool = False,
     engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
 ) -> None:
     """Train and compare methods over several seeds.
@@ -43,13 +44,20 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         baseline: Method the differences are to; by default joint training, where there are runs of it.
         out: Folder for the tables and figures.
         force: Compare runs of different data, protocol or budget too.
+        dry_run: Say which runs there would be, how long they take and how large they are, and start nothing.
         engine: Where the runs are made.
     """
     from bmlr import benchmark
+    from bmlr.benchmark.grid import make_jobs
+    from bmlr.benchmark.plans import make_plan
 
     workers = engine.make()
     if (data is None) != (not methods):
         raise ValueError("Options --data and --methods belong together; without both, the runs in --runs are compared.")
+    if dry_run and data is not None and methods:
+        jobs = make_jobs(data, methods, seeds or [0, 1, 2], model=model, optimizer=optimizer, trainer=trainer)
+        print(make_plan(jobs, runs, workers).table().markdown())
+        return
     if data is None or not methods:
         result = benchmark.compare_store([runs], baseline=baseline, out=out, force=force)
     else:

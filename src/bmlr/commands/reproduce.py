@@ -24,6 +24,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     seeds: list[int] | None = None,
     runs: Path = Path("runs"),
     out: Path = Path("reproduction"),
+    dry_run: bool = False,
     engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
 ) -> None:
     """Make the tables and figures of the BMLR paper.
@@ -44,15 +45,20 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         seeds: Seeds; by default 0 1 2.
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
         out: Folder for the tables and figures.
+        dry_run: Say which runs there would be, how long they take and how large they are, and start nothing.
         engine: Where the runs are made.
     """
-    from bmlr.reproduction import Settings, reproduce
+    from bmlr.reproduction import Settings, plan_reproduction, reproduce
 
     workers = engine.make()
     settings = Settings(
         scale=scale, data=data or (), root=root, tuned=[Path(folder) for folder in tuned or ()],
         seeds=[0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,
     )  # fmt: skip
+    if dry_run:
+        for table in plan_reproduction(names, settings, runs=runs, out=out, engine=workers):
+            print(f"{table.markdown()}\n")
+        return
     result = reproduce(names, settings, runs=runs, out=out, engine=workers)
     for table in result.tables.values():
         print(f"{table.markdown()}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from bmlr.commands._engine import EngineOptions
 from bmlr.commands.options import FLAT
@@ -26,6 +26,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     seeds: list[int] | None = None,
     runs: Path | None = None,
     out: Path = Path("tuning"),
+    dry_run: bool = False,
     engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
 ) -> None:
     """Search parameters of methods on the validation split.
@@ -47,17 +48,24 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         seeds: Seeds of the runs of a trial; by default 0.
         runs: Folder of the runs; by default runs in the folder of --out, apart from runs that are results.
         out: Folder for the journal, tables, surfaces and the best configurations for bmlr train --config.
+        dry_run: Say which runs there would be, how long they take and how large they are, and start nothing.
         engine: Where the runs are made.
     """
     from bmlr import benchmark
+    from bmlr.benchmark.plans import plan_search
 
     workers = engine.make()
     if not methods or not space:
         raise ValueError("Options --methods and --space should name at least one each.")
-    result = benchmark.tune(
-        data, methods, space, benchmark.Search(trials, sampler, sampler_seed, parallel), seeds=seeds or [0],
-        model=model, optimizer=optimizer, trainer=trainer, runs=runs, out=out, engine=workers,
-    )  # fmt: skip
+    search = benchmark.Search(trials, sampler, sampler_seed, parallel)
+    options: dict[str, Any] = {
+        "seeds": seeds or [0], "model": model, "optimizer": optimizer, "trainer": trainer, "runs": runs, "out": out,
+        "engine": workers,
+    }  # fmt: skip
+    if dry_run:
+        print(plan_search(data, methods, space, search, **options).markdown())
+        return
+    result = benchmark.tune(data, methods, space, search, **options)
     print(result.table.markdown())
     for path in result.files:
         print(path)

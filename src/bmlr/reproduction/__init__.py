@@ -5,7 +5,7 @@ from bmlr.reproduction._plot_embeddings import plot_features_tsne, plot_label_ts
 from bmlr.reproduction._plot_label_rows import plot_label_rows
 from bmlr.reproduction._plot_labels import plot_label_simplex
 from bmlr.reproduction._plot_top_classes import count_top_classes, plot_top_classes
-from bmlr.reproduction._reproduce import reproduce
+from bmlr.reproduction._reproduce import plan_reproduction, reproduce
 from bmlr.reproduction._scales import ReproduceResult, Settings
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Settings",
     "collect_run",
     "count_top_classes",
+    "plan_reproduction",
     "plot_features_tsne",
     "plot_label_rows",
     "plot_label_simplex",

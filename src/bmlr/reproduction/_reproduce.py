@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from bmlr.benchmark import Search, run_frame, tune
 from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.grid import Job, make_jobs, run_grid
+from bmlr.benchmark.plans import make_plan, plan_search
 from bmlr.benchmark.specification import parse_method
 from bmlr.config import class_path, read_config_entries
 from bmlr.data import MultimodalData
@@ -26,6 +28,7 @@ from bmlr.reproduction._scales import (
     Settings,
     check_data,
     data_names,
+    digits_note,
     make_all_data,
     scaled_method,
     scaled_options,
@@ -60,15 +63,10 @@ def reproduce(
         FileNotFoundError: If data is missing; the message says what makes it.
     """
     settings = settings or Settings()
-    experiments = _find_experiments(names)
-    data = make_all_data(experiments, settings)
-    check_data(data.values())
+    experiments, data, jobs = _prepare(names, settings)
+    if said := digits_note(experiments, settings):
+        (say or _print_line)(said)
     folder, store = Path(out), Path(runs)
-    jobs: dict[tuple[str, str, str], list[Job]] = {}
-    for experiment in experiments:
-        for row in experiment.rows:
-            for text in data_names(experiment, settings):
-                jobs[experiment.name, row.label, data[text].name] = _jobs(row, data[text], settings)
     grid = [job for row_jobs in jobs.values() for job in row_jobs]
     records = iter(run_grid(grid, store, engine, say=say) if grid else [])
     row_records = {key: [next(records) for _ in row_jobs] for key, row_jobs in jobs.items()}
@@ -103,6 +101,57 @@ def reproduce(
     title = f"Tables and figures of the BMLR paper, {settings.scale} scale, on {names_of_data}"
     files.append(write_contents(Contents(title, contents, notes), folder))
     return ReproduceResult(tables, list(unique.values()), files, notes)
+
+
+def plan_reproduction(
+    names: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    runs: Path | str = "runs",
+    out: Path | str = "reproduction",
+    engine: Engine | None = None,
+) -> list[Table]:
+    """Tables of the runs that :func:`reproduce` would make with these arguments.
+
+    Raises:
+        ValueError: As :func:`reproduce` does.
+        FileNotFoundError: If data is missing; the message says what makes it.
+    """
+    settings = settings or Settings()
+    experiments, data, jobs = _prepare(names, settings)
+    grid = [job for row_jobs in jobs.values() for job in row_jobs]
+    tables = [make_plan(grid, Path(runs), engine).table()] if grid else []
+    searched = {
+        text for experiment in experiments if experiment.name == "fig5" for text in data_names(experiment, settings)
+    }
+    tables += [
+        plan_search(**_surface_search(dataset, settings, Path(out)), engine=engine)
+        for text, dataset in data.items()
+        if text in searched
+    ]
+    if said := digits_note(experiments, settings):
+        tables = [dataclasses.replace(table, notes=[said, *table.notes]) for table in tables]
+    return tables
+
+
+def _prepare(
+    names: Sequence[str], settings: Settings
+) -> tuple[list[Experiment], dict[str, MultimodalData], dict[tuple[str, str, str], list[Job]]]:
+    """Experiments, data sets as written, and runs by experiment, row and data set."""
+    experiments = _find_experiments(names)
+    data = make_all_data(experiments, settings)
+    check_data(data.values())
+    jobs = {
+        (experiment.name, row.label, data[text].name): _jobs(row, data[text], settings)
+        for experiment in experiments
+        for row in experiment.rows
+        for text in data_names(experiment, settings)
+    }
+    return experiments, data, jobs
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _find_experiments(names: Sequence[str]) -> list[Experiment]:
@@ -167,12 +216,18 @@ def _surface(
     """
     drawings = DrawnFigures()
     for name, dataset in data.items():
-        model, optimizer, trainer = scaled_options(settings, dataset)
-        surface = tune(
-            dataset, ["BMLR"], [GRID[settings.scale]], Search(sampler="grid"), seeds=settings.seeds[:1], model=model,
-            optimizer=optimizer, trainer=trainer, out=folder / f"fig5-{name}", engine=engine, say=say,
-        )  # fmt: skip
+        surface = tune(**_surface_search(dataset, settings, folder), engine=engine, say=say)
         drawings.files += surface.files
         caption = f"{experiment.title} on {name}, seed {settings.seeds[0]}."
         drawings.figures += [FigureFile(file, caption) for file in surface.files if file.suffix == ".png"]
     return drawings
+
+
+def _surface_search(data: MultimodalData, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Arguments of the search of Fig. 5."""
+    model, optimizer, trainer = scaled_options(settings, data)
+    return {
+        "data": data, "methods": ["BMLR"], "spaces": [GRID[settings.scale]], "search": Search(sampler="grid"),
+        "seeds": settings.seeds[:1], "model": model, "optimizer": optimizer, "trainer": trainer,
+        "out": folder / f"fig5-{data.name}",
+    }  # fmt: skip

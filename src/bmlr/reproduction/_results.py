@@ -199,6 +199,20 @@ def _settings_text(made: ExperimentRuns) -> str:
     return "; ".join(f"{name} {text}" for name, text in texts.items())
 
 
+def _comparability(made: ExperimentRuns) -> str:
+    """What the paper's numbers are of, beside these."""
+    shared = [name for name in made.data if name in made.experiment.data]
+    others = [name for name in made.data if name not in made.experiment.data]
+    paper = SCALES["paper"]
+    same = (
+        f"on {' and '.join(shared)} the paper's numbers are of other settings: {paper.epochs} epochs, batch "
+        f"{paper.batch_size}, learning rate {paper.lr:g}, models of full width, its own splits"
+    )
+    other = f"on {' and '.join(others)} there are none, and the paper's are of other data and models"
+    reasons = [text for text, names in ((same, shared), (other, others)) if names]
+    return f"This shows that the pipeline runs: {'; '.join(reasons)}. Only sign and order of the gains can be compared."
+
+
 def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
     methods = {row.label: bmlr.methods.get(row.method) for row in made.experiment.rows}
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
@@ -215,10 +229,7 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
             "Gain over the row's baseline, with its 95 % interval for the fused accuracy (paired bootstrap "
             "over seeds and test samples; three seeds make it rather too narrow)."
         )
-        notes.append(
-            "This shows that the pipeline runs; the paper's numbers are of other data and models, so only the sign and "
-            "order of the gains can be compared."
-        )
+        notes.append(_comparability(made))
         if short := [label for label, method in methods.items() if method.epoch_parameters]:
             notes.append(
                 f"Warm-ups, active epochs and resets of {', '.join(short)} are as large a share of the epochs as their "

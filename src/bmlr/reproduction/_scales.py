@@ -113,6 +113,18 @@ def data_names(experiment: Experiment, settings: Settings) -> list[str]:
     return names
 
 
+def digits_note(experiments: Sequence[Experiment], settings: Settings) -> str:
+    """Says that the embedded digits stand in for the paper's data; "" where data were named."""
+    if settings.scale != "small" or settings.data:
+        return ""
+    names = dict.fromkeys(name for experiment in experiments for name in experiment.data)
+    ignored = " --root is of no use for them." if settings.root is not None else ""
+    return (
+        f"No --data: these are runs on the embedded digits, not on the paper's data ({', '.join(names)}).{ignored} "
+        "--data crema-d --root FOLDER takes its data, --scale paper its data and settings."
+    )
+
+
 def _plain_name(text: str) -> str:
     return text.partition(":")[0]
 
@@ -152,7 +164,7 @@ def check_data(data: Iterable[MultimodalData]) -> None:
         except FileNotFoundError as error:
             hint = ""
             if dataset.name in _PREPARED and "bmlr prepare" not in str(error):
-                hint = f" Make it with: bmlr prepare {dataset.name} SOURCE {getattr(dataset, 'root', None) or 'DEST'}"
+                hint = f" bmlr prepare {dataset.name} SOURCE {getattr(dataset, 'root', None) or 'DEST'} makes it."
             missing.append(f"{dataset.name}: {error}{hint}")
     if missing:
         raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
