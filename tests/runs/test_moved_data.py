@@ -83,12 +83,18 @@ def test_the_same_data_by_another_path_is_the_same_run(copy, capsys, monkeypatch
     train = ["train", "--data", "manifest", *OPTIONS]
     assert "nothing was trained" in execute(capsys, *train, "--data.root", copy / "prepared", "--run", "runs/m")
     (copy / "prepared").rename(copy / "scratch")
-    missing = execute(capsys, "evaluate", "runs/m", status=2)
-    assert "The data of runs/m is missing" in missing
-    assert "--data.root FOLDER" in missing
+    recorded = " ".join(execute(capsys, "evaluate", "runs/m").split())
+    assert "The data of runs/m is missing" in recorded
+    assert "--data.root FOLDER. These are the scores recorded when the run was finished." in recorded
+    for words in (["evaluate", "runs/m", "--weights", "last"], ["diagnose", "runs/m"]):
+        assert "--data.root FOLDER." in execute(capsys, *words, status=2)
+    assert "no prepared 'manifest' in nowhere" in execute(
+        capsys, "evaluate", "runs/m", "--data.root", "nowhere", status=2
+    )
     whole = execute(capsys, "evaluate", "runs/m", "--data.root", "scratch")
     assert "test split: 4 samples" in whole
     assert "These are few" in whole
+    assert recorded.endswith(" ".join(whole.split()))
     execute(capsys, "diagnose", "runs/m", "--data.root", "scratch", "--out", "d")
     parse_json((copy / "d" / "diagnosis.json").read_text())
     assert "nothing was trained" in execute(capsys, *train, "--data.root", "scratch", "--run", "runs/m", "--resume")

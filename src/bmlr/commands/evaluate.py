@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bmlr.commands._printing import DataLocation, describe_samples, print_scores
+from bmlr.runs.layout import RESULT
 
 
 def execute(
@@ -27,8 +29,27 @@ def execute(
         weights: Weights of the epoch selected on validation, or of the last epoch.
         data: Data of the run.
     """
+    from bmlr.runs import MissingDataError
     from bmlr.training import evaluate_run
 
-    score = evaluate_run(run, split=split, weights=weights, root=data.root)
-    print_scores(str(run), {f"{split}, {weights} weights": score.as_dict()})
-    print(describe_samples(split, score.as_dict()))
+    try:
+        score = evaluate_run(run, split=split, weights=weights, root=data.root).as_dict()
+    except MissingDataError as error:
+        recorded = _recorded_score(run, split, weights)
+        if recorded is None or data.root is not None:
+            raise
+        print(f"{error} These are the scores recorded when the run was finished.")
+        score = recorded
+    print_scores(str(run), {f"{split}, {weights} weights": score})
+    print(describe_samples(split, score))
+
+
+def _recorded_score(run: Path, split: str, weights: str) -> Mapping[str, Any] | None:
+    """Score in the result of a finished run; None if it has none of this split and weights."""
+    from bmlr.runs import read_result
+
+    name = {"test": "test", "val": "validation"}.get(split)
+    if name is None or weights != "best" or not (run / RESULT).is_file():
+        return None
+    score: Mapping[str, Any] = read_result(run)[name]
+    return score

@@ -3,7 +3,7 @@
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """
 
-from bmlr.runs._errors import RunError, RunInterruptedError
+from bmlr.runs._errors import MissingDataError, RunError, RunInterruptedError
 from bmlr.runs._lock import DirectoryLock
 from bmlr.runs._metrics import read_metrics
 from bmlr.runs._predictions import PredictionTable, read_predictions
@@ -13,6 +13,7 @@ from bmlr.runs.settings import group_runs
 
 __all__ = [
     "DirectoryLock",
+    "MissingDataError",
     "PredictionTable",
     "RunError",
     "RunInterruptedError",

@@ -12,7 +12,7 @@ import torch
 from bmlr._files import file_checksum
 from bmlr.config import RunConfig
 from bmlr.data import Modality, Preprocessing
-from bmlr.runs import RunError
+from bmlr.runs import MissingDataError, RunError
 from bmlr.runs.layout import DATA, DATA_ARRAYS
 from bmlr.runs.storage import DamagedFileError, read_json, read_weights, write_json, write_weights
 
@@ -87,13 +87,14 @@ def open_data(directory: Path, config: RunConfig) -> None:
     """Open the data of a run and check that it is the data it was trained on.
 
     Raises:
-        RunError: If it is missing or other data; the message says how to name its place.
+        MissingDataError: If it is missing; the message says how to name its place.
+        RunError: If it is other data.
     """
     try:
         config.data.prepare()
         content = config.data.content_digest
     except FileNotFoundError as error:
-        raise RunError(f"The data of {directory} is missing: {error} {_HOW_TO_NAME}") from error
+        raise MissingDataError(f"The data of {directory} is missing: {error} {_HOW_TO_NAME}") from error
     recorded = read_data_files(directory)
     if recorded and recorded["content"] != content:
         root = getattr(config.data, "root", config.data.name)
