@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bmlr.data
 from bmlr._files import json_text, parse_json
 from bmlr.cli import main
+from bmlr.data.sets.new_samples import list_new_samples
 from bmlr.runs import DirectoryLock, find_runs, group_runs
 
 OPTIONS = [
@@ -172,6 +175,32 @@ def test_a_finished_run_holds_no_checkpoint_and_json_that_other_programs_read(ho
     assert parse_json(json_text({"a": [math.nan, math.inf, 1.5]})) == {"a": [None, None, 1.5]}
     with pytest.raises(ValueError, match="NaN is not JSON"):
         parse_json('{"a": NaN}')
+
+
+def test_the_page_on_services_runs(home, monkeypatch):
+    monkeypatch.chdir(home)
+    page = (Path(__file__).parents[2] / "docs" / "use-a-run.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 2
+    names = {
+        "runs/pets": "runs/m", '"voice"': '"x"', '"photo"': '"y"', "new.wav": "files/x1.npy", "new.png": "files/y1.npy",
+    }  # fmt: skip
+    space = {}
+    program = "\n".join(blocks)
+    for old, new in names.items():
+        program = program.replace(old, new)
+    exec(program, space)  # noqa: S102  (the project's own text)
+    assert space["label"] == "dog"
+    assert space["fused"] == space["probabilities"]["fused"]
+
+
+def test_the_files_of_the_readme_are_a_seven():
+    examples = Path(__file__).parents[2] / "examples"
+    (sample,) = list_new_samples(
+        [str(examples / "seven.wav"), str(examples / "seven.png")], bmlr.data.get("digits")().modalities
+    )
+    inputs = bmlr.data.create("digits").load_files(sample.files)
+    assert {name: x.shape[1:] for name, x in inputs.items()} == {"audio": (1, 24, 25), "image": (1, 16, 16)}
 
 
 HOLD = """

@@ -32,6 +32,7 @@ def execute(
     from bmlr.runs import MissingDataError
     from bmlr.training import evaluate_run
 
+    score: Mapping[str, Any]
     try:
         score = evaluate_run(run, split=split, weights=weights, root=data.root).as_dict()
     except MissingDataError as error:

@@ -27,13 +27,9 @@ def execute(
     """Predict the classes of new files.
 
     Example:
-        bmlr predict runs/pets voice=new.wav photo=new.png
+        bmlr predict runs/digits examples/seven.wav examples/seven.png
         bmlr predict runs/clips *.mp4 --out predictions.csv
         bmlr predict runs/pets new.csv --json
-
-    Example:
-        bmlr predict runs/clips clip.mp4
-        bmlr predict runs/digits audio=spoken.wav image=written.png
 
     Args:
         run: Directory of the run, which is all that is needed of it.
