@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from av.stream import Disposition
 from media_fixtures import colour, tone, write_clip
+from PIL import Image
 
 from bmlr.cli import main
 from bmlr.data.store._store import find_store, open_store
@@ -274,3 +275,147 @@ def test_sound_and_picture_have_one_clock(tmp_path, suffix):
     assert len(grey["picture"]) == 12
     np.testing.assert_allclose(grey["picture"][:4], grey["picture"][4], atol=3)
     np.testing.assert_allclose(grey["picture"][4:], grey["sound"], atol=4)
+
+
+def test_videos_are_turned_and_mirrored_as_players_show_them(tmp_path):
+    """All eight orientations of the display matrix give the same picture."""
+    shown = np.zeros((48, 64, 3), np.uint8)
+    shown[:24, :32] = 220  # a bright upper left corner, and a less bright lower right one
+    shown[24:, 32:] = 110
+    rows, vector_files = [], vectors(tmp_path, 8)
+    for number in range(8):
+        turns, mirrored = number % 4, number >= 4
+        stored = np.rot90(shown[:, ::-1] if mirrored else shown, -turns)
+        path = tmp_path / f"{number}.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=4)
+            stream.width, stream.height, stream.pix_fmt = stored.shape[1], stored.shape[0], "yuv420p"
+            stream.set_display_rotation(90 * turns, hflip=mirrored)
+            for k in range(4):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored)).reformat(format="yuv420p")
+                frame.pts, frame.time_base = k, Fraction(1, 4)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        rows.append([str(number), "ab"[number % 2], path.name, vector_files[number]])
+    values, _ = prepare(tmp_path, ["id", "label", "film", "x"], rows, "--size", "16", "--max_rejected", "0")
+    expected = np.asarray(Image.fromarray(shown).resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    for number in range(8):
+        assert np.abs(values["film"][str(number)][0] - expected).mean() < 6, number
+
+
+# Images
+
+
+def test_images_of_other_programs(tmp_path):
+    """Every orientation in every format, broken metadata, deep, printed, mapped and moving pixels."""
+    shown = np.zeros((40, 64, 3), np.uint8)
+    shown[:20, :32], shown[20:, 32:] = 220, 110
+    plain = Image.fromarray(shown)
+    files = {}
+    transposed = {  # what a camera stores so that the orientation gives the image back
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    for suffix, options in {"jpg": {"quality": 95}, "png": {}, "webp": {"lossless": True}, "tif": {}}.items():
+        for orientation, transposition in transposed.items():
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            stored = plain if transposition is None else plain.transpose(transposition)
+            files[name := f"{orientation}.{suffix}"] = stored.size
+            stored.save(tmp_path / name, exif=exif, **options)
+    content = (tmp_path / "1.jpg").read_bytes()
+    at = content.index(b"Exif\0\0") + 6
+    (tmp_path / "broken.jpg").write_bytes(content[: at + 8] + b"\xff" * 12 + content[at + 20 :])
+    deep = np.asarray(plain.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    plain.convert("CMYK").save(tmp_path / "printed.jpg", quality=95)
+    palette = plain.quantize(8)
+    palette.save(tmp_path / "palette.png", transparency=bytes([255] * 8))
+    palette.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("P", plain.size)])
+    plain.convert("RGBA").save(tmp_path / "alpha.png")
+    plain.save(tmp_path / "png.jpg", format="PNG")
+    files |= dict.fromkeys(path.name for path in tmp_path.iterdir())
+    vector_files = vectors(tmp_path, len(files))
+    rows = [[name, "ab"[n % 2], name, vector_files[n]] for n, name in enumerate(files)]
+    values, _ = prepare(tmp_path, ["id", "label", "photo:image", "x"], rows, "--size", "16", "--max_rejected", "0")
+    expected = np.asarray(plain.resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
+    for name in files:
+        assert np.abs(values["photo"][name][0].astype(int) - expected).mean() < 4, name
+
+
+# Times
+
+
+def test_sound_and_frames_are_of_the_same_seconds(tmp_path, capsys):
+    """Of a video longer than what is read; columns of times choose another part, and predict says it too."""
+    two_scenes(tmp_path / "long.mp4")
+    two_scenes(tmp_path / "long.mkv")
+    rows = [
+        ["first", "a", "long.mp4", "long.mp4", "", ""],
+        ["first of mkv", "b", "long.mkv", "long.mkv", "0", "2"],
+        ["last", "a", "long.mp4", "long.mp4", "2", "4"],
+        ["last of mkv", "b", "long.mkv", "long.mkv", "2.0", ""],
+        ["middle", "a", "long.mp4", "long.mp4", "1.5", "2.5"],
+    ]
+    head = ["id", "label", "film", "sound:audio", "start", "end"]
+    options = ("--seconds", "2", "--fps", "4", "--size", "16", "--max_rejected", "0")
+    values, samples = prepare(tmp_path, head, rows, *options)
+    said = capsys.readouterr().out
+    assert "1 of 5 clips are longer than 2 s, up to 4.0 s. Their first 2 s are used, of film and sound" in said
+    assert "1 of 5 sounds are shorter than 2 s, down to 1.0 s. They are repeated." in said
+    for name, tone_, colour_ in (
+        ("first", LOW, RED),
+        ("first of mkv", LOW, RED),
+        ("last", HIGH, BLUE),
+        ("last of mkv", HIGH, BLUE),
+    ):
+        assert loudest(values["sound"][name]) == pytest.approx(tone_, abs=45), name
+        assert len(values["film"][name]) == 8, name
+        assert np.abs(values["film"][name].mean(axis=(1, 2)) - colour_).max() < 12, name
+    middle = values["film"]["middle"].mean(axis=(1, 2))
+    assert [("blue", "red")[int(red > blue)] for red, _, blue in middle] == ["red", "red", "blue", "blue"]
+    assert samples["middle"].files["film"]["seconds"] == samples["middle"].files["sound"]["seconds"] == 1
+    assert samples["last"].extra["start"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "problem"),
+    [
+        ("5", "", "5.00 s, its interval begins at 5 s|its interval begins at 5 s"),
+        ("2", "1", "its end (1 s) should be after its start (2 s)"),
+        ("soon", "", "column 'start' should hold seconds, such as 12.5. It holds 'soon'"),
+        ("-1", "", "column 'start' should hold seconds"),
+        ("", "nan", "column 'end' should hold seconds"),
+    ],
+)
+def test_times_that_cannot_be(tmp_path, capsys, start, end, problem):
+    two_scenes(tmp_path / "long.mp4")
+    rows = [["a", "long.mp4", "long.mp4", start, end], ["b", "long.mp4", "long.mp4", start, end]]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["label", "film", "sound:audio", "start", "end"], *rows])
+    assert main(["prepare", "manifest", str(tmp_path / "t.csv"), str(tmp_path), "--workers", "0"]) == 2
+    said = capsys.readouterr().err
+    assert any(words in said for words in problem.split("|")), said
+
+
+def test_short_sounds(tmp_path, capsys):
+    """The length that is asked for is enough; a shorter one is taken by an option that the message names."""
+    for number in range(4):
+        soundfile.write(tmp_path / f"{number}.wav", tone(0.3, 8000), 8000)
+    rows = [[str(n), "ab"[n % 2], f"{n}.wav", vector] for n, vector in enumerate(vectors(tmp_path, 4))]
+    head = ["id", "label", "click", "x"]
+    values, _ = prepare(tmp_path, head, rows, "--seconds", "0.3", "--dtype", "float32")
+    assert values["click"]["0"].shape[-1] == 1 + 6615 // 353
+    capsys.readouterr()
+    command = ["prepare", "manifest", str(tmp_path / "t.csv"), str(tmp_path / "more"), "--workers", "0"]
+    assert main([*command, "--seconds", "0.6"]) == 2
+    assert "too short: 0.30 s, at least 0.5 s are needed. Option --min-seconds takes" in capsys.readouterr().err
+    assert main([*command, "--seconds", "0.6", "--min-seconds", "0.2"]) == 0
+    assert "4 of 4 sounds are shorter than 0.6 s, down to 0.3 s. They are repeated." in capsys.readouterr().out

@@ -134,8 +134,8 @@ class AudioReader:
         check_min_length(path, available, self.min_seconds)
         if self.silence is not None and np.abs(waveform).max() <= self.silence:
             raise ValueError(
-                f"{path} is silent: no sample that is read is beyond ± {self.silence:g} of full scale. The option "
-                "`allow_silent` takes it."
+                f"{path} is silent: no sample that is read is beyond ± {self.silence:g} of full scale. Option "
+                "--allow-silent takes it."
             )
         values = self.spectrogram(np.clip(waveform, -1, 1)).astype(self.dtype)
         return FileContent(values, available)

@@ -91,8 +91,8 @@ def check_min_length(path: Path, seconds: float, min_seconds: float) -> None:
     """Raise a ValueError if audio or video is too short."""
     if seconds < min_seconds - 0.001:  # the last sample of a resampled file
         raise ValueError(
-            f"{path} is too short: {seconds:.2f} s, at least {min_seconds:g} s are needed. The option `min_seconds` "
-            "takes shorter ones."
+            f"{path} is too short: {seconds:.2f} s, at least {min_seconds:g} s are needed. Option --min-seconds takes "
+            "shorter ones."
         )
 
 
@@ -105,5 +105,5 @@ def check_pixels(width: int, height: int, max_pixels: int, noun: str) -> None:
     """Raise a ValueError if an image would take too much memory."""
     if width * height > max_pixels:
         raise ValueError(
-            f"it has {noun}{width} × {height} pixels, at most {max_pixels} are read; the option `max_pixels` takes more"
+            f"it has {noun}{width} × {height} pixels, at most {max_pixels} are read; option --max-pixels takes more"
         )

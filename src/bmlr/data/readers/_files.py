@@ -68,11 +68,16 @@ def check_file(path: Path, noun: str, *, text: bool = False) -> bytes:
         raise ValueError(f"{path} should be a file. It is {kind}.")
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    if reason := _describe_head(head, text=text):
-        raise ValueError(f"{path} cannot be read: it is {reason}.")
+    check_head(path, head, text=text)
     if path.suffix.lower() in _UNFINISHED:
         raise ValueError(f"{path} cannot be read: its name says that its download is unfinished.")
     return head
+
+
+def check_head(path: Path, head: bytes, *, text: bool = False) -> None:
+    """Raise a ValueError if a file that begins with ``head`` cannot hold data."""
+    if reason := _describe_head(head[:_HEAD], text=text):
+        raise ValueError(f"{path} cannot be read: it is {reason}.")
 
 
 def _describe_head(head: bytes, *, text: bool) -> str | None:

@@ -11,6 +11,8 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from bmlr.data.readers._files import check_file
+
 _MAX_ITEMS = 100_000  # MNIST has 60,000; bounds what is unpacked of a gzip bomb to 78 MB
 
 
@@ -38,6 +40,7 @@ def read_idx_labels(path: Path) -> np.ndarray:
 
 
 def _read_idx(path: Path, magic: int, item_shape: tuple[int, ...]) -> np.ndarray:
+    check_file(path, "file")
     try:
         with _open(path) as file:
             header = file.read(8 + 4 * len(item_shape))

@@ -23,6 +23,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from bmlr.data.readers._files import check_file
+
 _MAX_PROTOCOL = 5
 _MAX_DEPTH = 64  # of nested containers; deeper ones would exhaust Python's stack
 _MAX_DIMENSIONS = 64
@@ -84,10 +86,7 @@ def read_arrays_pickle(path: Path) -> dict[Any, Any]:
         ((2, 3), ['a', 'b'])
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    if not path.stat().st_size:
-        raise ValueError(f"{path} is empty.")
+    check_file(path, "file", text=True)  # pickles of protocol 0 are text
     with path.open("rb") as file:
         content = mmap.mmap(
             file.fileno(), 0, access=mmap.ACCESS_READ

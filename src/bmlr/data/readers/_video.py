@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MAX_BYTES = 1 << 30  # of the frames kept of one video
-_LESS = "Take less of it: fewer `seconds`, a smaller `fps` or `size`"
+_LESS = "Less is read with smaller --seconds, --fps or --size"
 
 
 def read_frames(

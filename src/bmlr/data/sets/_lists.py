@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bmlr.data._base import SplitName
+from bmlr.data.readers._files import check_head
 from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 
 _NAME_COLUMNS = ("name", "video", "video_id", "videoid", "id", "file", "filename", "youtube_id")
@@ -45,8 +46,11 @@ def read_lines(path: Path) -> list[str]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no list {path}.")
+    content = Path(path).read_bytes()
+    if content:
+        check_head(path, content, text=True)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

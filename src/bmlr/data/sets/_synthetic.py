@@ -24,6 +24,7 @@ from bmlr.data._base import (
     TrainingDefaults,
     check_files,
 )
+from bmlr.data.readers._files import check_file
 from bmlr.data.sets._gaussians import (
     CouplingMap,
     random_rotation,
@@ -332,8 +333,7 @@ def _checked_difficulty(difficulty: Mapping[str, int] | None, names: list[str]) 
 
 def _read_vector(path: Path, dimensions: int) -> np.ndarray:
     """Read a vector (D,) from a ``.npy`` file, float32."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+    check_file(path, "file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a size the header invents takes no memory
     except (OSError, ValueError, EOFError) as error:

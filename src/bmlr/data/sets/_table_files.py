@@ -16,6 +16,7 @@ import torch
 from bmlr._checks import nearest_name
 from bmlr.data._base import SPLITS
 from bmlr.data.readers._base import Interval
+from bmlr.data.readers._files import check_head
 from bmlr.data.readers.suffixes import FILE_KINDS
 from bmlr.data.sets._lists import SPLIT_WORDS
 from bmlr.data.store._cache import checked_name
@@ -163,6 +164,8 @@ def list_samples(table: FileTable, *, allow_outside: bool = False) -> list[Sourc
 
 def csv_records(content: bytes, path: Path) -> list[list[str]]:
     """All rows of a table, blank ones included, their cells stripped."""
+    if content:
+        check_head(path, content, text=True)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
