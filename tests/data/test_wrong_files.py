@@ -1,13 +1,16 @@
 """Files that are not the media they are named as, and machines that cannot read them now: each is told as it is."""
 
 import csv
+import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from media_fixtures import write_clip, write_wav
+import soundfile
+from media_fixtures import write_clip, write_mp4, write_wav
 from PIL import Image
 
 from bmlr.cli import main
@@ -15,7 +18,6 @@ from bmlr.data.store._store import find_store, open_store, read_rejected
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 72862\n"
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b" " * 2000 + b"</body></html>"
-BMLR = Path(sys.executable).with_name("bmlr")
 
 
 def write_table(folder, head, rows):
@@ -33,6 +35,7 @@ def healthy(folder, count):
     return [[str(n), "ab"[n % 2], f"{n}.wav", f"{n}.png", f"{n}.npy"] for n in range(count)]
 
 
+BMLR = Path(sys.executable).with_name("bmlr")
 HEAD = ["id", "label", "voice:audio", "photo:image", "x:vector"]
 
 
@@ -159,3 +162,127 @@ def test_crema_d_of_extracted_frames(tmp_path):
     assert len(store) == 16
     assert {store.samples[row].group for row in range(16)} == {str(actor) for actor in range(1001, 1009)}
     np.testing.assert_array_equal(store.values("video", 0).mean(axis=(1, 2, 3)), [50, 150])  # at 0.5 and 1.5 s
+
+
+# Lengths
+
+
+def test_predict_says_what_it_leaves_out(tmp_path, capsys):
+    """Of a video longer than those that were prepared, once for sound and frames; a folder of frames is read too."""
+    rows = []
+    for number in range(12):
+        path = write_mp4(tmp_path / f"{number}.mp4", 1.0, fps=4, channels=1, frequency=300 + 300 * (number % 2))
+        rows.append([str(number), "ab"[number % 2], path.name, path.name])
+    command = write_table(tmp_path, ["id", "label", "film", "sound:audio"], rows)
+    assert main([*command, "--size", "16", "--seconds", "1"]) == 0
+    train = ["train", "--data", "manifest", "--data.root", str(tmp_path / "out"), "--method", "Joint"]
+    train += [
+        "--model.width",
+        "2",
+        "--trainer.epochs",
+        "1",
+        "--trainer.progress",
+        "false",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    assert main([*train, "--run", str(tmp_path / "run")]) == 0
+    write_mp4(tmp_path / "long.mp4", 3.0, fps=4, channels=1)
+    (tmp_path / "frames").mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((8, 8, 3), 50 * k, np.uint8)).save(tmp_path / "frames" / f"{k}.png")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "long.mp4")]) == 0
+    said = capsys.readouterr().err
+    assert said == f"bmlr: {tmp_path / 'long.mp4'} lasts 3.0 s. Its first 1 s are used, as in training.\n"
+    files = [f"film={tmp_path / 'frames'}", f"sound={tmp_path / '0.mp4'}"]
+    assert main(["predict", str(tmp_path / "run"), *files]) == 0
+    assert "frames lasts 3.0 s. Its first 1 s are used" in capsys.readouterr().err
+
+
+def test_limits_name_the_option_that_moves_them(tmp_path, capsys, monkeypatch):
+    rows = healthy(tmp_path, 4)
+    Image.new("RGB", (200, 100)).save(tmp_path / "0.png")
+    soundfile.write(tmp_path / "1.wav", np.zeros(8000), 8000)
+    command = [*write_table(tmp_path, HEAD, rows), "--seconds", "1", "--max-rejected", "0.3"]
+    assert main([*command, "--max-pixels", "19999"]) == 2
+    rejected = capsys.readouterr().err
+    assert "2 of 4 samples were rejected" in rejected
+    assert "it has 200 × 100 pixels, at most 19999 are read; option --max-pixels takes more" in rejected
+    assert main([*command, "--max-pixels", "20000"]) == 0
+    (rejection,) = read_rejected(find_store(tmp_path / "out", "manifest"))
+    assert "1.wav is silent" in rejection.reason
+    assert "Option --allow-silent takes it" in rejection.reason
+    assert main([*command, "--max-pixels", "20000", "--allow-silent", "true"]) == 0
+    assert "4 samples, 0 rejected" in capsys.readouterr().out
+    write_clip(tmp_path / "film.mp4", 2.0, fps=4)
+    command = write_table(tmp_path, ["label", "film", "x"], [["ab"[n % 2], "film.mp4", f"{n}.npy"] for n in range(4)])
+    monkeypatch.setattr("bmlr.data.readers._video._MAX_BYTES", 5 * 3 * 16 * 16)
+    assert main([*command, "--size", "16", "--fps", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "at most 5 frames of this size are kept of a video. Less is read with smaller --seconds" in said
+
+
+# Machines
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.mp4", "a.png", "a.npy"])
+def test_a_share_that_goes_away_is_no_damage(tmp_path, capsys, monkeypatch, name):
+    """A decoder that finds a file truncated is believed only if the file can be read to its end."""
+    rows = healthy(tmp_path, 4)
+    kind = {"wav": "audio", "mp3": "audio", "mp4": "video", "png": "image", "npy": "vector"}[name[2:]]
+    content = {
+        "wav": lambda: (tmp_path / "0.wav").read_bytes()[:9000],
+        "mp3": lambda: b"ID3\4\0\0\0\0\0\0" + bytes(range(256)) * 9,
+        "mp4": lambda: write_mp4(tmp_path / "0.mp4", 1.0, fps=4).read_bytes()[:2000],
+        "png": lambda: (tmp_path / "3.png").read_bytes()[:45],
+        "npy": lambda: (tmp_path / "0.npy").read_bytes()[:-4],
+    }[name[2:]]()
+    (tmp_path / name).write_bytes(content)
+    for row in rows:
+        row[3] = name
+    command = write_table(tmp_path, [*HEAD[:3], f"photo:{kind}", HEAD[4]], rows)
+    assert main(command) == 2
+    assert "4 of 4 samples were rejected" in capsys.readouterr().err
+
+    def gone(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("bmlr.data.readers._files._read_through", gone)
+    assert main([*command, "--seconds", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "4 of 4 samples could not be read now" in said
+    assert "Input/output error" in said
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EACCES, "Permission denied"), OSError(errno.EMFILE, "Too many open files")]
+)
+def test_a_file_that_cannot_be_opened_is_no_damage(tmp_path, capsys, monkeypatch, error):
+    rows = healthy(tmp_path, 4)
+    command = write_table(tmp_path, HEAD, rows)
+    healthy_open = Path.open
+
+    def refuse(path, mode="r", *arguments, **options):
+        if path.suffix in {".wav", ".png", ".npy"} and mode == "rb" and path.parent == tmp_path:
+            raise error
+        return healthy_open(path, mode, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "4 of 4 samples could not be read now" in said
+    assert error.strerror in said
+    assert main(command) == 0
+
+
+def test_librosa_without_a_folder_for_compiled_functions(tmp_path):
+    """As in a container without a home, of which the packages belong to another user."""
+    command = [*write_table(tmp_path, HEAD, healthy(tmp_path, 4)), "--seconds", "1"]
+    environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "NUMBA_CACHE_DIR"}}
+    environment |= {"TMPDIR": str(tmp_path), "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    done = subprocess.run([BMLR, *command], env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert "4 samples, 0 rejected" in done.stdout
+    assert not list(tmp_path.glob("bmlr-numba-*"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +52,8 @@ def execute(
     for sample in samples:
         result: dict[str, Any] = {"sample": sample.name, "files": {u: str(path) for u, path in sample.files.items()}}
         try:
-            probabilities = predict_files(config, model, method, sample.files)
+            with _print_warnings():
+                probabilities = predict_files(config, model, method, sample.files)
             fused = probabilities["fused"]
             result |= {"class": max(fused, key=lambda label: fused[label]), "probabilities": probabilities}
         except (ValueError, OSError) as error:
@@ -71,6 +74,16 @@ def execute(
         _print_many(results, list(model.modalities))
     if failed:
         raise RunError(f"{len(failed)} of {len(samples)} samples could not be predicted: {', '.join(failed[:5])}.")
+
+
+@contextlib.contextmanager
+def _print_warnings() -> Iterator[None]:
+    """Print each warning once, as a sentence without its place in the code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"bmlr: {message}", file=sys.stderr)
 
 
 def _best(probabilities: dict[str, float]) -> tuple[str, float]:
