@@ -22,6 +22,7 @@ PRIVATE = {
     "_version": "the version, of all",
     "_checks": "checks of arguments, of all",
     "_console": "consoles that print names as they are, of all that print",
+    "_extras": "the command that installs a missing library, of all that need extras",
     "_files": "atomic writes and checksums, of all",
     "_modes": "training and evaluation mode of modules, of all",
     "_processors": "number of processors, of the store and the engines",

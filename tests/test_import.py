@@ -51,6 +51,46 @@ print(sorted(name for name, module in sys.modules.items() if module and name.sta
     assert result.stdout.strip() == "[]"
 
 
+def test_without_extras_a_sentence_says_how_to_get_them():
+    """Commands that need no extra work, the others end in one sentence; packages say the same as attributes."""
+    program = f"""
+import contextlib, io, sys
+for name in {[*HEAVY, "docstring_parser", "filelock", "jinja2", "optuna", "scipy", "yaml"]}:
+    sys.modules[name] = None  # makes `import name` fail
+import bmlr, bmlr.cli
+for name in ("training", "benchmark", "report", "config", "runs", "reproduction"):
+    for load in (lambda: getattr(bmlr, name), lambda: __import__("bmlr." + name)):
+        try:
+            load()
+        except (ModuleNotFoundError, AttributeError) as error:
+            assert 'is not installed. Run: pip install "bmlr[train]"' in str(error) or name not in bmlr._LAZY, error
+        else:
+            raise AssertionError(name)
+assert bmlr.data.available() and bmlr.diagnosis.diagnose
+for line in {["", "help", "--help", "--version", "methods --format json", "methods --format markdown"]}:
+    assert bmlr.cli.main(line.split()) == 0, line
+for line in {
+        [
+            "methods",
+            *(f"{name} --help" for name in COMMANDS),
+            "train digits --method BMLR",
+            "prepare ave a b",
+            "evaluate a",
+            "predict a b.wav",
+            "report a",
+            "compare digits --methods BMLR",
+        ]
+    }:
+    stream = io.StringIO()
+    with contextlib.redirect_stderr(stream):
+        assert bmlr.cli.main(line.split()) == 2, line
+    assert 'is not installed. Run: pip install "bmlr[' in stream.getvalue(), (line, stream.getvalue())
+    assert stream.getvalue().count(chr(10)) == 1
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # noqa: S603
+    assert result.returncode == 0, result.stderr
+
+
 def modules_after(*lines):
     """Top-level modules imported by a program in a fresh interpreter."""
     program = "\n".join((

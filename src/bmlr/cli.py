@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bmlr._checks import nearest_name
+from bmlr._extras import missing_extra
 from bmlr._version import __version__
 from bmlr.commands import COMMANDS
 
@@ -114,7 +115,8 @@ def _describe(error: Exception) -> str | None:
     if isinstance(error, RecursionError):
         message = "a file is nested too deeply to be what it should be."
     elif isinstance(error, ModuleNotFoundError):
-        return _missing_extra(error)
+        message = str(missing_extra(error))
+        return None if (error.name or "").startswith("bmlr") else message
     elif isinstance(error, UnicodeEncodeError):  # a path in another encoding, which some libraries cannot take
         message = f"a name is not UTF-8: {error.object!r}. Rename the file or folder."
     elif isinstance(error, RuntimeError):
@@ -125,12 +127,3 @@ def _describe(error: Exception) -> str | None:
     elif not isinstance(error, ValueError | OSError):  # wrong input, or a disk that is full or fails
         return None
     return message
-
-
-def _missing_extra(error: ModuleNotFoundError) -> str | None:
-    """Message for a library that comes with an extra; None for a module of the library or the user."""
-    extras = {"av": "media", "ray": "sweep", "optuna": "sweep"}
-    module = (error.name or "").partition(".")[0]
-    if module in {"", "bmlr"} or "pip install" in str(error):
-        return str(error) if "pip install" in str(error) else None
-    return f'{module} is not installed. Run: pip install "bmlr[{extras.get(module, "train")}]"'

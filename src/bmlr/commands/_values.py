@@ -38,8 +38,11 @@ def convert(value: Any, hint: Any, where: str) -> Any:
             raise ValueError(f"{where} should be true or false. Found {_shorten(value)}.")
     if isinstance(value, str) and value.casefold() in {"none", "null"} and type(None) in get_args(hint):
         return None
-    value = _expand_home(value, hint)
-    if hint is Path and isinstance(value, str):
+    if isinstance(value, str) and Path in _members(hint):
+        value = expand_home(value)
+    if isinstance(value, str) and (hint is str or value in literals(hint)):
+        return value
+    if isinstance(value, str) and hint is Path:
         return Path(value)
     import yaml
     from jsonargparse import ArgumentError, ArgumentParser, set_loader
@@ -141,11 +144,19 @@ def _item(hint: Any) -> Any:
     return arguments[1] if _origin(hint) is dict else arguments[0]
 
 
-def _expand_home(value: Any, hint: Any) -> Any:
-    """Expand ~ where a type allows paths: no shell does it in --run=~/x, in quotes or in a YAML file."""
-    if isinstance(value, str) and Path in _members(hint):
-        return os.path.expanduser(value)  # noqa: PTH111  (pathlib's raises without a home folder)
-    return value
+def expand_home(text: str) -> str:
+    """Replace ~ by the home folder at the beginning and after an equals sign.
+
+    No shell does it in --run=~/x and audio=~/x.wav, in quotes or in a YAML file.
+
+    Example:
+        >>> expand_home("a~b/~c")
+        'a~b/~c'
+    """
+    head, separator, path = text.rpartition("=~")
+    path = f"~{path}" if separator else text
+    expanded = os.path.expanduser(path)  # noqa: PTH111  (pathlib's raises without a home folder)
+    return f"{head}={expanded}" if separator else expanded
 
 
 def _shorten(value: Any) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import docstring_parser
@@ -19,6 +19,7 @@ from bmlr.commands.options import REQUIRED, Command, Option, OptionGroup, class_
 from bmlr.commands.parsing import resolve_class, usage
 
 _INDENT = 26
+_SMALL = 3  # options of a group that is shown among those of the command
 _PLURALS = {"data": "data sets", "method": "methods"}
 _SPECIAL = {
     "config": "YAML file with any of these options, such as the config.yaml of a run; options typed here count more.",
@@ -86,11 +87,13 @@ def _command_page(command: Command, *, folded: bool) -> list[str]:
     lines += ["", "options:"]
     for name, option in command.classes.items():
         lines += _row(f"--{name} NAME", f"{texts[name]} {_class_text(name, option)}")
-    lines += _option_rows(command.options)
+    small = [group for group in command.groups if len(group.options) <= _SMALL]
+    lines += _option_rows([*command.options, *(option for group in small for option in group.options)])
+    large = [group for group in command.groups if group not in small]
     if folded:
-        lines += _folded_rows(command, texts)
+        lines += _folded_rows(command, large, texts)
     else:
-        for group in command.groups:
+        for group in large:
             lines += ["", *_group_rows(group)]
     return lines
 
@@ -104,18 +107,18 @@ def _class_text(name: str, option: Option) -> str:
     return "bmlr methods lists them; or a class of yours as module.Class."
 
 
-def _folded_rows(command: Command, texts: dict[str, str]) -> list[str]:
+def _folded_rows(command: Command, groups: Sequence[OptionGroup], texts: dict[str, str]) -> list[str]:
     """Groups of options, one row each."""
     rows = []
-    for group in command.groups:
+    for group in groups:
         fields = ", ".join(option.name.partition(".")[2] for option in group.options)
         rows += _row(f"--{group.parameter}.…", f"{texts[group.parameter].rstrip('.')}: {fields}.")
     if "data" in command.classes:
         rows += _row("--data.…", f"Parameters of the data set, as shown by bmlr help {command.name} digits.")
     if "method" in command.classes:
         rows += _row("--method.…", f"Parameters of the method, as shown by bmlr help {command.name} BMLR.")
-    if command.groups:
-        last = command.groups[-1].parameter
+    if groups:
+        last = groups[-1].parameter
         help_of = f"bmlr help {command.name}"
         rows += ["", f"{help_of} {last} explains the options of a group, {help_of} all every option."]
     return ["", "groups of options:", *rows] if rows else []

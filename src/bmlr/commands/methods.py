@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from rich.table import Table
-
 import bmlr.methods
 from bmlr._console import make_console
 from bmlr._files import json_text
@@ -38,6 +36,8 @@ def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # 
         for line in (heads, ["---"] * len(heads), *cells):
             print(f"| {' | '.join(line)} |")
         return
+    from rich.table import Table  # comes with the extras, and the other formats need none
+
     table = Table(*heads, show_lines=True)
     for line in cells:
         table.add_row(*line)

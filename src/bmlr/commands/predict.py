@@ -21,7 +21,7 @@ from bmlr.tables import format_percent
 def execute(
     run: Path,
     *,
-    files: list[str],
+    files: list[Path],
     weights: Literal["best", "last"] = "best",
     json: bool = False,
     out: Path | None = None,
@@ -46,7 +46,7 @@ def execute(
     from bmlr.training import load_run, predict_files
 
     config, model, method = load_run(run, weights=weights)
-    samples = list_new_samples(files, config.model_data.modalities)
+    samples = list_new_samples([str(path) for path in files], config.model_data.modalities)
     results: list[dict[str, Any]] = []
     failed = []
     for sample in samples:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 def execute(
     *,
-    runs: list[str],
-    results: list[str] | None = None,
+    runs: list[Path],
+    results: list[Path] | None = None,
     out: Path = Path("report.html"),
     baseline: str | None = None,
     title: str | None = None,
@@ -29,11 +29,16 @@ def execute(
     """
     from bmlr.report import write_report
 
-    values = {"--results": results, "--out": [str(out)], "--baseline": [baseline], "--title": [title]}
-    options = [text for name, texts in values.items() if texts and texts[0] is not None for text in (name, *texts)]
+    values: dict[str, list[str]] = {
+        "--results": [str(folder) for folder in results or ()],
+        "--out": [str(out)],
+        "--baseline": [] if baseline is None else [baseline],
+        "--title": [] if title is None else [title],
+    }
+    options = [text for name, texts in values.items() if texts for text in (name, *texts)]
     report = write_report(
         runs, out, results=results or (), baseline=baseline, title=title,
-        command=shlex.join(["bmlr", "report", *runs, *options]),
+        command=shlex.join(["bmlr", "report", *map(str, runs), *options]),
     )  # fmt: skip
     begun = [run for run in report.excluded if run.is_begun]
     for run in report.excluded:

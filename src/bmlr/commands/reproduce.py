@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from bmlr.commands._engine import EngineOptions
 from bmlr.commands._printing import raise_failures
+from bmlr.commands._values import expand_home
 from bmlr.commands.options import FLAT
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 
@@ -20,7 +21,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     scale: Literal["paper", "small"] = "small",
     data: list[str] | None = None,
     root: Path | None = None,
-    tuned: list[str] | None = None,
+    tuned: list[Path] | None = None,
     seeds: list[int] | None = None,
     runs: Path = Path("runs"),
     out: Path = Path("reproduction"),
@@ -52,7 +53,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
 
     workers = engine.make()
     settings = Settings(
-        scale=scale, data=data or (), root=root, tuned=[Path(folder) for folder in tuned or ()],
+        scale=scale, data=[expand_home(text) for text in data or ()], root=root, tuned=tuned or (),
         seeds=[0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,
     )  # fmt: skip
     if dry_run:

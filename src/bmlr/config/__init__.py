@@ -1,10 +1,15 @@
 """Configuration of a run: its options, its model and its file."""
 
-from bmlr.config._classes import class_path, resolve_class
-from bmlr.config._file import load_plain_yaml, read_config_entries, read_plain_yaml
-from bmlr.config._model import build_model
-from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
-from bmlr.config._run_config import RunConfig, read_config
+from bmlr._extras import missing_extra
+
+try:
+    from bmlr.config._classes import class_path, resolve_class
+    from bmlr.config._file import load_plain_yaml, read_config_entries, read_plain_yaml
+    from bmlr.config._model import build_model
+    from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
+    from bmlr.config._run_config import RunConfig, read_config
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
 
 __all__ = [
     "ModelOptions",

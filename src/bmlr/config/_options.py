@@ -28,15 +28,15 @@ class ModelOptions:
     Transformer, vectors a multilayer perceptron.
 
     Attributes:
-        modalities: Modalities of the model, such as audio or [audio, text]; None takes all of the data set. A model
+        modalities: Modalities of the model, such as audio or [audio,text]; by default all of the data set. A model
             of one modality is trained alone, as a unimodal baseline. Samples that have none of these modalities are
             left out of training and scores.
         fusion: Name of the fusion: concat, sum, film, gated or bigated.
-        width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; None
-            takes the data set's default.
-        stem: Stem of the ResNets: imagenet or small; None chooses by the input's size.
-        unimodal: How unimodal logits are read: split, ablated or auxiliary; None takes the fusion's default.
-        conditioner: Modality that conditions the others (film, gated, bigated); None takes the first.
+        width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; by
+            default the data set's.
+        stem: Stem of the ResNets: imagenet or small; by default chosen by the input's size.
+        unimodal: How unimodal logits are read: split, ablated or auxiliary; by default the fusion's own.
+        conditioner: Modality that conditions the others (film, gated, bigated); by default the first.
         depth: Layers of the Transformers.
         heads: Attention heads of a Transformer's layer.
         dropout: Probability of dropout in the Transformers.
@@ -81,7 +81,7 @@ class OptimizerOptions:
 
     Attributes:
         name: adam, adamw or sgd.
-        lr: Learning rate; None takes the data set's default.
+        lr: Learning rate; by default the data set's.
         weight_decay: L2 penalty (adam, sgd) or decoupled decay (adamw).
         betas: Decay rates of Adam's moments.
         momentum: Momentum of SGD.
@@ -137,20 +137,20 @@ class TrainerOptions:
     """Length, hardware and precision of the training.
 
     Attributes:
-        epochs: Number of epochs; None takes the data set's default.
-        batch_size: Samples per step and device; None takes the data set's default.
+        epochs: Number of epochs; by default the data set's.
+        batch_size: Samples per step and device; by default the data set's.
         accelerator: Lightning's accelerator: auto, cpu, gpu, mps, …
         devices: Number of devices, or auto.
         strategy: Lightning's strategy: auto, ddp, …
         num_nodes: Number of machines.
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
         accumulate_grad_batches: Batches per optimiser step.
-        gradient_clip_val: Largest norm of the gradients; None does not clip.
+        gradient_clip_val: Largest norm of the gradients; by default they are not clipped.
         num_workers: Processes that load data; 0 loads in the training process.
         compile: Compile the encoders with torch.compile.
         progress: Show a progress bar (on a terminal) or a line per epoch (elsewhere).
         gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
-        checkpoint_every: Optimiser steps between checkpoints within an epoch; None keeps those at the ends of epochs
+        checkpoint_every: Optimiser steps between checkpoints within an epoch; by default at the ends of epochs
             only. A resumed run ends the same either way, but repeats what came after its last checkpoint.
         on_nonfinite: When a loss or a gradient is not finite: stop, or skip the step and count it.
         max_nonfinite: Skipped steps in a row that stop training all the same.

@@ -3,13 +3,18 @@
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """
 
-from bmlr.runs._errors import MissingDataError, RunError, RunInterruptedError
-from bmlr.runs._lock import DirectoryLock
-from bmlr.runs._metrics import read_metrics
-from bmlr.runs._predictions import PredictionTable, read_predictions
-from bmlr.runs._records import RunRecord, find_runs, read_run, write_failure
-from bmlr.runs._result import read_result
-from bmlr.runs.settings import group_runs
+from bmlr._extras import missing_extra
+
+try:
+    from bmlr.runs._errors import MissingDataError, RunError, RunInterruptedError
+    from bmlr.runs._lock import DirectoryLock
+    from bmlr.runs._metrics import read_metrics
+    from bmlr.runs._predictions import PredictionTable, read_predictions
+    from bmlr.runs._records import RunRecord, find_runs, read_run, write_failure
+    from bmlr.runs._result import read_result
+    from bmlr.runs.settings import group_runs
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
 
 __all__ = [
     "DirectoryLock",

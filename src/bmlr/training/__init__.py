@@ -3,14 +3,19 @@
 Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 """
 
-from bmlr.training._directory import RunResult
-from bmlr.training._guard import NonFiniteLossError
-from bmlr.training._module import BalancedModule
-from bmlr.training._monitoring import MonitorCallback
-from bmlr.training._processes import is_first_process
-from bmlr.training._reading import evaluate_run, load_run, predict_files, predict_run, split_batches
-from bmlr.training._scores import Score, ScoreMetric, evaluate
-from bmlr.training._train import make_module, train
+from bmlr._extras import missing_extra
+
+try:
+    from bmlr.training._directory import RunResult
+    from bmlr.training._guard import NonFiniteLossError
+    from bmlr.training._module import BalancedModule
+    from bmlr.training._monitoring import MonitorCallback
+    from bmlr.training._processes import is_first_process
+    from bmlr.training._reading import evaluate_run, load_run, predict_files, predict_run, split_batches
+    from bmlr.training._scores import Score, ScoreMetric, evaluate
+    from bmlr.training._train import make_module, train
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from error
 
 __all__ = [
     "BalancedModule",

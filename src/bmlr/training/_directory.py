@@ -104,6 +104,10 @@ def lock_directory(directory: Path) -> contextlib.AbstractContextManager[object]
     lock = DirectoryLock(directory)
     if not is_first_process() or lock.held_here:
         return contextlib.nullcontext()
+    try:  # safetensors and TensorBoard take no other names, and would fail after an epoch
+        str(directory).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RunError(f"The run folder {str(directory)!r} has a name that is not UTF-8. Choose another.") from error
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,10 +158,6 @@ def open_directory(directory: Path, config: RunConfig, *, resume: bool) -> None:
 
 
 def _write_config(directory: Path, config: RunConfig) -> None:
-    try:  # safetensors and TensorBoard take no other names, and would fail after an epoch
-        str(directory).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RunError(f"The run folder {str(directory)!r} has a name that is not UTF-8. Choose another.") from error
     try:
         atomic_write_text(directory / CONFIG, config.as_yaml())
     except OSError as error:

@@ -45,14 +45,14 @@ class PrepareOptions:
     """Options of :func:`prepare`; each data set refuses those it does not use.
 
     Attributes:
-        workers: Number of processes that decode; None for one per processor, 0 to decode in this process.
+        workers: Number of processes that decode; by default one per processor, 0 to decode in this process.
         size: Height and width of the stored frames in pixels.
         fps: Stored frames per second.
-        seconds: Length that is read of audio, and of video beside it; None for the data set's own (CREMA-D 3, the
+        seconds: Length that is read of audio, and of video beside it; by default the data set's own (CREMA-D 3, the
             others 10).
-        min_seconds: Audio and video shorter than this is rejected; None takes 0.5, or less where ``seconds`` is less.
+        min_seconds: Audio and video shorter than this is rejected; by default 0.5, or less where ``seconds`` is less.
         allow_silent: Take audio that is silent.
-        frame_rate: Images per second in folders of frames; None takes ``fps``.
+        frame_rate: Images per second in folders of frames; by default that of ``fps``.
         max_pixels: Images, and videos of frames, with more pixels are rejected.
         dtype: Type of the stored spectrograms.
         train_list: Published list of the training split.
