@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
-from media_fixtures import write_mp4
+from media_fixtures import write_mp4, write_wav
 from table_fixtures import write_table
 
 import bmlr.data
@@ -348,3 +350,21 @@ class TestMachine:
         finally:
             folder.chmod(0o755)
             (tmp_path / "out").chmod(0o755)
+
+    def test_sounds_are_read_without_a_home(self, tmp_path):
+        """A user without an entry, as by `docker run -u 12345`."""
+        unshare = ["unshare", "-U", "--map-user=12345", "--map-group=12345"]
+        if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:  # noqa: S603
+            pytest.skip("user namespaces are not allowed here")
+        for number in range(6):
+            write_wav(tmp_path / f"{number}.wav", 1.0, frequency=200 + 100 * number)
+            np.save(tmp_path / f"{number}.npy", np.full(3, number, np.float32))
+        rows = [["ab"[number % 2], f"{number}.wav", f"{number}.npy"] for number in range(6)]
+        write_table(tmp_path / "t.csv", rows, ["label", "sound", "x"])
+        environment = {key: value for key, value in os.environ.items() if key not in {"HOME", "XDG_CACHE_HOME"}}
+        command = [sys.executable, "-m", "bmlr", "prepare", "manifest", "t.csv", "out", "--workers", "0"]
+        done = subprocess.run(  # noqa: S603
+            [*unshare, *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "6 samples, 0 rejected" in done.stdout

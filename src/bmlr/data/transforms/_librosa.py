@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import os
 import shutil
 import tempfile
 from types import ModuleType
@@ -16,7 +17,8 @@ def load_librosa() -> ModuleType:
 
     Numba keeps librosa's compiled functions beside the package or in the user's home. Where it can write to neither
     (a container without a home, a package of another user), importing librosa fails. Then they are kept in a temporary
-    folder, for this process alone: numba unpickles what it finds there.
+    folder, for this process alone: numba unpickles what it finds there. Librosa names a folder for its examples, too,
+    which is the same then.
     """
     import librosa
 
@@ -30,6 +32,14 @@ def load_librosa() -> ModuleType:
         folder = tempfile.mkdtemp(prefix="bmlr-numba-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         config.CACHE_DIR = folder  # type: ignore[attr-defined]
-        for module in modules:
-            importlib.import_module(module)
+        caches = os.environ.get("XDG_CACHE_HOME")
+        os.environ["XDG_CACHE_HOME"] = folder
+        try:
+            for module in modules:
+                importlib.import_module(module)
+        finally:
+            if caches is None:
+                del os.environ["XDG_CACHE_HOME"]
+            else:
+                os.environ["XDG_CACHE_HOME"] = caches
     return librosa
