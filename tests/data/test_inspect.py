@@ -1,5 +1,6 @@
 """What an inspection says of data whose content is known, and that its images show what is there."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmlr.data
+from axes import record_figures, shown_texts
 from bmlr.batch import Batch
 from bmlr.cli import main
-from bmlr.data import ArraySplit, Modality, MultimodalData
+from bmlr.data import ArraySplit, Modality, MultimodalData, Synthetic
 from bmlr.data.inspection import contact_sheet, inspect_data
 from bmlr.data.sets._table_store import prepare_table
 from bmlr.data.store._options import PrepareOptions
@@ -257,6 +259,22 @@ def test_more_classes_than_a_sheet_has_room_for():
     )
     figure = contact_sheet(data, per_class=1)
     assert any("first 40 of 50 classes" in text.get_text() for text in figure.texts)
+
+
+def test_the_command_draws_class_names_as_they_are(tmp_path, monkeypatch, capsys):
+    names = ["$x_1$ and $y$", "_hidden", "[music]", "a\udcffb", "x" * 30 + " 1"]
+    create = Synthetic.__init__
+
+    def renamed(self, *arguments, **options):
+        create(self, *arguments, **options)
+        self.classes = (*names, *self.classes[len(names) :])
+
+    monkeypatch.setattr(Synthetic, "__init__", functools.wraps(create)(renamed))
+    saved = record_figures(monkeypatch)
+    assert main(["inspect", "synthetic", "--sheet", str(tmp_path / "s.png"), "--samples", "20"]) == 0
+    shown = shown_texts(saved[0])
+    assert {"$x_1$ and $y$", "_hidden", "[music]", "a\\udcffb", "x" * 12 + "…" + "x" * 9 + " 1"} <= shown
+    assert {"class", "samples"} <= shown
 
 
 def test_every_embedded_data_set_is_inspected_without_alarm(tmp_path, capsys, monkeypatch):

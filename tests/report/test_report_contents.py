@@ -96,9 +96,9 @@ def test_many_methods_are_counted(tmp_path):
     rates = {"BMLR": 0.5, "DGL": 0.9, "OPM": 0.8, "AGM": 0.1, "CML": 0.85, "LFM": 0.5}
     make_runs(tmp_path / "runs", {"Joint": 0.5, **rates}, seeds=(0, 1))
     text = lead(report(tmp_path / "runs"))
-    assert "Of 6 methods, 3 above Joint (DGL +" in text
-    assert "and 1 below Joint (AGM -" in text
-    assert "with an interval that excludes zero; of 2 it cannot be told." in text
+    assert "Of 6 methods, 3 are above (DGL +" in text
+    assert "and 1 is below (AGM -" in text
+    assert "Joint by an interval that excludes zero; of 2 it cannot be told." in text
     assert text.count("points above Joint [") == 3
 
 

@@ -96,12 +96,11 @@ def _counts(groups: Sequence[MethodGroup], baseline: MethodGroup, differences: D
             below.append(f"{group.label} {100 * difference.mean:+.1f}")
         else:
             unclear += 1
-    counts = [
-        f"{len(names) or 'none'} {side} {baseline.label}"
-        + (f" ({', '.join(names)})" if 0 < len(names) <= _NAMED else "")
-        for side, names in (("above", above), ("below", below))
-    ]
-    remark = f"Of {len(groups)} methods, {' and '.join(counts)} with an interval that excludes zero"
+    counts = []
+    for side, names in (("above", above), ("below", below)):
+        named = f" ({', '.join(names)})" if 0 < len(names) <= _NAMED else ""
+        counts.append(f"{len(names) or 'none'} {'is' if len(names) < 2 else 'are'} {side}{named}")
+    remark = f"Of {len(groups)} methods, {' and '.join(counts)} {baseline.label} by an interval that excludes zero"
     remark += f"; of {unclear} it cannot be told." if unclear else "."
     return [remark, "Where methods do not differ, about one interval in twenty excludes zero all the same."]
 
