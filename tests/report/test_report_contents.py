@@ -165,12 +165,13 @@ def test_many_classes_list_their_confusions(tmp_path):
 def test_names_of_any_kind_are_shown_and_their_folders_linked(tmp_path):
     folder = tmp_path / "runs"
     raw = os.fsencode(folder) + b"/caf\xe9 [v2] $1$ a:b <i>#?%"
-    make_run(Path(os.fsdecode(raw)), "BMLR", data="\u202eabc", result={"classes": CLASSES})
-    run = make_run(folder / "a", data="\u202eabc", result={"classes": CLASSES})
-    write_predictions(run, range(6), range(6))
+    for run, method in ((Path(os.fsdecode(raw)), "BMLR"), (folder / "a", "Joint")):
+        make_run(run, method, data="\u202eabc", result={"classes": CLASSES})
+        write_predictions(run, range(6), range(6))
     page = report(folder)
     for name in (*CLASSES[:-1], "caf\\udce9", "caf\\udce9 [v2] $1$ a:b <i>#?%", "\u2068\u202eabc\u2069, clean"):
         assert name in page.text
+    assert "Not known of" not in page.text
     plain, link = (a["href"] for tag, a in page.tags if tag == "a" and "runs" in a["href"])
     assert plain == "runs/a/"
     assert urllib.parse.unquote_to_bytes(link) == b"runs/" + raw.rpartition(b"/")[2] + b"/"

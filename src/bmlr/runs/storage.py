@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from bmlr._files import atomic_write, atomic_write_text, has_valid_checksum, json_text, parse_json, with_checksum
@@ -102,14 +102,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
+        tensors, metadata = _read_safetensors(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DamagedFileError(f"{path} cannot be read as weights: {error}") from error
     if metadata is not None and metadata.get(_SUM) != _tensor_sum(tensors):
         raise DamagedFileError(f"{path} does not fit its checksum.")
     return tensors
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors and metadata of a safetensors file."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # safetensors opens no file in a folder whose name is no UTF-8
+        content = path.read_bytes()
+        tensors = load(content)
+        return tensors, parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")].decode()).get("__metadata__")
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  (no dictionary)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
