@@ -1,5 +1,6 @@
 """Labels and samples that cannot be what they should be, as `bmlr prepare` and `bmlr inspect` tell them."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -209,8 +210,22 @@ class TestClassesAndSplits:
         assert "1 sets of copies have several labels, such as row-4 (cat), row-17 (dog)" in text
         assert "several groups" in prepare(capsys, "manifest", path, "out")[1]  # told again when nothing is read
 
+    def test_samples_without_a_group_are_no_group(self, tmp_path, capsys):
+        groups = ["nan"] * 12 + ["anna", "ben"] * 4
+        _, text = prepare(capsys, "manifest", write_labels(tmp_path, ["cat", "dog"] * 10, groups=groups), "out")
+        assert "Warning: 12 of 20 samples have no group ('nan'). Each is taken as a group of its own." in text
+        assert len({sample.group for sample in bmlr.data.create("manifest", root="out").store.samples}) == 14
+
 
 class TestModalities:
+    def test_the_same_content_in_some_samples_is_told(self, tmp_path, capsys):
+        path = write_labels(tmp_path, ["a", "b"] * 4)
+        for number in range(3):
+            (tmp_path / f"y{number}.npy").write_bytes((tmp_path / f"x{number}.npy").read_bytes())
+        status, text = prepare(capsys, "manifest", path, "out")
+        assert status == 0
+        assert "Warning: 'x' and 'y' have the same content in 3 of 8 samples." in text
+
     @pytest.mark.parametrize(("head", "sound"), [(("picture", "sound"), "sound"), (("voice", "face"), "voice")])
     def test_two_columns_of_the_same_videos(self, tmp_path, capsys, head, sound):
         for number in range(4):
@@ -350,6 +365,18 @@ class TestMachine:
         finally:
             folder.chmod(0o755)
             (tmp_path / "out").chmod(0o755)
+
+    def test_prepared_data_that_cannot_be_read_now_is_not_called_damaged(self, tmp_path, capsys, monkeypatch):
+        prepare(capsys, "manifest", write_labels(tmp_path, ["cat", "dog"] * 10), "out")
+
+        def deny(*_, **__):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr("bmlr.data.store._cache._load_array", deny)
+        assert main(["inspect", "manifest", "--data.root", "out"]) == 2
+        error = capsys.readouterr().err
+        assert "cannot be read now: Permission denied" in error
+        assert "Remove" not in error
 
     def test_sounds_are_read_without_a_home(self, tmp_path):
         """A user without an entry, as by `docker run -u 12345`."""

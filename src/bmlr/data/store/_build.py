@@ -28,7 +28,13 @@ from bmlr.data.store._interrupt import HOLDER, LOCK, exit_on_sigterm, hold_lock,
 from bmlr.data.store._options import PrepareResult
 from bmlr.data.store._pack import Column
 from bmlr.data.store._pieces import PIECES, Piece, keep_progress_on_oserror, read_piece
-from bmlr.data.store._plausibility import describe_counts, describe_drawn, describe_repeats, equal_modalities
+from bmlr.data.store._plausibility import (
+    describe_counts,
+    describe_drawn,
+    describe_equal,
+    describe_repeats,
+    equal_modalities,
+)
 from bmlr.data.store._samples import Fault, Rejection, SourceSample, refuse_pointers
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
 from bmlr.data.store._workers import DecodeTask, decode_all
@@ -281,7 +287,7 @@ def _check_rejected(
 
 
 def _check_distinct(stored: Sequence[tuple[SourceSample, Piece]], readers: Mapping[str, FileReader]) -> None:
-    """Refuse two modalities with the same content, which would count as two."""
+    """Refuse two modalities with the same content."""
     sums = [{modality: file["sha256"] for modality, file in piece.files.items()} for _, piece in stored]
     made_by = {modality: dict(reader.parameters) for modality, reader in readers.items()}
     for (first, second), (equal, present) in equal_modalities(sums, made_by).items():
@@ -367,6 +373,7 @@ def _make_result(folder: Path, *, decoded: int) -> PrepareResult:
     for sample in store.samples:
         by_class = counts.setdefault(sample.split or "", dict.fromkeys(store.classes, 0))
         by_class[sample.label] += 1
-    drawn = [] if any(counts) else describe_drawn(len(store))
-    notes = (*describe_counts(counts), *drawn, *describe_repeats(store.samples))
+    sizes = [] if any(counts) else describe_drawn(len(store))
+    equal = describe_equal(store.samples, store.key["readers"])
+    notes = (*describe_counts(counts), *sizes, *equal, *describe_repeats(store.samples))
     return PrepareResult(folder, store.classes, counts, read_rejected(folder), decoded, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,12 @@ from bmlr._files import atomic_write_text, file_checksum, has_valid_checksum, te
 MANIFEST = "manifest.json"
 
 _VERSION = 1
+# Errors of the machine or the moment; of others a file may be the cause.
+_MACHINE = {
+    number
+    for name in ("EACCES", "EPERM", "EIO", "ESTALE", "ENOMEM", "EMFILE", "ENFILE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN")
+    if (number := getattr(errno, name, None)) is not None
+}
 _ATTEMPTS = 10  # at reading an entry that another process may be replacing at the same moment
 
 
@@ -143,6 +150,9 @@ def read_entry(
         folder: Folder of the entry.
         key: Expected key, from :func:`plain_key`; None accepts any.
         verify: Compare the files' SHA-256 checksums too, which reads them whole.
+
+    Raises:
+        OSError: If it cannot be read now, which is no damage.
     """
     try:
         manifest = read_manifest(folder)
@@ -154,7 +164,11 @@ def read_entry(
             checked_name("array name", name): _load_array(folder / f"{name}.npy", entry, verify)
             for name, entry in manifest["arrays"].items()
         }
-    except Exception:  # damaged files make JSON and numpy raise a dozen kinds
+    except Exception as error:  # damaged files make JSON and numpy raise a dozen kinds
+        if isinstance(error, OSError) and error.errno in _MACHINE:
+            raise type(error)(
+                f"{folder} cannot be read now: {error.strerror or error}. It may be undamaged."
+            ) from error
         return None
 
 

@@ -44,7 +44,10 @@ def clean_text(text: str) -> str:
 
 
 def as_text(name: str) -> str:
-    r"""A name with ``\xe9`` in place of bytes that are no UTF-8, which no file of text could hold."""
+    r"""Write bytes that are no UTF-8 as ``\xe9``.
+
+    No file of text could hold them.
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -71,10 +74,17 @@ def check_labels(
             sample,
             id=as_text(sample.id),
             label=clean_text(sample.label),
-            group=None if sample.group is None else clean_text(sample.group) or None,
+            group=_clean_group(sample.group),
         )
         for sample in samples
     ]
+    ungrouped = {old.group for old, new in zip(samples, cleaned, strict=True) if old.group and new.group is None}
+    if ungrouped:
+        count = sum(sample.group in ungrouped for sample in samples)
+        notes.append(
+            f"Warning: {count} of {len(cleaned)} samples have no group ({_listed(sorted(ungrouped))}). Each is taken "
+            "as a group of its own."
+        )
     spellings: dict[str, set[str]] = collections.defaultdict(set)
     for before, after in zip(samples, cleaned, strict=True):
         if before.problem is None:
@@ -98,6 +108,15 @@ def check_labels(
     return cleaned, notes
 
 
+def _clean_group(group: str | None) -> str | None:
+    """Group of a sample, or None.
+
+    Words such as ``nan`` would make one large group.
+    """
+    cleaned = clean_text(group or "")
+    return None if cleaned.casefold() in _MISSING else cleaned
+
+
 def _mark_missing(sample: SourceSample, missing: set[str]) -> SourceSample:
     if sample.problem is not None or sample.label not in missing:
         return sample
@@ -107,7 +126,10 @@ def _mark_missing(sample: SourceSample, missing: set[str]) -> SourceSample:
 
 
 def _missing_number(labels: Iterable[str], notes: list[str]) -> set[str]:
-    """Labels −1 beside 0, 1, 2, …, as many data sets mark samples without a label."""
+    """Labels −1 beside 0, 1, 2 and so on.
+
+    Many data sets mark samples without a label so.
+    """
     values = {label: _value(label) for label in labels if label.casefold() not in _MISSING}
     numbers = {value for value in values.values() if value is not None}
     if None in values.values() or min(numbers, default=0) != -1 or not {-1, 0} < numbers:
@@ -140,7 +162,10 @@ def _refuse_scores(counts: Mapping[str, int], source: object) -> None:
 
 
 def _variants(counts: Mapping[str, int]) -> list[list[str]]:
-    """Labels that differ by case, spaces, ``_`` or ``-`` only, the most frequent first."""
+    """Labels that differ by case, spaces, ``_`` or ``-`` only.
+
+    The most frequent of a group comes first.
+    """
     groups: dict[object, list[str]] = collections.defaultdict(list)
     for label in counts:
         folded = unicodedata.normalize("NFKC", label).casefold()
@@ -172,11 +197,11 @@ def describe_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     splits = [split for split in counts if split]
     if len(splits) > 1:
         homes = {label: [split for split in splits if counts[split].get(label)] for label in classes}
-        alone = [f"'{label}' ({found[0]})" for label, found in homes.items() if len(found) == 1]
+        alone = [f"'{label}' ({names[0]})" for label, names in homes.items() if len(names) == 1]
         if alone:
             names = ", ".join(alone[:_MAX_NAMES]) + (", …" if len(alone) > _MAX_NAMES else "")
             notes.append(f"Warning: {len(alone)} of {len(classes)} classes are in one split only: {names}.")
-        elsewhere = [label for label, found in homes.items() if len(found) > 1 and "train" not in found]
+        elsewhere = [label for label, names in homes.items() if len(names) > 1 and "train" not in names]
         if elsewhere:
             notes.append(f"Warning: {_count(elsewhere)} no training sample: {_listed(elsewhere)}.")
     return notes + [
@@ -185,7 +210,7 @@ def describe_counts(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def describe_size(split: str, samples: int) -> str | None:
-    """Note on a validation or test split of few samples, or None.
+    """Note on a small validation or test split, or None.
 
     Example:
         >>> describe_size("test", 6)
@@ -201,12 +226,12 @@ def describe_size(split: str, samples: int) -> str | None:
 
 
 def describe_drawn(samples: int) -> list[str]:
-    """Note on splits that will be drawn from few samples."""
-    drawn = max(1, round(samples / 10))  # by the default fraction
-    if drawn >= _SMALL_SPLIT:
+    """Note on splits drawn from few samples."""
+    test_samples = max(1, round(samples / 10))  # by the default fraction
+    if test_samples >= _SMALL_SPLIT:
         return []
-    points = 100 / drawn
-    return [f"Drawn from {samples} samples, the test split will have about {drawn}: one is {points:.1f} points."]
+    points = 100 / test_samples
+    return [f"Drawn from {samples} samples, the test split will have about {test_samples}: one is {points:.1f} points."]
 
 
 def describe_repeats(samples: Sequence[StoredSample]) -> list[str]:
@@ -252,6 +277,15 @@ def equal_modalities(
                 present[pair] += 1
                 equal[pair] += files[pair[0]] == files[pair[1]]
     return {pair: (number, present[pair]) for pair, number in equal.items() if number}
+
+
+def describe_equal(samples: Sequence[StoredSample], made_by: Mapping[str, object]) -> list[str]:
+    """Notes on samples with one content in two modalities."""
+    sums = ({modality: file.get("sha256") for modality, file in sample.files.items()} for sample in samples)
+    return [
+        f"Warning: '{first}' and '{second}' have the same content in {equal} of {present} samples."
+        for (first, second), (equal, present) in equal_modalities(sums, made_by).items()
+    ]
 
 
 def _listed(labels: Sequence[str], last: str = ", ") -> str:

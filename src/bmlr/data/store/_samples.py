@@ -73,9 +73,10 @@ class Rejection:
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A sample that could not be read for a fault of the machine or the moment.
+    """A sample that could not be read now.
 
-    Nothing is known about its file: no permission, a share that is away, no memory. The next call tries it again.
+    The fault is the machine's or the moment's, and nothing is known about its file: no permission, a share that is
+    away, no memory. The next call tries it again.
 
     Attributes:
         id: Name of the sample.

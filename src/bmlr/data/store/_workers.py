@@ -139,7 +139,10 @@ def _exit_with(parent: Any) -> None:
 
 
 def _decode_within(seconds: float, task: DecodeTask, readers: Mapping[str, FileReader]) -> Result:
-    """Decode a sample in a worker, which ends itself if that takes too long."""
+    """Decode a sample in a worker.
+
+    The worker ends itself if that takes too long.
+    """
     timer = threading.Timer(seconds, os._exit, (_TOOK_TOO_LONG,))
     timer.daemon = True
     timer.start()
@@ -158,7 +161,7 @@ def _decode_pooled(
         BrokenProcessPool: If a worker died.
         TimeoutError: If one takes too long.
     """
-    others = set(multiprocessing.active_children())
+    children = set(multiprocessing.active_children())
     pool = _make_pool(workers)
     try:
         waiting: collections.deque[tuple[DecodeTask, Future[Result]]] = collections.deque()
@@ -171,7 +174,7 @@ def _decode_pooled(
             task, future = waiting.popleft()
             yield task, future.result(_MAX_SECONDS + _GRACE_SECONDS)
     except TimeoutError:
-        for process in set(multiprocessing.active_children()) - others:  # the pool's, which would wait for them
+        for process in set(multiprocessing.active_children()) - children:  # the pool's, which would wait for them
             process.kill()
         raise
     finally:
@@ -195,7 +198,10 @@ def _check_workers_start() -> None:
 
 
 def _decode_alone(task: DecodeTask, readers: Mapping[str, FileReader]) -> Result:
-    """Decode a sample in a process of its own, whose end tells about the file."""
+    """Decode a sample in a process of its own.
+
+    The way it ends tells about the file.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(sender, _MAX_SECONDS, task, dict(readers)))
