@@ -1,13 +1,34 @@
-"""Processors of this machine."""
+"""Processors of this machine and threads of a computation."""
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def count_processors() -> int:
     """Number of processors this process may use.
 
-    A container or a scheduler may allow fewer than the machine has.
+    A container or a scheduler may allow fewer than the machine has, by affinity or by a quota of their time.
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _read_quota()
+    return number if quota is None else max(1, min(number, math.ceil(quota)))
+
+
+def _read_quota() -> float | None:
+    """Processors' worth of time that the control group allows; None without a limit."""
+    try:
+        quota, period = (_CGROUPS / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            quota, period = ((_CGROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None

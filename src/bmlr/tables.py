@@ -227,3 +227,27 @@ _LATEX = {
 
 def _escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def format_duration(seconds: float) -> str:
+    """A time in words.
+
+    Example:
+        >>> [format_duration(seconds) for seconds in (3.2, 250, 10_000, 400_000)]
+        ['3 s', '4 min', '2.8 h', '4.6 days']
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def format_size(number: float) -> str:
+    """A number of bytes in words.
+
+    Example:
+        >>> format_size(2e6), format_size(4.5e9)
+        ('2.0 MB', '4.5 GB')
+    """
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

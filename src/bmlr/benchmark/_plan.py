@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bmlr.benchmark._jobs import COST, EPOCHS, Job
-from bmlr.benchmark._progress import duration, run_titles
+from bmlr.benchmark._progress import run_titles
 from bmlr.benchmark._server import Task, borrow_server
 from bmlr.benchmark.engines import Engine, LocalEngine
 from bmlr.config import class_path
 from bmlr.runs import read_run
 from bmlr.runs.layout import CONFIG, METRICS
 from bmlr.runs.settings import settings_key
-from bmlr.tables import Cell, Table
+from bmlr.tables import Cell, Table, format_duration, format_size
 
 _PATIENCE = 120.0  # seconds after which nothing is estimated
 _COPIES = 5  # a run keeps the weights of two epochs, and in its checkpoint the weights with Adam's two means
@@ -81,7 +81,10 @@ class Plan:
         seconds = repeats * sum(cost.seconds for cost in costs) / at_once
         size = repeats * sum(cost.bytes for cost in costs)
         together = f", {at_once} at a time" if at_once > 1 else ""
-        return f"About {duration(seconds)}{together}, and {_size(size)} on disk, as a few steps on this machine tell."
+        return (
+            f"About {format_duration(seconds)}{together}, and {format_size(size)} on disk, as a few steps on this "
+            "machine tell."
+        )
 
     def costs(self) -> list[Cost | None]:
         """Estimated cost of each run; None for finished ones and where nothing could be measured."""
@@ -93,7 +96,8 @@ class Plan:
         """The runs, with their states and estimated costs."""
         rows = [
             [Cell(title), Cell(state), Cell(str(job.config.trainer.epochs)),
-             Cell("–" if cost is None else duration(cost.seconds)), Cell("–" if cost is None else _size(cost.bytes)),
+             Cell("–" if cost is None else format_duration(cost.seconds)),
+             Cell("–" if cost is None else format_size(cost.bytes)),
              Cell(str(job.directory(self.runs)))]
             for job, title, state, cost in zip(self.jobs, run_titles(self.jobs), self.states, self.costs(), strict=True)
         ]  # fmt: skip
@@ -193,7 +197,3 @@ def _key(job: Job) -> str:
     content: dict[str, Any] = job.config.as_dict()
     content.pop("seed")
     return settings_key(content)
-
-
-def _size(number: float) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

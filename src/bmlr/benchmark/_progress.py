@@ -13,7 +13,7 @@ from bmlr._console import make_console
 from bmlr.benchmark._jobs import Job
 from bmlr.runs import read_metrics
 from bmlr.runs.layout import LOG, METRICS
-from bmlr.tables import format_percent
+from bmlr.tables import format_duration, format_percent
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -140,20 +140,6 @@ def run_titles(jobs: Sequence[Job]) -> list[str]:
     return titles
 
 
-def duration(seconds: float) -> str:
-    """A time in words.
-
-    Example:
-        >>> duration(3.2), duration(250), duration(10_000), duration(400_000)
-        ('3 s', '4 min', '2.8 h', '4.6 days')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
 def _look(watched: _Watched, directory: Path, now: float) -> None:
     """Read anew what has changed of a run."""
     if watched.begun is None:
@@ -180,7 +166,7 @@ def _line(watched: _Watched, now: float) -> str:
     if done and watched.metrics is not None and watched.begun is not None:
         pace = max(0.0, watched.metrics / 1e9 - watched.begun) / done
         left = max(0.0, pace * (epochs - watched.epochs) - (now - watched.metrics / 1e9))
-        texts.append(f"{duration(left)} left")
+        texts.append(f"{format_duration(left)} left")
     return f"{watched.title}: {', '.join(texts)}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
 from bmlr.benchmark._plan import Plan, make_plan, prepare_data, task_of
-from bmlr.benchmark._progress import Progress, duration
+from bmlr.benchmark._progress import Progress
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LOST, Engine, LocalEngine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
@@ -18,7 +18,7 @@ from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOption
 from bmlr.data import MultimodalData
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, RESULT
-from bmlr.tables import format_percent
+from bmlr.tables import format_duration, format_percent
 
 __all__ = ["Job", "Plan", "make_jobs", "make_plan", "run_grid"]
 
@@ -159,7 +159,7 @@ def _outcome(task: Task, code: int) -> str:
     record = read_run(task.directory)
     if record.result is not None:
         accuracy = format_percent(record.result["validation"]["accuracy"])
-        return f"finished in {duration(record.result['seconds'])}, validation {accuracy}"
+        return f"finished in {format_duration(record.result['seconds'])}, validation {accuracy}"
     if code == STOPPED:
         return "was stopped from outside; the same command continues it"
     if record.failure is None or code != FAILED:

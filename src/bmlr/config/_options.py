@@ -147,6 +147,8 @@ class TrainerOptions:
         accumulate_grad_batches: Batches per optimiser step.
         gradient_clip_val: Largest norm of the gradients; by default they are not clipped.
         num_workers: Processes that load data; 0 loads in the training process.
+        threads: Threads that compute in a training process; None takes OMP_NUM_THREADS, else one for a small model and
+            the free processors for a large one. Another number may change the last bits of a result.
         compile: Compile the encoders with torch.compile.
         progress: Show a progress bar (on a terminal) or a line per epoch (elsewhere).
         gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
@@ -166,6 +168,7 @@ class TrainerOptions:
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
     num_workers: int = dataclasses.field(default=0, metadata=_NO_EFFECT)
+    threads: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
     compile: bool = False
     progress: bool = dataclasses.field(default=True, metadata=_NO_EFFECT)
     gradients: bool = dataclasses.field(default=False, metadata=_NO_EFFECT)
@@ -174,7 +177,7 @@ class TrainerOptions:
     max_nonfinite: int = 10
 
     def __post_init__(self) -> None:
-        optional = ("epochs", "batch_size", "checkpoint_every")
+        optional = ("epochs", "batch_size", "threads", "checkpoint_every")
         for name in (*optional, "accumulate_grad_batches", "max_nonfinite", "num_workers"):
             value = getattr(self, name)
             if not (value is None and name in optional):

@@ -19,6 +19,7 @@ from bmlr.training._module import BalancedModule
 from bmlr.training._processes import is_first_process
 from bmlr.training._recorder import Recorder
 from bmlr.training._termination import RunWatch, Termination
+from bmlr.training._threads import restored_threads
 from bmlr.training._trainer import make_trainer, silence_lightning
 
 
@@ -85,7 +86,7 @@ def train(
         return finished
     check_hardware(config.trainer)
     batch_size = config.trainer.batch_size or data.defaults.batch_size
-    with Termination(directory) as termination, translate_errors(directory, batch_size):
+    with Termination(directory) as termination, translate_errors(directory, batch_size), restored_threads():
         fitter = make_trainer(config, directory, RunWatch(termination))
         data.prepare()
         module = make_module(config)

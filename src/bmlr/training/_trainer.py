@@ -11,20 +11,18 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 
 from bmlr._console import make_console
 from bmlr._version import __version__
 from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
 from bmlr.runs.layout import TENSORBOARD
-from bmlr.tables import format_percent
 from bmlr.training._errors import first_line
-from bmlr.training._module import BalancedModule
 from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._processes import set_rank
+from bmlr.training._progress import can_show_bar, progress_callbacks
 
 
 def make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightning.Trainer:
@@ -51,9 +49,7 @@ def make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightni
 def _make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightning.Trainer:
     options = config.trainer
     console = make_console()
-    callbacks: list[Callback] = [watch]
-    if options.progress:
-        callbacks.append(RichProgressBar() if console.is_terminal else _EpochLines(console))
+    callbacks = [watch, *progress_callbacks(config, console)]
     if options.gradients:
         callbacks.append(MonitorCallback(GradientMonitor(directory)))
     return lightning.Trainer(
@@ -70,7 +66,7 @@ def _make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightn
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=options.progress and console.is_terminal,
+        enable_progress_bar=options.progress and can_show_bar(console),
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,  # a method may plan other passes for every epoch
         use_distributed_sampler=False,
@@ -94,24 +90,6 @@ def _strategy(config: RunConfig) -> str:
         if probe.world_size == 1:
             return "auto"
     return "ddp_find_unused_parameters_true"
-
-
-class _EpochLines(Callback):
-    """One printed line per epoch, in place of a progress bar."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(pl_module, BalancedModule) and pl_module.val_score is not None:
-            score = pl_module.val_score
-            modalities = ", ".join(f"{name} {format_percent(value)}" for name, value in score.unimodal_accuracy.items())
-            self.console.print(
-                f"epoch {pl_module.epochs_done + 1}/{trainer.max_epochs}: "
-                f"validation accuracy {format_percent(score.accuracy)} ({modalities})",
-                highlight=False,
-                soft_wrap=True,
-            )
 
 
 class silence_lightning(warnings.catch_warnings):  # noqa: N801  (used like its parent)
@@ -148,12 +126,13 @@ _LOGGERS = (
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of the software and the name of the device, for ``result.json``."""
+    """Versions of the software, number of threads and name of the device, for ``result.json``."""
     return {
         "bmlr": __version__,
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
+        "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
     }
