@@ -1,39 +1,51 @@
-"""BMLR as a loss in a plain PyTorch loop, with encoders of your own."""
+"""Any method in a plain PyTorch loop, with encoders and loaders of your own."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import bmlr
-from bmlr.data import create
-from bmlr.training import evaluate
+from bmlr.data import MultimodalData, SplitName, create
+
+EPOCHS = 4
 
 
 def main() -> None:
-    """Train for a few epochs and print the balance."""
-    torch.manual_seed(0)
+    """Train by three methods and print the accuracy of each on the validation split."""
     data = create("digits")
     data.prepare()
-    train, val = data.split("train"), data.split("val")
+    train, val = make_loader(data, "train"), make_loader(data, "val")
+    methods = [bmlr.BMLR(beta=0.5), bmlr.methods.LFM(), bmlr.methods.ReconBoost(t1=1, t2=1)]
+    for method in methods:
+        torch.manual_seed(0)
+        encoders = {
+            name: nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(modality.shape).numel(), 128), nn.ReLU())
+            for name, modality in data.modalities.items()
+        }
+        model = bmlr.MultimodalClassifier(encoders, len(data.classes), feature_dims=dict.fromkeys(encoders, 128))
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        balancer = bmlr.Balancer(model, method, optimizer, max_epochs=EPOCHS)
+        for _ in range(EPOCHS):
+            for batch in balancer.epoch(train, val):
+                balancer.step(batch)
+        print(f"{type(method).__name__}: fused {accuracy(balancer, val):.3f}")
 
-    audio = nn.Sequential(nn.Flatten(), nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
-    image = nn.Sequential(nn.Flatten(), nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU())
-    model = bmlr.MultimodalClassifier({"audio": audio, "image": image}, num_classes=len(data.classes))
-    model(train.batch([0]).inputs)  # lazy layers take their sizes from a first batch
-    method = bmlr.BMLR(alpha=1.0, beta=0.1)
-    method.setup(model)
-    optimizer = torch.optim.Adam([*model.parameters(), *method.parameters()], lr=1e-3)
 
-    for epoch in range(10):
-        for indices in torch.randperm(len(train)).split(64):
-            batch = train.batch(indices.tolist())
-            losses = method(model(batch.inputs), batch.targets)
-            optimizer.zero_grad()
-            losses.total.backward()
-            optimizer.step()
-        score = evaluate(model, method, [val.batch(range(len(val)))])
-        print(f"epoch {epoch + 1}: fused {score.accuracy:.3f}, {score.unimodal_accuracy}")
+def accuracy(balancer: bmlr.Balancer, loader: DataLoader[Any]) -> float:
+    """Fraction of samples whose class the method predicts."""
+    hits = [balancer.predict(inputs).logits.argmax(1) == targets for inputs, targets in loader]
+    return float(torch.cat(hits).float().mean())
+
+
+def make_loader(data: MultimodalData, name: SplitName) -> DataLoader[Any]:
+    """A plain PyTorch loader of one split; any data set of yours that gives such pairs will do."""
+    whole = data.split(name).batch(range(len(data.split(name))))
+    pairs: Any = [({u: x[i] for u, x in whole.inputs.items()}, y) for i, y in enumerate(whole.targets)]
+    return DataLoader(pairs, batch_size=64, shuffle=name == "train")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,32 @@ def blocks(path, language):
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+def pair(size=5):
+    return {"audio": torch.randn(size, 4), "video": torch.randn(size, 6)}, torch.arange(size)
+
+
+def test_the_loops_of_the_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "audio_encoder": torch.nn.Linear(4, 8),
+        "video_encoder": torch.nn.Linear(6, 8),
+        "train_loader": [pair(), pair()],
+        "val_loader": [pair()],
+        "spectrograms": torch.randn(5, 4),
+        "frames": torch.randn(5, 6),
+    }
+    for example in blocks(ROOT / "docs" / "your-loop.md", "python"):
+        exec(example, names)  # noqa: S102  (the project's own text)
+    assert names["classes"].shape == (5,)
+
+
 def test_the_readme_examples_run():
     examples = blocks(ROOT / "README.md", "python")
     assert len(examples) >= 2
     names = {
         "bmlr": bmlr,
+        "torch": torch,
+        "loader": [pair(), pair()],
         "audio_encoder": torch.nn.Linear(4, 8),
         "video_encoder": torch.nn.Linear(6, 8),
         "spectrograms": torch.randn(5, 4),
@@ -52,6 +73,8 @@ def test_examples_run(example):
     )
     assert done.returncode == 0, done.stderr
     assert "fused" in done.stdout or "accuracy=" in done.stdout
+    for accuracy in re.findall(r"fused ([0-9.]+)", done.stdout):
+        assert float(accuracy) > 0.5, done.stdout
 
 
 def test_the_change_log_and_citation_name_this_version():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bmlr import encoders, functional, fusion, methods
 from bmlr._version import __version__
+from bmlr.balancer import Balancer
 from bmlr.batch import Batch
 from bmlr.functional import ReshapedLabels, confidence_ratio, reshape_labels
 from bmlr.methods import BMLR, Losses, Method
@@ -37,6 +38,7 @@ _LAZY = ("benchmark", "data", "diagnosis", "report", "training")
 
 __all__ = [
     "BMLR",
+    "Balancer",
     "Batch",
     "Losses",
     "Method",

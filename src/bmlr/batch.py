@@ -97,7 +97,12 @@ def tensors_of(inputs: Any) -> list[Tensor]:
         ValueError: As :func:`map_tensors`.
     """
     tensors: list[Tensor] = []
-    map_tensors(lambda tensor: tensors.append(tensor) or tensor, inputs)  # type: ignore[func-returns-value]
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    map_tensors(collect, inputs)
     return tensors
 
 
@@ -136,7 +141,8 @@ def as_batch(batch: Any) -> Batch:
     if not (sequence and len(batch) == 2 and isinstance(batch[0], Mapping)):
         contents = f" of {[type(item).__name__ for item in batch]}" if sequence else ""
         raise ValueError(
-            "Batches should be bmlr.Batch or pairs (inputs by modality, targets). "
+            "Batches should be bmlr.Batch or pairs (inputs by modality, targets): have the data set return "
+            '({"audio": ..., "text": ...}, target). '
             f"Found {type(batch).__name__}{contents}."
         )
     return Batch(dict(batch[0]), torch.as_tensor(batch[1]))

@@ -86,11 +86,13 @@ class Output:
     @_Lazy
     def logits(self) -> Tensor:
         """Fused logits, shape (B, C); gradients reach encoders and decision layer."""
+        self._check_trained()
         return self._fuse(self.features)
 
     @_Lazy
     def unimodal_logits(self) -> dict[str, Tensor]:
         """Unimodal logits, shape (B, C) each; gradients reach encoders and decision layer."""
+        self._check_trained()
         logits: dict[str, Tensor] = self.fusion(self.features, unimodal=True)
         return logits
 
@@ -139,6 +141,13 @@ class Output:
             f"{name}_readout": soft_cross_entropy(values, targets, mask=self.mask(name))
             for name, values in logits.items()
         }
+
+    def _check_trained(self) -> None:
+        if self.fusion.untrained_by:
+            raise RuntimeError(
+                f"{self.fusion.untrained_by} leaves the fusion of the model untrained, whose logits mean nothing: "
+                "predict by `method.predict(output)`."
+            )
 
     def _fuse(self, features: Mapping[str, Tensor]) -> Tensor:
         """Fused logits; only the first pass of an output adds to running statistics."""

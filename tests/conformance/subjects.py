@@ -83,22 +83,22 @@ def make_loop(
     )
 
 
-def tags(loop: MethodLoop) -> list[str]:
-    """The tags of all passes the method plans, one kind of batch each, over as many epochs as there are modalities."""
-    probe = copy.deepcopy(loop)
-    names: dict[str, None] = {}
-    for epoch in range(len(probe.model.modalities)):
+def tags(loop: MethodLoop) -> dict[str, int]:
+    """The tags of all planned passes, with their first epoch, over as many epochs as there are modalities."""
+    epochs: dict[str, int] = {}
+    for epoch in range(len(loop.model.modalities)):
+        probe = copy.deepcopy(loop)
         plan = probe.method.start_epoch(probe.context(epoch))
-        names |= dict.fromkeys(planned.tag for planned in plan.passes)
-    return list(names)
+        epochs = {**dict.fromkeys((planned.tag for planned in plan.passes), epoch), **epochs}
+    return epochs
 
 
 def kinds(loop: MethodLoop, batch: bmlr.Batch | None = None) -> Iterator[tuple[MethodLoop, bmlr.Batch]]:
-    """A fresh copy of the loop, with its method in its first epoch, and the batch, for each kind of batch."""
-    for tag in tags(loop):
+    """A fresh copy of the loop, with its method in the tag's epoch, and the batch, for each kind of batch."""
+    for tag, epoch in tags(loop).items():
         fresh = copy.deepcopy(loop)
         fresh.model.train()
-        fresh.method.start_epoch(fresh.context(0))
+        fresh.method.start_epoch(fresh.context(epoch))
         yield fresh, dataclasses.replace(loop.train if batch is None else batch, tag=tag)
 
 

@@ -24,7 +24,6 @@ from subjects import (
     method_class,
     parameters,
     same,
-    tags,
 )
 from torch import nn
 
@@ -193,12 +192,12 @@ def relisted(loop, subject, fusion):
 @each_combination
 def test_the_order_in_which_modalities_are_listed_does_not_matter(subject, fusion, modalities):
     loop = make_loop(subject, modalities, fusion)
-    loop.method.start_epoch(loop.context(0))
-    for tag in tags(loop):
-        first, second = copy.deepcopy(loop), relisted(loop, subject, fusion)
+    for first, batch in kinds(loop):
+        second = relisted(first, subject, fusion)
+        second.model.train()
         results = []
         for run in (first, second):
-            losses = compute(run, dataclasses.replace(run.train, tag=tag))
+            losses = compute(run, dataclasses.replace(run.train, tag=batch.tag))
             run.method.adjust_gradients(run.model)
             run.model.eval()
             prediction = run.method.predict(run.model(run.train.inputs))
@@ -209,7 +208,7 @@ def test_the_order_in_which_modalities_are_listed_does_not_matter(subject, fusio
             results.append(({**losses.terms}, kept, logits))
         for one, other in zip(*results, strict=True):
             assert one.keys() == other.keys()
-            assert same(one, other, rtol=1e-10, atol=1e-12), tag
+            assert same(one, other, rtol=1e-10, atol=1e-12), batch.tag
 
 
 # Edges of the input

@@ -10,7 +10,7 @@ from subjects import METHODS
 
 import bmlr
 from bmlr.methods import MethodInfo
-from bmlr.methods._base import Family
+from bmlr.methods._types import Family
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 each_method = pytest.mark.parametrize("name", METHODS)

@@ -43,7 +43,7 @@ def test_running_statistics_of_a_head_are_those_of_one_fused_pass(subject, modal
     loop = make_loop(subject, modalities)
     for fresh, batch in kinds(loop):
         before, joint = copy.deepcopy(fresh.model), copy.deepcopy(fresh.model)
-        assert joint(batch.inputs).logits is not None
+        joint.fusion(joint(batch.inputs).features)
         compute(fresh, batch)
         norm, expected = fresh.model.fusion.norm, joint.fusion.norm
         is_used = any(name.startswith("model.fusion.") for name in gradients(fresh.model, fresh.method))
@@ -58,9 +58,8 @@ def test_running_statistics_of_a_head_are_those_of_one_fused_pass(subject, modal
                 torch.testing.assert_close(encoder[1].running_mean, joint.encoders[name][1].running_mean)
 
 
-@each_subject
-def test_reading_logits_again_changes_no_statistics(subject):
-    loop = make_loop(subject)
+def test_reading_logits_again_changes_no_statistics():
+    loop = make_loop("BMLR")
     output = loop.model.train()(loop.train.inputs)
     for read in (output.decision_logits, output.logits, output.unimodal_logits, output.encoder_logits):
         assert read is not None

@@ -28,7 +28,7 @@ def context(epoch, model):
 
 def test_state_of_a_method():
     method, model = Plain(), make_model()
-    assert (method.epoch, method.max_epochs) == (0, 1)
+    assert (method.epoch, method.max_epochs) == (0, 0)
     assert method.start_epoch(context(4, model)) == EpochPlan()
     method.end_epoch(context(4, model))
     method.adjust_gradients(model)

@@ -10,7 +10,7 @@ import torch
 
 import bmlr
 from bmlr import methods
-from bmlr.methods._base import Family
+from bmlr.methods._types import Family
 from zoo import make_batch, make_model
 
 

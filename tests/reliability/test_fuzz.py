@@ -395,7 +395,7 @@ HOSTILE = [
     "shutil.rmtree", "bmlr.data._digits.os.system", "bmlr.methods.BMLR.__init__", "bmlr.methods.BMLR.__class__",
     "bmlr.methods.__class__", "bmlr.methods.__loader__.load_module", "toy.Toy.__reduce__", "toy.np.load", "torch.load",
     "torch.nn.Linear", "bmlr.methods.Method", "bmlr.data.MultimodalData", "__main__.__builtins__", ".BMLR", "BMLR.",
-    "bmlr..BMLR", "bmlr.methods._base.functools.reduce", "antigravity.geohash",
+    "bmlr..BMLR", "bmlr.methods._types.functools.reduce", "antigravity.geohash",
 ]  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def test_gradients_are_n_read_too(tmp_path, value):
 class Dividing(Joint):
     """Makes a gradient infinite itself."""
 
-    def adjust_gradients(self, model):
+    def change_gradients(self, model):
         for parameter in model.parameters():
             parameter.grad /= 0
 

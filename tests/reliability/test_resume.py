@@ -126,18 +126,17 @@ def test_whatever_the_options(tmp_path, trainer, at):
 class Drawing(Joint):
     """Draws from all global streams in every batch, and plans passes by what it draws."""
 
-    def start_epoch(self, context):
-        super().start_epoch(context)
+    def plan_epoch(self, context):
         chosen = torch.randperm(context.num_train)[:16].tolist()
         return EpochPlan((Pass("a", tuple(chosen)), Pass("b", fresh_optimizer=True)), interleave=True)
 
-    def compute_losses(self, model, batch):
+    def batch_losses(self, model, batch):
         import random
 
         import numpy as np
 
         weight = torch.rand(()).item() + np.random.rand() + random.random()  # noqa: NPY002, S311
-        losses = super().compute_losses(model, batch)
+        losses = super().batch_losses(model, batch)
         return type(losses)({name: weight * value for name, value in losses.terms.items()})
 
 

@@ -48,8 +48,7 @@ def test_it_trains_under_a_users_own_trainer_and_loaders():
 
 
 class Planning(Joint):
-    def start_epoch(self, context):
-        super().start_epoch(context)
+    def plan_epoch(self, context):
         return EpochPlan((Pass(), Pass()))
 
 

@@ -297,7 +297,7 @@ class Recording(Joint):
         super().__init__()
         self.norms = []
 
-    def adjust_gradients(self, model):
+    def change_gradients(self, model):
         self.norms.append(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
 
 

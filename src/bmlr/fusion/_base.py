@@ -49,6 +49,10 @@ class Fusion(nn.Module, ABC):
 
     #: Whether the fused logits are a sum of one term per modality, which makes ``split`` available.
     additive: bool = False
+    #: Method set up with the model that leaves the fused logits untrained, and predicts otherwise.
+    untrained_by: str = ""
+    #: Name of the pair with the method that was set up with the model.
+    pair: str = ""
 
     def __init__(self, feature_dims: Mapping[str, int], num_classes: int, *, unimodal: Readout | None = None) -> None:
         super().__init__()

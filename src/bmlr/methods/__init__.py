@@ -14,18 +14,7 @@ from bmlr.methods._balance_benchmark import (
     MBSDBalanceBenchmark,
     ReconBoostBalanceBenchmark,
 )
-from bmlr.methods._base import (
-    Conformance,
-    EpochContext,
-    EpochPlan,
-    Family,
-    Losses,
-    Method,
-    MethodInfo,
-    Pass,
-    Prediction,
-    Remedy,
-)
+from bmlr.methods._base import Method
 from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
@@ -38,6 +27,17 @@ from bmlr.methods._opm import OPM
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
+from bmlr.methods._types import (
+    Conformance,
+    EpochContext,
+    EpochPlan,
+    Family,
+    Losses,
+    MethodInfo,
+    Pass,
+    Prediction,
+    Remedy,
+)
 
 
 def available() -> list[str]:

@@ -13,8 +13,8 @@ from bmlr._checks import check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, map_tensors
 from bmlr.functional import log_probabilities, shapley_values, soft_cross_entropy, subsets_of
-from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
 from bmlr.methods._support import WindowedMethod, all_reduce_mean, check_batch
+from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 _LARGEST_LOSS = -math.log(1e-8)
@@ -60,9 +60,10 @@ class AGM(WindowedMethod):
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
         >>> method = bmlr.methods.AGM(alpha=2.5)
         >>> method.setup(model)
+        >>> plan = method.start_epoch(bmlr.methods.EpochContext(epoch=0, max_epochs=10, model=model))
         >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]))
         >>> losses = method.compute_losses(model, batch)
-        >>> losses.total.backward()
+        >>> method.backward(losses, model)
         >>> sorted(losses.logs)
         ['coefficient_a', 'coefficient_v']
     """
@@ -110,10 +111,10 @@ class AGM(WindowedMethod):
             raise RuntimeError("AGM modulates by forwards with zero inputs: call `compute_losses(model, batch)`.")
         return Losses({"fused": soft_cross_entropy(output.logits, targets)})
 
-    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """The fused cross-entropy, with the gradients of the modalities' contributions scaled."""
         if not (self.training and self.is_acting):
-            return super().compute_losses(model, batch)
+            return super().batch_losses(model, batch)
         if batch.present is not None:
             raise ValueError("AGM compares subsets of modalities and needs all in every sample. Found `present`.")
         if len(self.running_scores) != len(model.modalities):

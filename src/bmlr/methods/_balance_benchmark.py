@@ -13,12 +13,12 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_integer
 from bmlr.batch import Batch
 from bmlr.functional import widened
-from bmlr.methods._base import Conformance, EpochContext, EpochPlan, MethodInfo
 from bmlr.methods._cml import CML
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD, either_correct, pair_log_probabilities, true_confidence
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._support import select
+from bmlr.methods._types import Conformance, EpochContext, EpochPlan, MethodInfo
 
 #: Lower bound of a confidence inside a logarithm; p log p is zero to float32 below it, its gradient would not be.
 _MINIMUM_CONFIDENCE = 1e-8

@@ -5,188 +5,42 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import operator
+import uuid
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bmlr._checks import check_targets
 from bmlr.batch import Batch
+from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
-
-Family = Literal["baseline", "labels and losses", "gradient scale", "data and alternation", "gradient combination"]
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodInfo:
-    """Bibliography, family and cost of a method.
-
-    Attributes:
-        paper: Title of the paper.
-        venue: Where it was published.
-        url: Where it can be read.
-        family: By where the method acts.
-        cost: Encoder forwards and backwards of a training step, in units of the joint step.
-    """
-
-    paper: str
-    venue: str
-    url: str
-    family: Family
-    cost: str = "1 forward, 1 backward"
-
-
-@dataclasses.dataclass(frozen=True)
-class Remedy:
-    """Advice to try a method against an undertrained modality.
-
-    Attributes:
-        target: Where the modality is behind.
-        action: What the method does about it, a phrase that begins with a verb.
-        rank: Position among the remedies of the same target, smallest first.
-        resolves_conflict: Whether to advise it first where fused and unimodal gradients conflict.
-    """
-
-    target: Literal["encoder", "decision"]
-    action: str
-    rank: int = 9
-    resolves_conflict: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Conformance:
-    """Special expectations of the conformance tests.
-
-    Attributes:
-        short: Parameters with which two epochs exercise the whole method.
-        variants: Further parameters to test, by a label.
-        not_mean_over_samples: Why the gradient of a batch is not the mean of those of its halves.
-        not_mean_over_processes: Why that also holds for the halves of two processes.
-        alters_features: Why the fused loss is not that of the features as they are.
-        sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
-        order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
-    """
-
-    short: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    not_mean_over_samples: str = ""
-    not_mean_over_processes: str = ""
-    alters_features: str = ""
-    sorted_names: bool = False
-    order_parameter: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Losses:
-    """Named losses of a batch.
-
-    Attributes:
-        terms: The loss terms, scalars with their weights already in them, keyed by what they train.
-        logs: Scalars to be logged, without gradient.
-
-    Example:
-        >>> import torch, bmlr
-        >>> losses = bmlr.methods.Losses({"fused": torch.tensor(1.0), "audio": torch.tensor(2.0)})
-        >>> losses.total
-        tensor(3.)
-    """
-
-    terms: dict[str, Tensor]
-    logs: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-
-    @property
-    def total(self) -> Tensor:
-        """Sum of all terms, the scalar to minimise."""
-        return functools.reduce(operator.add, self.terms.values())
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """Predictions of a method for a batch.
-
-    Attributes:
-        logits: Fused logits, shape (B, C).
-        unimodal_logits: Logits of each modality alone, shape (B, C) each.
-    """
-
-    logits: Tensor
-    unimodal_logits: dict[str, Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """One pass over training data.
-
-    Attributes:
-        tag: Handed to the method with every batch of the pass, as ``batch.tag``.
-        indices: Training samples to go through; None is all of them.
-        fresh_optimizer: Forget the optimiser's state (momenta, second moments) before the pass.
-    """
-
-    tag: str = ""
-    indices: tuple[int, ...] | None = None
-    fresh_optimizer: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochPlan:
-    """Passes of an epoch.
-
-    Attributes:
-        passes: The passes, run one after another; each shuffles its samples.
-        interleave: Shuffle the batches of all passes together instead.
-    """
-
-    passes: tuple[Pass, ...] = (Pass(),)
-    interleave: bool = False
-
-
-@dataclasses.dataclass
-class EpochContext:
-    """Model and data at hand between epochs.
-
-    Attributes:
-        epoch: Number of the epoch, from zero.
-        max_epochs: Number of epochs of the whole training.
-        model: The model in training.
-        num_train: Number of training samples.
-        train_batches: Gives the training split in order, with the transforms of evaluation, on the model's device.
-        val_batches: The same of the validation split. The test split is out of reach on purpose.
-    """
-
-    epoch: int
-    max_epochs: int
-    model: MultimodalClassifier
-    num_train: int
-    train_batches: Callable[[], Iterable[Batch]]
-    val_batches: Callable[[], Iterable[Batch]]
 
 
 class Method(nn.Module, ABC):
     """A training method for a :class:`bmlr.MultimodalClassifier`.
 
-    In a loop of your own a method is a loss::
-
-        losses = method(model(inputs), targets)
-        losses.total.backward()
-
-    Methods that act elsewhere too need the other calls, which are harmless for all others. A training loop makes them
-    in this order:
+    :class:`bmlr.Balancer` drives any method in three lines of a loop of your own. Without it a loop makes these calls:
 
     * once: :meth:`setup`, then an optimiser over ``[*model.parameters(), *method.parameters()]``;
     * per epoch: :meth:`start_epoch`, whose plan lists the passes over the data, and :meth:`end_epoch`;
     * per batch: :meth:`compute_losses` and :meth:`backward`;
     * per optimiser step: :meth:`adjust_gradients`, after unscaling and before clipping;
-    * to evaluate: :meth:`predict`.
+    * to evaluate: :meth:`predict`, in evaluation mode.
+
+    Where a method is a loss and no more, ``method(model(inputs), targets).total.backward()`` is the same. A method that
+    needs another call raises a RuntimeError at the next loss in training mode, or at the backward pass of the total.
 
     Distributed training also needs two class attributes before its first step: :attr:`leaves_gradients_unset`, by which
     DDP looks for parameters without a gradient, and :attr:`reduces_gradients`, by which it does not average gradients.
 
     All state lives in ``state_dict()``, in tensors: a model that holds a method can be saved by safetensors. A subclass
-    implements :meth:`losses` alone where it can.
+    implements :meth:`losses` alone where it can, else :meth:`batch_losses`, :meth:`combine_gradients`,
+    :meth:`change_gradients`, :meth:`plan_epoch` or :meth:`finish_epoch`, on which the calls of the loop rest.
     """
 
     #: Bibliography, family and cost; every concrete method sets it.
@@ -215,7 +69,17 @@ class Method(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.epoch = 0
-        self.max_epochs = 1
+        #: Number of epochs of the training; 0 before the first one starts.
+        self.max_epochs = 0
+        self._pair = ""
+        self._forget_calls()
+
+    def _forget_calls(self) -> None:
+        self._is_computing = False
+        self._has_open_loss = False  # a loss that no call has followed
+        self._unadjusted: tuple[nn.Parameter, ...] = ()  # trained by losses whose gradients are not adjusted yet
+        self._tags: frozenset[str] | None = None  # of the plan; None if it is unknown, as after a resume
+        self._is_epoch_open = False
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Check the model and make auxiliary modules, such as heads.
@@ -226,6 +90,14 @@ class Method(nn.Module, ABC):
             ValueError: If the method cannot train this model.
         """
         self.check_modalities(model.modalities)
+        self._forget_calls()
+        # A name for the pair: copies of both, and no other model, are set up with each other.
+        self._pair = model.fusion.pair = uuid.uuid4().hex
+        model.fusion.untrained_by = "" if self.trains_fusion else type(self).__name__
+
+    def is_set_up_for(self, model: MultimodalClassifier) -> bool:
+        """Whether :meth:`setup` was called with this model."""
+        return bool(self._pair) and self._pair == model.fusion.pair
 
     def check_modalities(self, names: Collection[str]) -> None:
         """Check the number of modalities.
@@ -239,9 +111,76 @@ class Method(nn.Module, ABC):
                 f"Found {', '.join(names)}. Train a modality alone by Joint."
             )
 
+    # What a subclass says
+
+    @property
+    def combines_gradients(self) -> bool:
+        """Whether :meth:`backward` does more than differentiate the total."""
+        return type(self).combine_gradients is not Method.combine_gradients
+
+    @property
+    def changes_gradients(self) -> bool:
+        """Whether :meth:`adjust_gradients` does anything."""
+        return type(self).change_gradients is not Method.change_gradients
+
+    @property
+    def follows_epochs(self) -> bool:
+        """Whether losses or passes depend on :meth:`start_epoch`."""
+        return type(self).plan_epoch is not Method.plan_epoch or type(self).finish_epoch is not Method.finish_epoch
+
+    @property
+    def trains_fusion(self) -> bool:
+        """Whether the model's fused logits are trained; else only :meth:`predict` predicts."""
+        return True
+
     @abstractmethod
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Losses of a batch from the model's output; called through ``method(...)``."""
+        """Losses of a batch from the model's output."""
+
+    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+        """Losses of a batch from the inputs; overridden for several or partial forwards."""
+        losses: Losses = self(model(batch.inputs, batch.present), batch.targets)
+        return losses
+
+    def combine_gradients(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor) -> None:
+        """Accumulate gradients of ``scale`` times the losses."""
+        (losses.total * scale).backward()
+
+    def change_gradients(self, model: MultimodalClassifier) -> None:
+        """Change the gradients of a step in place."""
+
+    def plan_epoch(self, context: EpochContext) -> EpochPlan:
+        """Passes of the epoch that begins; :attr:`epoch` is its number."""
+        return EpochPlan()
+
+    def finish_epoch(self, context: EpochContext) -> None:
+        """Change weights between epochs."""
+
+    # What a training loop calls
+
+    def start_epoch(self, context: EpochContext) -> EpochPlan:
+        """Begin an epoch and plan its passes over the training data.
+
+        The default is one pass. A loop asks exactly once per epoch. A run that resumes within an epoch goes on with the
+        plan of its checkpoint, so that draws and updates made here happen once.
+
+        Raises:
+            RuntimeError: If the method acts at the end of an epoch and the one before was not ended.
+        """
+        if self._is_epoch_open and type(self).finish_epoch is not Method.finish_epoch:
+            raise RuntimeError(
+                f"{type(self).__name__} acts at the end of epochs: call `method.end_epoch(context)` after epoch "
+                f"{self.epoch}."
+            )
+        self.epoch, self.max_epochs = context.epoch, context.max_epochs
+        plan = self.plan_epoch(context)
+        self._tags, self._is_epoch_open = frozenset(entry.tag for entry in plan.passes), True
+        return plan
+
+    def end_epoch(self, context: EpochContext) -> None:
+        """End an epoch."""
+        self._is_epoch_open = False
+        self.finish_epoch(context)
 
     def forward(self, output: Output, targets: Tensor) -> Losses:
         """Losses of a batch.
@@ -252,44 +191,100 @@ class Method(nn.Module, ABC):
 
         Raises:
             ValueError: If the targets do not fit.
+            RuntimeError: If the loop left out a call that the method needs.
         """
-        check_targets(targets, output.batch_size, output.fusion.num_classes)
-        losses = self.losses(output, targets)
-        readout = output.readout_losses(targets)
-        return Losses({**losses.terms, **readout}, losses.logs) if readout else losses
+
+        def compute() -> Losses:
+            check_targets(targets, output.batch_size, output.fusion.num_classes)
+            losses = self.losses(output, targets)
+            readout = output.readout_losses(targets)
+            return Losses({**losses.terms, **readout}, losses.logs) if readout else losses
+
+        return self._watch(compute, output.fusion)
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """Run the model on a batch and return the losses.
 
-        Overridden by methods with several or partial forwards.
+        Raises:
+            ValueError: If the batch does not fit.
+            RuntimeError: If the loop left out a call that the method needs.
         """
-        losses: Losses = self(model(batch.inputs, batch.present), batch.targets)
-        return losses
+        return self._watch(lambda: self.batch_losses(model, batch), model.fusion, batch.tag)
 
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
-        """Accumulate gradients of ``scale`` times the losses; overridden to combine gradients.
+        """Accumulate gradients of ``scale`` times the losses.
 
         Args:
             losses: Losses of :meth:`compute_losses` for the batch.
             model: The model they were computed with.
             scale: Loss scale (mixed precision) over the number of accumulated batches.
         """
-        (losses.total * scale).backward()
+        self._has_open_loss = False
+        self.combine_gradients(Losses(losses.terms, losses.logs), model, scale=scale)
 
     def adjust_gradients(self, model: MultimodalClassifier) -> None:
         """Change gradients in place, once per step, after unscaling, before clipping."""
+        self._unadjusted = ()
+        if not self.combines_gradients:
+            self._has_open_loss = False
+        self.change_gradients(model)
 
-    def start_epoch(self, context: EpochContext) -> EpochPlan:
-        """Begin an epoch and plan its passes over the training data.
+    def _watch(self, compute: Callable[[], Losses], fusion: nn.Module, tag: str = "") -> Losses:
+        """Compute losses, and refuse where a call is missing; only in training, where calls follow."""
+        if self._is_computing or not (self.training and torch.is_grad_enabled()):
+            return compute()
+        self._check_calls(fusion, tag)
+        self._is_computing = True
+        try:
+            losses = compute()
+        finally:
+            self._is_computing = False
+        if self.changes_gradients:
+            self._unadjusted = (*fusion.parameters(), *self.parameters())
+            _watch_optimizers(self)
+        self._has_open_loss = self.combines_gradients or self.changes_gradients
+        if not self.combines_gradients:
+            return losses
+        return dataclasses.replace(
+            losses,
+            refusal=f"{type(self).__name__} combines the gradients of its losses: call "
+            "`method.backward(losses, model)` in place of `losses.total.backward()`.",
+        )
 
-        The default is one pass. A loop asks exactly once per epoch. A run that resumes within an epoch goes on with the
-        plan of its checkpoint, so that draws and updates made here happen once.
+    def _check_calls(self, fusion: nn.Module, tag: str) -> None:
+        name = type(self).__name__
+        if self.follows_epochs and not self.max_epochs:
+            raise RuntimeError(
+                f"{name} follows the epochs: call `method.start_epoch(EpochContext(epoch, max_epochs, model))` before "
+                "the batches of each, or let bmlr.Balancer run the loop."
+            )
+        if self._tags is not None and tag not in self._tags:
+            raise RuntimeError(
+                f"{name} trains by passes of its own in epoch {self.epoch}: call `method.compute_losses(model, batch)` "
+                f"with batches whose tag is one of {sorted(self._tags)}, or let bmlr.Balancer run the loop. "
+                f"Found the tag {tag!r}."
+            )
+        if self._has_open_loss:
+            calls = ["`method.backward(losses, model)` after every loss"] if self.combines_gradients else []
+            calls += ["`method.adjust_gradients(model)` before every optimiser step"] if self.changes_gradients else []
+            raise RuntimeError(
+                f"{name} needs {' and '.join(calls)}, which did not come since the last loss. bmlr.Balancer makes "
+                "every call; losses that are not for training are computed in evaluation mode."
+            )
+
+    def check_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a step of an optimiser with gradients that were not adjusted.
+
+        Raises:
+            RuntimeError: If it trained parameters of the last loss without :meth:`adjust_gradients`.
         """
-        self.epoch, self.max_epochs = context.epoch, context.max_epochs
-        return EpochPlan()
-
-    def end_epoch(self, context: EpochContext) -> None:
-        """End an epoch; overridden to change weights between epochs."""
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]} if self._unadjusted else set()
+        if any(id(p) in stepped for p in self._unadjusted):
+            self._unadjusted = ()
+            raise RuntimeError(
+                f"{type(self).__name__} changes gradients: call `method.adjust_gradients(model)` before every "
+                "optimiser step, or let bmlr.Balancer run the loop. This step was taken without."
+            )
 
     def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
         """Training labels of each modality.
@@ -327,6 +322,7 @@ class Method(nn.Module, ABC):
             value = stored.detach().cpu().clone() if isinstance(present, Tensor) else type(present)(stored)
             setattr(self, name, value)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._forget_calls()
 
     @property
     def hparams(self) -> dict[str, Any]:
@@ -337,3 +333,22 @@ class Method(nn.Module, ABC):
     def __repr__(self) -> str:
         parameters = ", ".join(f"{name}={value!r}" for name, value in self.hparams.items())
         return f"{type(self).__name__}({parameters})"
+
+
+_watched: weakref.WeakSet[Method] = weakref.WeakSet()
+
+
+def _watch_optimizers(method: Method) -> None:
+    """Have every optimiser step ask the method whether its gradients were adjusted."""
+    _watched.add(method)
+    _register_hook()
+
+
+@functools.cache
+def _register_hook() -> None:
+    def ask(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for method in list(_watched):
+            method.check_step(optimizer)
+
+    # After the step: Lightning computes the loss, and the method adjusts, within the step.
+    register_optimizer_step_post_hook(ask)

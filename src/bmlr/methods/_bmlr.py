@@ -19,7 +19,8 @@ from bmlr.functional import (
     smooth_labels,
     soft_cross_entropy,
 )
-from bmlr.methods._base import Losses, Method, MethodInfo, Remedy
+from bmlr.methods._base import Method
+from bmlr.methods._types import Losses, MethodInfo, Remedy
 from bmlr.model import Output
 
 _PAPER = "Balancing Multimodal Learning through Label Space Reshaping"

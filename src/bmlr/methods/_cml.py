@@ -11,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import preserved_buffers
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, MethodInfo
 from bmlr.methods._support import SteppedMethod, WindowedMethod, draw_per_sample, presence
+from bmlr.methods._types import Conformance, Losses, MethodInfo
 from bmlr.model import Output
 
 
@@ -82,6 +82,11 @@ class CML(SteppedMethod, WindowedMethod):
         self.order = check_choice("order", order, ("sample", "batch", "epoch"))
         self.set_window(first_epoch, last_epoch)
         self.seed = check_integer("seed", seed, 0)
+
+    @property
+    def follows_epochs(self) -> bool:
+        """With a window, or orders drawn per epoch."""
+        return super().follows_epochs or self.order == "epoch"
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Cross-entropies of the nested subsets and their ranking loss."""

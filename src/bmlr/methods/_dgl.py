@@ -11,7 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_positive
 from bmlr.functional import soft_cross_entropy
 from bmlr.fusion import FiLMFusion, GatedFusion, SumFusion
-from bmlr.methods._base import Conformance, Losses, Method, MethodInfo, Remedy
+from bmlr.methods._base import Method
+from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -53,7 +54,7 @@ class DGL(Method):
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
         >>> method = bmlr.methods.DGL(alpha=5.0)
         >>> losses = method(model({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}), torch.tensor([0, 2]))
-        >>> losses.total.backward()
+        >>> method.backward(losses, model)
         >>> method.adjust_gradients(model)
         >>> sorted(losses.terms)
         ['a', 'fused', 'v']
@@ -100,7 +101,7 @@ class DGL(Method):
             terms[name] = self.alpha * soft_cross_entropy(logits, targets, mask=output.mask(name))
         return Losses(terms)
 
-    def adjust_gradients(self, model: MultimodalClassifier) -> None:
+    def change_gradients(self, model: MultimodalClassifier) -> None:
         """Clip the joint norm of all gradients, as the official code."""
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)

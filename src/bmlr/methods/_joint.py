@@ -8,8 +8,9 @@ from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Losses, Method, MethodInfo, Remedy
+from bmlr.methods._base import Method
 from bmlr.methods._support import HeadedMethod
+from bmlr.methods._types import Losses, MethodInfo, Remedy
 from bmlr.model import Output
 
 

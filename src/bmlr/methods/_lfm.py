@@ -15,8 +15,9 @@ from bmlr._checks import check_choice, check_integer, check_positive, check_unit
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import alignment, masked_mean, soft_cross_entropy
-from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._base import Method
 from bmlr.methods._support import apply_heads, pair_mask, presence, samples_at, unimodal_heads
+from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
 #: The official polynomial of α₀ in the epoch, of 200 epochs, lowest power first.
@@ -73,6 +74,7 @@ class LFM(Method):
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
         >>> method = bmlr.methods.LFM()
         >>> method.setup(model)
+        >>> plan = method.start_epoch(bmlr.methods.EpochContext(epoch=0, max_epochs=10, model=model))
         >>> losses = method(model({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}), torch.tensor([0, 2]))
         >>> sorted(losses.terms), round(float(losses.logs["label_weight"]), 4)
         (['alignment', 'fused'], 0.2046)
@@ -133,15 +135,24 @@ class LFM(Method):
         if self.head == "late_avg":
             self.heads = unimodal_heads(model)
 
-    def start_epoch(self, context: EpochContext) -> EpochPlan:
+    def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """Move α; samples for a learnable one are left out of training."""
-        super().start_epoch(context)
         if self.alpha == "fitted":
             self.current_label_weight = fitted_label_weight(context.epoch, self.schedule_epochs or context.max_epochs)
         if self.alpha != "learnable":
             return EpochPlan()
         self._learn_label_weight(context)
         return self._plan(context)
+
+    @property
+    def follows_epochs(self) -> bool:
+        """Unless α is constant."""
+        return self.alpha != "constant"
+
+    @property
+    def trains_fusion(self) -> bool:
+        """Not with heads of its own."""
+        return self.head == "fusion"
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The weighted label and alignment losses."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
-from bmlr.methods._base import Losses, MethodInfo
 from bmlr.methods._support import WindowedMethod, pair_mask
+from bmlr.methods._types import Losses, MethodInfo
 from bmlr.model import Output
 
 

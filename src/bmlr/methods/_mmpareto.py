@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_positive
 from bmlr.functional import pareto_weight
-from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
 from bmlr.methods._support import HeadedMethod, accumulate_gradients, joint_norm, reduced_gradients
+from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -80,7 +80,7 @@ class MMPareto(HeadedMethod):
         """The fused and the unimodal cross-entropies."""
         return self.head_losses(output, targets)
 
-    def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
+    def combine_gradients(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor) -> None:
         """Accumulate combined gradients of the encoders, plain ones elsewhere."""
         encoders = [[p for p in model.encoders[u].parameters() if p.requires_grad] for u in model.modalities]
         plain_parameters = [p for p in (*model.fusion.parameters(), *self.parameters()) if p.requires_grad]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
 from bmlr.methods._support import SteppedMethod, WindowedMethod, all_reduce_sum, batch_scores
+from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 #: Numbers of dimensions of the gradients that each scope scales.
@@ -63,8 +63,9 @@ class OGMGE(SteppedMethod, WindowedMethod):
         >>> import torch, bmlr
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
         >>> method = bmlr.methods.OGMGE(alpha=0.5)
+        >>> plan = method.start_epoch(bmlr.methods.EpochContext(epoch=0, max_epochs=10, model=model))
         >>> losses = method(model({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}), torch.tensor([0, 2]))
-        >>> losses.total.backward()
+        >>> method.backward(losses, model)
         >>> method.adjust_gradients(model)
         >>> sorted(losses.logs)
         ['score_a', 'score_v']
@@ -113,7 +114,7 @@ class OGMGE(SteppedMethod, WindowedMethod):
         return Losses(terms, {f"score_{u}": s / len(targets) for u, s in zip(names, scores, strict=True)})
 
     @torch.no_grad()
-    def adjust_gradients(self, model: MultimodalClassifier) -> None:
+    def change_gradients(self, model: MultimodalClassifier) -> None:
         """Scale the encoders' gradients by k and add the noise."""
         if self._scores is None:
             return

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, Losses, MethodInfo, Remedy
 from bmlr.methods._support import (
     SteppedMethod,
     all_reduce_mean,
@@ -18,6 +17,7 @@ from bmlr.methods._support import (
     draw_per_sample,
     presence,
 )
+from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import Output
 
 
@@ -91,6 +91,11 @@ class OPM(SteppedMethod):
         self.probability = check_unit_interval("probability", probability)
         self.warmup = check_integer("warmup", warmup, 0)
         self.seed = check_integer("seed", seed, 0)
+
+    @property
+    def follows_epochs(self) -> bool:
+        """With a warm-up."""
+        return self.warmup > 0
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused cross-entropy; in training after the drop."""

@@ -14,8 +14,9 @@ from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
 from bmlr.fusion import match_dtype
-from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, Method, MethodInfo, Pass, Prediction
+from bmlr.methods._base import Method
 from bmlr.methods._support import check_batch
+from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
 _BOOST, _RECTIFY = "boost:", "rectify"
@@ -72,6 +73,7 @@ class ReconBoost(Method):
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
         >>> method = bmlr.methods.ReconBoost(w1=4.0)
         >>> method.setup(model)
+        >>> plan = method.start_epoch(bmlr.methods.EpochContext(epoch=0, max_epochs=10, model=model))
         >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]), tag="boost:a")
         >>> sorted(method.compute_losses(model, batch).terms)
         ['a']
@@ -156,10 +158,9 @@ class ReconBoost(Method):
         self.num_members = len(self.turns)
         self.boost_rate.data = self.boost_rate.data.to(like).fill_(self.r_init)
 
-    def start_epoch(self, context: EpochContext) -> EpochPlan:
+    def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """Plan the passes of each stage of the epoch."""
         self._check_setup()
-        super().start_epoch(context)
         passes = []
         for name in self._stages(context.epoch):
             for tag, count in ((_BOOST + name, self.t1), (_RECTIFY, self.t2)):
@@ -171,12 +172,17 @@ class ReconBoost(Method):
         self.num_members = len(self.turns) if self.pretrained else min(epoch + 1, len(self.turns))
         return (self.turns[epoch % len(self.turns)],)
 
+    @property
+    def trains_fusion(self) -> bool:
+        """The ensemble predicts in its place."""
+        return False
+
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The loss of global rectification, CE(y, F)."""
         fused = soft_cross_entropy(self._ensemble(output, self.members), targets)
         return Losses({"fused": fused}, {"boost_rate": self.boost_rate.detach()})
 
-    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """Losses of the modality in the tag of a batch, or of rectification."""
         self._check_setup()
         check_batch(model, batch)
@@ -194,7 +200,7 @@ class ReconBoost(Method):
             terms[f"{active}_consolidation"] = masked_mean(consolidation, learner.mask(active))
         return Losses({**terms, **learner.readout_losses(batch.targets)}, {"boost_rate": self.boost_rate.detach()})
 
-    def adjust_gradients(self, model: MultimodalClassifier) -> None:
+    def change_gradients(self, model: MultimodalClassifier) -> None:
         """Keep the gradients of the learning modality only.
 
         The others become None, so that no optimiser moves their parameters.

@@ -12,8 +12,9 @@ from bmlr._checks import check_integer, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
-from bmlr.methods._base import Conformance, EpochContext, Losses, Method, MethodInfo, Remedy
+from bmlr.methods._base import Method
 from bmlr.methods._support import select
+from bmlr.methods._types import Conformance, EpochContext, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class DiagnosingRelearning(Method):
         """The fused cross-entropy."""
         return Losses({"fused": soft_cross_entropy(output.logits, targets)})
 
-    def end_epoch(self, context: EpochContext) -> None:
+    def finish_epoch(self, context: EpochContext) -> None:
         """Reset the encoders softly, if it is time."""
         due = context.epoch > 0 and context.epoch % self.reinit_epoch == 0
         if not due or self.resets >= self.reinit_num:

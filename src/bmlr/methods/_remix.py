@@ -12,8 +12,8 @@ from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import log_probabilities, soft_cross_entropy
-from bmlr.methods._base import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
 from bmlr.methods._support import HeadedMethod, apply_heads, check_batch
+from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
 from bmlr.model import MultimodalClassifier, Output
 
 _PREFIX = "remix:"
@@ -39,7 +39,7 @@ class Remix(HeadedMethod):
     the last word in an epoch; ``interleave`` shuffles the batches of all passes. Its masked encoders run: their batch
     statistics move, and their gradients are zeros, so that momentum and weight decay still move them. That is
     ``masked_encoder="run"``, here without a backward pass through them: the zeros are put in place by
-    :meth:`backward`, and a loop that does not call it has None there. ``skip`` leaves these encoders alone and saves
+    :meth:`backward`. ``skip`` leaves these encoders alone and saves
     their forward pass, which is another algorithm. A sample never goes to a modality it lacks.
 
     Args:
@@ -55,11 +55,12 @@ class Remix(HeadedMethod):
     Example:
         >>> import torch, bmlr
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
-        >>> method = bmlr.methods.Remix(warmup=0)
+        >>> method = bmlr.methods.Remix(warmup=1)
         >>> method.setup(model)
-        >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]), tag="remix:v")
+        >>> plan = method.start_epoch(bmlr.methods.EpochContext(epoch=0, max_epochs=10, model=model))
+        >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]))
         >>> sorted(method.compute_losses(model, batch).terms)
-        ['fused', 'v']
+        ['a', 'fused', 'v']
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -104,9 +105,8 @@ class Remix(HeadedMethod):
         super().setup(model)
         self._start_over()
 
-    def start_epoch(self, context: EpochContext) -> EpochPlan:
+    def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """Assign samples to modalities after the warm-up, with a pass for each."""
-        super().start_epoch(context)
         if context.epoch < self.warmup:
             return EpochPlan()
         self.assignment = self._assign(context)
@@ -122,11 +122,11 @@ class Remix(HeadedMethod):
         """The losses of the warm-up: fused and weighted unimodal cross-entropies."""
         return self.head_losses(output, targets, self.weight)
 
-    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """Losses of the modality in the tag of a batch, or of the warm-up."""
         self._masked = ()
         if not batch.tag.startswith(_PREFIX):
-            return super().compute_losses(model, batch)
+            return super().batch_losses(model, batch)
         check_batch(model, batch)
         kept = check_choice("tag", batch.tag.removeprefix(_PREFIX), model.modalities)
         self._masked = tuple(name for name in model.modalities if name != kept)
@@ -149,9 +149,9 @@ class Remix(HeadedMethod):
             }
         )
 
-    def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:
+    def combine_gradients(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor) -> None:
         """Accumulate gradients, zeros for masked encoders that run."""
-        super().backward(losses, model, scale=scale)
+        super().combine_gradients(losses, model, scale=scale)
         if self.masked_encoder == "run":
             for name in self._masked:
                 for parameter in model.encoders[name].parameters():
@@ -163,7 +163,10 @@ class Remix(HeadedMethod):
         with torch.no_grad(), module_mode(context.model, training=False):
             for batch in context.train_batches():
                 if batch.indices is None:
-                    raise ValueError("Remix needs `indices` in the batches of the training split. Found None.")
+                    raise ValueError(
+                        "Remix needs `indices` in the batches of the training split. Found None. bmlr.Balancer "
+                        "knows them from a torch DataLoader over a data set with a length."
+                    )
                 output = context.model(batch.inputs, batch.present)
                 assignment[batch.indices.cpu()] = self.least_confident(output).cpu()
         if missing := int((assignment < 0).sum()):

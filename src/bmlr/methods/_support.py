@@ -13,7 +13,8 @@ from bmlr._checks import check_integer, check_targets
 from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
 from bmlr.functional import log_probabilities, soft_cross_entropy
 from bmlr.fusion import match_dtype
-from bmlr.methods._base import Losses, Method, Prediction
+from bmlr.methods._base import Method
+from bmlr.methods._types import Losses, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -33,6 +34,11 @@ class WindowedMethod(Method):
         """
         self.first_epoch = check_integer("first_epoch", first_epoch, 0)
         self.last_epoch = None if last_epoch is None else check_integer("last_epoch", last_epoch, first_epoch)
+
+    @property
+    def follows_epochs(self) -> bool:
+        """Whether the window leaves out any epoch."""
+        return super().follows_epochs or self.first_epoch > 0 or self.last_epoch is not None
 
     @property
     def is_acting(self) -> bool:

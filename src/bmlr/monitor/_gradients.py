@@ -117,6 +117,8 @@ def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tenso
         >>> sorted(batch_conflict(model, batch))
         ['a', 'v']
     """
+    if model.fusion.untrained_by:
+        return {}
     with preserved_random_state(), preserved_buffers(model), torch.enable_grad():
         output = model(batch.inputs, batch.present)
         fused = soft_cross_entropy(output.logits, batch.targets)

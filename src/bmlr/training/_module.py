@@ -273,7 +273,7 @@ class BalancedModule(lightning.LightningModule):
             self.guard.overflowed += overflowed
             if finite or overflowed:
                 self.method.adjust_gradients(self.model)
-            if finite and type(self.method).adjust_gradients is not Method.adjust_gradients:
+            if finite and self.method.changes_gradients:
                 finite = all_finite(parameters)
             if not (finite or overflowed):
                 self._record_event(describe_gradient(self.named_parameters(), self.guard.sample_indices()))

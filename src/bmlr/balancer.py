@@ -1,0 +1,298 @@
+"""Driver of training loops outside the library."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from bmlr._checks import check_integer, check_positive
+from bmlr._modes import module_mode
+from bmlr.batch import Batch, as_batch, map_tensors
+from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Pass, Prediction
+from bmlr.model import MultimodalClassifier
+
+
+class Balancer:
+    """Drives a training loop of your own by any method, with every call that the method needs.
+
+    The method is set up, its own parameters become a group of the optimiser, epochs follow its plan, and a step runs
+    the losses, the gradients, their adjustment and the optimiser. Make it before a learning-rate schedule, which would
+    not know the added group.
+
+    Args:
+        model: The model, on its device.
+        method: The method.
+        optimizer: Optimiser over the model's parameters.
+        max_epochs: Number of epochs of the whole training, which schedules of methods go by.
+        accumulate: Number of batches of an optimiser step.
+        clip_norm: Largest joint norm of all gradients; None does not clip.
+        autocast: Type of the forward passes in mixed precision, such as ``torch.bfloat16``; None is full precision.
+        scaler: Scaler of the loss for ``torch.float16``.
+
+    Attributes:
+        epochs_done: Number of finished epochs.
+        steps: Number of optimiser steps.
+
+    Raises:
+        ValueError: If the method cannot train the model, or an argument is out of its range.
+
+    Example:
+        >>> import torch, bmlr
+        >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        >>> balancer = bmlr.Balancer(model, bmlr.methods.OGMGE(), optimizer, max_epochs=2)
+        >>> loader = [({"a": torch.randn(5, 4), "v": torch.randn(5, 6)}, torch.arange(5) % 3)] * 3
+        >>> for epoch in range(2):
+        ...     for batch in balancer.epoch(loader):
+        ...         losses = balancer.step(batch)
+        >>> balancer.steps, balancer.predict(loader[0][0]).logits.shape
+        (6, torch.Size([5, 3]))
+    """
+
+    def __init__(
+        self,
+        model: MultimodalClassifier,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        *,
+        max_epochs: int,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        self.max_epochs = check_integer("max_epochs", max_epochs, 1)
+        self.accumulate = check_integer("accumulate", accumulate, 1)
+        self.clip_norm = None if clip_norm is None else check_positive("clip_norm", clip_norm)
+        if autocast is torch.float16 and scaler is None:
+            raise ValueError("`scaler` should be a torch.amp.GradScaler where `autocast` is torch.float16. Found None.")
+        self.model, self.method, self.optimizer = model, method, optimizer
+        self.autocast, self.scaler = autocast, scaler
+        if not method.is_set_up_for(model):
+            method.setup(model)
+        optimized = {id(p) for p in self._optimized()}
+        if not any(id(p) in optimized for p in model.parameters()):
+            raise ValueError("`optimizer` should train the parameters of `model`. Found none of them.")
+        if added := [p for p in method.parameters() if p.requires_grad and id(p) not in optimized]:
+            optimizer.add_param_group({"params": added})
+        self.epochs_done = 0
+        self.steps = 0
+        self._accumulated = 0
+
+    def epoch(self, train: Iterable[Any], val: Iterable[Any] | None = None) -> Iterator[Batch]:
+        """Batches of the next epoch, on the model's device, by the plan of the method.
+
+        Most methods go through ``train`` once. Others make several passes, or choose the samples of a pass; these need
+        a DataLoader over a data set with a length. An epoch ends with its last batch; one that is left early does not
+        count.
+
+        Args:
+            train: Loader of the training split, of :class:`bmlr.Batch` or pairs (inputs by modality, targets).
+            val: Loader of the validation split, for methods that look at it.
+
+        Raises:
+            ValueError: If all epochs are done, or the method needs another kind of loader.
+        """
+        if self.epochs_done >= self.max_epochs:
+            raise ValueError(f"`max_epochs = {self.max_epochs}` epochs are done. Give a larger number for more.")
+        self._accumulated = 0
+        context = EpochContext(
+            self.epochs_done,
+            self.max_epochs,
+            self.model,
+            _length(train),
+            self._in_order(train),
+            self._in_order(() if val is None else val),
+        )
+        yield from self._planned(self.method.start_epoch(context), train)
+        self.method.end_epoch(context)
+        self.epochs_done += 1
+
+    def step(self, batch: Any) -> Losses:
+        """Train on a batch; every ``accumulate``-th moves the weights.
+
+        Args:
+            batch: A batch of :meth:`epoch`.
+
+        Returns:
+            The losses, without graph.
+
+        Raises:
+            RuntimeError: If the loss is not finite.
+        """
+        batch = self._moved(batch)
+        if self._accumulated == 0:
+            self.optimizer.zero_grad()
+        with self._precision():
+            losses = self.method.compute_losses(self.model, batch)
+        values = {name: value.detach() for name, value in losses.terms.items()}
+        if not bool(torch.isfinite(torch.stack(list(values.values()))).all()):
+            raise RuntimeError(
+                f"The loss is not finite in epoch {self.epochs_done}, step {self.steps}: "
+                f"{ {name: float(value) for name, value in values.items()} }."
+            )
+        scale: Tensor | float = 1 / self.accumulate
+        if self.scaler is not None:
+            scale = self.scaler.scale(torch.tensor(scale, device=self._device))
+        self.method.backward(losses, self.model, scale=scale)
+        self._accumulated += 1
+        if self._accumulated == self.accumulate:
+            self._update()
+        return Losses(values, losses.logs)
+
+    @torch.no_grad()
+    def predict(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Prediction:
+        """Predictions of the method in evaluation mode; modes are restored.
+
+        Args:
+            inputs: The input of each modality, first dimension B, on any device.
+            present: Presence of each modality, a boolean mask of shape (B,) per name.
+        """
+        inputs = {name: map_tensors(lambda x: x.to(self._device), x) for name, x in inputs.items()}
+        present = None if present is None else {name: mask.to(self._device) for name, mask in present.items()}
+        with module_mode(self.model, self.method, training=False), self._precision():
+            return self.method.predict(self.model(inputs, present))
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of model, method, optimiser and scaler, to be stored between epochs."""
+        return {
+            "model": self.model.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
+            "epochs_done": self.epochs_done,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the result of :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.epochs_done, self.steps, self._accumulated = state["epochs_done"], state["steps"], 0
+
+    def _update(self) -> None:
+        """Take an optimiser step."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        self.method.adjust_gradients(self.model)
+        if self.clip_norm is not None:
+            clip_grad_norm_(self._optimized(), self.clip_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.steps += 1
+        self._accumulated = 0
+
+    def _planned(self, plan: EpochPlan, train: Iterable[Any]) -> Iterator[Batch]:
+        """Batches of all passes of a plan."""
+        if plan.interleave:
+            loaders = [_pass_loader(train, entry) for entry in plan.passes]
+            turns = torch.tensor([i for i, loader in enumerate(loaders) for _ in range(len(loader))])
+            iterators = [iter(loader) for loader in loaders]
+            for turn in turns[torch.randperm(len(turns))].tolist():
+                yield dataclasses.replace(self._moved(next(iterators[turn])), tag=plan.passes[turn].tag)
+            self._flush()
+            return
+        for number, entry in enumerate(plan.passes):
+            if entry.fresh_optimizer:
+                self.optimizer.state.clear()
+            loader = train if entry.indices is None else _pass_loader(train, entry)
+            is_empty = True
+            for batch in loader:
+                is_empty = False
+                yield dataclasses.replace(self._moved(batch), tag=entry.tag)
+            if is_empty:
+                raise ValueError(
+                    f"`train` gave no batch in pass {number + 1} of {len(plan.passes)}. It should hold samples, and be "
+                    "a loader or a list that can be gone through again."
+                )
+            self._flush()
+
+    def _flush(self) -> None:
+        """Take the step of the batches left over at the end of a pass."""
+        if self._accumulated:
+            self._update()
+
+    def _in_order(self, loader: Iterable[Any]) -> Callable[[], Iterator[Batch]]:
+        """A split in order, with the positions of its samples where they can be known."""
+
+        def batches() -> Iterator[Batch]:
+            if not _gives_samples(loader):
+                yield from map(self._moved, loader)
+                return
+            chunks = torch.arange(_length(loader)).split(loader.batch_size or 1)
+            # A generator of its own: a look at the data must not shift the draws of the training.
+            in_order = _sample_loader(loader, chunks, torch.Generator())
+            for chunk, batch in zip(chunks, in_order, strict=True):
+                yield dataclasses.replace(self._moved(batch), indices=chunk.to(self._device))
+
+        return batches
+
+    def _moved(self, batch: Any) -> Batch:
+        return as_batch(batch).to(self._device, non_blocking=True)
+
+    def _optimized(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def _gives_samples(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
+    """Whether samples of a loader can be chosen."""
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and loader.batch_size is not None
+        and isinstance(loader.sampler, (RandomSampler, SequentialSampler))
+    )
+
+
+def _length(loader: Iterable[Any]) -> int:
+    """Number of samples of a split; 0 if unknown."""
+    dataset: Any = loader.dataset if _gives_samples(loader) else ()
+    return len(dataset)
+
+
+def _pass_loader(train: Iterable[Any], entry: Pass) -> DataLoader[Any]:
+    """Shuffled batches of the samples of a pass."""
+    if not _gives_samples(train):
+        raise ValueError(
+            "`train` should be a torch DataLoader over a data set with a length, with a batch size and no sampler of "
+            f"your own: the method chooses the samples of its passes. Found {type(train).__name__}."
+        )
+    indices = torch.arange(_length(train)) if entry.indices is None else torch.tensor(entry.indices)
+    shuffled = indices[torch.randperm(len(indices))]
+    # Batches of nearly one size: a last one of a single sample could not be normalised.
+    return _sample_loader(train, shuffled.tensor_split(max(1, round(len(indices) / (train.batch_size or 1)))))
+
+
+def _sample_loader(
+    loader: DataLoader[Any], chunks: Sequence[Tensor], generator: torch.Generator | None = None
+) -> DataLoader[Any]:
+    """Loader of chosen batches, in all else as another loader."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[chunk.tolist() for chunk in chunks],
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=generator,
+    )

@@ -1,0 +1,177 @@
+"""Facts of a method, and what it exchanges with a training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from bmlr.batch import Batch
+from bmlr.model import MultimodalClassifier
+
+Family = Literal["baseline", "labels and losses", "gradient scale", "data and alternation", "gradient combination"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodInfo:
+    """Bibliography, family and cost of a method.
+
+    Attributes:
+        paper: Title of the paper.
+        venue: Where it was published.
+        url: Where it can be read.
+        family: By where the method acts.
+        cost: Encoder forwards and backwards of a training step, in units of the joint step.
+    """
+
+    paper: str
+    venue: str
+    url: str
+    family: Family
+    cost: str = "1 forward, 1 backward"
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+    """Advice to try a method against an undertrained modality.
+
+    Attributes:
+        target: Where the modality is behind.
+        action: What the method does about it, a phrase that begins with a verb.
+        rank: Position among the remedies of the same target, smallest first.
+        resolves_conflict: Whether to advise it first where fused and unimodal gradients conflict.
+    """
+
+    target: Literal["encoder", "decision"]
+    action: str
+    rank: int = 9
+    resolves_conflict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Conformance:
+    """Special expectations of the conformance tests.
+
+    Attributes:
+        short: Parameters with which two epochs exercise the whole method.
+        variants: Further parameters to test, by a label.
+        not_mean_over_samples: Why the gradient of a batch is not the mean of those of its halves.
+        not_mean_over_processes: Why that also holds for the halves of two processes.
+        alters_features: Why the fused loss is not that of the features as they are.
+        sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
+        order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
+    """
+
+    short: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    not_mean_over_samples: str = ""
+    not_mean_over_processes: str = ""
+    alters_features: str = ""
+    sorted_names: bool = False
+    order_parameter: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Named losses of a batch.
+
+    Attributes:
+        terms: The loss terms, scalars with their weights already in them, keyed by what they train.
+        logs: Scalars to be logged, without gradient.
+        refusal: Why :attr:`total` cannot be differentiated; empty if it can.
+
+    Example:
+        >>> import torch, bmlr
+        >>> losses = bmlr.methods.Losses({"fused": torch.tensor(1.0), "audio": torch.tensor(2.0)})
+        >>> losses.total
+        tensor(3.)
+    """
+
+    terms: dict[str, Tensor]
+    logs: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    refusal: str = dataclasses.field(default="", repr=False)
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all terms, the scalar to minimise."""
+        total = functools.reduce(operator.add, self.terms.values())
+        if self.refusal and total.requires_grad:
+            total = total.view_as(total)  # a node of its own: the only term may be the sum itself
+            total.register_hook(self._refuse)
+        return total
+
+    def _refuse(self, gradient: Tensor) -> None:
+        raise RuntimeError(self.refusal)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Predictions of a method for a batch.
+
+    Attributes:
+        logits: Fused logits, shape (B, C).
+        unimodal_logits: Logits of each modality alone, shape (B, C) each.
+    """
+
+    logits: Tensor
+    unimodal_logits: dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One pass over training data.
+
+    Attributes:
+        tag: Handed to the method with every batch of the pass, as ``batch.tag``.
+        indices: Training samples to go through; None is all of them.
+        fresh_optimizer: Forget the optimiser's state (momenta, second moments) before the pass.
+    """
+
+    tag: str = ""
+    indices: tuple[int, ...] | None = None
+    fresh_optimizer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochPlan:
+    """Passes of an epoch.
+
+    Attributes:
+        passes: The passes, run one after another; each shuffles its samples.
+        interleave: Shuffle the batches of all passes together instead.
+    """
+
+    passes: tuple[Pass, ...] = (Pass(),)
+    interleave: bool = False
+
+
+def _no_batches() -> Iterable[Batch]:
+    raise RuntimeError(
+        "The method looks at data between epochs: give EpochContext `num_train`, `train_batches` and `val_batches`, or "
+        "let bmlr.Balancer run the loop."
+    )
+
+
+@dataclasses.dataclass
+class EpochContext:
+    """Model and data at hand between epochs.
+
+    Attributes:
+        epoch: Number of the epoch, from zero.
+        max_epochs: Number of epochs of the whole training.
+        model: The model in training.
+        num_train: Number of training samples, 0 if unknown.
+        train_batches: Gives the training split in order, with the transforms of evaluation, on the model's device.
+        val_batches: The same of the validation split. The test split is out of reach on purpose.
+    """
+
+    epoch: int
+    max_epochs: int
+    model: MultimodalClassifier
+    num_train: int = 0
+    train_batches: Callable[[], Iterable[Batch]] = _no_batches
+    val_batches: Callable[[], Iterable[Batch]] = _no_batches
