@@ -134,6 +134,9 @@ def test_losses_without_gradient_and_in_evaluation_ask_for_nothing(subject):
             loop.method.eval()
             loop.method.compute_losses(loop.model, loop.train)
             loop.method.train()
+    for _ in range(2):
+        loop.method.compute_losses(loop.model, loop.train)
+        loop.method.discard_losses()
 
 
 @each_subject

@@ -222,6 +222,10 @@ class Method(nn.Module, ABC):
         self._has_open_loss = False
         self.combine_gradients(Losses(losses.terms, losses.logs), model, scale=scale)
 
+    def discard_losses(self) -> None:
+        """Say that no gradients follow the last loss, such as that of a batch that is left out."""
+        self._has_open_loss = False
+
     def adjust_gradients(self, model: MultimodalClassifier) -> None:
         """Change gradients in place, once per step, after unscaling, before clipping."""
         self._unadjusted = ()
@@ -269,7 +273,7 @@ class Method(nn.Module, ABC):
             calls += ["`method.adjust_gradients(model)` before every optimiser step"] if self.changes_gradients else []
             raise RuntimeError(
                 f"{name} needs {' and '.join(calls)}, which did not come since the last loss. bmlr.Balancer makes "
-                "every call; losses that are not for training are computed in evaluation mode."
+                "every call; `method.discard_losses()` drops a loss on purpose."
             )
 
     def check_step(self, optimizer: torch.optim.Optimizer) -> None:

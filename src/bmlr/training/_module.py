@@ -247,6 +247,7 @@ class BalancedModule(lightning.LightningModule):
         losses, self._losses = self._losses, None
         scaler = self._scaler()
         if self.guard.nonfinite:
+            self.method.discard_losses()
             # No gradient at all: the step is skipped. But `GradScaler.step` asserts that it has seen one, and its
             # check for overflow must pass, or it would halve the scale for a loss that no scale makes finite.
             if scaler is not None:
