@@ -13,6 +13,8 @@ from bmlr.tables import format_mean, format_percent
 
 #: Methods up to which each has a sentence of its own.
 _SENTENCES = 5
+#: Test samples up to which a report warns of their number.
+_FEW_SAMPLES = 50
 #: Methods up to which a count names them.
 _NAMED = 6
 
@@ -76,6 +78,9 @@ def _limits(section: Section, baseline: MethodGroup | None) -> list[str]:
         remarks.append("There is no run of Joint to compare with; --baseline names another method.")
     elif len(section.groups) == 1:
         remarks.append(f"There is no method to compare {baseline.label} with.")
+    samples = section.groups[0].runs[0].finished_result["samples"]["test"]
+    if 0 < samples < _FEW_SAMPLES:
+        remarks.append(f"The test split has only {samples} samples: one of them is {100 / samples:.1f} points.")
     if max(len(group.runs) for group in section.groups) == 1:
         only = len(section.groups) == 1
         seeds = f"With one run{'' if only else ' of each method'}, this cannot tell how much results vary with the seed"
@@ -111,7 +116,7 @@ def _difference_text(
     if isinstance(difference, str):
         return f"not comparable with {baseline.label}: {difference.rstrip('.')}"
     points = round(100 * difference.mean, 1)
-    side = "as good as" if points == 0 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+    side = "level with" if points == 0 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
     text = f"{side} {baseline.label}"
     if difference.low is None or difference.high is None:
         text += ", without an interval"
