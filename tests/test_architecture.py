@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -136,3 +137,9 @@ def test_the_page_shows_every_folder():
     tree = PAGE.split("```")[1]
     folders = {path.parent.relative_to(PACKAGE).name for path in PACKAGE.rglob("__init__.py")} - {""}
     assert [folder for folder in sorted(folders) if f" {folder}/ " not in tree] == []
+
+
+def test_json_for_others_is_written_in_one_place():
+    """``json.dumps`` writes NaN, which is no JSON: what is written or printed comes from ``json_text``."""
+    pattern = re.compile(r"(write_text|print)\((?:(?!\n\n)[\s\S]){0,200}?\bdumps\(")
+    assert [path.name for path in PACKAGE.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))] == []

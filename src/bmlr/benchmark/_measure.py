@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from bmlr._files import atomic_write_text
+from bmlr._files import atomic_write_text, json_text
 from bmlr.benchmark._jobs import COST, EPOCHS
 from bmlr.config import RunConfig, read_config
 from bmlr.runs.layout import CONFIG
@@ -39,7 +38,7 @@ def measure_runs(folder: Path, modules: Sequence[str]) -> int:
     epochs = int((folder / EPOCHS).read_text())
     for path in sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: int(path.parent.name)):
         cost = measure_config(read_config(path))
-        atomic_write_text(path.with_name(COST), json.dumps(cost))
+        atomic_write_text(path.with_name(COST), json_text(cost))
         if cost["epoch_seconds"] * epochs < _SHORT or time.monotonic() - started > _BUDGET:
             break
     return 0

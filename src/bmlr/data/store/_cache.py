@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._files import atomic_write_text, file_checksum, has_valid_checksum, text_checksum, with_checksum
+from bmlr._files import (
+    atomic_write_text,
+    file_checksum,
+    has_valid_checksum,
+    json_text,
+    parse_json,
+    text_checksum,
+    with_checksum,
+)
 
 MANIFEST = "manifest.json"
 
@@ -174,7 +182,7 @@ def read_entry(
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Manifest of an entry, unchecked."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
     return manifest
 
 
@@ -247,8 +255,8 @@ def write_manifest(folder: Path, key: Mapping[str, Any], arrays: Mapping[str, np
             "bytes": path.stat().st_size,
             "sha256": file_checksum(path),
         }
-    manifest = json.loads(json.dumps({"version": _VERSION, "key": key, "arrays": entries, **about}))
-    atomic_write_text(folder / MANIFEST, json.dumps(with_checksum(manifest), indent=1))
+    manifest = parse_json(json_text({"version": _VERSION, "key": key, "arrays": entries, **about}))
+    atomic_write_text(folder / MANIFEST, json_text(with_checksum(manifest), indent=1))
 
 
 def _put_in_place(temporary: Path, folder: Path, key: Mapping[str, Any], *, verify: bool) -> None:
