@@ -10,6 +10,7 @@ import pandas as pd
 
 from bmlr.benchmark._comparison import Comparison, MethodSummary
 from bmlr.benchmark.statistics import Estimate
+from bmlr.data.store import describe_size
 from bmlr.tables import Cell, Table, format_mean, mark_best
 
 
@@ -121,6 +122,7 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = [
         f"Majority rate {100 * comparison.majority_rate:.1f} %.",
         f"{where}, epoch selected on validation.",
+        *filter(None, [describe_size("test", comparison.samples)]),
         f"Mean ± sample standard deviation over {seeds} seeds." if seeds > 1 else "One seed.",
     ]
     if over:

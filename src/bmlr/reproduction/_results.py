@@ -10,6 +10,7 @@ import pandas as pd
 import bmlr.methods
 from bmlr.benchmark.statistics import Estimate, difference_of, estimate, mean_ranks
 from bmlr.data import MultimodalData
+from bmlr.data.store import describe_size
 from bmlr.reproduction._figures import ExperimentRuns
 from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
 from bmlr.reproduction._scales import SCALES, Settings
@@ -223,6 +224,11 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
         f"Majority rate: {rates}.",
         settings_note,
         "Ours: test accuracy in the epoch selected on validation, mean ± sample standard deviation over seeds.",
+    ]
+    notes += [
+        f"{name}: {note}"
+        for name, data in made.data.items()
+        if (note := describe_size("test", len(data.split("test"))))
     ]
     if settings.scale == "small":
         notes.append(
