@@ -12,13 +12,28 @@ import statistics
 import subprocess
 import sys
 
-COMMANDS = {
+from bmlr.commands import COMMANDS
+
+#: Command lines that are measured, beside the two imports.
+LINES = (
+    "--help",
+    "--version",
+    "methods",
+    "tran",
+    *(f"{name} --help" for name in COMMANDS),
+    "help train all",
+    "help train BMLR",
+    "train digits",
+    "train digits --metod BMLR",
+    "train digits --method BMLR --trainer.epochs three",
+    "train digits --method BMLR --method.gamma 2",
+    "prepare ave a b --workers many",
+    "compare digits --methods Joint --seeds x",
+)
+PROGRAMS = {
     "import torch": ["-c", "import torch"],
     "import bmlr": ["-c", "import bmlr"],
-    "bmlr --help": ["-m", "bmlr", "--help"],
-    "bmlr --version": ["-m", "bmlr", "--version"],
-    "bmlr methods": ["-m", "bmlr", "methods"],
-    "bmlr tran": ["-m", "bmlr", "tran"],
+    **{f"bmlr {line}": ["-m", "bmlr", *line.split()] for line in LINES},
 }
 
 
@@ -34,9 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="Processes per command.")
     rounds = parser.parse_args().rounds
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(rounds):
-        for name, arguments in COMMANDS.items():
+        for name, arguments in PROGRAMS.items():
             seconds[name].append(user_seconds(arguments))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print("| command | time / import torch |\n| --- | --- |")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bmlr.commands._printing import DataLocation, describe_samples, print_scores
-from bmlr.runs.layout import RESULT
 
 
 def execute(
@@ -48,6 +47,7 @@ def execute(
 def _recorded_score(run: Path, split: str, weights: str) -> Mapping[str, Any] | None:
     """Score in the result of a finished run; None if it has none of this split and weights."""
     from bmlr.runs import read_result
+    from bmlr.runs.layout import RESULT
 
     name = {"test": "test", "val": "validation"}.get(split)
     if name is None or weights != "best" or not (run / RESULT).is_file():
