@@ -360,7 +360,7 @@ class TestCommandLine:
         capsys.readouterr()
         video = next((source / "AVE").iterdir())
         assert main(["predict", run, str(video), "--json", "true"]) == 0
-        assert set(json.loads(capsys.readouterr().out)["fused"]) == {"Bell", "Horn"}
+        assert set(json.loads(capsys.readouterr().out)[0]["probabilities"]["fused"]) == {"Bell", "Horn"}
 
     def test_lists_and_rejections(self, crema_d, tmp_path, capsys):
         source = shutil.copytree(crema_d[0], tmp_path / "source")
@@ -381,7 +381,7 @@ class TestCommandLine:
             (["crema-d", "/nowhere", "dest"], "There is no folder AudioWAV in /nowhere"),
             (["kinetics-sounds", "/nowhere", "dest"], "There is no folder /nowhere"),
             (["cremad", "/nowhere", "dest"], "Did you mean 'crema-d'"),
-            (["ave", "/nowhere"], "dest"),
+            (["ave", "/nowhere"], "needs DEST"),
             (["ave", "/nowhere", "dest", "--size", "2"], "`size`"),
             (["ave", "/nowhere", "dest", "--dtype", "int8"], "dtype"),
             (["ave", "/nowhere", "dest", "--sise", "2"], "sise"),

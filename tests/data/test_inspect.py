@@ -329,7 +329,7 @@ def test_what_cannot_be_read_fails_with_one_sentence(tmp_path, capsys, monkeypat
     for arguments, message in (
         (["manifest", "--data.root", "nowhere"], "There is no prepared 'manifest' in nowhere"),
         (["digts"], "Did you mean 'digits'"),
-        ([], "required"),
+        ([], "needs --data"),
     ):
         assert main(["inspect", *arguments]) == 2
         error = capsys.readouterr().err

@@ -560,12 +560,12 @@ def test_from_table_to_prediction_on_the_command_line(tmp_path, capsys, monkeypa
     files = [f"{name}={tmp_path / 'files' / file}" for name, file in names.items()]
     words = f"words={tmp_path / 'files' / 'dög 1 words.npy'}"
     assert main(["predict", str(run), *files, words, "--json"]) == 0
-    probabilities = json.loads(capsys.readouterr().out)
+    probabilities = json.loads(capsys.readouterr().out)[0]["probabilities"]
     assert set(probabilities) == {"fused", "voice", "photo", "pose", "age", "words"}
     assert set(probabilities["fused"]) == set(LABELS)
     without_photo = [file for file in files if not file.startswith("photo")]
     assert main(["predict", str(run), *without_photo, words, "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"fused", "voice", "pose", "age", "words"}
+    assert set(json.loads(capsys.readouterr().out)[0]["probabilities"]) == {"fused", "voice", "pose", "age", "words"}
     assert main(["predict", str(run), *files]) == 2
     assert "words" in capsys.readouterr().err
 
