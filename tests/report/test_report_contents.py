@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from test_report import Page
 
 from bmlr.benchmark.statistics import bootstrap_difference
 from bmlr.cli import main
 from bmlr.runs import DirectoryLock, PredictionTable
 from bmlr.runs.layout import FAILURE, PREDICTIONS
 from fabric import make_run
+from html_page import Page
 
 CLASSES = ["$five$ and $six$", "<script>pwned=1</script>", "[music]", "\u202eabc", "日本", "caf\udce9"]
 
 
 def report(*folders, **options):
-    """The page that the command writes."""
+    """Write a report by the command and read its page."""
     out = Path(folders[0]).parent / "page.html"
     texts = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     assert main(["report", *map(str, folders), "--out", str(out), *texts]) == 0
@@ -35,7 +35,11 @@ def write_predictions(folder, fused, targets, **modalities):
 
 
 def make_runs(folder, rates, seeds=(0, 1, 2), samples=400):
-    """Runs of methods that are right as often as ``rates`` says; their correctness by method."""
+    """Make runs of methods with given rates of correct predictions.
+
+    Returns:
+        Correctness of every prediction by method, shape (seeds, samples).
+    """
     rng = np.random.default_rng(0)
     right = {}
     for method, rate in rates.items():
@@ -48,7 +52,7 @@ def make_runs(folder, rates, seeds=(0, 1, 2), samples=400):
 
 
 def lead(page):
-    """What the page says before the facts."""
+    """Text of the page before the facts."""
     return page.text.partition("digits, clean protocol")[2].partition("Data digits")[0]
 
 
@@ -61,10 +65,11 @@ def test_the_conclusion_is_on_top_with_its_interval(tmp_path):
     joint = 100 * right["Joint"].mean(axis=1)
     assert f"Joint : {joint.mean():.1f} ± {joint.std(ddof=1):.1f} % over 3 seeds, audio 50.0 %, image 40.0 %." in text
     for method, verdict in (("BMLR", "includes"), ("DGL", "excludes")):
-        own = 100 * right[method].mean(axis=1)
+        accuracy = 100 * right[method].mean(axis=1)
         low, high = (100 * end for end in bootstrap_difference(right[method], right["Joint"]))
+        gain = (accuracy - joint).mean()
         sentence = (
-            f"{method} : {own.mean():.1f} ± {own.std(ddof=1):.1f} %, {(own - joint).mean():.1f} points above Joint "
+            f"{method} : {accuracy.mean():.1f} ± {accuracy.std(ddof=1):.1f} %, {gain:.1f} points above Joint "
             f"[{low:+.1f}, {high:+.1f}], the interval {verdict} zero; audio +0.0, image +7.7."
         )
         assert sentence in text
@@ -192,7 +197,7 @@ def test_tables_are_there_as_csv_and_latex(tmp_path):
     head, joint, bmlr = csv.reader(methods["csv"].splitlines())
     assert head[:4] == ["Method", "Runs", "Fused (%)", "Fused (%) std"]
     assert [column for column in head if column.startswith("Difference")] == [
-        f"Difference to Joint (95 %){part}" for part in ("", " low", " high")
+        f"Difference to Joint (95 %){suffix}" for suffix in ("", " low", " high")
     ]
     assert (joint[0], bmlr[0], bmlr[1]) == ("Joint", "BMLR", "2")
     assert float(bmlr[head.index("Difference to Joint (95 %) low")]) > 30

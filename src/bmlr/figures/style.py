@@ -49,12 +49,15 @@ def look(number: int) -> dict[str, Any]:
 
 
 def point_look(number: int) -> dict[str, Any]:
-    """Colour and marker of the ``number``-th class, different for 110 classes, colours for ten."""
+    """Colour and marker of the ``number``-th class.
+
+    The pairs differ for 110 classes, colours and markers alone for ten.
+    """
     return {"color": CLASS_COLOURS[number % len(CLASS_COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def plain_text(name: object, length: int | None = None) -> str:
-    r"""A name of the user's, escaped so that matplotlib draws it as it is written.
+    r"""Escape a user's name for matplotlib.
 
     Text between dollar signs would be set as mathematics, a control character or half a code point cannot be drawn, and
     a label that begins with an underscore is left out of legends.
@@ -75,13 +78,16 @@ def plain_text(name: object, length: int | None = None) -> str:
 
 
 def set_title(figure: Any, text: str) -> None:
-    """Write a title above all panels, on as many lines as it needs."""
+    """Write a title above all panels, wrapped to their width."""
     lines = textwrap.wrap(text, max(20, int(11.5 * figure.get_figwidth())))
     figure.suptitle("\n".join(map(plain_text, lines)), fontsize=10)
 
 
 def save(figure: Any, file: Path | IO[bytes], **options: Any) -> None:
-    """Write a figure, with fonts for the scripts in its names; a warning says if none has a character."""
+    """Write a figure, with fonts for the scripts of its names.
+
+    A warning says so if no installed font has a character.
+    """
     from matplotlib.font_manager import get_font_names
     from matplotlib.text import Text
 
@@ -172,7 +178,7 @@ def drop_inner_labels(ax: Axes) -> None:
 
 
 def add_legend(ax: Axes, last: Sequence[str] = (), **options: Any) -> None:
-    """Add a legend with each label once, and the labels of ``last`` at its end."""
+    """Add a legend with each label once, those of ``last`` at its end."""
     handles = _handles([ax], last)
     ax.legend(list(handles.values()), list(handles), **options)
 
@@ -205,7 +211,7 @@ def legend_below(panels: Mapping[str, Axes], columns: int, title: str | None = N
 
 
 def shared_legend(figure: Any, panels: Sequence[Axes], last: Sequence[str] = ()) -> None:
-    """One legend below all panels, in place of their own; there it covers no curve."""
+    """Replace the panels' legends by one below them, clear of the curves."""
     handles = _handles(panels, last)
     for legend in filter(None, [ax.get_legend() for ax in panels]):
         legend.remove()

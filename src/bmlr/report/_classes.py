@@ -54,7 +54,7 @@ class ClassTables:
 
 
 def make_class_tables(section: Section) -> ClassTables:
-    """Make the tables of all methods whose runs have predictions."""
+    """Make the class tables of all methods with predictions."""
     predictions: dict[str, list[dict[str, NDArray[Any]]]] = {}
     missing = []
     for group in section.groups:
@@ -97,7 +97,10 @@ def _method_classes(
 
 
 def _accuracy_cells(tables: Sequence[dict[str, NDArray[Any]]], kind: str, number: int) -> list[Cell]:
-    """Mean ± std over runs of a class's accuracy, over the samples that have the modality."""
+    """Accuracy of each class, mean ± std over runs.
+
+    Samples that lack the modality do not count.
+    """
     cells = []
     for index in range(number):
         values = []
@@ -139,7 +142,7 @@ def _frequent(counts: NDArray[Any], names: Sequence[str], label: str) -> Table:
 
 
 def _class_names(section: Section, number: int) -> list[str]:
-    """Names that the runs recorded; "class 0" and so on where they have none."""
+    """Recorded names of the classes, or "class 0" and so on."""
     recorded = section.groups[0].runs[0].finished_result.get("classes")
     if isinstance(recorded, list) and len(recorded) >= number:
         return [str(name) for name in recorded]

@@ -62,7 +62,7 @@ def _usable_metrics(group: MethodGroup) -> dict[str, pd.DataFrame]:
 
 
 def _curve(metrics: Sequence[pd.DataFrame], column: str, factor: float) -> dict[str, list[float | None]]:
-    """Mean and std per epoch; None where a run lacks it."""
+    """Mean and std per epoch; None where undefined."""
     mean: list[float | None] = []
     spread: list[float | None] = []
     for values in zip(*(table[column] for table in metrics), strict=True):

@@ -70,7 +70,7 @@ def conclude(section: Section, baseline: MethodGroup | None, differences: Differ
 
 
 def _limits(section: Section, baseline: MethodGroup | None) -> list[str]:
-    """What the runs cannot tell."""
+    """Sentences on the limits of the runs."""
     remarks = []
     if baseline is None and len(section.groups) == 1:
         remarks.append("There is no other method to compare it with.")
@@ -89,7 +89,7 @@ def _limits(section: Section, baseline: MethodGroup | None) -> list[str]:
 
 
 def _counts(groups: Sequence[MethodGroup], baseline: MethodGroup, differences: Differences) -> list[str]:
-    """How many methods are above and below the baseline, beyond their intervals."""
+    """Count the methods above and below the baseline."""
     above, below, unclear = [], [], 0
     for group in groups:
         difference = differences[group.label]

@@ -20,7 +20,9 @@ def export_table(table: Table, name: str) -> dict[str, str]:
 
 
 def csv_text(table: Table) -> str:
-    """A table as CSV, with columns of their own for standard deviations and ends of intervals.
+    """A table as CSV.
+
+    Standard deviations and ends of intervals have columns of their own.
 
     Example:
         >>> from bmlr.tables import Cell
@@ -35,9 +37,9 @@ def csv_text(table: Table) -> str:
         if index == 0 or any(form is None and text != "–" for form, text in zip(forms, texts, strict=True)):
             columns.append([head, *texts])
             continue
-        for suffix, part in _PARTS:
-            values = [(form[part] or "") if form else "" for form in forms]
-            if part == 1 or any(values):
+        for suffix, group in _PARTS:
+            values = [(form[group] or "") if form else "" for form in forms]
+            if group == 1 or any(values):
                 columns.append([f"{head}{suffix}", *values])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))

@@ -134,7 +134,7 @@ def _read_finished(paths: Iterable[Path | str]) -> tuple[list[RunRecord], list[E
 
 
 def _exports(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Texts of all tables to copy and to save, by the identifier in the page."""
+    """Texts of all tables to copy and save, by identifier."""
     exports = {}
     for number, section in enumerate(content["sections"]):
         heading, classes = section["section"].heading, section["classes"]
@@ -170,7 +170,10 @@ def _render(content: dict[str, Any]) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Text with the halves of code points that a name of no UTF-8 holds as escapes: no page can hold them."""
+    """Escape what UTF-8 cannot hold.
+
+    A name that is no UTF-8 has such halves of code points.
+    """
     if hasattr(value, "__html__") or not isinstance(value, str | os.PathLike):
         return value
     return os.fspath(value).encode("utf-8", "backslashreplace").decode()

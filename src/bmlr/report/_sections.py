@@ -41,7 +41,7 @@ class ExcludedRun:
 
     @property
     def is_begun(self) -> bool:
-        """Whether it is a run that has no result yet."""
+        """Whether it is a run without a result."""
         return self.state in {"running", "stopped", "failed"}
 
 
@@ -138,9 +138,9 @@ def make_sections(runs: Iterable[RunRecord]) -> tuple[list[Section], list[Exclud
 
 
 def isolate(name: str) -> str:
-    """A name within a sentence, whose direction it does not turn.
+    """Isolate the direction of a name within a sentence.
 
-    Marks of direction in a name would else reverse the words that follow.
+    Marks of direction in it would else reverse the words that follow.
     """
     marked = any(unicodedata.bidirectional(character) in _DIRECTIONS for character in name)
     return f"\u2068{name}\u2069" if marked else name

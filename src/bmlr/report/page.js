@@ -103,7 +103,7 @@
 
   for (const bar of document.querySelectorAll("[data-export]")) {
     const { name, ...texts } = exported[bar.dataset.export];
-    const said = document.createElement("output");
+    const status = document.createElement("output");
     const add = (label, action) => {
       const button = document.createElement("button");
       button.type = "button";
@@ -113,14 +113,14 @@
     };
     for (const [ending, format] of [["csv", "CSV"], ["tex", "LaTeX"]]) {
       add(`Copy ${format}`, async () => {
-        said.textContent = (await copy(texts[ending])) ? `${format} copied` : "The browser does not allow it.";
+        status.textContent = (await copy(texts[ending])) ? `${format} copied` : "The browser does not allow it.";
       });
       add(`Save ${format}`, () => {
         save(`${name}.${ending}`, texts[ending]);
-        said.textContent = `${name}.${ending} saved`;
+        status.textContent = `${name}.${ending} saved`;
       });
     }
-    bar.append(said);
+    bar.append(status);
     bar.hidden = false;
   }
 
