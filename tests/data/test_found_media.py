@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from av.stream import Disposition
-from media_fixtures import colour, tone, write_clip
+from media_fixtures import colour, tone, write_clip, write_video
 from PIL import Image
 
 from bmlr.cli import main
@@ -178,18 +178,43 @@ def two_scenes(path, seconds=4, **arguments):
     )
 
 
-def write_streams(path, *, cover=False, tones=((LOW, True),), seconds=2.0, late_sound=0.0, late_video=0.0, **arguments):
-    """A video with any number of audio streams (frequency, default) and a cover picture before the others."""
-    with av.open(str(path), "w", **arguments) as container:
+class Pipe:
+    """A file in which nothing can go back to fill in a size."""
+
+    def __init__(self, path):
+        self.file = path.open("wb")
+
+    def write(self, content):
+        return self.file.write(content)
+
+
+def write_streams(
+    path,
+    *,
+    cover=False,
+    tones=((LOW, True),),
+    seconds=2.0,
+    late_sound=0.0,
+    late_video=0.0,
+    pipe="",
+    codecs=("libx264", "aac"),
+    **arguments,
+):
+    """A video with any number of audio streams (frequency, default) and a cover picture before the others.
+
+    With ``pipe``, the name of a format, it is written as to a pipe.
+    """
+    target = Pipe(path) if pipe else str(path)
+    with av.open(target, "w", **({"format": pipe} if pipe else {}), **arguments) as container:
         if cover:
             picture = container.add_stream("mjpeg", rate=1)
             picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
             picture.disposition = Disposition.attached_pic
         if seconds:
-            video = container.add_stream("libx264", rate=4)
+            video = container.add_stream(codecs[0], rate=4)
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
             video.options = {"bf": "0"}  # a fragmented file has no place to say that reordered frames come late
-        sounds = [container.add_stream("aac", rate=44100, layout="mono") for _ in tones]
+        sounds = [container.add_stream(codecs[1], rate=44100, layout="mono") for _ in tones]
         for stream, (_, default) in zip(sounds, tones, strict=True):
             stream.disposition = Disposition.default if default else Disposition(0)
         if cover:
@@ -213,6 +238,8 @@ def write_streams(path, *, cover=False, tones=((LOW, True),), seconds=2.0, late_
                 frame.pts = start + round(late_sound * 44100)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+    if pipe:
+        target.file.close()
     return path
 
 
@@ -229,6 +256,10 @@ def test_videos_of_other_programs(tmp_path):
         "second sound.mkv": {"tones": ((HIGH, False), (LOW, True))},
         "quicktime.mov": {},
         "matroska.mp4": {"format": "matroska"},
+        "of a pipe.avi": {"pipe": "avi", "codecs": ("mpeg4", "ac3")},
+        "of a pipe.mkv": {"pipe": "matroska"},
+        "of a pipe.flv": {"pipe": "flv"},
+        "of a pipe.wmv": {"pipe": "asf", "codecs": ("mpeg4", "ac3")},
     }
     vector_files = vectors(tmp_path, len(made))
     rows = []
@@ -419,3 +450,31 @@ def test_short_sounds(tmp_path, capsys):
     assert "too short: 0.30 s, at least 0.5 s are needed. Option --min-seconds takes" in capsys.readouterr().err
     assert main([*command, "--seconds", "0.6", "--min-seconds", "0.2"]) == 0
     assert "4 of 4 sounds are shorter than 0.6 s, down to 0.3 s. They are repeated." in capsys.readouterr().out
+
+
+def test_intervals_far_into_a_file(tmp_path):
+    """Every second has its own colour and tone; files are searched for the interval, which must not miss it."""
+    seconds = 9
+    sound = np.concatenate([tone(1, 44100, 400 + 150 * k) for k in range(seconds)])
+    images = scene(seconds, [(20 * k, 20 * k, 20 * k) for k in range(seconds)])
+    rows = []
+    for name in ("a.mp4", "a.mkv", "a.flv", "a.ts"):
+        codecs = {"video_codec": "flv", "audio_codec": "libmp3lame"} if name == "a.flv" else {}
+        write_clip(tmp_path / name, seconds, fps=4, images=images, audio=sound, **codecs)
+        rows += [[f"{k} {name}", "ab"[k % 2], name, name, str(k), str(k + 1)] for k in (0, 5, 8)]
+    soundfile.write(tmp_path / "a.wav", sound, 44100)
+    write_video(tmp_path / "a.m4a", [], seconds, audio=sound, with_video=False)
+    write_video(tmp_path / "a.mp3", [], seconds, audio=sound, with_video=False, audio_codec="libmp3lame")
+    rows += [
+        [f"{k} {name}", "ab"[k % 2], "", name, str(k), str(k + 1)]
+        for name in ("a.wav", "a.m4a", "a.mp3")
+        for k in (5, 8)
+    ]
+    head = ["id", "label", "film:video", "sound:audio", "start", "end"]
+    values, _ = prepare(tmp_path, head, rows, "--seconds", "1", "--fps", "4", "--size", "16", "--max_rejected", "0")
+    for name, *_, start, _ in rows:
+        k = int(start)
+        assert loudest(values["sound"][name]) == pytest.approx(400 + 150 * k, abs=45), name
+        if name in values["film"]:
+            assert len(values["film"][name]) == 4, name
+            np.testing.assert_allclose(values["film"][name].mean(axis=(1, 2, 3)), 20 * k, atol=5, err_msg=name)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from bmlr._checks import check_choice, check_non_negative
 from bmlr.data._base import Modality
 from bmlr.data.readers._base import FileContent, Interval, check_min_length, reader_parameters
-from bmlr.data.readers._container import MediaStream, open_container
+from bmlr.data.readers._container import MediaStream, open_stream
 from bmlr.data.readers._files import blame_bytes, check_file
 from bmlr.data.readers._wave import decode_sndfile, is_sndfile
 from bmlr.data.readers._window import SampleWindow
 from bmlr.data.transforms._spectrogram import Spectrogram
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
 
 SILENCE = 1e-4  # −80 dB of full scale: three steps of 16 bits
 
@@ -66,8 +63,8 @@ def read_audio_interval(path: Path, sample_rate: int, interval: Interval) -> tup
         with blame_bytes(path, "audio"):
             window = decode_sndfile(path, head, sample_rate, start, stop)
     if window is None:
-        with open_container(path) as container:
-            window = _decode_audio(container, sample_rate, start, stop)
+        with open_stream(path, "audio") as source:
+            window = _decode_audio(source, sample_rate, start, stop)
     if not window.position:
         raise ValueError(f"{path} holds no samples.")
     seconds = window.position / window.rate
@@ -75,7 +72,10 @@ def read_audio_interval(path: Path, sample_rate: int, interval: Interval) -> tup
         raise ValueError(f"{path} lasts {seconds:.2f} s, its interval begins at {start:g} s.")
     if not all(np.isfinite(block).all() for block in window.blocks):
         raise ValueError(f"{path} holds samples that are NaN or infinite.")
-    return window.waveform(), seconds
+    waveform = window.waveform()
+    if not len(waveform):
+        raise ValueError(f"{path} holds no samples in the interval from {start:g} s.")
+    return waveform, seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +141,10 @@ class AudioReader:
         return FileContent(values, available)
 
 
-def _decode_audio(container: InputContainer, sample_rate: int, start: float, stop: float | None) -> SampleWindow:
+def _decode_audio(source: MediaStream, sample_rate: int, start: float, stop: float | None) -> SampleWindow:
     """Decode the audio stream of a container: mean over the channels."""
     import av
 
-    source = MediaStream(container, "audio")
     stream = source.stream
     window = SampleWindow(stream.rate, sample_rate, start, stop)
     to_float = av.AudioResampler(format="fltp", rate=stream.rate)  # the layout stays

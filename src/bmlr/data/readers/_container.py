@@ -41,19 +41,19 @@ def check_installed() -> None:
 
 
 @contextlib.contextmanager
-def open_container(path: Path) -> Iterator[InputContainer]:
-    """Open a file with FFmpeg.
+def open_stream(path: Path, kind: Literal["audio", "video"]) -> Iterator[MediaStream]:
+    """Open the audio or video stream of a file with FFmpeg.
 
     Errors within the block become ValueErrors that name the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is truncated, damaged or no media file.
+        ValueError: If the file is truncated, damaged or no media file, or has no such stream.
         OSError: If the file cannot be read now.
     """
     import av
 
-    check_file(path, "video or audio file")
+    head = check_file(path, "video or audio file")
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     with blame_bytes(path, "", _describe_error):
         if (declared := _declared_size(path)) is not None and declared > (size := path.stat().st_size):
@@ -61,7 +61,8 @@ def open_container(path: Path) -> Iterator[InputContainer]:
         with av.open(
             f"file:{path}", container_options=options, metadata_errors="replace", timeout=_STALLED
         ) as container:
-            yield container
+            declares = bool(_DECLARING & set(container.format.name.split(","))) and not _is_unfinished_avi(head)
+            yield MediaStream(container, kind, declares=declares)
 
 
 def _describe_error(error: Exception) -> str:
@@ -71,6 +72,11 @@ def _describe_error(error: Exception) -> str:
         damaged = isinstance(error, (ValueError, EOFError))
         return "it is damaged, truncated or no media file" if damaged else str(error.strerror)
     return str(error)
+
+
+def _is_unfinished_avi(head: bytes) -> bool:
+    """Whether an avi file was written to a pipe, so that the numbers in its header are made up."""
+    return head[:4] == b"RIFF" and head[8:12] == b"AVI " and head[4:8] in {bytes(4), b"\xff" * 4}
 
 
 def _declared_size(path: Path) -> int | None:
@@ -123,13 +129,14 @@ class MediaStream:
     Args:
         container: The container.
         kind: Kind of the stream.
+        declares: Whether the header states the duration; FFmpeg estimates that of other files.
 
     Raises:
         ValueError: If there is no such stream, or none with a decoder.
     """
 
-    def __init__(self, container: InputContainer, kind: Literal["audio", "video"]) -> None:
-        self.container = container
+    def __init__(self, container: InputContainer, kind: Literal["audio", "video"], *, declares: bool) -> None:
+        self.container, self.declares = container, declares
         candidates = _real_streams(container, kind)
         if not candidates:
             cover = ", only a cover picture" if kind == "video" and container.streams.video else ""
@@ -154,7 +161,7 @@ class MediaStream:
         Args:
             start: Seconds from the origin that are needed; packets well before may be left out.
         """
-        if start > 2 * _PREROLL and _SEEKABLE & self._formats:
+        if start > 2 * _PREROLL and _SEEKABLE & set(self.container.format.name.split(",")):
             self.container.seek(int((self.origin + start - _PREROLL) * 1e6))
         for packet in self.container.demux():
             if packet.pts is not None and packet.time_base is not None:
@@ -166,20 +173,16 @@ class MediaStream:
 
     @property
     def declared_duration(self) -> float | None:
-        """Duration in seconds that the file states; None for formats of which FFmpeg estimates it."""
+        """Duration in seconds that the file states, or None."""
         duration = self.container.duration
-        return duration / 1e6 if duration and _DECLARING & self._formats else None
-
-    @property
-    def _formats(self) -> set[str]:
-        return set(self.container.format.name.split(","))
+        return duration / 1e6 if duration and self.declares else None
 
     def check_truncation(self) -> None:
         """Raise a ValueError if the packets ended early.
 
         Call it after the last packet.
         """
-        if not _DECLARING & self._formats:
+        if not self.declares:
             return
         stream, container = self.stream, self.container
         if stream.duration and stream.time_base is not None:

@@ -21,14 +21,13 @@ from bmlr.data.readers._base import (
     check_pixels,
     reader_parameters,
 )
-from bmlr.data.readers._container import MediaStream, open_container
+from bmlr.data.readers._container import MediaStream, open_stream
 from bmlr.data.readers._images import read_rgb_image, resize_to_square
 from bmlr.data.readers._window import MAX_SECONDS
 from bmlr.data.readers.suffixes import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import av
-    from av.container import InputContainer
     from PIL import Image
 
 _MAX_BYTES = 1 << 30  # of the frames kept of one video
@@ -65,8 +64,8 @@ def read_frames(
         OSError: If the file cannot be read now.
     """
     path = Path(path)
-    with open_container(path) as container:
-        frames, seconds = _sample_frames(container, fps, size, interval or Interval(), max_pixels)
+    with open_stream(path, "video") as source:
+        frames, seconds = _sample_frames(source, fps, size, interval or Interval(), max_pixels)
         if not frames:
             raise ValueError("it has no frame that can be decoded")
     return np.stack(frames), seconds
@@ -190,10 +189,9 @@ class VideoReader:
 
 
 def _sample_frames(
-    container: InputContainer, fps: float, size: int, interval: Interval, max_pixels: int
+    source: MediaStream, fps: float, size: int, interval: Interval, max_pixels: int
 ) -> tuple[list[np.ndarray], float]:
     """Frames and duration in seconds; see :func:`read_frames`."""
-    source = MediaStream(container, "video")
     stream = source.stream
     check_pixels(stream.width, stream.height, max_pixels, "frames of ")
     stream.thread_type = "NONE"

@@ -74,6 +74,12 @@ class _PatchedFile(io.FileIO):
         super().__init__(path)
         self.patches = patches
 
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except OSError:  # before the beginning, by a size that is made up; libsndfile prints what is raised here
+            return self.tell()
+
     def readinto(self, buffer: Any) -> int | None:
         start = self.tell()
         count = super().readinto(buffer)
