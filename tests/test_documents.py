@@ -1,6 +1,8 @@
 """Commands, examples and links of the documents work."""
 
+import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 import torch
 
 import bmlr
+from bmlr.commands.options import Command
+from bmlr.commands.parsing import read_arguments
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -38,25 +42,32 @@ def test_the_loops_of_the_page_run(tmp_path, monkeypatch):
 
 
 def test_the_readme_examples_run():
+    """Exactly as printed: nothing is defined but by the blocks before."""
+    names = {}
     examples = blocks(ROOT / "README.md", "python")
-    assert len(examples) >= 2
-    names = {
-        "bmlr": bmlr,
-        "torch": torch,
-        "loader": [pair(), pair()],
-        "audio_encoder": torch.nn.Linear(4, 8),
-        "video_encoder": torch.nn.Linear(6, 8),
-        "spectrograms": torch.randn(5, 4),
-        "frames": torch.randn(5, 6),
-        "targets": torch.arange(5),
-        "audio_logits": torch.randn(5, 6),
-        "video_logits": torch.randn(5, 6),
-    }
+    assert len(examples) == 3
     for example in examples:
         exec(example, names)  # noqa: S102  (the project's own text)
     assert all(p.grad is not None for p in names["model"].parameters())
+    assert names["prediction"].logits.shape == (8, 6)
     for label in names["labels"].values():
-        torch.testing.assert_close(label.sum(1), torch.ones(5))
+        torch.testing.assert_close(label.sum(1), torch.ones(8))
+
+
+def test_the_readme_is_short_and_complete():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    outside_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert not [line for line in outside_code.splitlines() if len(line) > 125 and not line.startswith(("|", "!"))]
+    for name in [*bmlr.data.available(), *bmlr.methods.available()]:
+        assert f"`{name}`" in text
+
+
+def test_the_command_lines_of_the_readme_are_understood():
+    lines = re.findall(r"^bmlr (.*)$", "\n".join(blocks(ROOT / "README.md", "sh")), flags=re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        name, *words = shlex.split(line)
+        read_arguments(Command(name, importlib.import_module(f"bmlr.commands.{name}").execute), words)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
