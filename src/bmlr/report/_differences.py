@@ -7,14 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bmlr.benchmark.statistics import Difference, difference_of, estimate
+from bmlr.data.store import describe_size
 from bmlr.report._sections import MethodGroup, Section, isolate
 from bmlr.runs import RunRecord
 from bmlr.tables import format_mean, format_percent
 
 #: Methods up to which each has a sentence of its own.
 _SENTENCES = 5
-#: Test samples up to which a report warns of their number.
-_FEW_SAMPLES = 50
 #: Methods up to which a count names them.
 _NAMED = 6
 
@@ -78,9 +77,8 @@ def _limits(section: Section, baseline: MethodGroup | None) -> list[str]:
         remarks.append("There is no run of Joint to compare with; --baseline names another method.")
     elif len(section.groups) == 1:
         remarks.append(f"There is no method to compare {baseline.label} with.")
-    samples = section.groups[0].runs[0].finished_result["samples"]["test"]
-    if 0 < samples < _FEW_SAMPLES:
-        remarks.append(f"The test split has only {samples} samples: one of them is {100 / samples:.1f} points.")
+    if (size := describe_size("test", section.groups[0].runs[0].finished_result["samples"]["test"])) is not None:
+        remarks.append(size)
     if max(len(group.runs) for group in section.groups) == 1:
         only = len(section.groups) == 1
         seeds = f"With one run{'' if only else ' of each method'}, this cannot tell how much results vary with the seed"
