@@ -127,16 +127,15 @@ def test_a_step_without_adjusted_gradients_is_refused(subject):
 
 @each_subject
 def test_losses_without_gradient_and_in_evaluation_ask_for_nothing(subject):
-    loop = make_loop(subject)
-    loop.method.start_epoch(loop.context(0))
-    for _ in range(2):
-        with torch.no_grad():
-            loop.method.eval()
-            loop.method.compute_losses(loop.model, loop.train)
-            loop.method.train()
-    for _ in range(2):
-        loop.method.compute_losses(loop.model, loop.train)
-        loop.method.discard_losses()
+    for fresh, batch in kinds(make_loop(subject)):
+        for _ in range(2):
+            with torch.no_grad():
+                fresh.method.compute_losses(fresh.model, batch)
+            fresh.method.eval()
+            fresh.method.compute_losses(fresh.model, batch)
+            fresh.method.train()
+            fresh.method.compute_losses(fresh.model, batch)
+            fresh.method.discard_losses()
 
 
 @each_subject

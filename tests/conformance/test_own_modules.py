@@ -134,3 +134,24 @@ def test_the_one_sample_that_has_a_modality_is_trained(subject):
         assert all(bool(torch.isfinite(value)) for value in losses.terms.values())
         assert norm.num_batches_tracked == before
         assert norm.training
+
+
+@each_subject
+def test_an_encoder_of_two_modalities_is_counted_once_or_refused(subject):
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 6)
+    model = bmlr.MultimodalClassifier({"left": shared, "right": shared}, 3)
+    batch = bmlr.Batch({name: torch.randn(18, 4) for name in ("left", "right")}, torch.arange(18) % 3)
+    batch.indices = torch.arange(18)
+    if method_class(subject).needs_separate_encoders:
+        with pytest.raises(ValueError, match="acts on each encoder by itself and would count .* 'left' and 'right'"):
+            MethodLoop(model, make_method(subject), batch)
+        return
+    loop = MethodLoop(model, make_method(subject), batch, max_epochs=2)
+    for fresh, planned in kinds(loop):
+        losses = fresh.method.compute_losses(fresh.model, planned)
+        (expected,) = torch.autograd.grad(
+            torch.stack(list(losses.terms.values())).sum(), fresh.model.encoders["left"].weight, retain_graph=True
+        )
+        fresh.method.backward(losses, fresh.model)
+        torch.testing.assert_close(fresh.model.encoders["left"].weight.grad, expected)

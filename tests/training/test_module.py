@@ -31,12 +31,15 @@ def pairs(split):
     return [({name: x[i] for name, x in whole.inputs.items()}, whole.targets[i]) for i in range(40)]
 
 
-def fit(module, epochs):
-    trainer = lightning.Trainer(
+def make_trainer(epochs=1):
+    return lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(pairs("train"), 16), DataLoader(pairs("val"), 16))
+
+
+def fit(module, epochs):
+    make_trainer(epochs).fit(module, DataLoader(pairs("train"), 16), DataLoader(pairs("val"), 16))
 
 
 def test_it_trains_under_a_users_own_trainer_and_loaders():
@@ -101,3 +104,45 @@ def test_a_loader_of_anything_but_batches_is_named():
         ValueError, match=r"Batches should be bmlr.Batch or pairs .* Found list of \['Tensor', 'Tensor'\]"
     ):
         module.training_step([torch.zeros(3), torch.zeros(3)], 0)
+
+
+def test_it_trains_without_validation_loader_and_asks_for_one_to_validate():
+    module, trainer = make_module(), make_trainer()
+    trainer.fit(module, DataLoader(pairs("train"), 16))
+    assert (module.epochs_done, module.val_score) == (1, None)
+    with pytest.raises(RuntimeError, match="give the trainer the loader that is missing"):
+        trainer.validate(module, verbose=False)
+    with pytest.raises(RuntimeError, match="give the trainer the loader that is missing"):
+        make_trainer().fit(make_module())
+
+
+@pytest.mark.parametrize("method", [bmlr.BMLR, bmlr.methods.LFM])
+def test_validation_test_and_prediction_are_those_of_the_method(method, tmp_path):
+    module, trainer, loader = make_module(method()), make_trainer(2), DataLoader(pairs("val"), batch_size=16)
+    trainer.fit(module, DataLoader(pairs("train"), 16), loader)
+    score = evaluate(module.model, module.method, [Toy().split("val").batch(range(40))])
+    (validated,) = trainer.validate(module, loader, verbose=False)
+    (tested,) = trainer.test(module, loader, verbose=False)
+    assert validated["val_accuracy"] == tested["test_accuracy"] == pytest.approx(score.accuracy)
+    assert tested["test_accuracy_image"] == pytest.approx(score.unimodal_accuracy["image"])
+    assert module.test_score == score
+    predictions = trainer.predict(module, loader)
+    inputs = trainer.predict(module, DataLoader([sample for sample, _ in pairs("val")], batch_size=16))
+    for found in (predictions, inputs):
+        classes = torch.cat([prediction.logits.argmax(1) for prediction in found])
+        targets = torch.stack([target for _, target in pairs("val")])
+        assert float((classes == targets).float().mean()) == pytest.approx(score.accuracy)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    blank = make_module(method())
+    loaded = BalancedModule.load_from_checkpoint(
+        tmp_path / "module.ckpt", model=blank.model, method=blank.method, optimizer=OptimizerOptions(lr=0.05)
+    )
+    assert evaluate(loaded.model, loaded.method, [Toy().split("val").batch(range(40))]) == score
+
+
+@pytest.mark.parametrize(
+    "batch", [(torch.zeros(2, 4), torch.zeros(2, 1), torch.zeros(2)), {"audio": torch.zeros(2, 4), "label": 0}]
+)
+def test_batches_of_other_forms_are_told_which_are_taken(batch):
+    with pytest.raises(ValueError, match=r"pairs \(inputs by modality, targets\): have the data set return"):
+        make_module().training_step(batch, 0)

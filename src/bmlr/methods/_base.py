@@ -53,6 +53,8 @@ class Method(nn.Module, ABC):
     min_modalities: ClassVar[int] = 2
     #: Whether every sample must have every modality.
     needs_all_modalities: ClassVar[bool] = False
+    #: Whether it acts on each encoder by itself, whose parameters must then belong to one modality.
+    needs_separate_encoders: ClassVar[bool] = False
     #: Constructor parameters that count epochs; a shorter training scales their defaults.
     epoch_parameters: ClassVar[tuple[str, ...]] = ()
     #: Constructor parameters whose sum is the number of passes over the data in one epoch; empty means one pass.
@@ -90,6 +92,8 @@ class Method(nn.Module, ABC):
             ValueError: If the method cannot train this model.
         """
         self.check_modalities(model.modalities)
+        if self.needs_separate_encoders:
+            _check_separate(type(self).__name__, model)
         self._forget_calls()
         # A name for the pair: copies of both, and no other model, are set up with each other.
         self._pair = model.fusion.pair = uuid.uuid4().hex
@@ -337,6 +341,20 @@ class Method(nn.Module, ABC):
     def __repr__(self) -> str:
         parameters = ", ".join(f"{name}={value!r}" for name, value in self.hparams.items())
         return f"{type(self).__name__}({parameters})"
+
+
+def _check_separate(name: str, model: MultimodalClassifier) -> None:
+    """Raise a ValueError if two encoders share a parameter, which the method would change twice."""
+    owners: dict[int, str] = {}
+    for modality, encoder in model.encoders.items():
+        for parameter in encoder.parameters():
+            owner = owners.setdefault(id(parameter), modality)
+            if owner != modality:
+                raise ValueError(
+                    f"{name} acts on each encoder by itself and would count the parameters that '{owner}' and "
+                    f"'{modality}' share twice: give each modality an encoder of its own, or choose a method of losses "
+                    "such as BMLR."
+                )
 
 
 _watched: weakref.WeakSet[Method] = weakref.WeakSet()

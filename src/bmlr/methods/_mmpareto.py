@@ -62,6 +62,7 @@ class MMPareto(HeadedMethod):
         family="gradient combination",
         cost="1 forward, 2 backwards",
     )
+    needs_separate_encoders: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 1
     remedy: ClassVar[Remedy | None] = Remedy(
         "encoder", "lets unimodal losses train the encoders without conflict", rank=3, resolves_conflict=True

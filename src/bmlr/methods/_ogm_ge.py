@@ -78,6 +78,7 @@ class OGMGE(SteppedMethod, WindowedMethod):
         family="gradient scale",
         cost="1 forward, 1 backward, 1 pass over the gradients",
     )
+    needs_separate_encoders: ClassVar[bool] = True
     epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
     remedy: ClassVar[Remedy | None] = Remedy(
         "encoder", "scales down the gradient of the modality that is ahead", rank=1

@@ -86,6 +86,7 @@ class ReconBoost(Method):
         family="data and alternation",
         cost="t1 + t2 passes per epoch; in t1 1 forward and the backward of one encoder",
     )
+    needs_separate_encoders: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 1
     pass_parameters: ClassVar[tuple[str, ...]] = ("t1", "t2")
     conformance: ClassVar[Conformance] = Conformance(short={"t1": 1, "t2": 1, "hidden": 8}, order_parameter="order")

@@ -63,6 +63,7 @@ class DiagnosingRelearning(Method):
         family="data and alternation",
         cost="1 forward, 1 backward; per reset a forward of the training and validation splits and k-means",
     )
+    needs_separate_encoders: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 1
     epoch_parameters: ClassVar[tuple[str, ...]] = ("reinit_epoch",)
     remedy: ClassVar[Remedy | None] = Remedy("encoder", "resets the encoders that are ahead in part", rank=4)

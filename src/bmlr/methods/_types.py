@@ -108,7 +108,7 @@ class Losses:
         raise RuntimeError(self.refusal)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass  # Lightning moves predictions to the CPU, which a frozen class would refuse
 class Prediction:
     """Predictions of a method for a batch.
 

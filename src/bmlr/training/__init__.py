@@ -6,6 +6,7 @@ Needs the ``train`` extra: ``pip install "bmlr[train]"``.
 from bmlr._extras import missing_extra
 
 try:
+    from bmlr.config import OptimizerOptions
     from bmlr.training._directory import RunResult
     from bmlr.training._guard import NonFiniteLossError
     from bmlr.training._module import BalancedModule
@@ -21,6 +22,7 @@ __all__ = [
     "BalancedModule",
     "MonitorCallback",
     "NonFiniteLossError",
+    "OptimizerOptions",
     "RunResult",
     "Score",
     "ScoreMetric",

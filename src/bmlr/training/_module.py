@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +17,7 @@ from bmlr.data import MultimodalData, SplitName
 from bmlr.methods import EpochContext, EpochPlan, Losses, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
+from bmlr.training._evaluation import EvaluatedModule, NoLoaders
 from bmlr.training._guard import (
     NonFiniteLossError,
     StepGuard,
@@ -27,16 +27,20 @@ from bmlr.training._guard import (
     describe_loss,
 )
 from bmlr.training._processes import any_process, gather, sum_over_processes
-from bmlr.training._scores import Score, ScoreMetric, flatten_score
+from bmlr.training._scores import flatten_score
 from bmlr.training.loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
 
 
-class BalancedModule(lightning.LightningModule):
+class BalancedModule(EvaluatedModule):
     """Train a model by any method under any Lightning trainer.
 
     With ``data`` the module brings its own loaders and serves every method. Without, give the trainer loaders of
-    :class:`bmlr.Batch` or of pairs (inputs by modality, targets); methods that plan their own passes over the data
-    then refuse to start.
+    :class:`bmlr.Batch` or of pairs (inputs by modality, targets), with or without one for validation; methods that plan
+    their own passes over the data then refuse to start.
+
+    ``Trainer.validate`` and ``Trainer.test`` return accuracies, ``Trainer.predict`` the predictions of the method. A
+    checkpoint holds weights and no classes: ``BalancedModule.load_from_checkpoint(path, model=..., method=...,
+    optimizer=...)``.
 
     Args:
         model: The model.
@@ -72,14 +76,12 @@ class BalancedModule(lightning.LightningModule):
         on_nonfinite: Literal["stop", "skip"] = "stop",
         max_nonfinite: int = 10,
     ) -> None:
-        super().__init__()
         method.setup(model)
-        self.model, self.method = model, method
+        super().__init__(model, method)
         self.optimizer_options = optimizer
         self.data = data
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.history: list[dict[str, float]] = []
-        self.val_score: Score | None = None
         self.guard = StepGuard(on_nonfinite, max_nonfinite)
         #: Asked after every batch whether training should stop; in distributed training any process stops all.
         self.wants_stop: Callable[[], bool] = lambda: False
@@ -91,7 +93,6 @@ class BalancedModule(lightning.LightningModule):
         #: Called at the end of every epoch, before and after the method's own end of epoch.
         self.before_epoch_end: list[Callable[[BalancedModule], None]] = []
         self.after_epoch_end: list[Callable[[BalancedModule], None]] = []
-        self._metric = ScoreMetric(model.modalities)
         self._losses: Losses | None = None
         self._plan: EpochPlan | None = None
         self._requests: list[BatchRequest] = []
@@ -136,7 +137,9 @@ class BalancedModule(lightning.LightningModule):
         return self._loader("train", self._requests, self._first_position)
 
     def val_dataloader(self) -> Iterable[Batch]:
-        """The validation split, in order."""
+        """The validation split, in order; none where the trainer trains on a loader of its own without one."""
+        if self.data is None and self.trainer.state.fn == "fit":
+            return NoLoaders()
         requests = ordered_requests(
             len(self._own_data().split("val")),
             self.batch_size,
@@ -156,7 +159,10 @@ class BalancedModule(lightning.LightningModule):
 
     def _own_data(self) -> MultimodalData:
         if self.data is None:
-            raise RuntimeError("BalancedModule has no `data`: give it some, or give the trainer loaders.")
+            raise RuntimeError(
+                "BalancedModule has no `data` of its own: give the trainer the loader that is missing, or the module "
+                "`data`."
+            )
         return self.data
 
     def _context(self) -> EpochContext:
@@ -338,19 +344,6 @@ class BalancedModule(lightning.LightningModule):
     def _scaler(self) -> Any:
         """Loss scaler of half precision, or None."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    # Validation
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Score a batch."""
-        batch = as_batch(batch)
-        self._metric.update(self.method.predict(self.model(batch.inputs, batch.present)), batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Compute the score and log it."""
-        self.val_score = self._metric.compute()
-        self._metric.reset()
-        self.log("val_accuracy", self.val_score.accuracy, prog_bar=True, logger=False)
 
     # Checkpoints
 
