@@ -803,6 +803,6 @@ def test_from_the_command_line(tmp_path, capsys):
     files = [f"{name}={path}" for name, path in save(tmp_path, **steps).items()]
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "run"), *files, "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"fused", *MODALITIES}
+    assert set(json.loads(capsys.readouterr().out)[0]["probabilities"]) == {"fused", *MODALITIES}
     assert main(["prepare", "mosi", str(source), str(tmp_path / "out"), "--size", "64"]) == 2
     assert "`size` should be left out for 'mosi'" in capsys.readouterr().err
