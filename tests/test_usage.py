@@ -27,7 +27,7 @@ train --metods BMLR -> There is no option --metods. Did you mean '--method'?
 train digitz --method BMLR -> Found digitz. Did you mean 'digits'?
 train --data digts --method BMLR -> Option --data should be one of digits, avmnist
 train digits --method BMRL -> Found BMRL. Did you mean 'BMLR'?
-train digits --method BMLR --model.fusion flim -> Did you mean 'film'?
+train digits --method BMLR --model.fusion flim -> Option --model.fusion should be one of concat, sum
 train digits --method BMLR --trainer.epoch 3 -> There is no option --trainer.epoch. Did you mean '--trainer.epochs'?
 train digits --method BMLR --model.witdh 3 -> There is no option --model.witdh. Did you mean '--model.width'?
 train digits --method BMLR --epochs 3 -> There is no option --epochs. Did you mean '--trainer.epochs'?
@@ -35,9 +35,9 @@ train digits --method BMLR --lr 1 -> There is no option --lr. Did you mean '--op
 train digits --method BMLR --trainer.epochs three -> Option --trainer.epochs should be a whole number. Found three.
 train digits --method BMLR --trainer.epochs 2.5 -> Option --trainer.epochs should be a whole number. Found 2.5.
 train digits --method BMLR --trainer.epochs -> Option --trainer.epochs needs a value: a whole number.
-train digits --method BMLR --trainer.batch_size 0 -> `batch_size` should be an integer of at least 1
-train digits --method BMLR --method.alpha -1 -> `alpha` should be a positive finite number. Found `alpha = -1.0`
-train digits --method BMLR --method.beta 1.5 -> `beta` should lie in [0, 1]. Found `beta = 1.5`
+train digits --method BMLR --trainer.batch_size 0 -> Option --trainer.batch_size should be an integer of at least 1.
+train digits --method BMLR --method.alpha -1 -> --method.alpha should be a positive finite number. Found `-1.0`.
+train digits --method BMLR --method.beta 1.5 -> Option --method.beta should lie in [0, 1]. Found `1.5`.
 train digits --method BMLR --method.gamma 2 -> Method BMLR has no parameter gamma. Its parameters are alpha, beta.
 train digits --method BMLR --method.alhpa 1 -> Its parameters are alpha, beta. Did you mean 'alpha'?
 train digits --method Joint --method.alpha 1 -> Method Joint has no parameter alpha. It has none.
@@ -59,6 +59,7 @@ train digits --method BMLR --run /dev/null/run -> The run folder /dev/null/run c
 train digits --method BMLR --config nowhere.yaml -> There is no configuration file nowhere.yaml
 train digits --method BMLR --model nowhere.yaml -> There is no configuration file nowhere.yaml
 train digits --method BMLR --model aliases.yaml -> aliases are not taken
+train digits --method BMLR --model zero.yaml -> zero.yaml.width should be an integer of at least 1. Found `0`.
 train digits --method BMLR --model list.yaml -> list.yaml should hold options by name
 train digits --method BMLR --data.samples -> Option --data.samples needs a value
 train synthetic --method BMLR --data.samples 3 -> Option --data.samples should be whole numbers by name
@@ -76,7 +77,7 @@ predict nowhere a.wav --jsn -> There is no option --jsn. Did you mean '--json'?
 diagnose a --removal cut -> Option --removal should be one of absent, zero, mean, shuffle. Found cut.
 prepare crema-d a -> bmlr prepare needs DEST: bmlr prepare DATA SOURCE DEST [options]
 prepare cremad a b -> Did you mean 'crema-d'?
-prepare ave a b --size 1 -> `size` should be an integer of at least 8
+prepare ave a b --size 1 -> Option --size should be an integer of at least 8. Found `1`.
 prepare ave a b --workers many -> Option --workers should be a whole number. Found many.
 prepare ave a b --trainlist x -> There is no option --trainlist. Did you mean '--train-list'?
 inspect digits --samples few -> Option --samples should be a whole number. Found few.
@@ -101,6 +102,7 @@ def test_wrong_usage_gets_one_sentence(capsys, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     Path("aliases.yaml").write_text("fusion: &name sum\nstem: *name\n")
     Path("list.yaml").write_text("- 1\n")
+    Path("zero.yaml").write_text("width: 0\n")
     words, _, message = case.partition(" -> ")
     assert main(shlex.split(words)) == 2
     captured = capsys.readouterr()

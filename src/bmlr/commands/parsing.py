@@ -321,33 +321,48 @@ def usage(command: Command) -> str:
 
 def _build(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str, type]) -> dict[str, Any]:
     """Arguments of the command's function."""
-
-    def value_of(option: Option) -> Any:
-        entry = entries[option.name]
-        if option.item is not None:
-            values = entry.value if isinstance(entry.value, list) else [entry.value]
-            return [convert(value, option.item, entry.where) for value in values]
-        return convert(entry.value, option.hint, entry.where)
-
-    def values_of(options: Iterable[Option]) -> dict[str, Any]:
-        given = [option for option in options if option.name in entries]
-        return {option.name.rpartition(".")[2]: value_of(option) for option in given}
-
-    flat = {option.name for group in command.flat_groups for option in group.options}
-    own = [
-        o for o in [*command.positional, *command.options] if o.name not in flat and o.name not in {"config", "import"}
-    ]
-    arguments = values_of(own)
+    consumed = {"config", "import", *(option.name for group in command.flat_groups for option in group.options)}
+    own = [option for option in [*command.positional, *command.options] if option.name not in consumed]
+    arguments = _convert_values(own, entries)
     groups: list[OptionGroup] = [*command.groups, *command.flat_groups]
     for group in groups:
-        arguments[group.parameter] = group.cls(**values_of(group.options))
+        arguments[group.parameter] = _make(group.cls, group.options, entries)
     for name, cls in classes.items():
         options = {option.name: option for option in class_options(cls, f"{name}.")}
         for entry in entries:
             if entry.startswith(f"{name}."):
                 options.setdefault(entry, Option(entry, Any, None, cls))
-        arguments[name] = cls(**values_of(options.values()))
+        arguments[name] = _make(cls, options.values(), entries)
     return arguments
+
+
+def _make(cls: type, options: Iterable[Option], entries: Mapping[str, _Entry]) -> Any:
+    """Make an object of the options that were given; messages of its class name the option, not its parameter."""
+    given = [option for option in options if option.name in entries]
+    values = _convert_values(given, entries)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        message = str(error)
+        for option in given:
+            field = option.name.rpartition(".")[2]
+            message = message.replace(f"Parameter `{field}`", entries[option.name].where)
+            message = message.replace(f"Found `{field} = ", "Found `")
+        raise ValueError(message) from error
+
+
+def _convert_values(options: Iterable[Option], entries: Mapping[str, _Entry]) -> dict[str, Any]:
+    """Values of the options that were given, by the name of the parameter."""
+    values: dict[str, Any] = {}
+    for option in options:
+        if entry := entries.get(option.name):
+            items = entry.value if isinstance(entry.value, list) else [entry.value]
+            values[option.name.rpartition(".")[2]] = (
+                convert(entry.value, option.hint, entry.where)
+                if option.item is None
+                else [convert(item, option.item, entry.where) for item in items]
+            )
+    return values
 
 
 def _resolve_class(option: str, entry: _Entry) -> type:

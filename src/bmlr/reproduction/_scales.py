@@ -165,7 +165,7 @@ def check_data(data: Iterable[MultimodalData]) -> None:
             hint = ""
             if dataset.name in _PREPARED and "bmlr prepare" not in str(error):
                 hint = f" bmlr prepare {dataset.name} SOURCE {getattr(dataset, 'root', None) or 'DEST'} makes it."
-            missing.append(f"{dataset.name}: {error}{hint}")
+            missing.append(f"{dataset.name}: {str(error).rstrip('.')}.{hint}")
     if missing:
         raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
 
