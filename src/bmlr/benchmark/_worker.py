@@ -14,6 +14,7 @@ the run then stops with a checkpoint of its last step.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -24,10 +25,11 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.benchmark._measure import measure_runs
@@ -131,8 +133,27 @@ def _serve() -> int:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for descriptor in (*ended, answers, alive[1]):
                     os.close(descriptor)
-                return _become(request, alive[0])
+                _end_with(_become, request, alive[0])
             numbers[process] = request["number"]
+
+
+def _end_with(function: Callable[..., int], *arguments: Any) -> NoReturn:
+    """End this process with the result of a function.
+
+    The modules are not taken apart as the interpreter would: they are the server's, and it takes longer than a short
+    run.
+    """
+    code = 1
+    try:
+        code = function(*arguments)
+        atexit._run_exitfuncs()  # noqa: SLF001  (of libraries, such as processes that load data)
+    except BaseException:  # as the interpreter would end
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _become(request: dict[str, Any], alive: int) -> int:
