@@ -6,15 +6,20 @@ import math
 import os
 from pathlib import Path
 
+#: Variable of a run's share of the processors.
+SHARE = "BMLR_PROCESSORS"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def count_processors() -> int:
     """Number of processors this process may use.
 
-    A container or a scheduler may allow fewer than the machine has, by affinity or by a quota of their time.
+    A container or a scheduler may allow fewer than the machine has, by affinity or by a quota of their time, and so
+    may a grid that makes several runs at a time, by the variable ``BMLR_PROCESSORS``.
     """
     number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (share := os.environ.get(SHARE, "")).isdecimal():
+        number = max(1, min(number, int(share)))
     quota = _read_quota()
     return number if quota is None else max(1, min(number, math.ceil(quota)))
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from bmlr._files import atomic_write_text, json_text
 from bmlr.benchmark._jobs import COST, EPOCHS
 from bmlr.config import RunConfig, read_config
 from bmlr.runs.layout import CONFIG
-from bmlr.training import make_module
+from bmlr.training import choose_threads, make_module
 
 _STEPS = 4  # the first of them is not timed
 _BUDGET = 10.0  # seconds for all configurations
@@ -47,6 +48,7 @@ def measure_runs(folder: Path, modules: Sequence[str]) -> int:
 def measure_config(config: RunConfig) -> dict[str, float]:
     """Seconds of an epoch and bytes of the weights, from a few steps of training."""
     module = make_module(config)
+    torch.set_num_threads(choose_threads(config.trainer, module))
     clock = _Clock()
     options = config.trainer
     with contextlib.suppress(_EnoughError):

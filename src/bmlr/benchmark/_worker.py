@@ -173,7 +173,8 @@ def _become(request: dict[str, Any], alive: int) -> int:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():  # read by torch when it was imported
+        torch.set_num_threads(max(1, int(threads)))
     sys.path[:0] = [path for path in request["paths"] if path not in sys.path]
     sys.argv[1:] = [str(directory), *request["modules"]]
     return measure_runs(directory, request["modules"]) if request["measure"] else main(sys.argv[1:])

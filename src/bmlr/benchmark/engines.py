@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from bmlr._checks import check_integer, check_non_negative
-from bmlr._processors import count_processors
+from bmlr._processors import SHARE, count_processors
 from bmlr.benchmark._server import Task, borrow_server
 
 #: Exit status of a run whose machine was lost as often as Ray may try again.
@@ -37,7 +37,7 @@ class LocalEngine:
     """Runs on this machine.
 
     Args:
-        processes: Runs at a time. The processors are shared out among them by ``OMP_NUM_THREADS``, unless that is set.
+        processes: Runs at a time. The processors are shared out among them.
     """
 
     processes: int = 1
@@ -47,7 +47,7 @@ class LocalEngine:
 
     def environment(self) -> dict[str, str]:
         """Variables of a run: its share of the processors."""
-        return _threads(max(1, count_processors() // self.processes))
+        return {SHARE: str(max(1, count_processors() // self.processes))}
 
     def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int] | None]:
         """Make the runs; yield each task with its exit status, and None in between."""
@@ -111,7 +111,7 @@ class RayEngine:
         try:
             gpus = self._gpus(ray)
             # Without a fraction of a GPU a run must not take one that others were promised.
-            environment = _threads(self.cpus_per_run) | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
+            environment = {SHARE: str(self.cpus_per_run)} | ({} if gpus else {"CUDA_VISIBLE_DEVICES": ""})
             make_run = ray.remote(
                 num_cpus=self.cpus_per_run, num_gpus=gpus, max_retries=self.max_retries, retry_exceptions=True
             )(run_task)
@@ -190,8 +190,3 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"There is no Ray cluster at {address}: {error}.") from error
-
-
-def _threads(number: int) -> dict[str, str]:
-    """Threads of a run: those the user has set, or ``number``."""
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(number))}

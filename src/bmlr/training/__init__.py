@@ -14,6 +14,7 @@ try:
     from bmlr.training._processes import is_first_process
     from bmlr.training._reading import evaluate_run, load_run, predict_files, predict_run, split_batches
     from bmlr.training._scores import Score, ScoreMetric, evaluate
+    from bmlr.training._threads import choose_threads
     from bmlr.training._train import make_module, train
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
@@ -26,6 +27,7 @@ __all__ = [
     "RunResult",
     "Score",
     "ScoreMetric",
+    "choose_threads",
     "evaluate",
     "evaluate_run",
     "is_first_process",
