@@ -42,7 +42,7 @@ class ArrayReader:
 
     @property
     def window(self) -> float | None:
-        """Seconds that are read of a file."""
+        """Length in seconds read of a file, or None for all."""
         return None
 
     @property

@@ -117,7 +117,7 @@ class AudioReader:
 
     @property
     def window(self) -> float | None:
-        """Seconds that are read of a file."""
+        """Length in seconds read of a file, or None for all."""
         return self.spectrogram.seconds
 
     @property
@@ -126,7 +126,7 @@ class AudioReader:
         return reader_parameters(self)
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
-        """Read the first seconds of a file, or of an interval of it."""
+        """Read the beginning of a file or of an interval."""
         start, stop = interval or Interval()
         window = Interval(start, start + self.spectrogram.seconds)
         waveform, seconds = read_audio_interval(path, self.spectrogram.sample_rate, window.within(stop))

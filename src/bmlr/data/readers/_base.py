@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     stop: float | None = None
 
     def within(self, stop: float | None) -> Interval:
-        """The interval, ended at ``stop`` if that is earlier."""
+        """Interval that ends at ``stop`` at the latest."""
         stops = [time for time in (self.stop, stop) if time is not None]
         return Interval(self.start, min(stops, default=None))
 
@@ -59,7 +59,7 @@ class FileReader(Protocol):
 
     @property
     def window(self) -> float | None:
-        """Seconds that are read of a file or interval; None for all of it."""
+        """Length in seconds read of a file, or None for all."""
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -97,7 +97,7 @@ def check_min_length(path: Path, seconds: float, min_seconds: float) -> None:
 
 
 def is_longer(seconds: float | None, window: float | None) -> bool:
-    """Whether a file is longer than the window that is read of it, by more than a few frames."""
+    """Whether a file is longer than its window by over 5 %."""
     return seconds is not None and window is not None and seconds > 1.05 * window
 
 

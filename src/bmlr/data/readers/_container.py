@@ -75,12 +75,15 @@ def _describe_error(error: Exception) -> str:
 
 
 def _is_unfinished_avi(head: bytes) -> bool:
-    """Whether an avi file was written to a pipe, so that the numbers in its header are made up."""
+    """Whether an avi file was written to a pipe.
+
+    The numbers in its header are made up then.
+    """
     return head[:4] == b"RIFF" and head[8:12] == b"AVI " and head[4:8] in {bytes(4), b"\xff" * 4}
 
 
 def _declared_size(path: Path) -> int | None:
-    """Size in bytes that an mp4 or flv file declares.
+    """Declared size of an mp4 or flv file in bytes.
 
     It is the sum of the sizes of the file's pieces; None for other files.
     """
@@ -120,9 +123,9 @@ def _end_of_tags(file: BinaryIO) -> int:
 
 
 class MediaStream:
-    """The audio or video stream of a container that a player would choose.
+    """Audio or video stream of a container, chosen as players do.
 
-    Streams that are a cover picture are passed over. Of the others it is the first that is marked as the default, else
+    Cover pictures are passed over. Of the others it is the first that is marked as the default, else
     the first. Times are counted from the beginning of the earliest audio or video stream, so that sound and picture of
     a file have one clock.
 
@@ -152,7 +155,7 @@ class MediaStream:
 
     @property
     def duration(self) -> float:
-        """Seconds from the origin to the end of the last packet so far."""
+        """Seconds from the origin to the newest packet's end."""
         return max(self.ends.get(self.stream.index, self.origin) - self.origin, 0.0)
 
     def packets(self, start: float = 0.0) -> Iterator[Any]:
@@ -173,7 +176,7 @@ class MediaStream:
 
     @property
     def declared_duration(self) -> float | None:
-        """Duration in seconds that the file states, or None."""
+        """Declared duration in seconds, or None."""
         duration = self.container.duration
         return duration / 1e6 if duration and self.declares else None
 
@@ -198,7 +201,7 @@ class MediaStream:
 
 
 def _real_streams(container: InputContainer, kind: Literal["audio", "video"]) -> list[Any]:
-    """Streams of a kind that are not cover pictures."""
+    """Streams of a kind without cover pictures."""
     from av.stream import Disposition
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails

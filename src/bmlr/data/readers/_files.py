@@ -1,4 +1,4 @@
-"""Files before a decoder sees them, and errors of the bytes apart from errors of the machine.
+"""Checks before decoding, and errors of bytes or machine.
 
 A prepared data set leaves a clip out for good if its bytes are at fault. So a ValueError of a reader is a verdict about
 the bytes. Anything that may be different the next time (permissions, a share that is away, memory, a package that
@@ -27,9 +27,9 @@ POINTER_ADVICE = "Install git-lfs and run `git lfs pull` in the clone that it co
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether a file, or the first file of a folder, is a Git LFS pointer.
+    """Whether a file is a Git LFS pointer.
 
-    False if it cannot be read.
+    Of a folder the first file is looked at. False if it cannot be read.
     """
     try:
         path = next(iter(_files_of(path)), path)
@@ -43,7 +43,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def check_file(path: Path, noun: str, *, text: bool = False) -> bytes:
-    """Check that a file may hold data at all, whatever its format.
+    """Check that a file may hold data of any format.
 
     Args:
         path: The file.
@@ -75,7 +75,7 @@ def check_file(path: Path, noun: str, *, text: bool = False) -> bytes:
 
 
 def check_head(path: Path, head: bytes, *, text: bool = False) -> None:
-    """Raise a ValueError if a file that begins with ``head`` cannot hold data."""
+    """Raise a ValueError if a file beginning with ``head`` holds no data."""
     if reason := _describe_head(head[:_HEAD], text=text):
         raise ValueError(f"{path} cannot be read: it is {reason}.")
 
@@ -109,7 +109,7 @@ def _first_line(head: bytes) -> str:
 
 
 def source_bytes(path: Path) -> int:
-    """Size of a file, or of all files of a folder of frames.
+    """Size in bytes of a file or of a folder's files.
 
     Raises:
         OSError: If there is no such file or folder.
@@ -118,7 +118,9 @@ def source_bytes(path: Path) -> int:
 
 
 def describe_source(path: Path) -> dict[str, Any]:
-    """Name, size (``bytes``) and ``sha256`` of a file or of a folder of frames.
+    """Name, size and checksum of a file or a folder of frames.
+
+    The keys are ``name``, ``bytes`` and ``sha256``.
 
     Raises:
         OSError: If it cannot be read now.
@@ -135,7 +137,7 @@ def _files_of(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def blame_bytes(path: Path, noun: str, describe: Callable[[Exception], str] = str) -> Iterator[None]:
-    """Turn a decoder's errors into ValueErrors that name the file.
+    """Turn a decoder's errors into ValueErrors naming the file.
 
     Decoders hardly tell damaged bytes from a disk that fails. So the file is read through before it is blamed.
 
@@ -163,12 +165,15 @@ def blame_bytes(path: Path, noun: str, describe: Callable[[Exception], str] = st
 
 
 def _is_ffmpeg(error: OSError) -> bool:
-    """Whether an error is FFmpeg's, whose demuxers use the system's numbers for damaged files."""
+    """Whether an error is FFmpeg's.
+
+    Its demuxers use the system's numbers for damaged files too.
+    """
     return type(error).__module__.partition(".")[0] == "av"
 
 
 def _read_through(path: Path) -> None:
-    """Read a file to its end; raise an OSError if that is not possible."""
+    """Read a file to its end, or raise an OSError."""
     with path.open("rb") as file:
         while file.read(1 << 20):
             pass

@@ -86,7 +86,10 @@ def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray], max_pi
 
 @contextlib.contextmanager
 def _without_pixel_limit() -> Iterator[None]:
-    """Switch off pillow's own limit of pixels, and its warnings, which are about metadata."""
+    """Switch off pillow's limit of pixels and its warnings.
+
+    The warnings are about metadata.
+    """
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
@@ -178,7 +181,7 @@ class ImageReader:
 
     @property
     def window(self) -> float | None:
-        """Seconds that are read of a file."""
+        """Length in seconds read of a file, or None for all."""
         return None
 
     @property

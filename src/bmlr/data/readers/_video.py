@@ -1,4 +1,4 @@
-"""Read frames of videos, and of folders of images, at a steady rate."""
+"""Frames of videos and of folders of images, at a steady rate."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ def read_frames(
 def read_frame_folder(
     folder: Path, fps: float, size: int, interval: Interval | None, frame_rate: float, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, float]:
-    """Sample frames from a folder of images, as :func:`read_frames` does from a video.
+    """Sample frames from a folder of images at a steady rate.
 
+    They are sampled as :func:`read_frames` does from a video.
     Images are ordered by the numbers in their names, padded with zeros or not.
 
     Args:
@@ -112,13 +113,13 @@ def read_frame_folder(
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Images of a folder, in the order of the numbers in their names."""
+    """Images of a folder, ordered by the numbers in their names."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
     return sorted(images, key=_natural_key)
 
 
 def _natural_key(path: Path) -> list[tuple[int, str]]:
-    """Key by which frame2 is before frame10."""
+    """Sort key: frame2 comes before frame10."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"([0-9]+)", path.name)]
 
 
@@ -166,7 +167,7 @@ class VideoReader:
 
     @property
     def window(self) -> float | None:
-        """Seconds that are read of a file."""
+        """Length in seconds read of a file, or None for all."""
         return self.seconds
 
     @property
@@ -175,7 +176,7 @@ class VideoReader:
         return reader_parameters(self)
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
-        """Read the first seconds of a video, or of an interval of it."""
+        """Read the beginning of a video or of an interval."""
         start, stop = interval or Interval()
         window = Interval(start, None if self.seconds is None else start + self.seconds).within(stop)
         if Path(path).is_dir():
@@ -219,7 +220,7 @@ def _sample_frames(
 
 
 def _max_frames(size: int) -> int:
-    """Number of frames that may be kept of a video."""
+    """Maximum number of frames kept of a video."""
     return _MAX_BYTES // (3 * size * size)
 
 
@@ -316,7 +317,7 @@ class _Sampler:
 
 
 def _upright(frame: av.VideoFrame) -> Image.Image:
-    """Image of a frame, turned and mirrored as the file's display matrix says."""
+    """Image of a frame, turned and mirrored by its display matrix."""
     from PIL.Image import Transpose
 
     image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ _MAGIC = (b"fLaC", b"OggS", b".snd", b"dns.", b"caff", b"riff")
 
 
 def is_sndfile(head: bytes) -> bool:
-    """Whether a file begins as those that libsndfile reads."""
+    """Whether a file begins like formats of libsndfile."""
     container = head[:4] in _WAVES or (head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"})
     return container or head[:4] in _MAGIC
 
@@ -92,7 +92,7 @@ class _PatchedFile(io.FileIO):
 
 
 def _check_declared_size(path: Path, head: bytes) -> dict[int, bytes]:
-    """Compare the size that a header declares with the file's.
+    """Compare a header's declared size with the file's.
 
     A program that writes to a pipe cannot fill in the sizes, and leaves 0, −1 or a number near 2 or 4 GB. The samples
     then go on to the end of the file.
@@ -120,12 +120,18 @@ def _check_declared_size(path: Path, head: bytes) -> dict[int, bytes]:
 
 
 def _is_placeholder(size: int) -> bool:
-    """Whether a size stands for an unknown one: a number that fills 31, 32, 63 or 64 bits but for a few."""
+    """Whether a size stands for an unknown one.
+
+    Such a size nearly fills 31, 32, 63 or 64 bits.
+    """
     return any(limit - 0x10000 < size <= limit for limit in (1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1))
 
 
 class _Samples(NamedTuple):
-    """Where a file declares the size of its samples, that size, and where they begin, in bytes."""
+    """Declared size of a file's samples, in bytes.
+
+    With the position of that number and the beginning of the samples.
+    """
 
     position: int
     size: int
@@ -133,7 +139,7 @@ class _Samples(NamedTuple):
 
 
 def _find_samples(file: BinaryIO, head: bytes) -> _Samples | None:
-    """Find the declared size of the samples; None if there is none."""
+    """Find the declared size of the samples, if there is one."""
     magic = head[:4]
     order: Literal["little", "big"] = "little" if magic in {b"RIFF", b"RF64", b"BW64", b"dns."} else "big"
     if magic in {b".snd", b"dns."}:

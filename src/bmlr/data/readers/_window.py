@@ -14,7 +14,7 @@ _MAX_CHECKED = MAX_SECONDS  # seconds decoded beyond a window, to notice a trunc
 
 
 class SampleWindow:
-    """Samples of one channel that lie within a time window.
+    """Samples of one channel within a time window.
 
     Args:
         rate: Samples per second of the file.
@@ -37,7 +37,10 @@ class SampleWindow:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the rest of the file need not be decoded, not even to notice that it is truncated."""
+        """Whether decoding may stop.
+
+        Beyond the window it goes on for hours of audio only to notice a truncated file.
+        """
         return self.complete and self.position > self.last + _MAX_CHECKED * self.rate
 
     def add(self, block: np.ndarray) -> None:
@@ -48,7 +51,7 @@ class SampleWindow:
         self._advance(len(block))
 
     def add_silence(self, samples: int) -> None:
-        """Add samples that the file leaves out."""
+        """Add samples missing in the file."""
         silent = min(self.position + samples, self.last) - max(self.first, self.position)
         self._advance(samples)
         if silent > 0:

@@ -1,4 +1,4 @@
-"""Readers of audio, video and images, as the options of a preparation say."""
+"""Readers of media from the options of a preparation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_video_reader(options: PrepareOptions, seconds: float | None) -> VideoRe
 
 
 def note_lengths(result: PrepareResult, readers: Mapping[str, FileReader]) -> PrepareResult:
-    """Add notes on the clips that are longer or shorter than what is read."""
+    """Add notes on clips longer or shorter than the window."""
     samples = open_store(result.folder).samples
     notes = []
     for window in sorted({reader.window for reader in readers.values() if reader.window is not None}):

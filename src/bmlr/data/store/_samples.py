@@ -40,7 +40,7 @@ class SourceSample:
 
 
 def refuse_pointers(samples: Sequence[SourceSample], max_rejected: float) -> None:
-    """Raise a ValueError if too many samples have Git LFS pointers for files.
+    """Raise a ValueError if too many files are Git LFS pointers.
 
     It is told before hours of decoding. Fewer pointers are rejected one by one, like other files that cannot be read.
 

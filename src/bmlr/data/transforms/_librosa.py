@@ -13,12 +13,12 @@ from types import ModuleType
 
 @functools.cache
 def load_librosa() -> ModuleType:
-    """Import librosa, which takes a second or more.
+    """Import librosa.
 
-    Numba keeps librosa's compiled functions beside the package or in the user's home. Where it can write to neither
-    (a container without a home, a package of another user), importing librosa fails. Then they are kept in a temporary
-    folder, for this process alone: numba unpickles what it finds there. Librosa names a folder for its examples, too,
-    which is the same then.
+    It takes a second or more. Numba keeps librosa's compiled functions beside the package or in the user's home. Where
+    it can write to neither (a container without a home, a package of another user), importing librosa fails. Then they
+    are kept in a temporary folder, for this process alone: numba unpickles what it finds there. Librosa names a folder
+    for its examples, too, which is the same then.
     """
     import librosa
 
