@@ -107,7 +107,7 @@ def test_interrupted_runs_continue_on_request(tmp_path, capsys):
 
 def test_a_nan_loss_fails_with_its_place(tmp_path, capsys):
     message = error_of(capsys, [*BASE, "--data.poison", "3", "--run", str(tmp_path / "r")])
-    assert "not finite at epoch 0, step" in message
+    assert "not finite at epoch 1, step" in message
 
 
 def test_the_methods_are_listed_with_their_papers(capsys):

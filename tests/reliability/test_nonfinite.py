@@ -83,7 +83,7 @@ def assert_same_weights(first, second):
 
 
 def test_stopping_leaves_word_of_the_batch(tmp_path):
-    with pytest.raises(NonFiniteLossError, match="The loss is not finite at epoch 0, step"):
+    with pytest.raises(NonFiniteLossError, match="The loss is not finite at epoch 1, step"):
         run(tmp_path, BMLR(), data=Toy(24, poison=7), trainer=CPU)
     (event,) = events(tmp_path)
     assert 7 in event["samples"]
@@ -97,7 +97,7 @@ def test_stopping_leaves_word_of_the_batch(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_gradients_are_n_read_too(tmp_path, value):
     with pytest.raises(
-        NonFiniteLossError, match=r"The gradient is not finite at epoch 0, step 1, batch 1: that of mod"
+        NonFiniteLossError, match=r"The gradient is not finite at epoch 1, step 1, batch 1: that of mod"
     ):
         run(tmp_path, spoiling_gradients(Joint(), 2, value=value), trainer=CPU)
     (event,) = events(tmp_path)
@@ -116,7 +116,7 @@ class Dividing(Joint):
 
 def test_gradients_are_n_read_after_the_method_changed_them(tmp_path):
     with pytest.raises(
-        NonFiniteLossError, match=r"The gradient is not finite at epoch 0, step 0, batch 0.* and \d+ more"
+        NonFiniteLossError, match=r"The gradient is not finite at epoch 1, step 0, batch 0.* and \d+ more"
     ):
         run(tmp_path, Dividing(), trainer=CPU)
 

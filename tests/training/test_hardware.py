@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 
 import pytest
 import torch
@@ -83,6 +84,24 @@ def test_gpus_that_are_not_there_are_counted(capsys, monkeypatch, tmp_path):
     run = ["--run", str(tmp_path / "r"), "--trainer.accelerator", "gpu"]
     assert "asks for 4 GPUs, and 2 GPUs can be used here" in refused(capsys, [*ARGUMENTS, *run, "--trainer.devices=4"])
     assert "asks for GPU 3, and 2 GPUs" in refused(capsys, [*ARGUMENTS, *run, "--trainer.devices=1,3"])
+
+
+def test_a_port_in_use_is_named_before_processes_wait_for_each_other(tmp_path, capsys, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        options = ["--run", str(tmp_path / "r"), "--trainer.accelerator=cpu", "--trainer.devices=2"]
+        sentence = refused(capsys, [*ARGUMENTS, *options])
+    assert f"cannot meet at port {port}, which MASTER_PORT says" in sentence
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_that_are_not_there_leave_no_run(tmp_path, capsys):
+    arguments = ["train", "--data", "crema-d", "--data.root", str(tmp_path / "none"), "--method", "Joint"]
+    assert "bmlr prepare crema-d" in refused(capsys, [*arguments, "--run", str(tmp_path / "r")])
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(

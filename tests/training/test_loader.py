@@ -1,12 +1,22 @@
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import Dataset, get_worker_info
 
+from bmlr.cli import main
 from bmlr.data import ArraySplit
 from bmlr.methods import EpochPlan, Pass
-from bmlr.training.loader import RequestLoader, ordered_requests, planned_requests
+from bmlr.training import loader
+from bmlr.training.loader import LoadingError, RequestLoader, ordered_requests, planned_requests
+from toy import Toy
 
 
 @given(count=st.integers(1, 60), size=st.integers(1, 20), world=st.integers(1, 4), epoch=st.integers(0, 5))
@@ -87,3 +97,47 @@ def test_loader_gives_the_requested_batches_and_leaves_the_global_stream_alone(w
         assert batch.indices.tolist() == list(request.indices)
         assert batch.inputs["a"].squeeze(1).tolist() == [float(i) for i in request.indices]
         assert batch.tag == "t"
+
+
+class Odd(Dataset):
+    """A data set whose worker meets a mishap."""
+
+    def __init__(self, mishap):
+        self.mishap = mishap
+
+    def __getitem__(self, _):
+        if get_worker_info() is not None:
+            self.mishap()
+        return Toy(8).split("train").batch(range(8))
+
+
+def load_with(monkeypatch, mishap):
+    monkeypatch.setattr(loader, "_RequestDataset", lambda _: Odd(mishap))
+    return list(RequestLoader(None, ordered_requests(8, 8), num_workers=1))
+
+
+def test_a_worker_that_hangs_ends_the_wait(monkeypatch):
+    monkeypatch.setattr(loader, "TIMEOUT", 1)
+    with pytest.raises(LoadingError, match=r"No data arrived within 1 s: a process that loads data hangs"):
+        load_with(monkeypatch, lambda: time.sleep(60))
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "Memory may have been short"), (signal.SIGBUS, "ran out of shared memory .* num_workers 0")],
+)
+def test_a_worker_that_dies_is_told_with_a_remedy(monkeypatch, number, words):
+    with pytest.raises(LoadingError, match=words):
+        load_with(monkeypatch, lambda: os.kill(os.getpid(), number))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux")  # noqa: S108
+def test_a_shared_memory_that_is_too_small_is_told_before_it_is_full(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=64_000))
+    arguments = ["train", "--data", "toy.Toy", "--method", "Joint", "--trainer.num_workers", "2"]
+    assert main([*arguments, "--run", str(tmp_path / "r")]) == 2
+    error = capsys.readouterr().err
+    assert "2 processes that load data need about" in error
+    assert "/dev/shm has 0.1 MB. Say --trainer.num_workers 0" in error
+    monkeypatch.undo()
+    assert main([*arguments[:-1], "0", "--run", str(tmp_path / "r"), "--trainer.epochs", "1"]) == 0

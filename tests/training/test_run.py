@@ -237,7 +237,7 @@ def test_a_nan_loss_names_step_batch_sample_and_modality(tmp_path):
     with pytest.raises(NonFiniteLossError) as caught:
         trained(tmp_path, data=Toy(poison=7))
     message = str(caught.value)
-    assert "epoch 0, step" in message
+    assert "epoch 1, step" in message
     assert "batch" in message
     assert "inputs of audio are not finite" in message
     samples = json.loads(message.partition("Samples of the batch: ")[2].rstrip("."))

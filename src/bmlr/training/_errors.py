@@ -66,11 +66,15 @@ def _is_lost_process(error: RuntimeError) -> bool:
     """Whether a lost rank caused the error."""
     if isinstance(error, (RunError, NonFiniteLossError)):
         return False
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not torch.distributed.is_available():
+        return False
+    if isinstance(error, torch.distributed.DistError):  # also of processes that never met
+        return True
+    if not torch.distributed.is_initialized():
         return False
     # Not all backends raise a DistError when a peer is gone; some raise a plain RuntimeError of these words.
     signs = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "socket")
-    return isinstance(error, torch.distributed.DistError) or any(sign in str(error).casefold() for sign in signs)
+    return any(sign in str(error).casefold() for sign in signs)
 
 
 def first_line(error: Exception) -> str:

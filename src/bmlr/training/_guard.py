@@ -190,7 +190,7 @@ def describe_gradient(named: Iterable[tuple[str, nn.Parameter]], samples: list[i
 
 def describe_event(event: Mapping[str, Any]) -> str:
     """An event as a sentence."""
-    where = f"epoch {event['epoch']}, step {event['step']}, batch {event['batch']}"
+    where = f"epoch {event['epoch'] + 1}, step {event['step']}, batch {event['batch']}"
     samples = f" Samples of the batch: {event['samples']}." if event["samples"] else ""
     if event["what"] == "gradient":
         names = list(event["values"])

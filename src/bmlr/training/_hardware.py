@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 
 import torch
 
@@ -124,6 +125,32 @@ def _check_slurm(options: TrainerOptions) -> None:
             f"The SLURM job has {per_node} tasks on each machine (--ntasks-per-node={per_node}), and --trainer.devices "
             f"is {devices}. Make them equal."
         )
+
+
+def check_port(processes: int, rank: int) -> None:
+    """Check that the first process of a run can listen where MASTER_PORT says.
+
+    Else all of them would wait for each other.
+
+    Args:
+        processes: Processes of the run.
+        rank: Rank of this one.
+
+    Raises:
+        ValueError: If another program listens there.
+    """
+    port = os.environ.get("MASTER_PORT", "")
+    if processes == 1 or rank or not port.isdecimal() or torch.distributed.is_torchelastic_launched():
+        return  # torchrun listens there itself
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"The processes of the run cannot meet at port {port}, which MASTER_PORT says: {error}. Unset "
+                "MASTER_PORT, or choose a free port."
+            ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
 from bmlr.runs.layout import TENSORBOARD
 from bmlr.training._errors import first_line
+from bmlr.training._hardware import check_port
 from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._processes import set_rank
 from bmlr.training._progress import can_show_bar, progress_callbacks
@@ -43,6 +44,7 @@ def make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightni
             raise ValueError(f"The options of the trainer do not fit this machine: {first_line(error)}") from error
     # Until now it was the rank of the environment, where RANK may be left from another program.
     set_rank(trainer.global_rank)
+    check_port(trainer.world_size, trainer.global_rank)
     return trainer
 
 
