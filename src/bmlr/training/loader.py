@@ -115,12 +115,14 @@ class RequestLoader:
         workers = self._loader.num_workers
         if workers and len(self._loader):
             _check_shared_memory(self._dataset[next(iter(self._loader.sampler))], workers)
+        iterator: Any = None
         try:
             with _ending_signals_blocked():
                 iterator = iter(self._loader)
             yield from iterator
         except (OSError, RuntimeError) as error:
-            if message := _describe_failure(str(error)):
+            ends = {worker.exitcode for worker in getattr(iterator, "_workers", ())}
+            if message := _describe_failure(str(error), ends):
                 raise LoadingError(message) from error
             raise
 
@@ -146,19 +148,24 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _describe_failure(text: str) -> str | None:
-    """What became of the processes that load data, as a sentence; None for an error of another kind."""
+def _describe_failure(text: str, ends: set[int | None]) -> str | None:
+    """What became of the processes that load data, as a sentence; None for an error of another kind.
+
+    Args:
+        text: Message of the error.
+        ends: Exit codes of the processes, which the message does not always tell.
+    """
     if text.startswith("DataLoader timed out"):
         return (
             f"No data arrived within {TIMEOUT} s: a process that loads data hangs, or the disk or share of the data "
             "does not answer."
         )
-    if re.search(r"shared memory|Bus error", text):
+    if re.search(r"shared memory|Bus error", text) or -getattr(signal, "SIGBUS", 0) in ends:
         return f"The processes that load data ran out of shared memory (/dev/shm). {_MORE_SHARED_MEMORY}"
     if "Too many open files" in text:
         return "The processes that load data opened too many files. Say --trainer.num_workers 0, or raise ulimit -n."
     if text.startswith("DataLoader worker"):
-        remedy = " Memory may have been short: have fewer --trainer.num_workers." if "Killed" in text else ""
+        remedy = " Memory may have been short: have fewer --trainer.num_workers." if -getattr(signal, "SIGKILL", 0) in ends else ""
         return f"A process that loads data ended: {text.partition('. ')[0].rstrip('.')}.{remedy}"
     return None
 
