@@ -165,7 +165,11 @@ def _describe_failure(text: str, ends: set[int | None]) -> str | None:
     if "Too many open files" in text:
         return "The processes that load data opened too many files. Say --trainer.num_workers 0, or raise ulimit -n."
     if text.startswith("DataLoader worker"):
-        remedy = " Memory may have been short: have fewer --trainer.num_workers." if -getattr(signal, "SIGKILL", 0) in ends else ""
+        remedy = (
+            " Memory may have been short: have fewer --trainer.num_workers."
+            if -getattr(signal, "SIGKILL", 0) in ends
+            else ""
+        )
         return f"A process that loads data ended: {text.partition('. ')[0].rstrip('.')}.{remedy}"
     return None
 
