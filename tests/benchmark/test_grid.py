@@ -22,6 +22,7 @@ from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LocalEngine, RayEngine
 from bmlr.benchmark.grid import make_jobs, run_grid
+from bmlr.benchmark.plans import make_plan
 from bmlr.commands._engine import EngineOptions
 from bmlr.config import OptimizerOptions
 from bmlr.runs import DirectoryLock, RunInterruptedError, read_run
@@ -172,6 +173,11 @@ def test_runs_of_one_server_do_not_touch_each_other(tmp_path):
     for record, other in zip([first, *others], alone, strict=True):
         for name in ("best.safetensors", "last.safetensors", "predictions.safetensors"):
             assert (record.directory / name).read_bytes() == (other.directory / name).read_bytes(), name
+    costs = make_plan(jobs_of(["Joint", "BMLR"]), tmp_path / "planned", LocalEngine()).costs()
+    assert not (tmp_path / "planned").exists()
+    assert all(0 < cost.seconds < 60 for cost in costs)
+    weights = alone[0].result["parameters"] * 4  # of the best and the last epoch, and in the checkpoint with two means
+    assert costs[0].bytes == 5 * weights
 
 
 def command(folder, *more):

@@ -1,4 +1,4 @@
-"""Grids of runs that can be interrupted at any time: jobs, what they will cost, and their training."""
+"""Grids of runs that can be interrupted at any time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
-from bmlr.benchmark._plan import Plan, make_plan, prepare_data, task_of
+from bmlr.benchmark._plan import make_plan, prepare_data, task_of
 from bmlr.benchmark._progress import Progress
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LOST, Engine, LocalEngine
@@ -20,7 +20,7 @@ from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, RESULT
 from bmlr.tables import format_duration, format_percent
 
-__all__ = ["Job", "Plan", "make_jobs", "make_plan", "run_grid"]
+__all__ = ["Job", "make_jobs", "run_grid"]
 
 _POLL_SECONDS = 2.0  # between looks at runs of another process
 
