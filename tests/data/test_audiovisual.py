@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_fixtures import truncate, write_ave, write_crema_d, write_flv, write_kinetics_sounds, write_mp4, write_wav
+from restored import assert_read_without_data
 
 import bmlr
 import bmlr.data
@@ -110,11 +111,13 @@ class TestCremaD:
             loaded, stored = data.load_files(files), split.batch([position]).inputs
             for modality, x in stored.items():
                 torch.testing.assert_close(loaded[modality], x, rtol=0, atol=0)
+        assert_read_without_data(data, files)
 
     def test_new_files_that_do_not_do(self, crema_d, tmp_path):
         data = bmlr.data.create("crema-d", root=crema_d[1].folder)
         wav, flv = write_wav(tmp_path / "a.wav", 1.0), write_flv(tmp_path / "a.flv", 1.0)
         assert data.load_files({"video": flv})["audio"].shape == (1, 1, 257, 188)  # the video's own sound
+        assert_read_without_data(data, {"video": flv})
         with pytest.raises(ValueError, match=r"Found \['audio'\]"):
             data.load_files({"audio": wav})
         with pytest.raises(FileNotFoundError, match=r"gone\.flv"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from restored import assert_read_without_data
 
 import bmlr.data
 from bmlr.data.readers._audio import read_audio
@@ -411,6 +412,7 @@ class TestLoadFiles:
         position = data.recordings("val").index("0_theo_0.wav")
         torch.testing.assert_close(found["audio"], data.split("val").batch([position]).inputs["audio"])
         torch.testing.assert_close(found["image"], data.split("train").batch([0]).inputs["image"], rtol=0, atol=1e-5)
+        assert_read_without_data(data, files)
 
     def test_new_files_get_no_noise(self, make, files):
         clean, noisy = make(audio_snr_db=None), make(audio_snr_db=-10.0)

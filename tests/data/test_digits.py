@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from restored import assert_read_without_data
 
 import bmlr.data
 from bmlr.data.sets import _digits, _spoken
@@ -440,6 +441,7 @@ class TestLoadFiles:
         found, batch = data.load_files(paths), data.split("val").batch([position])
         torch.testing.assert_close(found["audio"], batch.inputs["audio"], rtol=0, atol=1e-4)
         torch.testing.assert_close(found["image"], batch.inputs["image"], rtol=0, atol=0.01)  # 8 bits of grey
+        assert_read_without_data(data, paths)
 
     def test_new_files_get_no_noise_but_the_statistics_of_training(self, sample):
         _, paths = sample

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from restored import assert_read_without_data
 
 import bmlr.data
 from bmlr.data.sets._sentiment import MOSEI, MOSI
@@ -644,6 +645,7 @@ def test_new_files_are_treated_as_in_training(tmp_path):
     batch = whole(data.split("test"))
     for u in MODALITIES:
         assert torch.equal(inputs[u][0], rows(batch, u, 0))
+    assert_read_without_data(data, save(tmp_path, **{u: splits["test"][0][u] for u in MODALITIES}))
     noisy = splits["test"][0]["audio"].copy()
     noisy[0, 0] = -np.inf
     files = save(tmp_path, audio=noisy)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from restored import assert_read_without_data
 
 import bmlr
 import bmlr.data
@@ -381,6 +382,7 @@ class TestLoadFiles:
         for name, values in batch.inputs.items():
             assert torch.equal(found[name], values)
             assert found[name].dtype == torch.float32
+        assert_read_without_data(Synthetic(), files)
 
     def test_integers_and_doubles(self, files):
         np.save(files["audio"], np.arange(16))

@@ -21,6 +21,7 @@ from bmlr.data.store._store import open_store, read_rejected
 
 sys.path.insert(0, str(Path(__file__).parent))
 from media_fixtures import write_mp4
+from restored import assert_read_without_data
 from table_fixtures import HEAD, LABELS, write_samples, write_table
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.batch_size", "8"]
@@ -481,6 +482,10 @@ def test_new_files_are_read_as_those_of_the_table(everything):
         torch.testing.assert_close(inputs[name], batch[name], atol=2e-2 if name == "voice" else 1e-6, rtol=0)
     del files["photo"]
     assert not data.load_files(files)["photo"].any()
+    assert_read_without_data(data, files)
+    soundless = {name: path for name, path in files.items() if name != "voice"}
+    from_clip = data.load_files({**soundless, "voice": files["clip"]})["voice"]
+    assert torch.equal(data.load_files(soundless)["voice"], from_clip)  # a video is enough for both
     with pytest.raises(ValueError, match="should name a file of age: every prepared sample has one"):
         data.load_files({name: path for name, path in files.items() if name != "age"})
     with pytest.raises(ValueError, match="Found 'vioce'. Did you mean 'voice'"):

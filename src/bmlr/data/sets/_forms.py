@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bmlr.data._base import Modality
 from bmlr.data.readers._base import is_longer
+from bmlr.data.readers._container import open_stream
 from bmlr.data.readers._registry import reader_of
 from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 from bmlr.data.sets._standardise import standardise
@@ -145,12 +146,27 @@ def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> n
     return positions.clip(max=count - 1)
 
 
-def sound_of_video(paths: Mapping[str, Path], forms: Mapping[str, Form]) -> dict[str, Path]:
-    """The video as the file of the audio, where only the video is given."""
+def sound_of_video(
+    paths: Mapping[str, Path], forms: Mapping[str, Form], optional: Collection[str] = ()
+) -> dict[str, Path]:
+    """The video as the file of the audio, where only the video is given.
+
+    A video without sound leaves out optional audio; other audio is then refused by its reader.
+    """
     audio = [name for name, form in forms.items() if form.modality.kind == "spectrogram" and name not in paths]
     videos = [
         path
         for name, path in paths.items()
         if forms[name].modality.kind == "frames" and path.suffix.lower() in VIDEO_SUFFIXES
     ]
-    return {audio[0]: videos[0]} if len(audio) == len(videos) == 1 else {}
+    if not len(audio) == len(videos) == 1 or (audio[0] in optional and not _has_sound(videos[0])):
+        return {}
+    return {audio[0]: videos[0]}
+
+
+def _has_sound(video: Path) -> bool:
+    try:
+        with open_stream(video, "audio"):
+            return True
+    except ValueError:  # of a damaged video its own reader says so
+        return False

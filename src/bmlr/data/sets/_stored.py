@@ -171,7 +171,7 @@ class StoredData(MultimodalData):
                 f"{nearest_name(unknown[0], forms)}"
             )
         paths = {name: Path(path) for name, path in files.items()}
-        paths |= sound_of_video(paths, forms)
+        paths |= sound_of_video(paths, forms, known.optional)
         needed = [name for name in forms if name not in paths and name not in known.optional]
         if needed or not paths:
             raise ValueError(
