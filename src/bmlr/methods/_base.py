@@ -133,6 +133,11 @@ class Method(nn.Module, ABC):
         return type(self).plan_epoch is not Method.plan_epoch or type(self).finish_epoch is not Method.finish_epoch
 
     @property
+    def plans_passes(self) -> bool:
+        """Whether :meth:`plan_epoch` may give anything but one pass over all samples."""
+        return False
+
+    @property
     def trains_fusion(self) -> bool:
         """Whether the model's fused logits are trained; else only :meth:`predict` predicts."""
         return True

@@ -135,6 +135,11 @@ class LFM(Method):
         if self.head == "late_avg":
             self.heads = unimodal_heads(model)
 
+    @property
+    def plans_passes(self) -> bool:
+        """With a learnable α, whose samples are left out of training."""
+        return self.alpha == "learnable"
+
     def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """Move α; samples for a learnable one are left out of training."""
         if self.alpha == "fitted":

@@ -159,6 +159,11 @@ class ReconBoost(Method):
         self.num_members = len(self.turns)
         self.boost_rate.data = self.boost_rate.data.to(like).fill_(self.r_init)
 
+    @property
+    def plans_passes(self) -> bool:
+        """Always: passes of one modality, and of rectification."""
+        return True
+
     def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """Plan the passes of each stage of the epoch."""
         self._check_setup()

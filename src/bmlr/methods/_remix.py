@@ -105,6 +105,11 @@ class Remix(HeadedMethod):
         super().setup(model)
         self._start_over()
 
+    @property
+    def plans_passes(self) -> bool:
+        """Always: a pass per modality after the warm-up."""
+        return True
+
     def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """Assign samples to modalities after the warm-up, with a pass for each."""
         if context.epoch < self.warmup:
