@@ -17,10 +17,10 @@ from transformers import (
     BertConfig,
     BertModel,
     EvalPrediction,
+    PrinterCallback,
     TrainingArguments,
     ViTConfig,
     ViTModel,
-    logging,
 )
 
 import bmlr
@@ -34,9 +34,9 @@ class Classifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-        self.bert = BertModel(BertConfig(vocab_size=50, max_position_embeddings=16, **size))
-        self.vit = ViTModel(ViTConfig(image_size=16, patch_size=8, **size))
+        text = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+        image = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+        self.bert, self.vit = BertModel(text), ViTModel(image)
         self.head = nn.Linear(64, CLASSES)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> dict[str, Tensor]:
@@ -47,16 +47,16 @@ class Classifier(nn.Module):
 
 
 def make_samples(count: int, seed: int) -> list[dict[str, Tensor | int]]:
-    """Captions whose second word tells the class, and noisy images of one bright quarter."""
+    """Captions whose last words tell the class, and noisy images of one bright quarter."""
     generator = torch.Generator().manual_seed(seed)
     samples: list[dict[str, Tensor | int]] = []
     for label in torch.randint(CLASSES, (count,), generator=generator).tolist():
         words = torch.randint(10, 50, (8,), generator=generator)
         if torch.rand(1, generator=generator) < 0.9:
-            words[1] = label
+            words[3:] = label
         image = torch.randn(3, 16, 16, generator=generator)
         top, left = divmod(label, 2)
-        image[:, 8 * top : 8 * top + 8, 8 * left : 8 * left + 8] += 0.8
+        image[:, 8 * top : 8 * top + 8, 8 * left : 8 * left + 8] += 1.0
         samples.append(
             {
                 "input_ids": words,
@@ -75,8 +75,7 @@ def accuracy(result: EvalPrediction) -> dict[str, float]:
 
 def main() -> None:
     """Train with and without a method, and print what each modality can do alone."""
-    logging.set_verbosity_error()
-    train, val = make_samples(800, 0), make_samples(200, 1)
+    train, val = make_samples(2000, 0), make_samples(500, 1)
     batch = {key: torch.stack([torch.as_tensor(s[key]) for s in val]) for key in val[0]}
     targets = batch.pop("labels")
     for method in (bmlr.methods.Joint(), bmlr.BMLR(1.0, 0.5), bmlr.methods.DGL()):
@@ -96,6 +95,7 @@ def main() -> None:
             trainer = BalancedTrainer(
                 model, args, method=method, train_dataset=train, eval_dataset=val, compute_metrics=accuracy
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             fused = trainer.evaluate()["eval_accuracy"]
         with torch.no_grad():
