@@ -58,7 +58,7 @@ import contextlib, io, sys
 for name in {[*HEAVY, "docstring_parser", "filelock", "jinja2", "optuna", "scipy", "yaml"]}:
     sys.modules[name] = None  # makes `import name` fail
 import bmlr, bmlr.cli
-for name in ("training", "benchmark", "report", "config", "runs", "reproduction"):
+for name in ("load", "training", "benchmark", "report", "config", "runs", "reproduction"):
     for load in (lambda: getattr(bmlr, name), lambda: __import__("bmlr." + name)):
         try:
             load()

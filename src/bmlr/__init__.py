@@ -1,7 +1,8 @@
 """Balanced multimodal learning: BMLR and the methods it is compared with.
 
 ``import bmlr`` needs torch and numpy only. Packages with further needs are attributes too, imported on first use:
-:mod:`bmlr.data`, :mod:`bmlr.training`, :mod:`bmlr.diagnosis`, :mod:`bmlr.benchmark`, :mod:`bmlr.report`.
+:mod:`bmlr.data`, :mod:`bmlr.training`, :mod:`bmlr.diagnosis`, :mod:`bmlr.benchmark`, :mod:`bmlr.report`; so is
+:func:`bmlr.load`, which reads a run.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from bmlr.model import MultimodalClassifier, Output
 from bmlr.wrapping import WrappedModel, wrap
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from bmlr import benchmark as benchmark
     from bmlr import data as data
     from bmlr import diagnosis as diagnosis
     from bmlr import report as report
     from bmlr import training as training
+    from bmlr.training import load as load
 else:  # hidden from type checkers, to which every misspelt name would be an attribute
 
-    def __getattr__(name: str) -> ModuleType:
+    def __getattr__(name: str) -> object:
         if name in _LAZY:
             return importlib.import_module(f"bmlr.{name}")
+        if name == "load":
+            return importlib.import_module("bmlr.training").load
         raise AttributeError(f"module 'bmlr' has no attribute {name!r}")
 
 

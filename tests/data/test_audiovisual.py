@@ -20,7 +20,7 @@ from bmlr.data._group_split import split_by_group
 from bmlr.data.sets._forms import choose_frames
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._store import open_store
-from bmlr.training import evaluate_run, predict_run, train
+from bmlr.training import evaluate_run, load, train
 
 PARTS = ("train", "val", "test")
 QUICK = {"workers": 0, "size": 16, "progress": False}
@@ -332,7 +332,7 @@ def test_from_raw_media_to_prediction(crema_d, tmp_path, protocol):
     assert evaluate_run(tmp_path / "run").accuracy == pytest.approx(result.content["test"]["accuracy"])
     name = data.split("test").ids[0]
     files = {"audio": source / f"AudioWAV/{name}.wav", "video": source / f"VideoFlash/{name}.flv"}
-    probabilities = predict_run(tmp_path / "run", files)
+    probabilities = load(tmp_path / "run").predict(files)
     assert set(probabilities) == {"fused", "audio", "video"}
     assert all(sum(p.values()) == pytest.approx(1) and list(p) == list(data.classes) for p in probabilities.values())
 

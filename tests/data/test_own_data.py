@@ -179,7 +179,7 @@ def test_every_command_on_the_page_of_data_sets_is_understood(line, tmp_path, ca
         "bmlr.data.inspection.inspect_data",
         "bmlr.training.train",
         "bmlr.training.evaluate_run",
-        "bmlr.training.load_run",
+        "bmlr.training.load",
     ):
         monkeypatch.setattr(name, reached)
     assert main(shlex.split(line)[1:]) == 2

@@ -709,7 +709,7 @@ def runnable():
 def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     options = runnable()
     from bmlr.config import build_model
-    from bmlr.training import evaluate_run, predict_run, train
+    from bmlr.training import evaluate_run, load, train
 
     _, text, make = LAYOUTS[layout]
     splits = without_some(made_content(text=text))
@@ -724,12 +724,12 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     score = evaluate_run(result.directory)
     assert score.as_dict() == result.content["test"]
     steps = {u: splits["test"][8][u] for u in MODALITIES}
-    predicted = predict_run(result.directory, save(tmp_path, **steps))
+    predicted = load(result.directory).predict(save(tmp_path, **steps))
     assert set(predicted) == {"fused", *MODALITIES}
     for probabilities in predicted.values():
         assert tuple(probabilities) == data.classes
         assert sum(probabilities.values()) == pytest.approx(1)
-    alone = predict_run(result.directory, save(tmp_path, text=steps["text"]))
+    alone = load(result.directory).predict(save(tmp_path, text=steps["text"]))
     assert alone["text"] == pytest.approx(predicted["text"], abs=1e-6)
     assert alone["fused"] != pytest.approx(predicted["fused"], abs=1e-6)
     assert sum(alone["fused"].values()) == pytest.approx(1)
@@ -738,18 +738,18 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
 def test_a_prediction_is_that_of_the_test_split(tmp_path):
     """A sample of the test split, with a modality missing and without, gets from files what it got in its batch."""
     options = runnable()
-    from bmlr.training import load_run, predict_run, train
+    from bmlr.training import load, train
 
     splits = without_some(made_content())
     data = MOSI(write(tmp_path / "aligned_50.pkl", mmsa(splits)), num_classes=2)
     directory = train(data, bmlr.methods.BMLR(), **options, runs=tmp_path / "runs").directory
-    config, model, method = load_run(directory)
-    batch = whole(config.data.split("test"))
+    run = load(directory)
+    batch = whole(run.config.data.split("test"))
     with torch.no_grad():
-        logits = method.predict(model(batch.inputs, batch.present)).logits.softmax(1)
+        logits = run.method.predict(run.model(batch.inputs, batch.present)).logits.softmax(1)
     for i in (0, 1, 2, 3, 7):
         files = save(tmp_path, **{u: splits["test"][i][u] for u in MODALITIES if splits["test"][i][u].any()})
-        found = predict_run(directory, files)["fused"]
+        found = run.predict(files)["fused"]
         assert list(found.values()) == pytest.approx(logits[i].tolist(), abs=1e-5)
 
 

@@ -17,7 +17,7 @@ from bmlr.diagnosis._removal import make_predictor
 from bmlr.diagnosis.measures import accuracy, confidence_gap
 from bmlr.methods import Joint
 from bmlr.monitor import GradientMonitor
-from bmlr.training import load_run, split_batches, train
+from bmlr.training import load, split_batches, train
 
 CLASSES = 4
 
@@ -202,9 +202,9 @@ def check_scenario(directory, scenario, expected, seed):
     diagnosis = diagnose_run(run, probe=True)
     assert diagnosis.verdict.status == expected, diagnosis.to_markdown()
     reference = {u: measures.trained_alone.value for u, measures in diagnosis.modalities.items()}
-    config, model, _ = load_run(run)
-    batches = split_batches(config, "val")
-    plain = diagnose(lambda inputs: model(inputs).logits, batches, module=model, reference=reference)
+    loaded = load(run)
+    batches = split_batches(loaded.config, "val")
+    plain = diagnose(lambda inputs: loaded.model(inputs).logits, batches, module=loaded.model, reference=reference)
     assert plain.verdict.status == expected, plain.to_markdown()
     return diagnosis
 

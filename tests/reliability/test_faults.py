@@ -25,7 +25,7 @@ from bmlr.data.store._samples import SourceSample
 from bmlr.methods import BMLR
 from bmlr.runs import RunError
 from bmlr.runs.storage import read_checkpoint, read_weights, write_checkpoint, write_weights
-from bmlr.training import evaluate_run, load_run, train
+from bmlr.training import evaluate_run, load, train
 from toy import Toy
 
 OPTIONS = dataclasses.replace(CPU, checkpoint_every=2)
@@ -270,7 +270,7 @@ def test_a_damaged_configuration_of_a_finished_run_is_mended(tmp_path, finished,
     assert run(path.parent).reused
     assert "was damaged and has been written again" in caplog.text
     assert path.read_text() == (finished / "config.yaml").read_text()
-    load_run(path.parent)
+    load(path.parent)
 
 
 # A full disk

@@ -11,7 +11,7 @@ from bmlr.functional import reshape_labels
 from bmlr.reproduction import collect_run
 from bmlr.reproduction._collect import confused_classes, most_reshaped_classes
 from bmlr.runs import read_predictions
-from bmlr.training import load_run
+from bmlr.training import load
 from inline import CPU, SMALL, InlineEngine, quiet
 from toy import Toy
 from zoo import make_batch, make_model
@@ -38,7 +38,7 @@ def test_what_is_collected_is_what_the_run_predicts(tmp_path):
 def test_labels_are_those_of_the_equations(tmp_path):
     directory = one_run(tmp_path)
     collected = collect_run(directory, "train")
-    _, model, _ = load_run(directory)
+    model = load(directory).model
     batch = Toy().split("train").batch(range(40))
     with torch.no_grad():
         expected = reshape_labels(model(batch.inputs).unimodal_logits, batch.targets, alpha=0.5, beta=0.0).labels

@@ -181,7 +181,7 @@ def test_the_page_on_services_runs(home, monkeypatch):
     monkeypatch.chdir(home)
     page = (Path(__file__).parents[2] / "docs" / "use-a-run.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 1
     names = {
         "runs/pets": "runs/m", '"voice"': '"x"', '"photo"': '"y"', "new.wav": "files/x1.npy", "new.png": "files/y1.npy",
     }  # fmt: skip
@@ -190,8 +190,9 @@ def test_the_page_on_services_runs(home, monkeypatch):
     for old, new in names.items():
         program = program.replace(old, new)
     exec(program, space)  # noqa: S102  (the project's own text)
-    assert space["label"] == "dog"
-    assert space["fused"] == space["probabilities"]["fused"]
+    fused = space["probabilities"]["fused"]
+    assert max(fused, key=fused.get) == "dog"
+    assert set(space["probabilities"]) == {"fused", "x", "y"}
 
 
 def test_the_files_of_the_readme_are_a_seven():

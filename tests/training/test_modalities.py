@@ -16,7 +16,7 @@ from bmlr.data.sets._synthetic import Synthetic
 from bmlr.methods import BMLR, Joint
 from bmlr.report import write_report
 from bmlr.runs import RunInterruptedError, find_runs, read_predictions
-from bmlr.training import _recorder, evaluate_run, load_run, predict_run, train
+from bmlr.training import _recorder, evaluate_run, load, train
 from toy import Toy
 
 CPU = TrainerOptions(accelerator="cpu", devices=1, progress=False)
@@ -89,15 +89,15 @@ def test_a_modality_alone_is_an_ordinary_run(tmp_path):
     assert test["ratio"] == {}
     assert test["accuracy"] > 0.5
     assert result.content["samples"] == {"train": 40, "val": 40, "test": 40}
-    config, model, _ = load_run(result.directory)
-    assert config.model.modalities == ("audio",)
-    assert model.modalities == ("audio",)
+    run = load(result.directory)
+    assert run.config.model.modalities == ("audio",)
+    assert run.model.modalities == ("audio",)
     assert evaluate_run(result.directory).as_dict() == test
     assert set(read_predictions(result.directory)) == {"targets", "fused", "audio"}
     assert train_alone(tmp_path).reused
     path = tmp_path / "x.npy"
     np.save(path, Toy().split("test").batch([5]).inputs["audio"][0].numpy())
-    probabilities = predict_run(result.directory, {"audio": path})
+    probabilities = load(result.directory).predict({"audio": path})
     assert set(probabilities) == {"fused", "audio"}
     assert sum(probabilities["fused"].values()) == pytest.approx(1)
 

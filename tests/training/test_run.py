@@ -12,7 +12,7 @@ import bmlr.methods
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions, read_config
 from bmlr.methods import BMLR, Joint, Method, UniformBaseline
 from bmlr.runs import RunError, read_predictions
-from bmlr.training import NonFiniteLossError, _reading, _recorder, evaluate_run, load_run, predict_run, train
+from bmlr.training import NonFiniteLossError, _reading, _recorder, evaluate_run, load, train
 from toy import Toy
 
 CPU = TrainerOptions(accelerator="cpu", devices=1, progress=False)
@@ -326,12 +326,12 @@ def test_damaged_or_missing_weights_are_named(tmp_path):
     path = result.directory / "best.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match=r"best.safetensors is damaged"):
-        load_run(result.directory)
+        load(result.directory)
     path.unlink()
     with pytest.raises(RunError, match=r"best.safetensors is missing"):
-        load_run(result.directory)
+        load(result.directory)
     with pytest.raises(FileNotFoundError, match="There is no run in"):
-        load_run(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
@@ -339,7 +339,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     other = trained(tmp_path, Joint())
     (first.directory / "best.safetensors").write_bytes((other.directory / "best.safetensors").read_bytes())
     with pytest.raises(RunError, match="does not hold this method"):
-        load_run(first.directory)
+        load(first.directory)
 
 
 def test_prediction_of_new_files_is_the_models(tmp_path):
@@ -349,15 +349,15 @@ def test_prediction_of_new_files_is_the_models(tmp_path):
     for name, x in batch.inputs.items():
         files[name] = tmp_path / f"{name}.npy"
         np.save(files[name], x[0].numpy())
-    probabilities = predict_run(result.directory, files)
+    probabilities = load(result.directory).predict(files)
     assert set(probabilities) == {"fused", "audio", "image"}
-    _, model, _ = load_run(result.directory)
+    model = load(result.directory).model
     with torch.no_grad():
         expected = model(batch.inputs).logits.double().softmax(1)[0].tolist()
     assert list(probabilities["fused"].values()) == pytest.approx(expected, abs=1e-6)
     assert list(probabilities["fused"]) == ["zero", "one", "two"]
     with pytest.raises(ValueError, match="`files` should hold a file for 'image'"):
-        predict_run(result.directory, {"audio": files["audio"]})
+        bmlr.load(str(result.directory)).predict({"audio": str(files["audio"])})
 
 
 @pytest.mark.parametrize(

@@ -43,17 +43,17 @@ def execute(
     """
     from bmlr.data.sets.new_samples import list_new_samples
     from bmlr.runs import RunError
-    from bmlr.training import load_run, predict_files
+    from bmlr.training import load
 
-    config, model, method = load_run(run, weights=weights)
-    samples = list_new_samples([str(path) for path in files], config.model_data.modalities)
+    loaded = load(run, weights=weights)
+    samples = list_new_samples([str(path) for path in files], loaded.config.model_data.modalities)
     results: list[dict[str, Any]] = []
     failed = []
     for sample in samples:
         result: dict[str, Any] = {"sample": sample.name, "files": {u: str(path) for u, path in sample.files.items()}}
         try:
             with _print_warnings():
-                probabilities = predict_files(config, model, method, sample.files)
+                probabilities = loaded.predict(sample.files)
             fused = probabilities["fused"]
             result |= {"class": max(fused, key=lambda label: fused[label]), "probabilities": probabilities}
         except (ValueError, OSError) as error:
@@ -65,13 +65,13 @@ def execute(
             print(f"bmlr: {sample.name} cannot be predicted: {message}", file=sys.stderr)
         results.append(result)
     if out is not None:
-        atomic_write_text(out, _csv_text(results, config.data.classes, list(model.modalities)))
+        atomic_write_text(out, _csv_text(results, loaded.config.data.classes, list(loaded.model.modalities)))
     if json:
         print(json_text(results))
     elif len(results) == 1:
         _print_one(results[0]["probabilities"])
     else:
-        _print_many(results, list(model.modalities))
+        _print_many(results, list(loaded.model.modalities))
     if failed:
         raise RunError(f"{len(failed)} of {len(samples)} samples could not be predicted: {', '.join(failed[:5])}.")
 

@@ -84,9 +84,10 @@ def probe_run(
 def _load_alone(run: Path, modality: str, weights: str, device: torch.device) -> TrainedAlone:
     """Load a run of one modality, with its untrained encoder."""
     from bmlr.config import build_model
-    from bmlr.training import load_run
+    from bmlr.training import load
 
-    config, model, method = load_run(run, weights=weights)
+    loaded = load(run, weights=weights)
+    config, model, method = loaded.config, loaded.model, loaded.method
     torch.manual_seed(config.seed)
     untrained = build_model(config.data, config.model).to(next(model.parameters()).dtype)
     model.to(device), method.to(device)

@@ -64,13 +64,14 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
         ValueError: If an argument does not fit.
     """
     from bmlr.runs import read_run
-    from bmlr.training import load_run, split_batches
+    from bmlr.training import load, split_batches
 
     check_choice("split", split, ("train", "val", "test"))
     if probe and split == "train":
         raise ValueError("`probe` fits to the training split: give `split` = 'val' or 'test' with it. Found 'train'.")
     with preserved_random_state():
-        config, model, method = load_run(run, weights=weights, root=root, with_data=True)
+        loaded = load(run, weights=weights, root=root, with_data=True)
+        config, model, method = loaded.config, loaded.model, loaded.method
         if len(model.modalities) < 2:
             raise ValueError(
                 f"{run} was trained on {model.modalities[0]} alone, so that there is no balance to diagnose. Diagnose "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmlr.data import SplitName
-from bmlr.training import load_run
+from bmlr.training import load
 from bmlr.training.loader import BatchRequest, RequestLoader
 
 
@@ -69,7 +69,8 @@ def collect_run(
         RunError: If its weights are missing or damaged.
         ValueError: If no sample has all modalities.
     """
-    config, model, method = load_run(directory, weights=weights, with_data=True)
+    run = load(directory, weights=weights, with_data=True)
+    config, model, method = run.config, run.model, run.method
     positions = config.model_data.split(split)
     indices = np.arange(len(positions))
     if max_samples is not None and len(indices) > max_samples:

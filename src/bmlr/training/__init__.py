@@ -12,7 +12,7 @@ try:
     from bmlr.training._module import BalancedModule
     from bmlr.training._monitoring import MonitorCallback
     from bmlr.training._processes import is_first_process
-    from bmlr.training._reading import evaluate_run, load_run, predict_files, predict_run, split_batches
+    from bmlr.training._reading import LoadedRun, evaluate_run, load, split_batches
     from bmlr.training._scores import Score, ScoreMetric, evaluate
     from bmlr.training._threads import choose_threads
     from bmlr.training._train import make_module, train
@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "BalancedModule",
+    "LoadedRun",
     "MonitorCallback",
     "NonFiniteLossError",
     "OptimizerOptions",
@@ -31,10 +32,8 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "is_first_process",
-    "load_run",
+    "load",
     "make_module",
-    "predict_files",
-    "predict_run",
     "split_batches",
     "train",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bmlr.config import RunConfig, build_model, read_config
 from bmlr.data import SplitName
@@ -18,12 +20,77 @@ from bmlr.training._weights import load_weights
 from bmlr.training.loader import RequestLoader, ordered_requests
 
 
-def load_run(
-    directory: Path | str, *, weights: str = "best", root: Path | str | None = None, with_data: bool = False
-) -> tuple[RunConfig, MultimodalClassifier, Method]:
-    """Load configuration, model and method of a run.
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """Configuration, model and method of a run, ready to predict.
 
-    They are in evaluation mode on the CPU. The training data is not needed, unless it is asked for.
+    All are in evaluation mode. One thread at a time may predict.
+
+    Attributes:
+        config: Its configuration.
+        model: Its model.
+        method: Its method, which makes the predictions.
+    """
+
+    config: RunConfig
+    model: MultimodalClassifier
+    method: Method
+
+    def predict(self, files: Mapping[str, Path | str]) -> dict[str, dict[str, float]]:
+        """Predict the class of one new sample, fused and by each modality.
+
+        Args:
+            files: A file per modality; see :meth:`read`.
+
+        Returns:
+            Probability of each class name, keyed ``fused`` and by modality given.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file cannot be read as its modality.
+        """
+        inputs, present = self.read(files)
+        with torch.no_grad():
+            prediction = self.method.predict(self.model(inputs, present or None))
+        unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
+        logits = {"fused": prediction.logits, **unimodal}
+        return {
+            name: dict(zip(self.config.data.classes, values[0].double().softmax(0).tolist(), strict=True))
+            for name, values in logits.items()
+        }
+
+    def read(self, files: Mapping[str, Path | str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Read the files of one new sample as those of training were.
+
+        Args:
+            files: A file per modality of the model. It may be left out where samples of the data set lack the modality;
+                a video gives its audio too.
+
+        Returns:
+            Inputs by modality, shape (1, …), on the model's device and in its type; and for each modality without a
+            file a mask of presence, [False].
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file cannot be read as its modality.
+        """
+        parameter = next(self.model.parameters())
+        loaded = self.config.model_data.load_files({name: Path(path) for name, path in files.items()})
+        inputs = {name: x.to(parameter) for name, x in loaded.items()}
+        present = {
+            name: torch.zeros(1, dtype=torch.bool, device=parameter.device)
+            for name in self.model.modalities
+            if name not in files and not bool(inputs[name].any())  # a video file may also give the audio
+        }
+        return inputs, present
+
+
+def load(
+    directory: Path | str, *, weights: str = "best", root: Path | str | None = None, with_data: bool = False
+) -> LoadedRun:
+    """Load a run, on the CPU.
+
+    The training data is not needed, unless it is asked for.
 
     Args:
         directory: Directory of the run.
@@ -43,7 +110,7 @@ def load_run(
     if config.trainer.precision == "64-true":
         model, _ = model.double(), config.method.double()
     load_weights(directory / f"{weights}.safetensors", model, config.method)
-    return config, model.eval(), config.method.eval()
+    return LoadedRun(config, model.eval(), config.method.eval())
 
 
 def evaluate_run(
@@ -61,66 +128,8 @@ def evaluate_run(
         FileNotFoundError: If there is no run.
         RunError: If its weights are missing or damaged, or its data is missing or other data.
     """
-    config, model, method = load_run(directory, weights=weights, root=root, with_data=True)
-    return evaluate(model, method, split_batches(config, split))
-
-
-def predict_run(
-    directory: Path | str, files: Mapping[str, Path], *, weights: str = "best"
-) -> dict[str, dict[str, float]]:
-    """Predict the class of one new sample with a run.
-
-    For many samples load the run once, and call :func:`predict_files`.
-
-    Args:
-        directory: Directory of the run, which is all that is needed of it.
-        files: A file per modality of the model; see :func:`predict_files`.
-        weights: ``best`` or ``last``.
-
-    Returns:
-        Probability of each class name, keyed ``fused`` and by modality given.
-
-    Raises:
-        FileNotFoundError: If the run or a file is missing.
-        ValueError: If a file cannot be read as its modality.
-    """
-    return predict_files(*load_run(directory, weights=weights), files)
-
-
-@torch.no_grad()
-def predict_files(
-    config: RunConfig, model: MultimodalClassifier, method: Method, files: Mapping[str, Path]
-) -> dict[str, dict[str, float]]:
-    """Predict the class of one new sample, fused and by each modality.
-
-    Args:
-        config: Configuration of the run, from :func:`load_run`.
-        model: Its model.
-        method: Its method.
-        files: A file per modality of the model. It may be left out where samples of the data set lack the modality; a
-            video gives its audio too.
-
-    Returns:
-        Probability of each class name, keyed ``fused`` and by modality given.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file cannot be read as its modality.
-    """
-    parameter = next(model.parameters())
-    inputs = {name: x.to(parameter) for name, x in config.model_data.load_files(files).items()}
-    present = {
-        name: torch.zeros(1, dtype=torch.bool, device=parameter.device)
-        for name in model.modalities
-        if name not in files and not bool(inputs[name].any())  # a video file may also give the audio
-    }
-    prediction = method.predict(model(inputs, present or None))
-    unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
-    logits = {"fused": prediction.logits, **unimodal}
-    return {
-        name: dict(zip(config.data.classes, values[0].double().softmax(0).tolist(), strict=True))
-        for name, values in logits.items()
-    }
+    run = load(directory, weights=weights, root=root, with_data=True)
+    return evaluate(run.model, run.method, split_batches(run.config, split))
 
 
 def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_size: int = 1) -> RequestLoader:
