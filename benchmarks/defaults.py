@@ -252,7 +252,7 @@ def report(path: Path) -> None:
         row = [f"{means[r]:.1f}" for r in REFERENCES] + [best, f"{grid[best]:.1f}"]
         print(f"| {name} | " + " | ".join(row + [f"{grid[best] - grid[f'1,{b:g}']:.1f}" for b in BETAS]) + " |")
     print("\n| α,β | settings | mean regret | largest regret |\n| --- | ---: | ---: | ---: |")
-    for cell, values in sorted(regrets.items(), key=lambda item: (-len(item[1]), max(item[1]))):
+    for cell, values in sorted(regrets.items(), key=lambda item: statistics.mean(item[1])):
         print(f"| {cell} | {len(values)} | {statistics.fmean(values):.2f} | {max(values):.1f} |")
 
 

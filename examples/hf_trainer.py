@@ -78,7 +78,7 @@ def main() -> None:
     train, val = make_samples(2000, 0), make_samples(500, 1)
     batch = {key: torch.stack([torch.as_tensor(s[key]) for s in val]) for key in val[0]}
     targets = batch.pop("labels")
-    for method in (bmlr.methods.Joint(), bmlr.BMLR(1.0, 0.5), bmlr.methods.DGL()):
+    for method in (bmlr.methods.Joint(), bmlr.BMLR(), bmlr.methods.DGL()):
         torch.manual_seed(0)
         net = Classifier()
         model = bmlr.wrap(

@@ -41,7 +41,7 @@ def test_train_evaluate_predict(tmp_path, capsys):
     assert "epoch 2/2: validation accuracy" in printed
     assert "majority rate" in printed
     config = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
-    assert config["method"] == {"class_path": "bmlr.methods.BMLR", "init_args": {"alpha": 0.5, "beta": 0.1}}
+    assert config["method"] == {"class_path": "bmlr.methods.BMLR", "init_args": {"alpha": 0.5, "beta": 0.5}}
     assert config["data"]["init_args"]["samples"] == 30
     assert config["model"]["fusion"] == "sum"
     assert config["seed"] == 4
@@ -115,7 +115,7 @@ def test_the_methods_are_listed_with_their_papers(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == bmlr.methods.available()
     by_name = {row["name"]: row for row in rows}
-    assert by_name["BMLR"]["parameters"] == {"alpha": 1.0, "beta": 0.1}
+    assert by_name["BMLR"]["parameters"] == {"alpha": 1.0, "beta": 0.5}
     assert all(row["paper"] and row["venue"] and row["family"] and row["cost"] for row in rows)
     assert main(["methods"]) == 0
     assert "Label Space" in capsys.readouterr().out

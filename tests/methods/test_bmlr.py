@@ -414,7 +414,7 @@ class TestObject:
         assert not list(method.parameters())
 
     def test_repr(self):
-        assert repr(BMLR(alpha=0.5)) == "BMLR(alpha=0.5, beta=0.1)"
+        assert repr(BMLR(alpha=0.5)) == "BMLR(alpha=0.5, beta=0.5)"
 
 
 class OwnEncoder(nn.Module):

@@ -76,7 +76,7 @@ def test_create():
 #: The parameters of each method where none are given: those of its official code, or of its paper, or said to be ours.
 DEFAULTS = {
     "AGM": "alpha=1.0, first_epoch=0, last_epoch=20",
-    "BMLR": "alpha=1.0, beta=0.1",
+    "BMLR": "alpha=1.0, beta=0.5",
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
     "DGL": "alpha=4.0, clip=40.0, surrogate='zero'",
     "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0",
@@ -89,7 +89,7 @@ DEFAULTS = {
     "MMPareto": "boost=1.5, rescale='tensor'",
     "OGMGE": "alpha=0.3, noise=True, scope='weight', reference='mean', first_epoch=0, last_epoch=50, seed=0",
     "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=5, seed=0",
-    "OnlyReshape": "alpha=1.0, beta=0.1",
+    "OnlyReshape": "alpha=1.0, beta=0.5",
     "OnlyTPO": "",
     "ReconBoost": (
         "t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
@@ -99,7 +99,7 @@ DEFAULTS = {
     "UniDistill": "",
     "UniReshaping": "epsilon=0.1",
     "UniformBaseline": "weight=0.5",
-    "VanillaReshape": "alpha=1.0, beta=0.1",
+    "VanillaReshape": "alpha=1.0, beta=0.5",
     "CMLBalanceBenchmark": "weight=0.1, order='epoch', first_epoch=0, last_epoch=80, seed=0",
     "LFMBalanceBenchmark": (
         "alpha='learnable', head='fusion', label_weight=0.95, schedule_epochs=None, meta_lr=0.0001, "

@@ -368,7 +368,7 @@ def test_prediction_of_new_files_is_the_models(tmp_path):
         (lambda text: text.replace("bmlr.methods.BMLR", "os.system"), "The module os should hold the method system"),
         (lambda text: text.replace("bmlr.methods.BMLR", "bmlr.methods.BMRL"), "Did you mean 'BMLR'"),
         (lambda text: text.replace("alpha", "alhpa"), "unexpected keyword argument 'alhpa'"),
-        (lambda text: text.replace("beta: 0.1", "beta: 7"), "`beta` should lie in"),
+        (lambda text: text.replace("beta: 0.5", "beta: 7"), "`beta` should lie in"),
         (lambda text: "a: [", "is not a YAML file"),
     ],
 )
