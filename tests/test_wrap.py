@@ -52,6 +52,55 @@ def test_every_method_trains_a_wrapped_model_as_its_own(name, batch_norm):
         )
 
 
+class Steps(nn.Module):
+    """A row of numbers as a sequence of three steps."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return torch.stack([self.net(x * scale) for scale in (0.5, 1.0, 2.0)], 1)
+
+
+class SequenceNet(Net):
+    """The same with encoders that return sequences, averaged behind them or before."""
+
+    def __init__(self, model, *, pools_behind):
+        super().__init__(model)
+        self.nets = nn.ModuleList(Steps(net) for net in self.nets)
+        self.pools = nn.ModuleList(nn.Identity() for _ in self.nets)
+        self.pools_behind = pools_behind
+
+    def forward(self, audio, video):
+        steps = [net(x) for net, x in zip(self.nets, (audio, video), strict=True)]
+        if self.pools_behind:
+            pooled = [z.mean(1) for z in steps]
+        else:
+            pooled = [pool(z.mean(1)) for pool, z in zip(self.pools, steps, strict=True)]
+        return self.decision.fused(dict(zip(self.names, pooled, strict=True)))
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_method_trains_sequences_as_their_means(name):
+    states = []
+    for encoders in ({"audio": "nets.0", "video": "nets.1"}, {"audio": "pools.0", "video": "pools.1"}):
+        torch.manual_seed(0)
+        net = SequenceNet(make_model(2, "own", seed=1), pools_behind=encoders["audio"] == "nets.0")
+        model = bmlr.wrap(net, encoders, make_batch(2, 6, seed=3).inputs)
+        assert model(make_batch(2, 6, seed=3).inputs).features["audio"].ndim == (3 if net.pools_behind else 2)
+        cls = bmlr.methods.get(name)
+        method = cls(**cls.conformance.short)
+        # No sample of the first batch has audio.
+        present = None if cls.needs_all_modalities else {"audio": torch.arange(24) > 11}
+        MethodLoop(model, method, make_batch(2, 24, seed=2, present=present), max_epochs=2).run([0, 1])
+        states.append(net.state_dict())
+    for key, value in states[0].items():
+        torch.testing.assert_close(
+            states[1][key], value, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
 class Pooler(nn.Module):
     def __init__(self):
         super().__init__()

@@ -278,15 +278,18 @@ class MultimodalClassifier(nn.Module):
         if present is None or count == batch_size:
             return self._run_encoder(name, inputs, batch_size)
         if count == 0:
-            like = tensors_of(inputs)[0]
-            shape = (batch_size, self.fusion.feature_dims[name])
-            return torch.zeros(shape, dtype=torch.get_default_dtype(), device=like.device)
+            return self.zero_features(name, inputs)
         # Only the samples that have it: a batch normalisation must not count the others.
         kept = map_tensors(lambda x: x[present], inputs)
         with running_batch_norm(self.encoders[name]) if count == 1 else contextlib.nullcontext():
             encoded = self._run_encoder(name, kept, count)
         rows = present.nonzero().squeeze(1)
         return encoded.new_zeros((batch_size, *encoded.shape[1:])).index_put((rows,), encoded)
+
+    def zero_features(self, name: str, inputs: Any) -> Tensor:
+        """Features of samples that lack a modality: zeros, shape (B, d)."""
+        shape = (input_size(name, inputs), self.fusion.feature_dims[name])
+        return torch.zeros(shape, dtype=torch.get_default_dtype(), device=tensors_of(inputs)[0].device)
 
     def _run_encoder(self, name: str, inputs: Any, batch_size: int) -> Tensor:
         try:

@@ -152,7 +152,8 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Any], full:
     """
     with module_mode(model, training=False):
         real = {u: model.encode(u, x) for u, x in inputs.items()}
-        zero = {u: model.encode(u, map_tensors(_zero_row, x)).expand(len(full), -1) for u, x in inputs.items()}
+        rows = {u: model.encode(u, map_tensors(_zero_row, x)) for u, x in inputs.items()}
+        zero = {u: z.expand(len(full), *z.shape[1:]) for u, z in rows.items()}
         values = {
             subset: full
             if len(subset) == len(inputs)

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import preserved_buffers
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy
-from bmlr.methods._support import SteppedMethod, WindowedMethod, draw_per_sample, presence
+from bmlr.methods._support import SteppedMethod, WindowedMethod, draw_per_sample, keep_samples, presence
 from bmlr.methods._types import Conformance, Losses, MethodInfo
 from bmlr.model import Output
 
@@ -124,7 +124,7 @@ class CML(SteppedMethod, WindowedMethod):
             return output.subset_logits([name for name, kept in zip(names, keep[0].tolist(), strict=True) if kept])
         features = {}
         for name, z in output.features.items():
-            features[name] = torch.where(keep[:, names.index(name), None].to(z.device), z, 0.0)
+            features[name] = keep_samples(z, keep[:, names.index(name)].to(z.device))
         with preserved_buffers(output.fusion):  # running statistics are those of all features
             return output.replace_features(features).logits
 

@@ -15,6 +15,7 @@ from bmlr.methods._support import (
     all_reduce_sum,
     batch_scores,
     draw_per_sample,
+    keep_samples,
     presence,
 )
 from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
@@ -109,12 +110,12 @@ class OPM(SteppedMethod):
         rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)))
         draws = draw_per_sample(output.batch_size, len(names), generator).to(rates.device)
         keep = draws >= rates
-        widths = torch.tensor([output.features[u].shape[1] for u in names], device=rates.device)
+        widths = torch.tensor([output.features[u].shape[-1] for u in names], device=rates.device)
         theta = (widths * rates).sum() / widths.sum()
         features = {}
         for u, column in zip(names, keep.unbind(1), strict=True):
             z = output.features[u]
-            features[u] = torch.where(column[:, None], z, 0.0) / (1 - theta + 1e-5).to(z.dtype)
+            features[u] = keep_samples(z, column) / (1 - theta + 1e-5).to(z.dtype)
         remaining = output.replace_features({u: features[u] for u in output.features})
         has_any = (keep & presence(output, names)).any(1)
         logs = {f"drop_{u}": rate for u, rate in zip(names, rates, strict=True)}

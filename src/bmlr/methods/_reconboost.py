@@ -15,7 +15,7 @@ from bmlr.batch import Batch
 from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch
+from bmlr.methods._support import check_batch, pooled
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
@@ -253,7 +253,7 @@ class ReconBoost(Method):
     def _learner_logits(self, name: str, output: Output) -> Tensor:
         """Logits f_u of a learner, shape (B, C)."""
         head = self._head(name)
-        logits: Tensor = head(match_dtype(output.features[name], head))
+        logits: Tensor = head(match_dtype(pooled(output.features[name]), head))
         return widened(logits)
 
     def _ensemble(self, output: Output, names: Sequence[str]) -> Tensor:

@@ -13,7 +13,7 @@ from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Method
-from bmlr.methods._support import select
+from bmlr.methods._support import pooled, select
 from bmlr.methods._types import Conformance, EpochContext, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
@@ -128,7 +128,7 @@ def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) 
         for batch in batches:
             mask = (batch.present or {}).get(name)
             kept = batch if mask is None else select(batch, mask)
-            features.append(model.encode(name, kept.inputs[name]).float().cpu())
+            features.append(pooled(model.encode(name, kept.inputs[name])).float().cpu())
             targets.append(kept.targets.cpu())
     if not features:
         return torch.empty(0, 1).numpy(), torch.empty(0, dtype=torch.int64).numpy()

@@ -12,7 +12,7 @@ from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import log_probabilities, soft_cross_entropy
-from bmlr.methods._support import HeadedMethod, apply_heads, check_batch
+from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, pooled
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
 from bmlr.model import MultimodalClassifier, Output
 
@@ -142,14 +142,15 @@ class Remix(HeadedMethod):
                 for name in self._masked:
                     model.encode(name, batch.inputs[name], present.get(name))
         features = {
-            name: z if name == kept else z.new_zeros((len(batch), width))
-            for name, width in model.fusion.feature_dims.items()
+            name: z if name == kept else model.zero_features(name, x).to(z)
+            for name, x in ((name, batch.inputs[name]) for name in model.modalities)
         }
         unimodal = Output({kept: z}, model.fusion, batch.present)
+        alone = self.heads[kept](pooled(z))
         return Losses(
             {
                 "fused": soft_cross_entropy(model.fusion(features), batch.targets),
-                kept: self.gamma * soft_cross_entropy(self.heads[kept](z), batch.targets, mask=unimodal.mask(kept)),
+                kept: self.gamma * soft_cross_entropy(alone, batch.targets, mask=unimodal.mask(kept)),
                 **unimodal.readout_losses(batch.targets),
             }
         )

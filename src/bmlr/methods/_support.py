@@ -111,7 +111,17 @@ def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[st
             f"{type(method).__name__} has heads for {sorted(heads)} and got features of {sorted(output.features)}: "
             "call `method.setup(model)` once, before the optimiser is made."
         )
-    return {name: heads[name](match_dtype(z, heads[name])) for name, z in output.features.items()}
+    return {name: heads[name](match_dtype(pooled(z), heads[name])) for name, z in output.features.items()}
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Features of shape (B, d): those of a sequence, (B, …, d), averaged over its positions."""
+    return features if features.ndim == 2 else features.flatten(1, -2).mean(1)
+
+
+def keep_samples(features: Tensor, kept: Tensor) -> Tensor:
+    """Features of the samples in the boolean ``kept``, shape (B,); zero elsewhere."""
+    return torch.where(kept.reshape(-1, *[1] * (features.ndim - 1)), features, 0.0)
 
 
 # Scores and masks

@@ -70,7 +70,9 @@ class Runner:
             output = outputs[id(site.owner)] if site.attribute == "forward" else outputs[name]
             self.features[name] = features_of(output, name)
             tops = [Site(module, "forward", name) for module in encoders[name].children()]
-            self.stand_ins[name] = [(site, output)] if site.attribute != "forward" else []
+            inside = any(module is site.owner for top in tops for module in top.owner.modules())
+            # A method, or a module without parameters behind the encoder, such as a pooling, is replaced by itself.
+            self.stand_ins[name] = [] if site.attribute == "forward" and inside else [(site, output)]
             for top in tops:
                 self.stand_ins[name] += _stand_ins(top, site, self.features[name], outputs)
         self.example, self.size = dict(arguments), len(next(iter(self.features.values())))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bmlr._checks import nearest_name
 from bmlr._modes import module_mode
+from bmlr.batch import input_size
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.wrapping._parts import EncoderParts, WrappedFusion, all_trainable, owned_parameters
 from bmlr.wrapping._runner import Runner
@@ -176,6 +177,14 @@ class WrappedModel(MultimodalClassifier):
         arguments = {keys[0]: inputs} if len(keys) == 1 else {key: inputs[key] for key in keys}
         features: Tensor = self._runner.encode(name, arguments, batch_size)
         return features
+
+    def zero_features(self, name: str, inputs: Any) -> Tensor:
+        """Features of samples that lack a modality: zeros, of the shape that the encoder gives."""
+        if self._runner.features[name].ndim == 2:
+            return super().zero_features(name, inputs)
+        # The length of a sequence is known to the encoder alone.
+        with torch.no_grad(), module_mode(self.net, training=False):
+            return torch.zeros_like(self._run_encoder(name, inputs, input_size(name, inputs)))
 
     def _join_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
