@@ -224,7 +224,7 @@ class MultimodalClassifier(nn.Module):
         else:
             if num_classes is None:
                 raise ValueError("`num_classes` should be given where `fusion` is a name.")
-            dims = {name: _feature_dim(name, encoder, feature_dims) for name, encoder in encoders.items()}
+            dims = {name: feature_dim(name, encoder, feature_dims) for name, encoder in encoders.items()}
             self.fusion = fusions.create(fusion, dims, num_classes, **(fusion_options or {}))
 
     @property
@@ -304,7 +304,7 @@ class MultimodalClassifier(nn.Module):
         width = self.fusion.feature_dims[name]
         if not isinstance(features, Tensor):
             raise ValueError(
-                f"Encoder '{name}' should return features of shape (B, {width}). Found {_describe_output(features)}."
+                f"Encoder '{name}' should return features of shape (B, {width}). Found {describe_output(features)}."
             )
         if features.ndim != 2 or features.shape[1] != width or features.shape[0] != batch_size:
             raise ValueError(
@@ -314,7 +314,7 @@ class MultimodalClassifier(nn.Module):
         return features
 
 
-def _describe_output(output: Any) -> str:
+def describe_output(output: Any) -> str:
     """Contents of an encoder's output that is no tensor, and how to pick the features."""
 
     def shapes(values: Any) -> str:
@@ -337,7 +337,12 @@ def _describe_output(output: Any) -> str:
     return f"{kind} of {contents}: wrap the encoder in a module that returns a tensor of it, such as {pick}"
 
 
-def _feature_dim(name: str, encoder: nn.Module, feature_dims: Mapping[str, int] | None) -> int:
+def feature_dim(name: str, encoder: nn.Module, feature_dims: Mapping[str, int] | None) -> int:
+    """Width of an encoder's features, as given or as the encoder says.
+
+    Raises:
+        ValueError: If neither tells.
+    """
     if feature_dims is not None:
         if name not in feature_dims:
             raise ValueError(f"`feature_dims` should hold the width of every modality. '{name}' is missing.")

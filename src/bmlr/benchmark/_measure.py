@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from bmlr._files import atomic_write_text, json_text
 from bmlr.benchmark._jobs import COST, EPOCHS
-from bmlr.config import RunConfig, read_config
+from bmlr.config import RunConfig, import_user_module, read_config
 from bmlr.runs.layout import CONFIG
 from bmlr.training import choose_threads, make_module
 
@@ -34,7 +33,7 @@ def measure_runs(folder: Path, modules: Sequence[str]) -> int:
         modules: Modules of the user's own classes.
     """
     for module in modules:
-        importlib.import_module(module)
+        import_user_module(module)
     started = time.monotonic()
     epochs = int((folder / EPOCHS).read_text())
     for path in sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: int(path.parent.name)):

@@ -137,6 +137,7 @@ def task_of(job: Job, directory: Path) -> Task:
     """The task of a job, with what its process needs to find the user's modules."""
     class_paths = (class_path(type(instance)) for instance in (job.config.data, job.config.method))
     modules = dict.fromkeys(path.rpartition(".")[0] for path in class_paths if not path.startswith("bmlr."))
+    modules |= dict.fromkeys(job.config.model.own_modules)
     # A run's process has to find the user's modules where this one found them.
     paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).is_dir()] if modules else []
     return Task(directory.resolve(), tuple(modules), tuple(paths))

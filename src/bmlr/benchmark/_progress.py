@@ -131,11 +131,11 @@ def run_titles(jobs: Sequence[Job]) -> list[str]:
         ['[1/2] Joint seed 0', '[2/2] BMLR seed 0']
     """
     several_data = len({job.config.data.name for job in jobs}) > 1
-    several_fusions = len({job.config.model.fusion for job in jobs}) > 1
+    several_fusions = len({job.config.model.fusion_name for job in jobs}) > 1
     titles = []
     for place, job in enumerate(jobs, start=1):
         words = [job.config.data.name] if several_data else []
-        words += [job.label, f"({job.config.model.fusion})"] if several_fusions else [job.label]
+        words += [job.label, f"({job.config.model.fusion_name})"] if several_fusions else [job.label]
         titles.append(job.title or f"[{place}/{len(jobs)}] {' '.join(words)} seed {job.config.seed}")
     return titles
 

@@ -33,7 +33,7 @@ from typing import Any, NoReturn
 
 from bmlr.benchmark._jobs import BUSY, DONE, FAILED, STOPPED
 from bmlr.benchmark._measure import measure_runs
-from bmlr.config import read_config
+from bmlr.config import import_user_module, read_config
 from bmlr.runs import DirectoryLock, RunInterruptedError, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, LOG
 from bmlr.training import train
@@ -70,7 +70,7 @@ def _run(directory: Path, modules: Sequence[str]) -> int:
     (directory / FAILURE).unlink(missing_ok=True)
     try:
         for module in modules:
-            importlib.import_module(module)
+            import_user_module(module)
         config = read_config(directory / CONFIG)
         train(
             config.data, config.method, config.model, config.optimizer, config.trainer,

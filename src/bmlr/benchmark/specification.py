@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import check_integer, nearest_name
+from bmlr.config import import_user_module, split_specification
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 
@@ -57,7 +56,7 @@ def parse_method(text: str) -> MethodSpecification:
     specification, separator, epochs = text.partition("@")
     if separator and not re.fullmatch(r"[1-9][0-9]*", epochs):
         raise ValueError(f"Method '{text}' should name its epochs after the @ as a positive integer. Found '{epochs}'.")
-    name, parameters = _split(specification, "Method", text)
+    name, parameters = split_specification(specification, f"Method '{text}'")
     if "." not in name:
         name = bmlr.methods.get(name).__name__
     return specify(name, parameters, check_integer("epochs", int(epochs), 1) if separator else None)
@@ -80,21 +79,9 @@ def parse_data(text: str) -> MultimodalData:
         >>> parse_data("digits:audio_snr_db=10").audio_snr_db
         10.0
     """
-    name, parameters = _split(text, "Data set", text)
+    name, parameters = split_specification(text, f"Data set '{text}'")
     cls = _own_class(name) if "." in name else bmlr.data.get(name)
     return _construct(cls, parameters, f"Data set '{text}'")  # type: ignore[no-any-return]
-
-
-def _split(specification: str, kind: str, text: str) -> tuple[str, dict[str, str]]:
-    name, separator, listed = specification.partition(":")
-    items = [item for item in listed.split(",") if item.strip()]
-    pairs = [item.partition("=") for item in items]
-    if not name.strip() or (separator and not items) or any(not key.strip() or not equals for key, equals, _ in pairs):
-        raise ValueError(f"{kind} '{text}' should be written NAME or NAME:parameter=value,parameter=value.")
-    parameters = {key.strip(): value.strip() for key, _, value in pairs}
-    if len(parameters) < len(pairs):
-        raise ValueError(f"{kind} '{text}' should name every parameter once.")
-    return name.strip(), parameters
 
 
 def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
@@ -120,16 +107,11 @@ def _construct(cls: type, parameters: Mapping[str, str], where: str) -> Any:
 
 
 def _own_class(path: str) -> type:
-    """Import a class of the user's by its path.
-
-    Its module may also lie in the working directory.
-    """
+    """Import a class of the user's by its path."""
     module, _, name = path.rpartition(".")
-    directory = str(Path.cwd())
-    if directory not in sys.path and "" not in sys.path:
-        sys.path.append(directory)
     try:
-        cls = getattr(importlib.import_module(module), name)
+        import_user_module(module)
+        cls = getattr(sys.modules[module], name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{path} cannot be imported: {error}.") from error
     if not (isinstance(cls, type) and issubclass(cls, (Method, MultimodalData))):

@@ -44,6 +44,8 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if isinstance(value, str) and hint is Path:
         return Path(value)
+    if mapping_item(hint) is Any:  # of a mapping with an entry class_path the parser would make the object
+        return _plain_mapping(value, hint, where)
     import yaml
     from jsonargparse import ArgumentError, ArgumentParser, set_loader
 
@@ -62,6 +64,27 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     except (ArgumentError, yaml.YAMLError) as error:
         raise ValueError(f"{where} should be {describe_type(hint)}. Found {_shorten(value)}.") from error
     return Path(str(converted)) if isinstance(converted, os.PathLike) else converted
+
+
+def _plain_mapping(value: Any, hint: Any, where: str) -> Any:
+    """Plain data by name, or text where the type takes that too."""
+    import yaml
+
+    from bmlr.config import load_plain_yaml
+
+    plain = value
+    if isinstance(value, str):
+        try:
+            plain = load_plain_yaml(value)
+        except yaml.YAMLError:
+            plain = None
+    if isinstance(plain, dict):
+        return plain
+    if value is None and type(None) in get_args(hint):
+        return None
+    if isinstance(value, str) and str in _members(hint):
+        return value
+    raise ValueError(f"{where} should be {describe_type(hint)}. Found {_shorten(value)}.")
 
 
 def describe_type(hint: Any) -> str:
@@ -122,6 +145,16 @@ def list_item(hint: Any) -> Any:
     """Type of the items of a list, which are separate words of the command line; None for any other type."""
     members = _members(hint)
     return _item(members[0]) if len(members) == 1 and get_origin(members[0]) is list else None
+
+
+def mapping_item(hint: Any) -> Any:
+    """Type of the values of a mapping, whose entries are options too; None for a type that takes no mapping.
+
+    Example:
+        >>> mapping_item(dict[str, float] | float | None)
+        <class 'float'>
+    """
+    return next((_item(member) for member in _members(hint) if _origin(member) is dict), None)
 
 
 def _members(hint: Any) -> list[Any]:

@@ -14,16 +14,17 @@ import docstring_parser
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import nearest_name
+from bmlr.commands._user_classes import resolve_class
 from bmlr.commands._values import placeholder
 from bmlr.commands.options import REQUIRED, Command, Option, OptionGroup, class_options
-from bmlr.commands.parsing import resolve_class, usage
+from bmlr.commands.parsing import usage
 
 _INDENT = 26
 _SMALL = 3  # options of a group that is shown among those of the command
 _PLURALS = {"data": "data sets", "method": "methods"}
 _SPECIAL = {
     "config": "YAML file with any of these options, such as the config.yaml of a run; options typed here count more.",
-    "import": "Module of the method or data set, if it is your own; runs its code.",
+    "import": "Modules of your own classes, such as the method's or an encoder's, as a,b; runs their code.",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from bmlr.commands._values import list_item
+from bmlr.commands._values import list_item, mapping_item
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
 
@@ -45,6 +45,10 @@ class Option:
     def item(self) -> Any:
         """Type of the items of an option that takes several words; None for any other."""
         return list_item(self.hint)
+
+    def entry(self, key: str) -> Option:
+        """Option of one entry, where this one takes entries by name, as in --model.encoders.image."""
+        return Option(f"{self.name}.{key}", mapping_item(self.hint), self.default, self.owner)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +121,11 @@ class Command:
     def find(self, name: str) -> Option | None:
         """Option of a name, with underscores; None if there is none."""
         return next((option for option in self.all_options() if option.name == name), None)
+
+    def mapping_of(self, name: str) -> Option | None:
+        """Option that takes entries by name, of which this is one; None if there is none."""
+        options = [option for option in self.all_options() if mapping_item(option.hint) is not None]
+        return next((option for option in options if name.startswith(f"{option.name}.")), None)
 
     def all_options(self) -> list[Option]:
         """Options of the command and of its groups, without parameters of the chosen classes."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ from typing import Any
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import nearest_name
-from bmlr.commands._values import BOOLEANS, convert, describe_type
-from bmlr.commands.options import CLASSES, REQUIRED, Command, Option, OptionGroup, class_options, takes_any_option
+from bmlr.commands._user_classes import class_name, import_module, import_user_modules, noun, resolve_class
+from bmlr.commands._values import BOOLEANS, convert, describe_type, mapping_item
+from bmlr.commands.options import REQUIRED, Command, Option, OptionGroup, class_options, takes_any_option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ def read_arguments(command: Command, words: Sequence[str]) -> dict[str, Any]:
     positional, entries = _split(command, words)
     _assign_positional(command, positional, entries)
     if module := entries.pop("import", None):
-        import_user_module(module.value)
+        import_user_modules(module.value)
     entries = _expand_group_files(command, entries)
     classes = {name: _resolve_class(name, entries[name]) for name in command.classes if name in entries}
     if config := entries.pop("config", None):
@@ -64,48 +63,6 @@ def find_topic(command: Command, words: Sequence[str]) -> str | None:
     return None
 
 
-def import_user_module(module: str) -> None:
-    """Import a module of the user's from where Python finds it, or from the working directory."""
-    _search_working_directory()
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"Option --import: {module} cannot be imported: {error}.") from error
-
-
-def resolve_class(option: str, name: str, where: str) -> type:
-    """Class of a registered name, or of a path such as ``module.Class``.
-
-    Raises:
-        ValueError: If there is none; the message gives the nearest name.
-    """
-    registry: Any = bmlr.data if option == "data" else bmlr.methods
-    base = CLASSES[option]
-    if "." not in name:
-        if option == "data" and name in bmlr.data.class_names():
-            return getattr(bmlr.data, name)  # type: ignore[no-any-return]
-        try:
-            return registry.get(name)  # type: ignore[no-any-return]
-        except ValueError as error:
-            names = registry.available()
-            raise ValueError(
-                f"{where} should be one of {', '.join(names)}, or a class of yours as module.Class. "
-                f"Found {name}.{nearest_name(name, names)}"
-            ) from error
-    module, _, class_name = name.rpartition(".")
-    if not module.startswith("bmlr."):
-        _search_working_directory()
-    try:
-        cls = getattr(importlib.import_module(module), class_name, None)
-    except ImportError as error:
-        raise ValueError(f"{where}: {module} cannot be imported: {error}.") from error
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ValueError(
-            f"{where}: {name} should be a class derived from {base.__module__.split('._')[0]}.{base.__name__}."
-        )
-    return cls
-
-
 def _split(command: Command, words: Sequence[str]) -> tuple[list[str], dict[str, _Entry]]:
     """Positional words, and options by name with underscores."""
     positional: list[str] = []
@@ -121,6 +78,7 @@ def _split(command: Command, words: Sequence[str]) -> tuple[list[str], dict[str,
         text, separator, value = word[2:].partition("=")
         name = text.replace("-", "_")
         option = _find(command, name, text)
+        name = option.name
         where = f"Option --{option.shown}"
         if option.item is not None:
             values = [value] if separator else list(_take_values(rest))
@@ -157,6 +115,8 @@ def _find(command: Command, name: str, text: str) -> Option:
         return option
     if dot and prefix in command.classes:
         return Option(name, Any, REQUIRED, None)
+    if option := command.mapping_of(name):
+        return option.entry(text[len(option.shown) + 1 :])
     if name in groups:
         return Option(name, Path, None, command.function)  # a file with the options of the group
     names = [option.shown for option in command.all_options()]
@@ -219,16 +179,16 @@ def _read_config(command: Command, path: Path, classes: dict[str, type]) -> dict
     for name, value in _read_options(path).items():
         where = f"{path}: {name}"
         if name in command.classes:
-            class_name: Any = value
+            chosen: Any = value
             parameters: Any = {}
             if isinstance(value, dict) and "class_path" in value and set(value) <= {"class_path", "init_args"}:
-                class_name, parameters = value["class_path"], value.get("init_args") or {}
-            if not isinstance(class_name, str) or not isinstance(parameters, dict):
+                chosen, parameters = value["class_path"], value.get("init_args") or {}
+            if not isinstance(chosen, str) or not isinstance(parameters, dict):
                 raise ValueError(f"{where} should be a name, or have the entries class_path and init_args.")
-            cls = resolve_class(name, class_name, where)
+            cls = resolve_class(name, chosen, where)
             if classes.setdefault(name, cls) is not cls:
                 continue  # the command line names another class: these parameters are not its own
-            entries[name] = _Entry(class_name, where)
+            entries[name] = _Entry(chosen, where)
             entries |= _nested(name, parameters, where)
         elif name in {group.parameter for group in command.groups}:
             entries |= _nested(name, value, where)
@@ -271,20 +231,20 @@ def _check_names(command: Command, entries: Mapping[str, _Entry], classes: Mappi
     known = {option.name for option in [*command.positional, *command.all_options()]}
     for name, entry in entries.items():
         prefix, dot, parameter = name.partition(".")
-        if name in known:
+        if name in known or command.mapping_of(name):
             continue
         if not (dot and prefix in command.classes):
             names = [option.name for option in command.all_options()]
             suggestion = _nearest_option(name, names).replace("--", "")
             raise ValueError(f"{entry.where}: there is no such option.{suggestion}")
         if prefix not in classes:
-            raise ValueError(f"{entry.where} needs --{prefix} too: it is a parameter of {_noun(prefix)}.")
+            raise ValueError(f"{entry.where} needs --{prefix} too: it is a parameter of {noun(prefix)}.")
         cls = classes[prefix]
         names = [option.name.partition(".")[2] for option in class_options(cls, f"{prefix}.")]
         if parameter not in names and not takes_any_option(cls):
             listed = f"Its parameters are {', '.join(names)}." if names else "It has none."
             raise ValueError(
-                f"{entry.where}: {_class_name(cls)} has no parameter {parameter}. "
+                f"{entry.where}: {class_name(cls)} has no parameter {parameter}. "
                 f"{listed}{nearest_name(parameter, names)}"
             )
 
@@ -304,7 +264,7 @@ def _check_required(command: Command, entries: Mapping[str, _Entry], classes: Ma
     for name, cls in classes.items():
         for option in class_options(cls, f"{name}."):
             if option.default is REQUIRED and option.name not in entries:
-                raise ValueError(f"{_class_name(cls)} needs --{option.name}: {_describe(option)}.")
+                raise ValueError(f"{class_name(cls)} needs --{option.name}: {_describe(option)}.")
 
 
 def usage(command: Command) -> str:
@@ -326,20 +286,22 @@ def _build(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str
     arguments = _convert_values(own, entries)
     groups: list[OptionGroup] = [*command.groups, *command.flat_groups]
     for group in groups:
-        arguments[group.parameter] = _make(group.cls, group.options, entries)
+        made = arguments[group.parameter] = _make(group.cls, group.options, entries)
+        for module in getattr(made, "own_modules", ()):
+            import_module(module, f"Options --{group.parameter}")
     for name, cls in classes.items():
         options = {option.name: option for option in class_options(cls, f"{name}.")}
         for entry in entries:
             if entry.startswith(f"{name}."):
                 options.setdefault(entry, Option(entry, Any, None, cls))
-        arguments[name] = _make(cls, options.values(), entries)
+        arguments[name] = _make(cls, list(options.values()), entries)
     return arguments
 
 
-def _make(cls: type, options: Iterable[Option], entries: Mapping[str, _Entry]) -> Any:
+def _make(cls: type, options: Sequence[Option], entries: Mapping[str, _Entry]) -> Any:
     """Make an object of the options that were given; messages of its class name the option, not its parameter."""
-    given = [option for option in options if option.name in entries]
-    values = _convert_values(given, entries)
+    given = [entry for option in options for entry in _given(option, entries)]
+    values = _convert_values(options, entries)
     try:
         return cls(**values)
     except ValueError as error:
@@ -355,42 +317,37 @@ def _convert_values(options: Iterable[Option], entries: Mapping[str, _Entry]) ->
     """Values of the options that were given, by the name of the parameter."""
     values: dict[str, Any] = {}
     for option in options:
-        if entry := entries.get(option.name):
-            items = entry.value if isinstance(entry.value, list) else [entry.value]
-            values[option.name.rpartition(".")[2]] = (
-                convert(entry.value, option.hint, entry.where)
-                if option.item is None
-                else [convert(item, option.item, entry.where) for item in items]
-            )
+        field = option.name.rpartition(".")[2]
+        for given in _given(option, entries):
+            entry = entries[given.name]
+            if given is not option:  # an entry of a mapping
+                whole = values.get(field)
+                key = given.name[len(option.name) + 1 :]
+                values[field] = {**(whole if isinstance(whole, dict) else {}), key: _convert(given, entry)}
+            else:
+                values[field] = _convert(option, entry)
     return values
+
+
+def _given(option: Option, entries: Mapping[str, _Entry]) -> list[Option]:
+    """The option, if it was given, and the entries that were given one by one."""
+    whole = [option] if option.name in entries else []
+    if mapping_item(option.hint) is None:
+        return whole
+    prefix = f"{option.name}."
+    return [*whole, *(option.entry(name[len(prefix) :]) for name in entries if name.startswith(prefix))]
+
+
+def _convert(option: Option, entry: _Entry) -> Any:
+    if option.item is None:
+        return convert(entry.value, option.hint, entry.where)
+    items = entry.value if isinstance(entry.value, list) else [entry.value]
+    return [convert(item, option.item, entry.where) for item in items]
 
 
 def _resolve_class(option: str, entry: _Entry) -> type:
     return resolve_class(option, entry.value, entry.where)
 
 
-def _search_working_directory() -> None:
-    """Let Python find modules in the working directory too, after all others, as ``python -m bmlr`` does."""
-    directory = str(Path.cwd())
-    if directory not in sys.path and "" not in sys.path:
-        sys.path.append(directory)
-
-
 def _describe(option: Option) -> str:
     return describe_type(option.item if option.item is not None else option.hint)
-
-
-def _noun(prefix: str) -> str:
-    return "a data set" if prefix == "data" else "a method"
-
-
-def _class_name(cls: type) -> str:
-    """Name of a data set or method in messages."""
-    if issubclass(cls, CLASSES["data"]):
-        names = [
-            name
-            for name, class_name in zip(bmlr.data.available(), bmlr.data.class_names(), strict=True)
-            if class_name == cls.__name__
-        ]
-        return f"Data set {names[0] if names and cls.__module__.startswith('bmlr.') else cls.__name__}"
-    return f"Method {cls.__name__}"

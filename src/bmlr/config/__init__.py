@@ -7,6 +7,7 @@ try:
     from bmlr.config._file import load_plain_yaml, read_config_entries, read_plain_yaml
     from bmlr.config._model import build_model
     from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, fill_defaults
+    from bmlr.config._parts import import_user_module, split_specification
     from bmlr.config._run_config import RunConfig, read_config
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
@@ -19,9 +20,11 @@ __all__ = [
     "build_model",
     "class_path",
     "fill_defaults",
+    "import_user_module",
     "load_plain_yaml",
     "read_config",
     "read_config_entries",
     "read_plain_yaml",
     "resolve_class",
+    "split_specification",
 ]

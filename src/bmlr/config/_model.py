@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import nn
 
+from bmlr._modes import module_mode
 from bmlr.config._options import ModelOptions
+from bmlr.config._parts import Entry, make_part
 from bmlr.data import Modality, MultimodalData
 from bmlr.encoders import MLP, TransformerEncoder, resnet18
-from bmlr.model import MultimodalClassifier
+from bmlr.fusion import Fusion
+from bmlr.model import MultimodalClassifier, describe_output, feature_dim
 
 
 def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassifier:
@@ -18,21 +22,59 @@ def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassi
     Its weights come from torch's random generator.
 
     Raises:
-        ValueError: If a modality is unknown or has no default encoder.
+        ValueError: If a modality is unknown or has no default encoder, or a class of the user's does not fit.
     """
-    width = options.width or data.defaults.width
     modalities = options.select(data).modalities
-    encoders = {name: _encoder(name, modality, width, options) for name, modality in modalities.items()}
-    fusion_options = {"unimodal": options.unimodal, "conditioner": options.conditioner}
-    return MultimodalClassifier(
-        encoders,
-        len(data.classes),
-        options.fusion,
-        fusion_options={name: value for name, value in fusion_options.items() if value is not None},
-    )
+    own = options.encoders or {}
+    encoders, dims = {}, {}
+    for name, modality in modalities.items():
+        if name in own:
+            encoders[name] = _own_encoder(own[name], modality)
+        else:
+            encoders[name] = _default_encoder(name, modality, options.width or data.defaults.width, options)
+        dims[name] = _feature_width(name, encoders[name], modality)
+    extra = {"unimodal": options.unimodal, "conditioner": options.conditioner}
+    extra = {name: value for name, value in extra.items() if value is not None}
+    classes = len(data.classes)
+    if isinstance(options.fusion, str):
+        return MultimodalClassifier(encoders, classes, options.fusion, feature_dims=dims, fusion_options=extra)
+    entry = {**options.fusion, "init_args": extra | options.fusion["init_args"]}
+    return MultimodalClassifier(encoders, classes, make_part("fusion", entry, Fusion, dims, classes))  # type: ignore[type-abstract]
 
 
-def _encoder(name: str, modality: Modality, width: int, options: ModelOptions) -> nn.Module:
+def _own_encoder(entry: Entry, modality: Modality) -> nn.Module:
+    return make_part("encoder", entry, nn.Module, modality=modality)
+
+
+def _feature_width(name: str, encoder: nn.Module, modality: Modality) -> int:
+    """Width of an encoder's features: what it says, or else what it gives for inputs of one.
+
+    Raises:
+        ValueError: If neither tells.
+    """
+    try:
+        return feature_dim(name, encoder, None)
+    except ValueError:
+        pass
+    example = torch.ones(2, *modality.shape)
+    try:
+        with torch.no_grad(), module_mode(encoder, training=False):
+            features = encoder(example)
+    except Exception as error:  # whatever a module of the user's raises
+        raise ValueError(
+            f"Encoder '{name}' should tell its width by an attribute `num_features`, or run on inputs of shape "
+            f"{tuple(example.shape)}. It has none and fails: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
+    if not isinstance(features, torch.Tensor):
+        raise ValueError(f"Encoder '{name}' should return features of shape (B, d). Found {describe_output(features)}.")
+    if features.ndim != 2 or len(features) != 2:
+        raise ValueError(
+            f"Encoder '{name}' should return features of shape (B, d). Found {tuple(features.shape)} for 2 samples."
+        )
+    return features.shape[1]
+
+
+def _default_encoder(name: str, modality: Modality, width: int, options: ModelOptions) -> nn.Module:
     if modality.kind in {"image", "spectrogram", "frames"}:
         channels, height, breadth = modality.shape[-3:]
         stem: Literal["imagenet", "small"] = options.stem or ("small" if max(height, breadth) < 96 else "imagenet")
@@ -50,4 +92,4 @@ def _encoder(name: str, modality: Modality, width: int, options: ModelOptions) -
             max_length=max(steps, 1),
             positions=options.positions,
         )
-    raise ValueError(f"Modality '{name}' of kind '{modality.kind}' has no default encoder: give a model of your own.")
+    raise ValueError(f"Modality '{name}' of kind '{modality.kind}' has no default encoder: name one of your own.")

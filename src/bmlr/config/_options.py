@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from bmlr import fusion as fusions
-from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive, check_unit_interval
+from bmlr._checks import (
+    check_choice,
+    check_integer,
+    check_non_negative,
+    check_positive,
+    check_unit_interval,
+    nearest_name,
+)
+from bmlr.config._parts import Entry, find_part, own_modules, read_part
 from bmlr.data import MultimodalData, SelectedModalities
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
@@ -22,16 +30,19 @@ _NO_EFFECT = {"affects_result": False}
 
 @dataclasses.dataclass
 class ModelOptions:
-    """Model: a default encoder per modality and a fusion.
+    """Model: an encoder per modality and a fusion.
 
-    Images, spectrograms and frames get a ResNet-18 (with the small-input stem below 96 pixels), sequences a
+    By default images, spectrograms and frames get a ResNet-18 (with the small-input stem below 96 pixels), sequences a
     Transformer, vectors a multilayer perceptron.
 
     Attributes:
         modalities: Modalities of the model, such as audio or [audio,text]; by default all of the data set. A model
             of one modality is trained alone, as a unimodal baseline. Samples that have none of these modalities are
             left out of training and scores.
-        fusion: Name of the fusion: concat, sum, film, gated or bigated.
+        encoders: Encoders by modality in place of the default ones, as in --model.encoders.image mymodel.Net:width=8:
+            classes or functions of yours as module.Class. One whose constructor names a parameter modality gets the
+            kind and shape of its input.
+        fusion: Name of the fusion: concat, sum, film, gated or bigated; or a class of yours as module.Class.
         width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; by
             default the data set's.
         stem: Stem of the ResNets: imagenet or small; by default chosen by the input's size.
@@ -44,7 +55,8 @@ class ModelOptions:
     """
 
     modalities: tuple[str, ...] | str | None = None
-    fusion: str = "concat"
+    encoders: dict[str, Any] | None = None
+    fusion: dict[str, Any] | str = "concat"
     width: int | None = None
     stem: Literal["imagenet", "small"] | None = None
     unimodal: Literal["split", "ablated", "auxiliary"] | None = None
@@ -59,7 +71,13 @@ class ModelOptions:
             text = isinstance(self.modalities, str)
             names = str(self.modalities).split(",") if text else [str(name) for name in self.modalities]
             self.modalities = tuple(name.strip() for name in names)
-        check_choice("fusion", self.fusion, fusions.available())
+        if self.encoders is not None:
+            parts = {str(name): read_part(part, f"Encoder '{name}'") for name, part in self.encoders.items()}
+            self.encoders = {name: parts[name] for name in sorted(parts)} or None
+        if not (isinstance(self.fusion, str) and set(self.fusion).isdisjoint(".:")):
+            self.fusion = read_part(self.fusion, "Parameter `fusion`")
+        else:
+            check_choice("fusion", self.fusion, fusions.available())
         if self.width is not None:
             check_integer("width", self.width, 1)
         check_integer("depth", self.depth, 1)
@@ -73,6 +91,22 @@ class ModelOptions:
             ValueError: If a name of ``modalities`` is unknown; the message gives the nearest one.
         """
         return data if self.modalities is None else SelectedModalities(data, self.modalities)
+
+    @property
+    def fusion_name(self) -> str:
+        """Name or path of the fusion."""
+        return self.fusion if isinstance(self.fusion, str) else str(self.fusion["class_path"])
+
+    @property
+    def parts(self) -> dict[str, Entry]:
+        """Entries of encoders and fusion that are named by path, by option."""
+        named = {f"encoders.{name}": part for name, part in (self.encoders or {}).items()}
+        return named | ({"fusion": self.fusion} if isinstance(self.fusion, dict) else {})
+
+    @property
+    def own_modules(self) -> list[str]:
+        """Modules of the user's that the model needs."""
+        return own_modules(self.parts.values())
 
 
 @dataclasses.dataclass
@@ -207,16 +241,20 @@ def fill_defaults(
     """Fill open options with the defaults of the data set.
 
     The model's modalities come in the order of the data set, and as None where they are all of it, so that equal
-    models have equal configurations.
+    models have equal configurations; encoders of other modalities are left out.
 
     Raises:
-        ValueError: If the data set lacks a modality of the model.
+        ValueError: If the data set lacks a modality of the model or of an encoder, or a class is not there.
     """
+    for option, part in model.parts.items():  # told now rather than by every run of a grid
+        find_part("fusion" if option == "fusion" else "encoder", part["class_path"])
+    if (model.modalities is not None or model.encoders) and not data.modalities:
+        data.prepare()  # a table tells its modalities once it is read
     if model.modalities is not None:
-        if not data.modalities:  # a table tells its modalities once it is read
-            data.prepare()
         selected = tuple(model.select(data).modalities)
         model = dataclasses.replace(model, modalities=None if len(selected) == len(data.modalities) else selected)
+    if model.encoders:
+        model = dataclasses.replace(model, encoders=_used_encoders(data, model, model.encoders))
 
     def fill(options: Any, **defaults: Any) -> Any:
         return dataclasses.replace(options, **{k: v for k, v in defaults.items() if getattr(options, k) is None})
@@ -227,3 +265,13 @@ def fill_defaults(
         fill(optimizer, lr=defaults.lr),
         fill(trainer, epochs=defaults.epochs, batch_size=defaults.batch_size),
     )
+
+
+def _used_encoders(data: MultimodalData, model: ModelOptions, encoders: Mapping[str, Entry]) -> dict[str, Entry]:
+    for name in encoders:
+        if name not in data.modalities:
+            raise ValueError(
+                f"Parameter `encoders` should name modalities of the data set, {', '.join(data.modalities)}. "
+                f"Found '{name}'.{nearest_name(name, data.modalities)}"
+            )
+    return {name: part for name, part in encoders.items() if name in model.select(data).modalities}

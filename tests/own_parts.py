@@ -1,0 +1,65 @@
+"""Encoders and fusions of a user's own, for tests that name them by path."""
+
+import itertools
+
+import torch
+from torch import nn
+
+from bmlr.fusion import Fusion
+
+
+class Net(nn.Module):
+    """Encoder that asks for the form of its input, and tells its width."""
+
+    def __init__(self, modality, width=4, layers=(8,)):
+        super().__init__()
+        self.num_features = width
+        size = int(torch.tensor(modality.shape).prod())
+        sizes = [size, *layers, width]
+        stages = [part for n, m in itertools.pairwise(sizes) for part in (nn.Linear(n, m), nn.ReLU())]
+        self.layers = nn.Sequential(nn.Flatten(), *stages)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Untold(nn.Module):
+    """Encoder that does not tell its width."""
+
+    def __init__(self, width=5):
+        super().__init__()
+        self.layer = nn.Linear(4, width)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x))
+
+
+class Unfit(nn.Module):
+    """Encoder that fails on any input."""
+
+    def forward(self, x):
+        raise RuntimeError("no weights are here")
+
+
+class Pair(nn.Module):
+    """Encoder that returns two tensors, as a recurrent layer does."""
+
+    def forward(self, x):
+        return x, x
+
+
+class Late(Fusion):
+    """Fusion by the log of summed probabilities."""
+
+    def __init__(self, feature_dims, num_classes, temperature=1.0, unimodal=None):
+        super().__init__(feature_dims, num_classes, unimodal=unimodal)
+        self.temperature = temperature
+        self.heads = nn.ModuleDict({name: nn.Linear(width, num_classes) for name, width in feature_dims.items()})
+
+    def fused(self, features):
+        return torch.stack([self.heads[name](z) / self.temperature for name, z in features.items()]).logsumexp(0)
+
+
+def make_net(modality, width=4):
+    """A function in place of a class."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(modality.shape).prod()), width))
