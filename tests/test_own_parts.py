@@ -20,7 +20,7 @@ from bmlr.commands.options import Command
 from bmlr.commands.parsing import read_arguments
 from bmlr.config import ModelOptions, TrainerOptions, build_model, read_config
 from bmlr.methods import Joint
-from bmlr.training import load_run, train
+from bmlr.training import load, train
 from toy import Toy
 
 QUICK = [
@@ -107,7 +107,7 @@ def test_train_diagnose_and_predict_with_own_parts(tmp_path, capsys):
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (run, tmp_path / "again"))
     assert first["test"] == second["test"]
     assert first["digest"] == second["digest"]
-    _, model, _ = load_run(run)
+    model = load(run).model
     assert [layer.out_features for layer in model.encoders["image"].layers if isinstance(layer, torch.nn.Linear)] == [
         4, 4, 8,
     ]  # fmt: skip
