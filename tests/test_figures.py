@@ -89,6 +89,18 @@ def test_ratio_is_on_a_logarithmic_axis_around_one():
         figures.plot_ratio(metrics([0.1]))
 
 
+def test_the_ratios_of_all_panels_are_inside_their_one_axis():
+    axes = plt.subplots(1, 3, sharey=True)[1]
+    for ax, ratio in zip(axes, (3.0, 0.25, 1.1), strict=True):
+        table = pd.DataFrame({"epoch": [0, 1], "val_ratio_a_b": [1.0, ratio]})
+        figures.plot_ratio({"x": table, "y": table.assign(val_ratio_a_b=[1.0, 1.2 * ratio])}, ax)
+    for ax in axes:
+        low, high = ax.get_ylim()
+        assert low < ax.dataLim.y0 <= ax.dataLim.y1 < high
+        assert max(ax.get_yticks()) >= 3
+        assert min(ax.get_yticks()) <= 0.3
+
+
 def test_reshaped_share_in_percent():
     table = pd.DataFrame({"epoch": [0], "train_reshaped_audio": [0.25], "train_reshaped_image": [0.5]})
     ax = figures.plot_reshaped_share(table)

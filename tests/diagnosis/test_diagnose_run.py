@@ -71,7 +71,7 @@ def test_the_command_prints_and_writes(run, splits, capsys, tmp_path, monkeypatc
     subject = f"UniformBaseline on toy, validation split, best weights (epoch {epoch} of 2), 120 samples"
     assert titles == [f"{kind}: {subject}" for kind in ("Accuracy by modality", "Contribution of each modality",
                                                         "Confidence gap")]  # fmt: skip
-    assert all(legend_texts(figure)[-1] == "95 % bootstrap interval" for figure in saved)
+    assert all(legend_texts(figure)[-1] == "95 % interval" for figure in saved)
     assert "mean signed gap (above 0: the first is more confident)" in legend_texts(saved[2])
     assert {path.name for path in (run / "diagnosis").iterdir()} == {
         "diagnosis.json", "diagnosis.md", "accuracies.png", "shapley.png", "confidence.png",

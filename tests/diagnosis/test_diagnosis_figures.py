@@ -4,6 +4,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from axes import draw, legend_texts, title_of
 from bmlr.diagnosis import diagnose
 from bmlr.diagnosis.figures import (
     draw_figures,
@@ -85,5 +86,20 @@ def test_figures_of_all_measured_numbers():
     assert list(draw_figures(small_diagnosis())) == ["accuracies", "shapley", "confidence"]
     rows = [{"step": 0.0, "norm_audio": 1.0, "norm_video": 2.0}]
     diagnosis = dataclasses.replace(small_diagnosis(reference=probes()), gradient_rows=rows)
-    assert list(draw_figures(diagnosis)) == ["accuracies", "shapley", "confidence", "probes", "gradients"]
+    diagnosis = dataclasses.replace(diagnosis, subject="Joint on toy, validation split, best weights")
+    figures = draw_figures(diagnosis)
+    assert list(figures) == ["accuracies", "shapley", "confidence", "probes", "gradients"]
     assert not plt.get_fignums()
+    for name, figure in figures.items():
+        # What is recorded while a model trains is of no split and no chosen epoch.
+        assert ("validation split" in title_of(figure)) == (name != "gradients")
+        assert ("95 % interval" in legend_texts(figure)) == (name != "gradients")
+
+
+def test_norms_of_few_powers_of_ten_have_ticks_apart():
+    rows = [{"step": float(i), "norm_a": 0.6 + i, "norm_v": 1.0} for i in range(6)]
+    ax = plot_gradient_norms(rows)
+    draw(ax)
+    ticks = [label.get_window_extent() for label in ax.get_yticklabels(which="both") if label.get_text()]
+    assert len(ticks) >= 4
+    assert not any(a.overlaps(b) for index, a in enumerate(ticks) for b in ticks[:index])

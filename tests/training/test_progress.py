@@ -76,13 +76,25 @@ def test_labels_that_are_never_reshaped_are_remarked_upon_once(tmp_path, caplog)
     remarks = [record.getMessage() for record in caplog.records if "reshaped" in record.getMessage()]
     assert len(remarks) == 1
     assert remarks[0].startswith("Less than 2 % of the labels have been reshaped for 5 epochs")
-    assert remarks[0].endswith("lower --method.beta.")
+    assert remarks[0].endswith("so that the method trains on one-hot labels: lower --method.beta.")
     caplog.clear()
     train(tmp_path / "s", "--method", "BMLR", "--method.beta", "0.5", *options)
     assert "reshaped" not in caplog.text
 
 
-def test_labels_that_are_always_reshaped_are_remarked_upon():
+def test_labels_that_are_always_reshaped_are_remarked_upon_once(tmp_path, caplog):
+    data = ["--data.samples", "{train: 512, val: 64, test: 64}", "--data.accuracy", "{audio: 0.95, video: 0.12}"]
+    options = ["--trainer.epochs", "12", "--trainer.progress", "false", "--trainer.accelerator", "cpu"]
+    method = ["--method", "BMLR", "--method.beta", "0"]
+    assert main(["train", "synthetic", *data, *method, *options, "--run", str(tmp_path / "r")]) == 0
+    (remark,) = [record.getMessage() for record in caplog.records if "reshaped" in record.getMessage()]
+    assert remark == (
+        "More than 95 % of the labels of audio have been reshaped for 5 epochs, so that it hardly learns from its own "
+        "labels: raise --method.beta."
+    )
+
+
+def test_few_epochs_and_other_methods_get_no_remark_on_labels():
     row = {"train_loss": 1.0, "train_reshaped_audio": 0.97, "train_reshaped_image": 0.01}
     assert advise_on_labels([row] * 4) is None
     assert "of the labels of audio have been reshaped" in advise_on_labels([row] * 5)

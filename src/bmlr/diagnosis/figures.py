@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._resampling import IntervalEstimate
-from bmlr.figures.style import COLOURS, HATCHES, add_legend, look, plain_text, set_title
+from bmlr.figures.style import COLOURS, HATCHES, add_legend, look, plain_text, ratio_ticks, set_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,11 +26,12 @@ __all__ = [
     "plot_shapley",
 ]
 
-_INTERVAL = "95 % bootstrap interval"
+#: Legend of the curves behind a running median.
+_RECORDS = "pale: single records"
 _TITLES = {
     "accuracies": "Accuracy by modality", "shapley": "Contribution of each modality", "confidence": "Confidence gap",
-    "probes": "Linear probes on the encoders", "gradients": "Gradient norm per encoder",
-    "conflict": "Conflict of fused and unimodal gradients",
+    "probes": "Linear probes on the encoders", "gradients": "Gradient norm per encoder while training",
+    "conflict": "Conflict of multimodal and unimodal gradients while training",
 }  # fmt: skip
 _Bars = Mapping[str, Mapping[str, IntervalEstimate]]
 
@@ -38,7 +39,7 @@ _Bars = Mapping[str, Mapping[str, IntervalEstimate]]
 def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     """Accuracies of each modality alone and of the others without it.
 
-    Lines mark the fused accuracy and the most frequent class; error bars are bootstrap intervals.
+    Lines mark the fused accuracy and the most frequent class; error bars are intervals.
 
     Args:
         diagnosis: The diagnosis.
@@ -52,9 +53,9 @@ def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
             for u, measures in diagnosis.modalities.items()
             if measures.trained_alone is not None
         },
-        "all others, without it": {u: measures.without for u, measures in diagnosis.modalities.items()},
+        "all others, without this one": {u: measures.without for u, measures in diagnosis.modalities.items()},
     }
-    _grouped_bars(ax, list(diagnosis.modalities), {label: bars for label, bars in series.items() if bars})
+    _grouped_bars(ax, list(diagnosis.modalities), {label: bars for label, bars in series.items() if bars}, diagnosis)
     ax.axhline(100 * diagnosis.accuracy.value, color="black", linewidth=1, label="fused")
     ax.axhline(100 * diagnosis.majority_rate, color="black", linewidth=1, linestyle=":", label="most frequent class")
     ax.set(ylabel="accuracy (%)", ylim=(0, 105))
@@ -72,7 +73,7 @@ def plot_shapley(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax, len(diagnosis.modalities))
     bars = {"contribution": {u: measures.shapley_accuracy for u, measures in diagnosis.modalities.items()}}
-    _grouped_bars(ax, list(diagnosis.modalities), bars)
+    _grouped_bars(ax, list(diagnosis.modalities), bars, diagnosis)
     ax.axhline(0, color="black", linewidth=1)
     ax.set(ylabel="Shapley value in accuracy (points)")
     return _legend_above(ax)
@@ -94,7 +95,7 @@ def plot_confidence(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
             pair: measures.signed_confidence_gap for pair, measures in diagnosis.pairs.items()
         },
     }
-    _grouped_bars(ax, list(diagnosis.pairs), bars)
+    _grouped_bars(ax, list(diagnosis.pairs), bars, diagnosis)
     ax.axhline(0, color="black", linewidth=1)
     ax.set(ylabel="confidence gap: difference of\nthe true class's probability (points)")
     return _legend_above(ax)
@@ -124,7 +125,7 @@ def plot_probes(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     if not names:
         raise ValueError("`diagnosis` should have probes: give them to diagnose as `reference`. Found none.")
     ax = _axes(ax, len(names))
-    _grouped_bars(ax, names, series)
+    _grouped_bars(ax, names, series, diagnosis)
     ax.axhline(100 * diagnosis.majority_rate, color="black", linewidth=1, linestyle=":", label="most frequent class")
     ax.set(ylabel="accuracy of a linear probe (%)", ylim=(0, 105))
     return _legend_above(ax)
@@ -146,13 +147,16 @@ def plot_gradient_norms(rows: Sequence[Mapping[str, float]], ax: Axes | None = N
         >>> [text.get_text() for text in plot_gradient_norms(rows).get_legend().get_texts()]
         ['audio', 'video', 'pale: single records']
     """
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     ax = _curves(rows, "norm_", ax, window)
     values = [value for row in rows for name, value in row.items() if name.startswith("norm_")]
     if all(value > 0 for value in values):
         ax.set_yscale("log")
         if max(values) < 30 * min(values):  # too few powers of ten for labels at these alone
+            ax.yaxis.set_major_locator(FixedLocator(ratio_ticks(*ax.get_ylim())))
+            ax.yaxis.set_minor_locator(NullLocator())
             ax.yaxis.set_major_formatter("{x:g}")
-            ax.yaxis.set_minor_formatter("{x:g}")
     ax.set(ylabel="gradient norm (running median)")
     return ax
 
@@ -197,7 +201,8 @@ def draw_figures(diagnosis: Diagnosis) -> dict[str, Figure]:
         if any(math.isfinite(v) for row in diagnosis.gradient_rows for k, v in row.items() if k.startswith(prefix)):
             figures[name] = Figure(figsize=_size(2), layout="constrained")
             plot(diagnosis.gradient_rows, figures[name].add_subplot())
-            set_title(figures[name], f"{_TITLES[name]}: {diagnosis.subject}")
+            # Split and weights, which the subject goes on with, are of the diagnosis and not of these steps.
+            set_title(figures[name], f"{_TITLES[name]}: {diagnosis.subject.partition(', ')[0]}")
     return figures
 
 
@@ -214,8 +219,9 @@ def _axes(ax: Axes | None, groups: int) -> Axes:
     return ax
 
 
-def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars) -> None:
+def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars, diagnosis: Diagnosis) -> None:
     """Draw groups of bars in percent, with intervals."""
+    level = f"{100 * diagnosis.thresholds.level:g} % interval"
     width = min(0.3, 0.8 / len(series))
     for number, (label, bars) in enumerate(series.items()):
         positions = [groups.index(name) + (number - (len(series) - 1) / 2) * width for name in bars]
@@ -234,7 +240,7 @@ def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars) -> None:
             edgecolor="white",
             linewidth=0,
         )
-        interval: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "label": _INTERVAL}
+        interval: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "label": level}
         ax.errorbar(positions, values, errors, capsize=3, **interval)
     names = ["\n".join(map(plain_text, textwrap.wrap(name, 18))) for name in groups]
     ax.set_xticks(range(len(groups)), names)
@@ -251,16 +257,18 @@ def _curves(rows: Sequence[Mapping[str, float]], prefix: str, ax: Axes | None, w
         steps, values = [row["step"] for row in measured], [row[name] for row in measured]
         medians = [statistics.median(values[max(0, i - window // 2) : i + window // 2 + 1]) for i in range(len(values))]
         series = look(number + 1)
-        ax.plot(steps, values, color=series["color"], alpha=0.2, linewidth=0.8, label="pale: single records")
+        ax.plot(steps, values, color=series["color"], alpha=0.2, linewidth=0.8, label=_RECORDS)
         ax.plot(steps, medians, label=plain_text(name.removeprefix(prefix)), **series)
     ax.set(xlabel="step")
-    return _legend_above(ax, "pale: single records")
+    return _legend_above(ax)
 
 
-def _legend_above(ax: Axes, *last: str) -> Axes:
+def _legend_above(ax: Axes) -> Axes:
     """Add the legend above the axes, clear of the bars."""
-    longest = max(map(len, ax.get_legend_handles_labels()[1]), default=0)
+    labels = ax.get_legend_handles_labels()[1]
+    longest = max(map(len, labels), default=0)
+    last = [label for label in labels if label == _RECORDS or label.endswith(" % interval")]
     above: dict[str, Any] = {"frameon": False, "loc": "lower left", "bbox_to_anchor": (0, 1.0)}
     above["ncols"] = 1 if longest > 30 else 2  # wider than the axes, it would be cut
-    add_legend(ax, last or (_INTERVAL,), borderaxespad=0.2, fontsize="small", **above)
+    add_legend(ax, last, borderaxespad=0.2, fontsize="small", **above)
     return ax

@@ -82,6 +82,9 @@ def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
     values = np.concatenate(shown)
     values = values[np.isfinite(values) & (values > 0)]
     low, high = float(min(values.min(), 0.8) / 1.12), float(max(values.max(), 1.25) * 1.12)
+    # Panels of one axis: the last one's range would cut the curves of those before it.
+    if any(other is not ax and other.has_data() for other in ax.get_shared_y_axes().get_siblings(ax)):
+        low, high = min(low, ax.get_ylim()[0]), max(high, ax.get_ylim()[1])
     ax.set(ylabel="ratio of validation accuracies", yscale="log", ylim=(low, high))
     ax.yaxis.set_major_locator(FixedLocator(ratio_ticks(low, high)))
     ax.yaxis.set_minor_locator(NullLocator())

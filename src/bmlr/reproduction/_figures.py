@@ -89,7 +89,8 @@ def draw_bars(made: ExperimentRuns, folder: Path) -> DrawnFigures:
         if rows:
             axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
             caption = f"{made.experiment.title}: test accuracy on {name}, every run as a circle."
-            set_title(axes.get_figure(), f"{name}: test accuracy in the epoch selected on validation")
+            title = f"{name}: {made.experiment.title}, test accuracy in the epoch selected on validation"
+            set_title(axes.get_figure(), title)
             result.add(axes.get_figure(), folder, f"{made.experiment.name}-{name}", caption)
     return result
 

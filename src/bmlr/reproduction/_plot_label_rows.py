@@ -64,7 +64,7 @@ def plot_label_rows(
         plain_text(names[indices[row]], 16) + (f", {plain_text(sample_names[row])}" if sample_names is not None else "")
         for row in rows
     ]
-    size = (max(2.6, 0.62 + (0.36 if number <= _WRITTEN else 0.2) * number), 0.95 + 0.3 * len(rows))
+    size = (max(2.6, 0.62 + (0.36 if number <= _WRITTEN else 0.2) * number), 1.15 + 0.3 * len(rows))
     panels = open_panels(axes, list(arrays), size=size)
     remainders = {name: _mask_true_class(array[rows], indices[rows]) for name, array in arrays.items()}
     largest = max(0.05, *(float(np.nanmax(array)) for array in remainders.values()))
@@ -82,6 +82,7 @@ def plot_label_rows(
         )
         ax.set_yticks(range(len(rows)), beside if index == 0 else [""] * len(rows), fontsize=8)
         ax.tick_params(length=0)
+        ax.set_xlabel("class", fontsize=8)
         ax.set_title(plain_text(name), fontsize=9)
         ax.spines[:].set_visible(False)
     return panels

@@ -191,8 +191,9 @@ def _settings_text(made: ExperimentRuns) -> str:
         config = made.records[baseline.label, name][0].config
         trainer, optimizer, model = config["trainer"], config["optimizer"], config["model"]
         stem = f", {model['stem']} stem" if model["stem"] else ""
+        epochs = "epoch" if trainer["epochs"] == 1 else "epochs"
         texts[name] = (
-            f"{trainer['epochs']} epochs, batch {trainer['batch_size']}, {optimizer['name']} with learning rate "
+            f"{trainer['epochs']} {epochs}, batch {trainer['batch_size']}, {optimizer['name']} with learning rate "
             f"{optimizer['lr']:g}, width {model['width']}{stem}"
         )
     if len(set(texts.values())) == 1:
@@ -205,13 +206,15 @@ def _comparability(made: ExperimentRuns) -> str:
     shared = [name for name in made.data if name in made.experiment.data]
     others = [name for name in made.data if name not in made.experiment.data]
     paper = SCALES["paper"]
-    same = (
-        f"on {' and '.join(shared)} the paper's numbers are of other settings: {paper.epochs} epochs, batch "
-        f"{paper.batch_size}, learning rate {paper.lr:g}, models of full width, its own splits"
-    )
-    other = f"on {' and '.join(others)} there are none, and the paper's are of other data and models"
-    reasons = [text for text, names in ((same, shared), (other, others)) if names]
-    return f"This shows that the pipeline runs: {'; '.join(reasons)}. Only sign and order of the gains can be compared."
+    notes = ["This shows that the pipeline runs."]
+    if shared:
+        notes.append(
+            f"On {' and '.join(shared)} the paper's numbers are of other settings: {paper.epochs} epochs, batch "
+            f"{paper.batch_size}, learning rate {paper.lr:g}, models of full width, its own splits."
+        )
+    if others:
+        notes.append(f"The paper has no numbers on {' and '.join(others)}: its own are of other data and models.")
+    return " ".join([*notes, "Only sign and order of the gains can be compared."])
 
 
 def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
@@ -219,7 +222,8 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
     rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
     seeds = ", ".join(map(str, settings.seeds))
-    settings_note = f"Scale {settings.scale}: {_settings_text(made)}, seeds {seeds}, {protocols} protocol."
+    noun = "seed" if len(settings.seeds) == 1 else "seeds"
+    settings_note = f"Scale {settings.scale}: {_settings_text(made)}, {noun} {seeds}, {protocols} protocol."
     notes = [
         f"Majority rate: {rates}.",
         settings_note,

@@ -96,7 +96,7 @@ def advise_on_labels(history: Sequence[Mapping[str, float]]) -> str | None:
             )
     if max(map(max, shares.values())) < 0.02:
         return (
-            f"Less than 2 % of the labels have been reshaped for {_EPOCHS_IN_ROW} epochs, so that the method trains as "
-            "Uniform-Baseline does: lower --method.beta."
+            f"Less than 2 % of the labels have been reshaped for {_EPOCHS_IN_ROW} epochs, so that the method trains "
+            "on one-hot labels: lower --method.beta."
         )
     return None
