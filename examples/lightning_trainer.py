@@ -25,9 +25,7 @@ def main() -> None:
         name: nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(modality.shape).numel(), 128), nn.ReLU())
         for name, modality in data.modalities.items()
     }
-    model = bmlr.MultimodalClassifier(
-        encoders, num_classes=len(data.classes), feature_dims=dict.fromkeys(encoders, 128)
-    )
+    model = bmlr.MultimodalClassifier(encoders, len(data.classes), feature_dims=dict.fromkeys(encoders, 128))
     module = BalancedModule(model, bmlr.BMLR(alpha=1.0, beta=0.5), OptimizerOptions(lr=1e-3))
     trainer = lightning.Trainer(max_epochs=10, accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
     trainer.fit(module, train_loader, val_loader)

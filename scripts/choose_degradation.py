@@ -74,7 +74,7 @@ def train(
     torch.manual_seed(seed)
     model, method = build_model(data, options), Joint()
     split = data.split("train")
-    head = nn.Linear(model.fusion.feature_dims[alone or next(iter(data.modalities))], model.num_classes)
+    head = nn.Linear(model.fusion.feature_dims[alone or next(iter(data.modalities))], model.task.num_outputs)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=1e-3)
     scores = []
     for epoch in range(epochs):

@@ -201,21 +201,21 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("encoders", "arguments", "message"),
         [
-            ({}, {"num_classes": 3}, "`encoders` should name at least 1 modality. Found none"),
-            (encoders, {}, "`num_classes` should be given"),
-            (encoders, {"num_classes": 1}, "`num_classes` should be an integer of at least 2"),
-            (encoders, {"num_classes": 3, "fusion": "Concat"}, r"`fusion` should be one of .* Did you mean 'concat'\?"),
-            (encoders, {"num_classes": 3, "feature_dims": {"audio": 7}}, "`feature_dims` .* 'video' is missing"),
+            ({}, {"task": 3}, "`encoders` should name at least 1 modality. Found none"),
+            (encoders, {}, "`task` should be a number of classes"),
+            (encoders, {"task": 1}, "`num_classes` should be an integer of at least 2"),
+            (encoders, {"task": 3, "fusion": "Concat"}, r"`fusion` should be one of .* Did you mean 'concat'\?"),
+            (encoders, {"task": 3, "feature_dims": {"audio": 7}}, "`feature_dims` .* 'video' is missing"),
             (
                 {"a": nn.Flatten(), "b": nn.Linear(1, 1)},
-                {"num_classes": 3},
+                {"task": 3},
                 "`feature_dims` .* 'a': Flatten has neither",
             ),
             (encoders, {"fusion": own}, r"`fusion` should have the modalities of `encoders`.* Found \['audio', 'text'"),
             (
                 {**encoders, "text": make_encoder("text")},
-                {"fusion": own, "num_classes": 4},
-                "`num_classes` should be .* 3",
+                {"fusion": own, "task": 4},
+                "`task` should have the width of `fusion`, 3 outputs",
             ),
             (encoders, {"fusion": own, "fusion_options": {"x": 1}}, "`fusion_options` should be left out"),
             (encoders, {"fusion": own, "feature_dims": {"audio": 7}}, "`feature_dims` should be left out"),
@@ -257,7 +257,7 @@ def test_own_fusion_module():
     encoders = {"audio": make_encoder("audio"), "video": make_encoder("video")}
     model = bmlr.MultimodalClassifier(encoders, fusion=fusion)
     assert model.fusion is fusion
-    assert model.num_classes == 3
+    assert model.task.num_outputs == 3
     assert model.modalities == ("audio", "video")
     assert fusion.conditioner == "video"
     assert model(make_batch().inputs).logits.shape == (8, 3)

@@ -176,7 +176,7 @@ def test_encoders_are_found_by_module_method_and_output(text):
     before = copy.deepcopy(net.state_dict())
     model = wrap_text_model(net, {"text": text, "audio": "hear"})
     assert model.modalities == ("text", "audio")
-    assert model.num_classes == 4
+    assert model.task.num_outputs == 4
     assert model.fusion.feature_dims == {"text": 8, "audio": 5}
     owned = {
         name: {n for n, p in net.named_parameters() if any(p is q for q in model.encoders[name].parameters())}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from bmlr import encoders, functional, fusion, methods
+from bmlr import encoders, functional, fusion, methods, tasks
 from bmlr._version import __version__
 from bmlr.balancer import Balancer
 from bmlr.batch import Batch
@@ -55,5 +55,6 @@ __all__ = [
     "fusion",
     "methods",
     "reshape_labels",
+    "tasks",
     "wrap",
 ]

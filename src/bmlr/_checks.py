@@ -59,12 +59,15 @@ def nearest_name(value: str, allowed: Iterable[str]) -> str:
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
 
 
-def check_targets(targets: Tensor, batch_size: int, num_classes: int) -> None:
+def check_targets(targets: Tensor, batch_size: int, num_classes: int, *, soft: bool = False) -> None:
     """Raise a ValueError unless ``targets`` holds ``batch_size`` class indices below ``num_classes``.
 
-    The range is looked at on the CPU only: on an accelerator that would wait for the device, and there the
-    indexing operations themselves fail on an index out of range.
+    With ``soft`` they may be distributions over the classes. Values are looked at on the CPU only: on an accelerator
+    that would wait for the device, and there the indexing operations themselves fail on an index out of range.
     """
+    if soft and targets.is_floating_point() and targets.ndim == 2:
+        _check_distributions(targets, batch_size, num_classes)
+        return
     if targets.dtype not in {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}:
         raise ValueError(f"`targets` should be class indices of an integer type. Found dtype {targets.dtype}.")
     if tuple(targets.shape) != (batch_size,):
@@ -78,6 +81,21 @@ def check_targets(targets: Tensor, batch_size: int, num_classes: int) -> None:
             raise ValueError(
                 f"`targets` should lie in [0, {num_classes - 1}] for {num_classes} classes. "
                 f"Found values from {low} to {high}."
+            )
+
+
+def _check_distributions(targets: Tensor, batch_size: int, num_classes: int) -> None:
+    if tuple(targets.shape) != (batch_size, num_classes):
+        raise ValueError(
+            f"`targets` that are distributions should have shape ({batch_size}, {num_classes}). "
+            f"Found shape {tuple(targets.shape)}."
+        )
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        sums = targets.sum(1)
+        if not ((targets >= 0).all() and torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all()):
+            raise ValueError(
+                "`targets` that are distributions should be non-negative, and each row should sum to 1. "
+                f"Found values from {targets.min():.4g} and sums from {sums.min():.4g} to {sums.max():.4g}."
             )
 
 
@@ -100,7 +118,7 @@ def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor
     batch_size, num_classes = next(iter(shapes.values()))
     if num_classes < 2:
         raise ValueError(f"`unimodal_logits` should hold at least 2 classes. Found shape {(batch_size, num_classes)}.")
-    check_targets(targets, batch_size, num_classes)
+    check_targets(targets, batch_size, num_classes, soft=True)
 
 
 def check_present(present: Mapping[str, Tensor] | None, modalities: Iterable[str], batch_size: int) -> None:

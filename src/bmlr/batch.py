@@ -17,7 +17,7 @@ class Batch:
     Attributes:
         inputs: The input of each modality, first dimension B: a tensor, or a dictionary or tuple of tensors for an
             encoder with several, such as ``{"input_ids": ..., "attention_mask": ...}``.
-        targets: Class indices, shape (B,), int64.
+        targets: Class indices, shape (B,), int64, or what else the task of the model takes (:mod:`bmlr.tasks`).
         present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
             all samples have it.
         indices: Position of each sample in its split of the data set, shape (B,), int64; None if unknown.

@@ -14,8 +14,8 @@ from bmlr import fusion as fusions
 from bmlr._checks import check_present
 from bmlr._modes import preserved_buffers, running_batch_norm
 from bmlr.batch import input_size, map_tensors, tensors_of
-from bmlr.functional import soft_cross_entropy
 from bmlr.fusion import Fusion
+from bmlr.tasks import Task, as_task
 
 _Value = TypeVar("_Value")
 
@@ -56,13 +56,14 @@ class Output:
     Attributes:
         features: Features of each modality, shape (B, d); zero where the modality is absent.
         fusion: The decision layer the logits come from.
+        task: What the logits are to predict.
         present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
             all samples have it.
 
     Example:
         >>> import torch, bmlr
         >>> model = bmlr.MultimodalClassifier(
-        ...     {"audio": torch.nn.Linear(4, 8), "video": torch.nn.Linear(6, 8)}, num_classes=3)
+        ...     {"audio": torch.nn.Linear(4, 8), "video": torch.nn.Linear(6, 8)}, 3)
         >>> output = model({"audio": torch.randn(2, 4), "video": torch.randn(2, 6)})
         >>> output.logits.shape, output.unimodal_logits["audio"].shape
         (torch.Size([2, 3]), torch.Size([2, 3]))
@@ -70,6 +71,7 @@ class Output:
 
     features: dict[str, Tensor]
     fusion: Fusion
+    task: Task
     present: Mapping[str, Tensor] | None = None
     _is_counted: bool = dataclasses.field(default=False, init=False, repr=False)
 
@@ -93,8 +95,7 @@ class Output:
     def unimodal_logits(self) -> dict[str, Tensor]:
         """Unimodal logits, shape (B, C) each; gradients reach encoders and decision layer."""
         self._check_trained()
-        logits: dict[str, Tensor] = self.fusion(self.features, unimodal=True)
-        return logits
+        return self._as_predictions(self.fusion(self.features, unimodal=True))
 
     @_Lazy
     def decision_logits(self) -> Tensor:
@@ -104,8 +105,7 @@ class Output:
     @_Lazy
     def encoder_logits(self) -> dict[str, Tensor]:
         """Unimodal logits, (B, C) each, with gradients to the encoders only (BMLR, Eq. 11)."""
-        logits: dict[str, Tensor] = self._frozen_fusion(unimodal=True)
-        return logits
+        return self._as_predictions(self._frozen_fusion(unimodal=True))
 
     def subset_logits(self, keep: Collection[str], *, freeze_fusion: bool = False) -> Tensor:
         """Fused logits, shape (B, C), of some modalities; the other features are zero.
@@ -121,7 +121,7 @@ class Output:
 
     def replace_features(self, features: Mapping[str, Tensor]) -> Output:
         """The output for other features, with the same fusion and presence."""
-        return Output(dict(features), self.fusion, self.present)
+        return Output(dict(features), self.fusion, self.task, self.present)
 
     def keep_logits(self, logits: Tensor) -> Output:
         """Take over fused logits, shape (B, C), of a pass that is already made."""
@@ -137,10 +137,7 @@ class Output:
         if self.fusion.unimodal_readout != "auxiliary":
             return {}
         logits = self.fusion(self.detached_features, unimodal=True)
-        return {
-            f"{name}_readout": soft_cross_entropy(values, targets, mask=self.mask(name))
-            for name, values in logits.items()
-        }
+        return {f"{name}_readout": self.task.loss(values, targets, self.mask(name)) for name, values in logits.items()}
 
     def _check_trained(self) -> None:
         if self.fusion.untrained_by:
@@ -158,6 +155,10 @@ class Output:
             logits, self._is_counted = self.fusion(features), True
         return logits
 
+    def _as_predictions(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Unimodal logits as predictions of their own: the terms of a sum are shares of one."""
+        return self.task.whole_predictions(logits) if self.fusion.unimodal_readout == "split" else logits
+
     def _frozen_fusion(self, **options: Any) -> Any:
         """The fusion with detached parameters: gradients reach the features only."""
         parameters = {name: value.detach() for name, value in self.fusion.named_parameters()}
@@ -167,10 +168,13 @@ class Output:
 class MultimodalClassifier(nn.Module):
     """Encoders of named modalities and a fusion.
 
+    It predicts classes, labels or numbers, as its task says; C stands for the width of its logits.
+
     Args:
         encoders: One module per modality that maps its input to features of shape (B, d). A single one makes an
             ordinary classifier, which serves as a unimodal baseline.
-        num_classes: Number of classes C. May be left out if ``fusion`` is a module.
+        task: Number of classes C, or a task of :mod:`bmlr.tasks`. May be left out if ``fusion`` is a module, whose
+            width is then the number of classes.
         fusion: A name among :func:`bmlr.fusion.available`, or a :class:`bmlr.fusion.Fusion` of your own.
         feature_dims: Feature width d of each modality. May be left out for encoders with an attribute
             ``num_features`` or ``out_features``, such as those of this library, timm's and ``nn.Linear``, and for an
@@ -183,7 +187,7 @@ class MultimodalClassifier(nn.Module):
     Example:
         >>> import torch, bmlr
         >>> model = bmlr.MultimodalClassifier(
-        ...     {"audio": torch.nn.Linear(4, 8), "text": torch.nn.Linear(6, 5)}, num_classes=3, fusion="film")
+        ...     {"audio": torch.nn.Linear(4, 8), "text": torch.nn.Linear(6, 5)}, 3, fusion="film")
         >>> model({"audio": torch.randn(2, 4), "text": torch.randn(2, 6)}).logits.shape
         torch.Size([2, 3])
     """
@@ -191,7 +195,7 @@ class MultimodalClassifier(nn.Module):
     def __init__(
         self,
         encoders: Mapping[str, nn.Module],
-        num_classes: int | None = None,
+        task: Task | int | None = None,
         fusion: str | Fusion = "concat",
         *,
         feature_dims: Mapping[str, int] | None = None,
@@ -216,26 +220,24 @@ class MultimodalClassifier(nn.Module):
                     f"`fusion` should have the modalities of `encoders`, {sorted(encoders)}. "
                     f"Found {sorted(fusion.modalities)}."
                 )
-            if num_classes is not None and num_classes != fusion.num_classes:
+            self.task = as_task(fusion.num_outputs if task is None else task)
+            if self.task.num_outputs != fusion.num_outputs:
                 raise ValueError(
-                    f"`num_classes` should be that of `fusion`, {fusion.num_classes}. Found {num_classes}."
+                    f"`task` should have the width of `fusion`, {fusion.num_outputs} outputs. "
+                    f"Found {self.task}, which needs {self.task.num_outputs}."
                 )
             self.fusion: Fusion = fusion
         else:
-            if num_classes is None:
-                raise ValueError("`num_classes` should be given where `fusion` is a name.")
+            if task is None:
+                raise ValueError("`task` should be a number of classes or a task where `fusion` is a name. Found none.")
+            self.task = as_task(task)
             dims = {name: feature_dim(name, encoder, feature_dims) for name, encoder in encoders.items()}
-            self.fusion = fusions.create(fusion, dims, num_classes, **(fusion_options or {}))
+            self.fusion = fusions.create(fusion, dims, self.task.num_outputs, **(fusion_options or {}))
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities."""
         return tuple(self.encoders)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return self.fusion.num_classes
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Output:
         """Encode the inputs of every modality.
@@ -259,7 +261,7 @@ class MultimodalClassifier(nn.Module):
         if present is not None:
             check_present(present, self.encoders, batch_size)
         features = {name: self.encode(name, inputs[name], (present or {}).get(name)) for name in self.encoders}
-        return Output(features, self.fusion, present)
+        return Output(features, self.fusion, self.task, present)
 
     def encode(self, name: str, inputs: Any, present: Tensor | None = None) -> Tensor:
         """Features of one modality, shape (B, d); zero where it is absent.

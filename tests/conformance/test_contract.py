@@ -67,7 +67,7 @@ def assert_trains(loop, epochs):
     loop.model.eval()
     with torch.no_grad():
         prediction = loop.method.predict(loop.model(loop.train.inputs))
-    shape = (len(loop.train), loop.model.num_classes)
+    shape = (len(loop.train), loop.model.task.num_outputs)
     assert prediction.logits.shape == shape
     assert set(prediction.unimodal_logits) == set(loop.model.modalities)
     assert all(logits.shape == shape for logits in prediction.unimodal_logits.values())

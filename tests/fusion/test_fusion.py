@@ -180,7 +180,7 @@ class TestErrors:
             ({}, 3, {}, "`feature_dims` should name at least 1 modality. Found none"),
             ({"a": 2, "v": 0}, 3, {}, r"`feature_dims\['v'\]` should be an integer of at least 1"),
             ({"a": 2, "v": 1.5}, 3, {}, r"`feature_dims\['v'\]` should be an integer of at least 1"),
-            ({"a": 2, "v": 2}, 1, {}, r"`num_classes` should be an integer of at least 2. Found `num_classes = 1`"),
+            ({"a": 2, "v": 2}, 0, {}, r"`num_outputs` should be an integer of at least 1. Found `num_outputs = 0`"),
             ({"a": 2, "v": 2}, 3, {"unimodal": "spilt"}, r"`unimodal` should be one of .* Did you mean 'split'\?"),
         ],
     )

@@ -110,7 +110,7 @@ def algorithm_1(model, batches, alpha, beta, make_optimizer):
         logits = unimodal_logits(model.fusion, z)
         labels, _ = oracle_labels(logits, batch.targets, alpha, beta)
         losses = {u: cross_entropy(logits[u], labels[u]) for u in z}
-        losses["fused"] = cross_entropy(model.fusion.fused(z), one_hot(batch.targets, model.num_classes))
+        losses["fused"] = cross_entropy(model.fusion.fused(z), one_hot(batch.targets, model.task.num_outputs))
         kept = {}
         for name, loss in losses.items():
             model.zero_grad()

@@ -35,11 +35,12 @@ def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassi
         dims[name] = _feature_width(name, encoders[name], modality)
     extra = {"unimodal": options.unimodal, "conditioner": options.conditioner}
     extra = {name: value for name, value in extra.items() if value is not None}
-    classes = len(data.classes)
+    task = data.task
     if isinstance(options.fusion, str):
-        return MultimodalClassifier(encoders, classes, options.fusion, feature_dims=dims, fusion_options=extra)
+        return MultimodalClassifier(encoders, task, options.fusion, feature_dims=dims, fusion_options=extra)
     entry = {**options.fusion, "init_args": extra | options.fusion["init_args"]}
-    return MultimodalClassifier(encoders, classes, make_part("fusion", entry, Fusion, dims, classes))  # type: ignore[type-abstract]
+    fusion = make_part("fusion", entry, Fusion, dims, task.num_outputs)  # type: ignore[type-abstract]
+    return MultimodalClassifier(encoders, task, fusion)
 
 
 def _own_encoder(entry: Entry, modality: Modality) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bmlr.batch import Batch
+from bmlr.tasks import Multiclass, Task
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -59,7 +60,7 @@ class Split(ABC):
     It gives whole batches, so that memory-mapped arrays are read once per batch.
 
     Attributes:
-        targets: Class indices of all samples, shape (N,), int64.
+        targets: Class indices of all samples, shape (N,), int64, or what else :attr:`MultimodalData.task` takes.
         groups: Group of each sample (speaker, actor, source video), never shared between splits under protocol
             ``clean``; None without groups.
         present: Mask of the samples that have each modality, a boolean array of shape (N,) per name; None or a name
@@ -202,6 +203,11 @@ class MultimodalData(ABC):
             FileNotFoundError: If a file is missing.
             ValueError: If a file cannot be read as this modality, or a modality has no file; the message names it.
         """
+
+    @property
+    def task(self) -> Task:
+        """What the targets are; classes, where a data set does not say otherwise."""
+        return Multiclass(len(self.classes))
 
     @property
     def hparams(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def probe_run(
         alone,
         split_batches(config, "train"),
         split_batches(config, split),
-        num_classes=model.num_classes,
+        num_classes=model.task.num_outputs,
     )
 
 

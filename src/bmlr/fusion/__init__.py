@@ -30,13 +30,13 @@ def available() -> list[str]:
     return list(_FUSIONS)
 
 
-def create(name: str, feature_dims: Mapping[str, int], num_classes: int, **options: Any) -> Fusion:
+def create(name: str, feature_dims: Mapping[str, int], num_outputs: int, **options: Any) -> Fusion:
     """Make a fusion by its name.
 
     Args:
         name: One of :func:`available`.
         feature_dims: Feature width d of each modality.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         **options: Further arguments of the fusion, such as ``unimodal`` or ``conditioner``.
 
     Raises:
@@ -52,7 +52,7 @@ def create(name: str, feature_dims: Mapping[str, int], num_classes: int, **optio
             f"Parameter `fusion` should be one of {', '.join(_FUSIONS)}. Found `fusion = {name!r}`."
             f"{nearest_name(name, _FUSIONS)}"
         )
-    return _FUSIONS[name](feature_dims, num_classes, **options)
+    return _FUSIONS[name](feature_dims, num_outputs, **options)
 
 
 __all__ = [

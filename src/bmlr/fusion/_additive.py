@@ -19,12 +19,12 @@ class ConcatFusion(Fusion):
 
     Args:
         feature_dims: Feature width d of each modality.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         unimodal: ``split`` (default), ``ablated`` or ``auxiliary``; see :class:`Fusion`.
 
     Example:
         >>> import torch, bmlr
-        >>> fusion = bmlr.fusion.ConcatFusion({"audio": 4, "video": 6}, num_classes=3)
+        >>> fusion = bmlr.fusion.ConcatFusion({"audio": 4, "video": 6}, num_outputs=3)
         >>> features = {"audio": torch.randn(2, 4), "video": torch.randn(2, 6)}
         >>> torch.allclose(fusion(features), sum(fusion(features, unimodal=True).values()), atol=1e-6)
         True
@@ -32,9 +32,9 @@ class ConcatFusion(Fusion):
 
     additive = True
 
-    def __init__(self, feature_dims: Mapping[str, int], num_classes: int, *, unimodal: Readout | None = None) -> None:
-        super().__init__(feature_dims, num_classes, unimodal=unimodal)
-        self.linear = nn.Linear(sum(self.feature_dims.values()), num_classes)
+    def __init__(self, feature_dims: Mapping[str, int], num_outputs: int, *, unimodal: Readout | None = None) -> None:
+        super().__init__(feature_dims, num_outputs, unimodal=unimodal)
+        self.linear = nn.Linear(sum(self.feature_dims.values()), num_outputs)
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
         """Fused logits, shape (B, C)."""
@@ -59,21 +59,21 @@ class SumFusion(Fusion):
 
     Args:
         feature_dims: Feature width d of each modality.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         unimodal: ``split`` (default), ``ablated`` or ``auxiliary``; see :class:`Fusion`.
 
     Example:
         >>> import torch, bmlr
-        >>> fusion = bmlr.fusion.SumFusion({"audio": 4, "video": 6}, num_classes=3)
+        >>> fusion = bmlr.fusion.SumFusion({"audio": 4, "video": 6}, num_outputs=3)
         >>> fusion({"audio": torch.randn(2, 4), "video": torch.randn(2, 6)}).shape
         torch.Size([2, 3])
     """
 
     additive = True
 
-    def __init__(self, feature_dims: Mapping[str, int], num_classes: int, *, unimodal: Readout | None = None) -> None:
-        super().__init__(feature_dims, num_classes, unimodal=unimodal)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, num_classes) for name, width in self.feature_dims.items()})
+    def __init__(self, feature_dims: Mapping[str, int], num_outputs: int, *, unimodal: Readout | None = None) -> None:
+        super().__init__(feature_dims, num_outputs, unimodal=unimodal)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, num_outputs) for name, width in self.feature_dims.items()})
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
         """Fused logits, shape (B, C)."""

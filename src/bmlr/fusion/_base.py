@@ -26,7 +26,7 @@ class Fusion(nn.Module, ABC):
 
     Args:
         feature_dims: Feature width d of each modality, in the order in which they are to be shown.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         unimodal: How unimodal logits are read: ``split``, ``ablated`` or ``auxiliary``; None takes the default.
 
     Raises:
@@ -35,10 +35,10 @@ class Fusion(nn.Module, ABC):
     Example:
         >>> import torch, bmlr
         >>> class Late(bmlr.fusion.Fusion):
-        ...     def __init__(self, feature_dims, num_classes):
-        ...         super().__init__(feature_dims, num_classes)
+        ...     def __init__(self, feature_dims, num_outputs):
+        ...         super().__init__(feature_dims, num_outputs)
         ...         self.heads = torch.nn.ModuleDict(
-        ...             {u: torch.nn.Linear(d, num_classes) for u, d in feature_dims.items()})
+        ...             {u: torch.nn.Linear(d, num_outputs) for u, d in feature_dims.items()})
         ...     def fused(self, features):
         ...         return torch.stack([self.heads[u](z) for u, z in features.items()]).logsumexp(0)
         >>> fusion = Late({"audio": 4, "text": 2}, 3)
@@ -54,19 +54,19 @@ class Fusion(nn.Module, ABC):
     #: Name of the pair with the method that was set up with the model.
     pair: str = ""
 
-    def __init__(self, feature_dims: Mapping[str, int], num_classes: int, *, unimodal: Readout | None = None) -> None:
+    def __init__(self, feature_dims: Mapping[str, int], num_outputs: int, *, unimodal: Readout | None = None) -> None:
         super().__init__()
         if not feature_dims:
             raise ValueError("`feature_dims` should name at least 1 modality. Found none.")
         for name, width in feature_dims.items():
             check_integer(f"feature_dims['{name}']", width, 1)
         self.feature_dims = dict(feature_dims)
-        self.num_classes = check_integer("num_classes", num_classes, 2)
+        self.num_outputs = check_integer("num_outputs", num_outputs, 1)
         choices = ("split", "ablated", "auxiliary") if self.additive else ("ablated", "auxiliary")
         self.unimodal_readout: str = check_choice("unimodal", unimodal or choices[0], choices)
         if self.unimodal_readout == "auxiliary":
             self.auxiliary = nn.ModuleDict(
-                {name: nn.Linear(width, num_classes) for name, width in self.feature_dims.items()}
+                {name: nn.Linear(width, num_outputs) for name, width in self.feature_dims.items()}
             )
 
     @property

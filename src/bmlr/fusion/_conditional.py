@@ -21,28 +21,28 @@ class _ConditionalFusion(Fusion):
     def __init__(
         self,
         feature_dims: Mapping[str, int],
-        num_classes: int,
+        num_outputs: int,
         *,
         conditioner: str | None = None,
         unimodal: Readout | None = None,
     ) -> None:
-        super().__init__(feature_dims, num_classes, unimodal=unimodal)
+        super().__init__(feature_dims, num_outputs, unimodal=unimodal)
         names = list(self.feature_dims)
         self.conditioner = check_choice("conditioner", conditioner or names[0], names)
         self.conditioned = [name for name in names if name != self.conditioner]
         if not self.conditioned:
-            self.linear = nn.Linear(self.feature_dims[self.conditioner], num_classes)
+            self.linear = nn.Linear(self.feature_dims[self.conditioner], num_outputs)
         dims = {name: self.feature_dims[name] for name in self.conditioned}
-        self.make_layers(self.feature_dims[self.conditioner], dims, num_classes)
+        self.make_layers(self.feature_dims[self.conditioner], dims, num_outputs)
 
     @abstractmethod
-    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+    def make_layers(self, width: int, dims: Mapping[str, int], num_outputs: int) -> None:
         """Make the layers of each term.
 
         Args:
             width: Feature width of the conditioner.
             dims: Feature width of each modality it conditions.
-            num_classes: Number of classes C.
+            num_outputs: Width C of the logits, such as the number of classes.
         """
 
     @abstractmethod
@@ -67,21 +67,21 @@ class FiLMFusion(_ConditionalFusion):
 
     Args:
         feature_dims: Feature width d of each modality.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         conditioner: The modality a that modulates; None takes the first of ``feature_dims`` (audio in this field).
         unimodal: ``ablated`` (default) or ``auxiliary``; see :class:`Fusion`.
 
     Example:
         >>> import torch, bmlr
-        >>> fusion = bmlr.fusion.FiLMFusion({"audio": 4, "video": 6}, num_classes=3, conditioner="video")
+        >>> fusion = bmlr.fusion.FiLMFusion({"audio": 4, "video": 6}, num_outputs=3, conditioner="video")
         >>> fusion({"audio": torch.randn(2, 4), "video": torch.randn(2, 6)}).shape
         torch.Size([2, 3])
     """
 
-    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+    def make_layers(self, width: int, dims: Mapping[str, int], num_outputs: int) -> None:
         """Modulation and heads."""
         self.modulation = nn.ModuleDict({name: nn.Linear(width, 2 * dim) for name, dim in dims.items()})
-        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_outputs) for name, dim in dims.items()})
 
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
         """fc(γ ⊙ z + δ), shape (B, C)."""
@@ -98,22 +98,22 @@ class GatedFusion(_ConditionalFusion):
 
     Args:
         feature_dims: Feature width d of each modality.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         conditioner: The modality a that gates; None takes the first of ``feature_dims`` (audio in this field).
         unimodal: ``ablated`` (default) or ``auxiliary``; see :class:`Fusion`.
 
     Example:
         >>> import torch, bmlr
-        >>> fusion = bmlr.fusion.GatedFusion({"audio": 4, "video": 6}, num_classes=3)
+        >>> fusion = bmlr.fusion.GatedFusion({"audio": 4, "video": 6}, num_outputs=3)
         >>> fusion({"audio": torch.randn(2, 4), "video": torch.randn(2, 6)}).shape
         torch.Size([2, 3])
     """
 
-    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+    def make_layers(self, width: int, dims: Mapping[str, int], num_outputs: int) -> None:
         """Gates, projections and heads."""
         self.gates = nn.ModuleDict({name: nn.Linear(width, dim) for name, dim in dims.items()})
         self.projections = nn.ModuleDict({name: nn.Linear(dim, dim) for name, dim in dims.items()})
-        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_outputs) for name, dim in dims.items()})
 
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
         """fc(σ(A z^a) ⊙ B z), shape (B, C)."""
@@ -137,22 +137,22 @@ class BilinearGatedFusion(_ConditionalFusion):
 
     Args:
         feature_dims: Feature width d of each modality.
-        num_classes: Number of classes C.
+        num_outputs: Width C of the logits, such as the number of classes.
         conditioner: The modality a that gates; None takes the first of ``feature_dims`` (audio in this field).
         unimodal: ``ablated`` (default) or ``auxiliary``; see :class:`Fusion`.
 
     Example:
         >>> import torch, bmlr
-        >>> fusion = bmlr.fusion.BilinearGatedFusion({"audio": 4, "video": 6}, num_classes=3)
+        >>> fusion = bmlr.fusion.BilinearGatedFusion({"audio": 4, "video": 6}, num_outputs=3)
         >>> fusion({"audio": torch.randn(2, 4), "video": torch.randn(2, 6)}).shape
         torch.Size([2, 3])
     """
 
-    def make_layers(self, width: int, dims: Mapping[str, int], num_classes: int) -> None:
+    def make_layers(self, width: int, dims: Mapping[str, int], num_outputs: int) -> None:
         """Gates, bilinear maps and heads."""
         self.gates = nn.ModuleDict({name: nn.Linear(width, dim) for name, dim in dims.items()})
-        self.bilinear = nn.ModuleDict({u: nn.Bilinear(dim, dim, num_classes, bias=False) for u, dim in dims.items()})
-        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_classes) for name, dim in dims.items()})
+        self.bilinear = nn.ModuleDict({u: nn.Bilinear(dim, dim, num_outputs, bias=False) for u, dim in dims.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, num_outputs) for name, dim in dims.items()})
 
     def term(self, condition: Tensor, name: str, features: Tensor) -> Tensor:
         """σ(A z^a)ᵀ (T_c z + u_c) + b_c for each class c, shape (B, C)."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bmlr.batch import Batch
@@ -105,7 +104,7 @@ class BalancedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy of the method's prediction, for evaluation."""
+        """Loss of the task for the method's prediction, for evaluation."""
         outputs = model(**inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
@@ -145,7 +144,9 @@ class _Balanced(nn.Module):
         if self.training and labels is not None:
             return self.method.compute_losses(self.model, Batch(by_modality, labels)).terms
         logits = self.method.predict(self.model(by_modality)).logits
-        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+        return (
+            {"logits": logits} if labels is None else {"loss": self.model.task.loss(logits, labels), "logits": logits}
+        )
 
 
 def _by_modality(model: MultimodalClassifier, inputs: Mapping[str, Any]) -> dict[str, Any]:

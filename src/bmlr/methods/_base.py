@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from bmlr._checks import check_targets
 from bmlr.batch import Batch
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Task
 
 
 class Method(nn.Module, ABC):
@@ -49,6 +49,10 @@ class Method(nn.Module, ABC):
     leaves_gradients_unset: ClassVar[bool] = False
     #: Whether :meth:`backward` averages gradients over processes by itself, since it combines them non-linearly.
     reduces_gradients: ClassVar[bool] = False
+    #: Names of the tasks (:mod:`bmlr.tasks`) it is defined for.
+    tasks: ClassVar[tuple[str, ...]] = ("multiclass",)
+    #: Why it is not defined for the others, a clause.
+    tasks_reason: ClassVar[str] = "it is written for class indices"
     #: Smallest number of modalities; balancing compares at least two.
     min_modalities: ClassVar[int] = 2
     #: Whether every sample must have every modality.
@@ -92,6 +96,7 @@ class Method(nn.Module, ABC):
             ValueError: If the method cannot train this model.
         """
         self.check_modalities(model.modalities)
+        self.check_task(model.task)
         if self.needs_separate_encoders:
             _check_separate(type(self).__name__, model)
         self._forget_calls()
@@ -113,6 +118,18 @@ class Method(nn.Module, ABC):
             raise ValueError(
                 f"Method {type(self).__name__} needs a model of at least {self.min_modalities} modalities. "
                 f"Found {', '.join(names)}. Train a modality alone by Joint."
+            )
+
+    def check_task(self, task: Task) -> None:
+        """Check that the method is defined for a task.
+
+        Raises:
+            ValueError: If it is not; the message says why.
+        """
+        if task.name not in self.tasks:
+            raise ValueError(
+                f"Method {type(self).__name__} is defined for {' and '.join(self.tasks)} tasks only, since "
+                f"{self.tasks_reason}. Found {type(task).__name__}, a {task.name} task."
             )
 
     # What a subclass says
@@ -196,15 +213,16 @@ class Method(nn.Module, ABC):
 
         Args:
             output: Output of the model for the batch.
-            targets: Class indices, shape (B,).
+            targets: Targets of the model's task, such as class indices, shape (B,).
 
         Raises:
-            ValueError: If the targets do not fit.
+            ValueError: If the targets do not fit the task, or the method is not defined for it.
             RuntimeError: If the loop left out a call that the method needs.
         """
 
         def compute() -> Losses:
-            check_targets(targets, output.batch_size, output.fusion.num_classes)
+            self.check_task(output.task)
+            output.task.check_targets(targets, output.batch_size)
             losses = self.losses(output, targets)
             readout = output.readout_losses(targets)
             return Losses({**losses.terms, **readout}, losses.logs) if readout else losses
@@ -304,10 +322,10 @@ class Method(nn.Module, ABC):
 
         Args:
             output: Output of the model for the batch.
-            targets: Class indices, shape (B,).
+            targets: Targets of the model's task, such as class indices, shape (B,).
 
         Returns:
-            Distributions of shape (B, C) by name; None for one-hot labels.
+            Labels of shape (B, C) by name, such as distributions; None for the targets themselves.
         """
         return None
 

@@ -7,15 +7,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from bmlr._checks import check_non_negative
-from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Method
 from bmlr.methods._support import HeadedMethod
-from bmlr.methods._types import Losses, MethodInfo, Remedy
+from bmlr.methods._types import ALL_TASKS, Losses, MethodInfo, Remedy
 from bmlr.model import Output
 
 
 class Joint(Method):
     r"""Joint training, the Baseline of the paper's Table I: :math:`L = \mathrm{CE}(y, p)`.
+
+    For labels and numbers it is the loss of the task.
 
     Example:
         >>> import torch, bmlr
@@ -31,11 +32,12 @@ class Joint(Method):
         url="https://arxiv.org/abs/2605.28869",
         family="baseline",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     min_modalities: ClassVar[int] = 1
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy."""
-        return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+        """The fused loss of the task."""
+        return Losses({"fused": output.task.loss(output.logits, targets)})
 
 
 class UniformBaseline(HeadedMethod):
@@ -45,7 +47,7 @@ class UniformBaseline(HeadedMethod):
 
     The heads h_u are linear layers of the method's own, trained jointly with everything; they also give the unimodal
     predictions. The weight is 0.5 in the code of Remix (ICML 2025), by authors of BMLR, which does not state its own;
-    MMPareto's code has 1.
+    MMPareto's code has 1. For labels and numbers the loss of the task takes the place of the cross-entropy.
 
     Args:
         weight: Weight w ≥ 0 of each unimodal loss.
@@ -69,6 +71,7 @@ class UniformBaseline(HeadedMethod):
         url="https://arxiv.org/abs/2605.28869",
         family="baseline",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     min_modalities: ClassVar[int] = 1
     remedy: ClassVar[Remedy | None] = Remedy("decision", "gives every modality a loss of its own", rank=2)
 
@@ -77,5 +80,5 @@ class UniformBaseline(HeadedMethod):
         self.weight = check_non_negative("weight", weight)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused and the weighted unimodal cross-entropies."""
+        """The fused and the weighted unimodal losses."""
         return self.head_losses(output, targets, self.weight)

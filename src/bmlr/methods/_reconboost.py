@@ -152,7 +152,7 @@ class ReconBoost(Method):
         like = next(model.parameters())
         self._is_shared = equal if self.shared_head is None else self.shared_head
         heads = {
-            name: _head(width, self.hidden, model.num_classes)
+            name: _head(width, self.hidden, model.task.num_outputs)
             for name, width in list(widths.items())[: 1 if self._is_shared else None]
         }
         self.heads = (next(iter(heads.values())) if self._is_shared else nn.ModuleDict(heads)).to(like)
@@ -239,7 +239,7 @@ class ReconBoost(Method):
             mode = encoder.training and not (still and self.clean_bn)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not still), module_mode(encoder, training=mode):
                 features[name] = model.encode(name, batch.inputs[name], present.get(name))
-        return Output(features, model.fusion, batch.present)
+        return Output(features, model.fusion, model.task, batch.present)
 
     def _check_setup(self) -> None:
         if not self.turns:

@@ -105,9 +105,11 @@ class DiagnosingRelearning(Method):
 
         gaps = {
             name: abs(
-                _purity(*_features(context.model, name, context.train_batches()), context.model.num_classes, "training")
+                _purity(
+                    *_features(context.model, name, context.train_batches()), context.model.task.num_outputs, "training"
+                )
                 - _purity(
-                    *_features(context.model, name, context.val_batches()), context.model.num_classes, "validation"
+                    *_features(context.model, name, context.val_batches()), context.model.task.num_outputs, "validation"
                 )
             )
             for name in context.model.modalities

@@ -145,7 +145,7 @@ class Remix(HeadedMethod):
             name: z if name == kept else model.zero_features(name, x).to(z)
             for name, x in ((name, batch.inputs[name]) for name in model.modalities)
         }
-        unimodal = Output({kept: z}, model.fusion, batch.present)
+        unimodal = Output({kept: z}, model.fusion, model.task, batch.present)
         alone = self.heads[kept](pooled(z))
         return Losses(
             {

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bmlr._checks import check_integer, check_targets
+from bmlr._checks import check_integer
 from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
-from bmlr.functional import log_probabilities, soft_cross_entropy
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
 from bmlr.methods._types import Losses, Prediction
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Classification, Regression, Task
 
 
 class WindowedMethod(Method):
@@ -78,10 +78,10 @@ class HeadedMethod(Method):
         self.heads = unimodal_heads(model)
 
     def head_losses(self, output: Output, targets: Tensor, weight: float = 1.0) -> Losses:
-        """Losses CE(y, p) and w CE(y, h_u(zᵘ)) of the present modalities."""
-        terms = {"fused": soft_cross_entropy(output.logits, targets)}
+        """Losses L(y, f) and w L(y, h_u(zᵘ)) of the present modalities, for the loss L of the task."""
+        terms = {"fused": output.task.loss(output.logits, targets)}
         for name, logits in apply_heads(self, self.heads, output).items():
-            terms[name] = weight * soft_cross_entropy(logits, targets, mask=output.mask(name))
+            terms[name] = weight * output.task.loss(logits, targets, output.mask(name))
         return Losses(terms)
 
     def predict(self, output: Output) -> Prediction:
@@ -94,7 +94,7 @@ def unimodal_heads(model: MultimodalClassifier) -> nn.ModuleDict:
     like = next(model.parameters())
     return nn.ModuleDict(
         {
-            name: nn.Linear(width, model.num_classes, device=like.device, dtype=like.dtype)
+            name: nn.Linear(width, model.task.num_outputs, device=like.device, dtype=like.dtype)
             for name, width in model.fusion.feature_dims.items()
         }
     )
@@ -129,14 +129,43 @@ def keep_samples(features: Tensor, kept: Tensor) -> Tensor:
 
 @torch.no_grad()
 def batch_scores(output: Output, targets: Tensor) -> Tensor:
-    """Sum of the true-class probabilities, shape (M,), by sorted name."""
-    logits = output.fusion(output.detached_features, unimodal=True)
+    """Sum of the confidences in the targets, for a regression of the squared errors; shape (M,), by sorted name."""
+    logits, task = output.replace_features(output.detached_features).unimodal_logits, output.task
     scores = []
     for name in sorted(output.features):
-        true = log_probabilities(logits[name]).gather(1, targets.long()[:, None]).squeeze(1).exp()
-        mask = output.mask(name)
-        scores.append(true.sum() if mask is None else torch.where(mask, true, 0.0).sum())
+        score = task.squared_errors if isinstance(task, Regression) else task.confidence
+        values, mask = score(logits[name], targets), output.mask(name)
+        scores.append(values.sum() if mask is None else torch.where(mask, values, 0.0).sum())
     return torch.stack(scores)
+
+
+def classification(task: Task) -> Classification:
+    """The task as one of choices among classes, which a method has been checked for."""
+    if not isinstance(task, Classification):
+        raise TypeError(f"A method of choices among classes met {task}.")
+    return task
+
+
+def lead_ratios(scores: Tensor, task: Task, *, extreme: bool = False) -> Tensor:
+    """By how much each modality leads the others, shape (M,), from :func:`batch_scores`; 1 is level.
+
+    Confidences are divided by the mean of the others', as OGM-GE does. Of squared errors it is the mean of the others'
+    that is divided, as in MLB for regression (Kontras et al., 2024).
+
+    Args:
+        scores: Sum of each modality's confidences or squared errors.
+        task: The task they are of.
+        extreme: Compare with the worst of the others in place of their mean.
+    """
+    is_error = isinstance(task, Regression)
+    if extreme:
+        is_other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        rows = scores.expand(len(scores), -1)
+        compared = rows.masked_fill(~is_other, 0.0 if is_error else torch.inf)
+        others = compared.amax(1) if is_error else compared.amin(1)
+    else:
+        others = (scores.sum() - scores) / (len(scores) - 1)
+    return others / scores if is_error else scores / others
 
 
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
@@ -229,7 +258,7 @@ def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
     if batch.inputs.keys() != set(model.encoders):
         raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
     name, inputs = next(iter(batch.inputs.items()))
-    check_targets(batch.targets, input_size(name, inputs), model.num_classes)
+    model.task.check_targets(batch.targets, input_size(name, inputs))
 
 
 def select(batch: Batch, mask: Tensor) -> Batch:

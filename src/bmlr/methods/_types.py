@@ -16,6 +16,12 @@ from bmlr.model import MultimodalClassifier
 Family = Literal["baseline", "labels and losses", "gradient scale", "data and alternation", "gradient combination"]
 
 
+#: Names of all tasks, for methods whose losses are those of the task.
+ALL_TASKS = ("multiclass", "multilabel", "regression")
+#: Names of the tasks of choices among classes.
+CLASSIFICATION = ("multiclass", "multilabel")
+
+
 @dataclasses.dataclass(frozen=True)
 class MethodInfo:
     """Bibliography, family and cost of a method.
@@ -113,7 +119,7 @@ class Prediction:
     """Predictions of a method for a batch.
 
     Attributes:
-        logits: Fused logits, shape (B, C).
+        logits: Fused logits, shape (B, C); ``task.predict(logits)`` makes classes, labels or numbers of them.
         unimodal_logits: Logits of each modality alone, shape (B, C) each.
     """
 

@@ -18,9 +18,9 @@ class WrappedFusion(Fusion):
     """All of a model that follows its encoders."""
 
     def __init__(
-        self, runner: Runner, dims: Mapping[str, int], num_classes: int, encoders: Collection[nn.Module]
+        self, runner: Runner, dims: Mapping[str, int], num_outputs: int, encoders: Collection[nn.Module]
     ) -> None:
-        super().__init__(dims, num_classes)
+        super().__init__(dims, num_outputs)
         self.net = runner.net
         self._runner = runner
         self._encoder_modules = {id(m) for encoder in encoders for m in encoder.modules()}

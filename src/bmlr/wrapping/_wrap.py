@@ -12,6 +12,7 @@ from bmlr._checks import nearest_name
 from bmlr._modes import module_mode
 from bmlr.batch import input_size
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Task, as_task
 from bmlr.wrapping._parts import EncoderParts, WrappedFusion, all_trainable, owned_parameters
 from bmlr.wrapping._runner import Runner
 from bmlr.wrapping._sites import Site, map_values
@@ -27,6 +28,7 @@ def wrap(
     *,
     inputs: Mapping[str, str | Sequence[str]] | None = None,
     head: str | nn.Module | None = None,
+    task: Task | None = None,
 ) -> WrappedModel:
     """Let every method train a model that is already written.
 
@@ -40,6 +42,7 @@ def wrap(
         inputs: By modality, the arguments of ``net.forward`` that are its input, such as
             ``{"text": ("input_ids", "attention_mask")}``. A modality left out is an argument of its own name.
         head: Module whose output are the logits, or its name; None takes what ``forward`` returns.
+        task: Task of :mod:`bmlr.tasks`; None is that of classes, as many as there are logits.
 
     Returns:
         A :class:`MultimodalClassifier` that shares its parameters with ``net``. ``net`` is unchanged: its code, the
@@ -64,7 +67,7 @@ def wrap(
         >>> sorted(losses.terms)
         ['audio', 'fused', 'video']
     """
-    return WrappedModel(net, encoders, example, inputs=inputs, head=head)
+    return WrappedModel(net, encoders, example, inputs=inputs, head=head, task=task)
 
 
 class WrappedModel(MultimodalClassifier):
@@ -84,7 +87,7 @@ class WrappedModel(MultimodalClassifier):
         ...         return self.head(self.ear(audio) + self.eye(video))
         >>> batch = {"audio": torch.randn(2, 4), "video": torch.randn(2, 6)}
         >>> model = bmlr.wrap(Net(), {"audio": "ear", "video": "eye"}, batch)
-        >>> model.modalities, model.num_classes, list(model.state_dict())[0]
+        >>> model.modalities, model.task.num_outputs, list(model.state_dict())[0]
         (('audio', 'video'), 3, 'net.ear.weight')
     """
 
@@ -96,6 +99,7 @@ class WrappedModel(MultimodalClassifier):
         *,
         inputs: Mapping[str, str | Sequence[str]] | None = None,
         head: str | nn.Module | None = None,
+        task: Task | None = None,
     ) -> None:
         nn.Module.__init__(self)
         if not encoders:
@@ -117,6 +121,12 @@ class WrappedModel(MultimodalClassifier):
                     )
             parts = {name: EncoderParts(net, parameters) for name, parameters in owned.items()}
             dims = {name: z.shape[-1] for name, z in features.items()}
+            self.task = as_task(logits.shape[1] if task is None else task)
+            if self.task.num_outputs != logits.shape[1]:
+                raise ValueError(
+                    f"`task` should have as many outputs as the model, {logits.shape[1]}. "
+                    f"Found {self.task}, which needs {self.task.num_outputs}."
+                )
             # Plain attributes: registered, every parameter would stand in `state_dict()` under several names.
             object.__setattr__(self, "encoders", nn.ModuleDict(parts))
             object.__setattr__(self, "fusion", WrappedFusion(runner, dims, logits.shape[1], list(parts.values())))
@@ -170,7 +180,7 @@ class WrappedModel(MultimodalClassifier):
         if present is not None:
             return super().forward(inputs, present)
         features, logits = self._runner.run(self._join_inputs(inputs))
-        return Output(features, self.fusion).keep_logits(logits)
+        return Output(features, self.fusion, self.task).keep_logits(logits)
 
     def _run_encoder(self, name: str, inputs: Any, batch_size: int) -> Tensor:
         keys = self.arguments[name]
