@@ -1,8 +1,8 @@
 """Balanced multimodal learning: BMLR and the methods it is compared with.
 
 ``import bmlr`` needs torch and numpy only. Packages with further needs are attributes too, imported on first use:
-:mod:`bmlr.data`, :mod:`bmlr.training`, :mod:`bmlr.diagnosis`, :mod:`bmlr.benchmark`, :mod:`bmlr.report`; so is
-:func:`bmlr.load`, which reads a run.
+:mod:`bmlr.data`, :mod:`bmlr.training`, :mod:`bmlr.diagnosis`, :mod:`bmlr.benchmark`, :mod:`bmlr.export`,
+:mod:`bmlr.report`; so is :func:`bmlr.load`, which reads a run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bmlr import benchmark as benchmark
     from bmlr import data as data
     from bmlr import diagnosis as diagnosis
+    from bmlr import export as export
     from bmlr import report as report
     from bmlr import training as training
     from bmlr.training import load as load
@@ -36,7 +37,7 @@ else:  # hidden from type checkers, to which every misspelt name would be an att
         raise AttributeError(f"module 'bmlr' has no attribute {name!r}")
 
 
-_LAZY = ("benchmark", "data", "diagnosis", "report", "training")
+_LAZY = ("benchmark", "data", "diagnosis", "export", "report", "training")
 
 __all__ = [
     "BMLR",

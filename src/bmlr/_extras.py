@@ -9,6 +9,7 @@ _EXTRAS = {
     ),
     "media": ("av",),
     "sweep": ("optuna", "ray"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
 }  # fmt: skip
 
 

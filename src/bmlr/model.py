@@ -78,7 +78,8 @@ class Output:
     @property
     def batch_size(self) -> int:
         """Number of samples B."""
-        return len(next(iter(self.features.values())))
+        size: int = next(iter(self.features.values())).shape[0]  # len() would fix it in an exported model
+        return size
 
     @_Lazy
     def detached_features(self) -> dict[str, Tensor]:
@@ -276,6 +277,10 @@ class MultimodalClassifier(nn.Module):
             ValueError: If the encoder returns anything but features of shape (B, d).
         """
         batch_size = input_size(name, inputs)
+        encoder = self.encoders[name]
+        if present is not None and torch.compiler.is_compiling() and not self.training:
+            # A number of samples that depends on values cannot be exported. Samples do not meet in evaluation mode.
+            return masked_features(self._run_encoder(name, inputs, batch_size), present)
         count = batch_size if present is None else int(present.sum())
         if present is None or count == batch_size:
             return self._run_encoder(name, inputs, batch_size)
@@ -283,7 +288,7 @@ class MultimodalClassifier(nn.Module):
             return self.zero_features(name, inputs)
         # Only the samples that have it: a batch normalisation must not count the others.
         kept = map_tensors(lambda x: x[present], inputs)
-        with running_batch_norm(self.encoders[name]) if count == 1 else contextlib.nullcontext():
+        with running_batch_norm(encoder) if count == 1 else contextlib.nullcontext():
             encoded = self._run_encoder(name, kept, count)
         rows = present.nonzero().squeeze(1)
         return encoded.new_zeros((batch_size, *encoded.shape[1:])).index_put((rows,), encoded)
@@ -314,6 +319,20 @@ class MultimodalClassifier(nn.Module):
                 f"Found {tuple(features.shape)} for {batch_size} samples."
             )
         return features
+
+
+def masked_features(features: Tensor, present: Tensor | None) -> Tensor:
+    """Features, zero where the mask of shape (B,) is False.
+
+    Example:
+        >>> import torch
+        >>> masked_features(torch.ones(2, 2), torch.tensor([True, False]))
+        tensor([[1., 1.],
+                [0., 0.]])
+    """
+    if present is None:
+        return features
+    return torch.where(present.view(-1, *[1] * (features.ndim - 1)), features, torch.zeros_like(features))
 
 
 def describe_output(output: Any) -> str:

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "Train a model on a data set by a method.",
     "evaluate": "Score the weights of a run on a split.",
     "predict": "Predict the classes of new files.",
+    "export": "Write the model of a run for services.",
     "diagnose": "Find the undertrained modalities of a run.",
     "compare": "Train and compare methods over several seeds.",
     "tune": "Search parameters of methods on the validation split.",

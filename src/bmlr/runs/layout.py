@@ -16,3 +16,5 @@ FAILURE, LOG, LOCK = "failed.json", "log.txt", ".lock"
 HOLDER = ".holder.json"
 #: Folder of the run's diagnosis, if it has one.
 DIAGNOSIS = "diagnosis"
+#: Folder of the run's exported model.
+EXPORT = "export"

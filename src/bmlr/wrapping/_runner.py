@@ -103,7 +103,7 @@ class Runner:
         like = next(iter(features.values()))
 
         def poison(x: Tensor) -> Tensor:
-            x = self._expand(x, len(like), like.device)
+            x = self._expand(x, like.shape[0], like.device)
             return torch.full_like(x, torch.nan) if x.is_floating_point() else x
 
         def replace(example: Tensor, z: Tensor, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Runner:
 
     def _expand(self, x: Tensor, size: int, device: torch.device) -> Tensor:
         """What belongs to the example's first sample, repeated."""
-        return (x[:1].expand(size, *x.shape[1:]) if x.ndim and len(x) == self.size else x).to(device)
+        return (x[:1].expand(size, *x.shape[1:]) if x.ndim and x.shape[0] == self.size else x).to(device)
 
 
 class _Constant:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bmlr._checks import nearest_name
 from bmlr._modes import module_mode
 from bmlr.batch import input_size
-from bmlr.model import MultimodalClassifier, Output
+from bmlr.model import MultimodalClassifier, Output, masked_features
 from bmlr.tasks import Task, as_task
 from bmlr.wrapping._parts import EncoderParts, WrappedFusion, all_trainable, owned_parameters
 from bmlr.wrapping._runner import Runner
@@ -177,10 +177,14 @@ class WrappedModel(MultimodalClassifier):
         """
         if inputs.keys() != self.arguments.keys():
             inputs = self.split_inputs(inputs)
-        if present is not None:
+        is_exporting = torch.compiler.is_compiling() and not self.training
+        if present is not None and not is_exporting:
             return super().forward(inputs, present)
         features, logits = self._runner.run(self._join_inputs(inputs))
-        return Output(features, self.fusion, self.task).keep_logits(logits)
+        if present is None:
+            return Output(features, self.fusion, self.task).keep_logits(logits)
+        masked = {name: masked_features(z, present.get(name)) for name, z in features.items()}
+        return Output(masked, self.fusion, self.task, present)
 
     def _run_encoder(self, name: str, inputs: Any, batch_size: int) -> Tensor:
         keys = self.arguments[name]
