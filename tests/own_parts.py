@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import nn
 
+from bmlr import MultimodalClassifier, wrap
 from bmlr.fusion import Fusion
 
 
@@ -63,3 +64,27 @@ class Late(Fusion):
 def make_net(modality, width=4):
     """A function in place of a class."""
     return nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(modality.shape).prod()), width))
+
+
+def make_model(data, width=4):
+    """A whole model, by the library's own parts."""
+    encoders = {name: Net(modality, width) for name, modality in data.modalities.items()}
+    return MultimodalClassifier(encoders, len(data.classes), "sum")
+
+
+class Written(nn.Module):
+    """A model that is already written."""
+
+    def __init__(self, size=64):
+        super().__init__()
+        self.ear, self.eye = nn.Linear(4, 6), nn.Linear(size, 6)
+        self.classifier = nn.Linear(12, 3)
+
+    def forward(self, audio, image):
+        return self.classifier(torch.cat([self.ear(audio), torch.tanh(self.eye(image.flatten(1)))], 1))
+
+
+def make_wrapped():
+    """A wrapped model."""
+    example = {"audio": torch.randn(2, 4), "image": torch.randn(2, 1, 8, 8)}
+    return wrap(Written(), {"audio": "ear", "image": "eye"}, example)

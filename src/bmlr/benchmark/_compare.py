@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bmlr._files import atomic_write_text
@@ -15,6 +15,7 @@ from bmlr.benchmark.grid import make_jobs, run_grid
 from bmlr.benchmark.specification import MethodSpecification
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
+from bmlr.model import MultimodalClassifier
 from bmlr.runs import RunRecord, find_runs, group_runs
 from bmlr.runs.layout import CONFIG
 from bmlr.tables import Table, write_table
@@ -42,7 +43,7 @@ def compare(  # noqa: PLR0913
     methods: Sequence[MethodSpecification | str],
     seeds: Sequence[int] = (0, 1, 2),
     *,
-    model: ModelOptions | None = None,
+    model: ModelOptions | Callable[..., MultimodalClassifier] | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
     runs: Path | str = "runs",
@@ -57,7 +58,7 @@ def compare(  # noqa: PLR0913
         data: Data set.
         methods: Methods, as :func:`bmlr.benchmark.specification.parse_method` reads them.
         seeds: Seeds.
-        model: Options of the model.
+        model: Options of the model, or a function that makes a whole one.
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
         runs: Folder of the runs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from bmlr.benchmark.grid import make_jobs
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
+from bmlr.model import MultimodalClassifier
 from bmlr.tables import Cell, Table
 
 
@@ -30,7 +31,7 @@ class Problem:
         search: How it is searched.
         number: Trials of every method.
         seeds: Seeds of the runs of a trial.
-        model: Options of the model.
+        model: Options of the model, or a function that makes a whole one.
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
     """
@@ -41,7 +42,7 @@ class Problem:
     search: Search
     number: int
     seeds: Sequence[int]
-    model: ModelOptions | None
+    model: ModelOptions | Callable[..., MultimodalClassifier] | None
     optimizer: OptimizerOptions | None
     trainer: TrainerOptions | None
 
@@ -116,7 +117,7 @@ def make_problem(
     search: Search | None,
     *,
     seeds: Sequence[int],
-    model: ModelOptions | None,
+    model: ModelOptions | Callable[..., MultimodalClassifier] | None,
     optimizer: OptimizerOptions | None,
     trainer: TrainerOptions | None,
 ) -> Problem:

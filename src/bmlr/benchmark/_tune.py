@@ -24,6 +24,7 @@ from bmlr.benchmark.specification import MethodSpecification
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.figures.style import set_title
+from bmlr.model import MultimodalClassifier
 from bmlr.runs import DirectoryLock, RunRecord
 from bmlr.tables import Cell, Table, format_percent, mark_best
 
@@ -57,7 +58,7 @@ def tune(  # noqa: PLR0913
     search: Search | None = None,
     *,
     seeds: Sequence[int] = (0,),
-    model: ModelOptions | None = None,
+    model: ModelOptions | Callable[..., MultimodalClassifier] | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
     runs: Path | str | None = None,
@@ -78,7 +79,7 @@ def tune(  # noqa: PLR0913
         spaces: What is searched, as ``alpha=0.1:10:log,beta=0:1`` or ``BMLR:alpha=0.5|1|2``.
         search: How it is searched.
         seeds: Seeds of the runs of a trial.
-        model: Options of the model.
+        model: Options of the model, or a function that makes a whole one.
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
         runs: Folder of the runs; None is ``runs`` in ``out``, apart from runs that are results.

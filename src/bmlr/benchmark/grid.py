@@ -14,8 +14,9 @@ from bmlr.benchmark._progress import Progress
 from bmlr.benchmark._server import Task
 from bmlr.benchmark.engines import LOST, Engine, LocalEngine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
-from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, fill_defaults
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, as_options, fill_defaults
 from bmlr.data import MultimodalData
+from bmlr.model import MultimodalClassifier
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, RESULT
 from bmlr.tables import format_duration, format_percent
@@ -30,7 +31,7 @@ def make_jobs(
     methods: Sequence[MethodSpecification | str],
     seeds: Sequence[int],
     *,
-    model: ModelOptions | None = None,
+    model: ModelOptions | Callable[..., MultimodalClassifier] | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
 ) -> list[Job]:
@@ -53,14 +54,14 @@ def make_jobs(
             raise ValueError(f"`{argument}` should name at least one. Found none.")
         if repeated := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"`{argument}` should name each once. Found {repeated[0]} twice.")
-    model, optimizer, trainer = fill_defaults(
-        data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions()
+    options, optimizer, trainer = fill_defaults(
+        data, as_options(model), optimizer or OptimizerOptions(), trainer or TrainerOptions()
     )
     jobs = []
     for seed in seeds:
         for method in specifications:
-            options = trainer if method.epochs is None else dataclasses.replace(trainer, epochs=method.epochs)
-            jobs.append(Job(method.text, RunConfig(data, method.make(), model, optimizer, options, seed)))
+            length = trainer if method.epochs is None else dataclasses.replace(trainer, epochs=method.epochs)
+            jobs.append(Job(method.text, RunConfig(data, method.make(), options, optimizer, length, seed)))
     return jobs
 
 

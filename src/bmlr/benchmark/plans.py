@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bmlr.benchmark._plan import Cost, Plan, make_plan
@@ -13,6 +13,7 @@ from bmlr.benchmark.engines import Engine, LocalEngine
 from bmlr.benchmark.specification import MethodSpecification
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
+from bmlr.model import MultimodalClassifier
 from bmlr.tables import Table
 
 __all__ = ["Cost", "Plan", "make_plan", "plan_search"]
@@ -25,7 +26,7 @@ def plan_search(  # noqa: PLR0913
     search: Search | None = None,
     *,
     seeds: Sequence[int] = (0,),
-    model: ModelOptions | None = None,
+    model: ModelOptions | Callable[..., MultimodalClassifier] | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
     runs: Path | str | None = None,

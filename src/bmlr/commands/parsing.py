@@ -233,6 +233,11 @@ def _check_names(command: Command, entries: Mapping[str, _Entry], classes: Mappi
         prefix, dot, parameter = name.partition(".")
         if name in known or command.mapping_of(name):
             continue
+        if name == "model.given":
+            raise ValueError(
+                f"{entry.where}: the run was trained on a finished model, {entry.value}, which no command makes. Call "
+                "bmlr.training.train() with it again, or name a function that makes it by --model.net."
+            )
         if not (dot and prefix in command.classes):
             names = [option.name for option in command.all_options()]
             suggestion = _nearest_option(name, names).replace("--", "")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bmlr._modes import module_mode
+from bmlr.config._given import GivenModel, check_network
 from bmlr.config._options import ModelOptions
 from bmlr.config._parts import Entry, make_part
 from bmlr.data import Modality, MultimodalData
@@ -16,15 +17,22 @@ from bmlr.fusion import Fusion
 from bmlr.model import MultimodalClassifier, describe_output, feature_dim
 
 
-def build_model(data: MultimodalData, options: ModelOptions) -> MultimodalClassifier:
-    """Build the model of a configuration.
+def build_model(data: MultimodalData, options: ModelOptions | GivenModel) -> MultimodalClassifier:
+    """Build the model of a configuration, or take the finished one.
 
     Its weights come from torch's random generator.
 
     Raises:
         ValueError: If a modality is unknown or has no default encoder, or a class of the user's does not fit.
     """
-    modalities = options.select(data).modalities
+    if isinstance(options, GivenModel):
+        return options.network or options.take(None, "The run").network  # type: ignore[return-value]
+    selected = options.select(data)
+    modalities = selected.modalities
+    if isinstance(options.net, dict):
+        network = make_part("model", options.net, MultimodalClassifier, data=selected)
+        check_network(network, selected)
+        return network
     own = options.encoders or {}
     encoders, dims = {}, {}
     for name, modality in modalities.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,8 +18,11 @@ from bmlr._checks import (
     check_unit_interval,
     nearest_name,
 )
-from bmlr.config._parts import Entry, find_part, own_modules, read_part
+from bmlr.config._classes import plain_data
+from bmlr.config._given import GivenModel
+from bmlr.config._parts import Entry, find_part, kind_of, own_modules, read_part
 from bmlr.data import MultimodalData, SelectedModalities
+from bmlr.model import MultimodalClassifier
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 OnNonFinite = Literal["stop", "skip"]
@@ -43,6 +46,8 @@ class ModelOptions:
             classes or functions of yours as module.Class. One whose constructor names a parameter modality gets the
             kind and shape of its input.
         fusion: Name of the fusion: concat, sum, film, gated or bigated; or a class of yours as module.Class.
+        net: A whole model of yours in place of encoders and fusion, as module.function or module.Class: a
+            MultimodalClassifier, such as bmlr.wrap gives. A parameter named data gets the data set.
         width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; by
             default the data set's.
         stem: Stem of the ResNets: imagenet or small; by default chosen by the input's size.
@@ -57,6 +62,7 @@ class ModelOptions:
     modalities: tuple[str, ...] | str | None = None
     encoders: dict[str, Any] | None = None
     fusion: dict[str, Any] | str = "concat"
+    net: dict[str, Any] | str | None = None
     width: int | None = None
     stem: Literal["imagenet", "small"] | None = None
     unimodal: Literal["split", "ablated", "auxiliary"] | None = None
@@ -78,6 +84,12 @@ class ModelOptions:
             self.fusion = read_part(self.fusion, "Parameter `fusion`")
         else:
             check_choice("fusion", self.fusion, fusions.available())
+        if self.net is not None:
+            self.net = read_part(self.net, "Parameter `net`")
+            if self.encoders or self.fusion != "concat" or self.unimodal or self.conditioner:
+                raise ValueError(
+                    "Parameter `net` is a whole model: leave out `encoders`, `fusion`, `unimodal` and `conditioner`."
+                )
         if self.width is not None:
             check_integer("width", self.width, 1)
         check_integer("depth", self.depth, 1)
@@ -92,16 +104,23 @@ class ModelOptions:
         """
         return data if self.modalities is None else SelectedModalities(data, self.modalities)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data by name."""
+        entries: dict[str, Any] = plain_data(dataclasses.asdict(self))
+        return entries
+
     @property
     def fusion_name(self) -> str:
-        """Name or path of the fusion."""
-        return self.fusion if isinstance(self.fusion, str) else str(self.fusion["class_path"])
+        """Name or path of the fusion, or of the whole model."""
+        part = self.net or self.fusion
+        return part if isinstance(part, str) else str(part["class_path"])
 
     @property
     def parts(self) -> dict[str, Entry]:
-        """Entries of encoders and fusion that are named by path, by option."""
+        """Entries of encoders, fusion and model that are named by path, by option."""
         named = {f"encoders.{name}": part for name, part in (self.encoders or {}).items()}
-        return named | ({"fusion": self.fusion} if isinstance(self.fusion, dict) else {})
+        whole = {"fusion": self.fusion, "net": self.net}
+        return named | {name: part for name, part in whole.items() if isinstance(part, dict)}
 
     @property
     def own_modules(self) -> list[str]:
@@ -235,9 +254,25 @@ class TrainerOptions:
         return {name: value for name, value in entries.items() if name not in ignored}
 
 
+def as_options(model: ModelOptions | Callable[..., MultimodalClassifier] | None) -> ModelOptions:
+    """Options of a model, or of a function or class that makes a whole one.
+
+    Raises:
+        ValueError: If it is a finished model, or a function that cannot be found again by its path.
+    """
+    if isinstance(model, nn.Module):
+        raise ValueError(
+            "A finished model trains in its own process, by bmlr.training.train(): others make it by a function at the "
+            f"top of a module, which is given in its place. Found {type(model).__name__}."
+        )
+    if model is None or isinstance(model, ModelOptions):
+        return model or ModelOptions()
+    return ModelOptions(net={"class_path": model})
+
+
 def fill_defaults(
-    data: MultimodalData, model: ModelOptions, optimizer: OptimizerOptions, trainer: TrainerOptions
-) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
+    data: MultimodalData, model: ModelOptions | GivenModel, optimizer: OptimizerOptions, trainer: TrainerOptions
+) -> tuple[ModelOptions | GivenModel, OptimizerOptions, TrainerOptions]:
     """Fill open options with the defaults of the data set.
 
     The model's modalities come in the order of the data set, and as None where they are all of it, so that equal
@@ -246,32 +281,33 @@ def fill_defaults(
     Raises:
         ValueError: If the data set lacks a modality of the model or of an encoder, or a class is not there.
     """
-    for option, part in model.parts.items():  # told now rather than by every run of a grid
-        find_part("fusion" if option == "fusion" else "encoder", part["class_path"])
-    if (model.modalities is not None or model.encoders) and not data.modalities:
-        data.prepare()  # a table tells its modalities once it is read
-    if model.modalities is not None:
-        selected = tuple(model.select(data).modalities)
-        model = dataclasses.replace(model, modalities=None if len(selected) == len(data.modalities) else selected)
-    if model.encoders:
-        model = dataclasses.replace(model, encoders=_used_encoders(data, model, model.encoders))
 
     def fill(options: Any, **defaults: Any) -> Any:
         return dataclasses.replace(options, **{k: v for k, v in defaults.items() if getattr(options, k) is None})
 
     defaults = data.defaults
+    if isinstance(model, ModelOptions):
+        model = fill(_fill_parts(data, model), width=defaults.width)
     return (
-        fill(model, width=defaults.width),
+        model,
         fill(optimizer, lr=defaults.lr),
         fill(trainer, epochs=defaults.epochs, batch_size=defaults.batch_size),
     )
 
 
-def _used_encoders(data: MultimodalData, model: ModelOptions, encoders: Mapping[str, Entry]) -> dict[str, Entry]:
-    for name in encoders:
+def _fill_parts(data: MultimodalData, model: ModelOptions) -> ModelOptions:
+    for option, part in model.parts.items():  # told now rather than by every run of a grid
+        find_part(kind_of(option), part["class_path"])
+    if (model.modalities is not None or model.encoders) and not data.modalities:
+        data.prepare()  # a table tells its modalities once it is read
+    if model.modalities is not None:
+        selected = tuple(model.select(data).modalities)
+        model = dataclasses.replace(model, modalities=None if len(selected) == len(data.modalities) else selected)
+    for name in model.encoders or ():
         if name not in data.modalities:
             raise ValueError(
                 f"Parameter `encoders` should name modalities of the data set, {', '.join(data.modalities)}. "
                 f"Found '{name}'.{nearest_name(name, data.modalities)}"
             )
-    return {name: part for name, part in encoders.items() if name in model.select(data).modalities}
+    kept = model.select(data).modalities if model.encoders else {}
+    return dataclasses.replace(model, encoders={u: part for u, part in (model.encoders or {}).items() if u in kept})

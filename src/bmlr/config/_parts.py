@@ -111,6 +111,17 @@ def split_specification(text: str, where: str) -> tuple[str, dict[str, str]]:
     return name.strip(), parameters
 
 
+def kind_of(option: str) -> Kind:
+    """What an option of the model names.
+
+    Example:
+        >>> kind_of("encoders.image")
+        'encoder'
+    """
+    kinds: dict[str, Kind] = {"fusion": "fusion", "net": "model"}
+    return kinds.get(option, "encoder")
+
+
 def own_modules(entries: Iterable[Entry]) -> list[str]:
     """Modules of the user's that entries name, each once."""
     modules = (entry["class_path"].rpartition(".")[0] for entry in entries if "/" not in entry["class_path"])

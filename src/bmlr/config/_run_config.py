@@ -14,6 +14,7 @@ from bmlr._files import text_checksum
 from bmlr._version import __version__
 from bmlr.config._classes import T, class_entry, make_class, plain_data
 from bmlr.config._file import check_seal, other_version, read_entries, sealed_yaml
+from bmlr.config._given import GivenModel
 from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
@@ -26,7 +27,7 @@ class RunConfig:
     Attributes:
         data: The data set.
         method: The method.
-        model: Options of the model.
+        model: Options of the model, or a finished model.
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
         seed: Seed of weights, order and random transforms.
@@ -34,7 +35,7 @@ class RunConfig:
 
     data: MultimodalData
     method: Method
-    model: ModelOptions
+    model: ModelOptions | GivenModel
     optimizer: OptimizerOptions
     trainer: TrainerOptions
     seed: int
@@ -58,7 +59,7 @@ class RunConfig:
         return {
             "data": data,
             "method": class_entry(self.method),
-            "model": plain_data(dataclasses.asdict(self.model)),
+            "model": self.model.as_dict(),
             "optimizer": plain_data(dataclasses.asdict(self.optimizer)),
             "trainer": plain_data(dataclasses.asdict(self.trainer)),
             "seed": self.seed,
@@ -130,7 +131,9 @@ def read_config(path: Path, *, root: Path | str | None = None) -> RunConfig:
     config = RunConfig(
         data=make_class(entries["data"], MultimodalData, f"{path}: data", hint),  # type: ignore[type-abstract]
         method=make_class(entries["method"], Method, f"{path}: method", hint),  # type: ignore[type-abstract]
-        model=_make_options(entries["model"], ModelOptions, f"{path}: model", hint),
+        model=_make_options(entries["model"], GivenModel, f"{path}: model", hint)
+        if "given" in entries["model"]
+        else _make_options(entries["model"], ModelOptions, f"{path}: model", hint),
         optimizer=_make_options(entries["optimizer"], OptimizerOptions, f"{path}: optimizer", hint),
         trainer=_make_options(entries["trainer"], TrainerOptions, f"{path}: trainer", hint),
         seed=entries["seed"],
@@ -140,7 +143,7 @@ def read_config(path: Path, *, root: Path | str | None = None) -> RunConfig:
 
 
 def _make_options(values: Mapping[str, Any], options: type[T], where: str, hint: str) -> T:
-    allowed = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
+    allowed = [field.name for field in dataclasses.fields(options) if field.compare]  # type: ignore[arg-type]
     if unknown := sorted(map(str, set(values) - set(allowed))):
         raise ValueError(
             f"{where} should have entries among {', '.join(allowed)}. Found {', '.join(unknown)}."

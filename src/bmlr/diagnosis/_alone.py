@@ -33,9 +33,15 @@ def train_alone(config: RunConfig, modality: str, runs: Path) -> Path:
     Returns:
         Directory of the run.
     """
+    from bmlr.config import GivenModel
     from bmlr.methods import Joint
     from bmlr.training import train
 
+    if isinstance(config.model, GivenModel) or config.model.net is not None:
+        raise ValueError(
+            f"A whole model cannot be probed, since its '{modality}' cannot be trained alone: leave out `probe`, or "
+            "name its encoders and fusion in the options of the run."
+        )
     # A linear layer on the features: fusions are all alike for one modality, and so share one run.
     model = dataclasses.replace(config.model, modalities=(modality,), fusion="concat", conditioner=None, unimodal=None)
     result = train(

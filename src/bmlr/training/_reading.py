@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bmlr.config import RunConfig, build_model, read_config
+from bmlr.config import GivenModel, RunConfig, build_model, read_config
 from bmlr.data import SplitName
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
@@ -86,7 +86,12 @@ class LoadedRun:
 
 
 def load(
-    directory: Path | str, *, weights: str = "best", root: Path | str | None = None, with_data: bool = False
+    directory: Path | str,
+    *,
+    weights: str = "best",
+    root: Path | str | None = None,
+    with_data: bool = False,
+    model: MultimodalClassifier | None = None,
 ) -> LoadedRun:
     """Load a run, on the CPU.
 
@@ -97,13 +102,19 @@ def load(
         weights: ``best`` (the epoch selected on validation) or ``last``.
         root: Folder of the data, if it was moved.
         with_data: Open the data too, for :func:`split_batches`, and check that it is the same.
+        model: The model, of a run that was given a finished one; it gets the weights of the run.
 
     Raises:
         FileNotFoundError: If there is no run.
+        ValueError: If the model is another, or is missing.
         RunError: If its weights are missing, damaged or of another model, or its data is missing or other data.
     """
     directory = Path(directory).expanduser()
     config = read_config(directory / CONFIG, root=root)
+    if isinstance(config.model, GivenModel):
+        config = dataclasses.replace(config, model=config.model.take(model, str(directory)))
+    elif model is not None:
+        raise ValueError(f"`model` should be left out: {directory} says by itself how its model is made.")
     (open_data if with_data else restore_data)(directory, config)
     model = build_model(config.data, config.model)
     config.method.setup(model)
@@ -114,7 +125,12 @@ def load(
 
 
 def evaluate_run(
-    directory: Path | str, *, split: SplitName = "test", weights: str = "best", root: Path | str | None = None
+    directory: Path | str,
+    *,
+    split: SplitName = "test",
+    weights: str = "best",
+    root: Path | str | None = None,
+    model: MultimodalClassifier | None = None,
 ) -> Score:
     """Score a run's weights on one split of its data.
 
@@ -123,12 +139,13 @@ def evaluate_run(
         split: train, val or test.
         weights: ``best`` or ``last``.
         root: Folder of the data, if it was moved.
+        model: The model, of a run that was given a finished one.
 
     Raises:
         FileNotFoundError: If there is no run.
         RunError: If its weights are missing or damaged, or its data is missing or other data.
     """
-    run = load(directory, weights=weights, root=root, with_data=True)
+    run = load(directory, weights=weights, root=root, with_data=True, model=model)
     return evaluate(run.model, run.method, split_batches(run.config, split))
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
+from torch import nn
 
-from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, build_model, fill_defaults
+from bmlr.config import (
+    GivenModel,
+    ModelOptions,
+    OptimizerOptions,
+    RunConfig,
+    TrainerOptions,
+    as_options,
+    build_model,
+    fill_defaults,
+)
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
+from bmlr.model import MultimodalClassifier
 from bmlr.runs import RunError
 from bmlr.training._checkpoints import LoadedCheckpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
@@ -21,12 +35,13 @@ from bmlr.training._recorder import Recorder
 from bmlr.training._termination import RunWatch, Termination
 from bmlr.training._threads import restored_threads
 from bmlr.training._trainer import make_trainer, silence_lightning
+from bmlr.training._weights import load_weights
 
 
 def train(
     data: MultimodalData,
     method: Method,
-    model: ModelOptions | None = None,
+    model: ModelOptions | GivenModel | MultimodalClassifier | Callable[..., MultimodalClassifier] | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
     *,
@@ -59,7 +74,9 @@ def train(
     Args:
         data: Data set.
         method: Method.
-        model: Options of the model.
+        model: Options of the model; or a finished model, which is trained in place and has its first weights again if
+            training stops early; or a function or class that makes one, and gets the data set where it names a
+            parameter ``data``. A run of a finished model is read back by giving it again.
         optimizer: Options of the optimiser.
         trainer: Options of the trainer.
         seed: Seed of weights, order of samples and random transforms.
@@ -79,16 +96,26 @@ def train(
         ValueError: If the data set, the method and the model do not fit together, or this machine lacks the device or
             the precision. Nothing has been written then.
     """
-    options = fill_defaults(data, model or ModelOptions(), optimizer or OptimizerOptions(), trainer or TrainerOptions())
-    config = RunConfig(data, method, *options, seed)
+    chosen = _as_model(model, data, seed)
+    filled = fill_defaults(data, chosen, optimizer or OptimizerOptions(), trainer or TrainerOptions())
+    config = RunConfig(data, method, *filled, seed)
     directory = (Path(run) if run is not None else Path(runs) / config.name).expanduser()
     if finished := finished_run(directory, config):
+        if isinstance(chosen, GivenModel) and chosen.network is not None:  # trained in place, this time too
+            method.setup(chosen.network)
+            load_weights(directory / "best.safetensors", chosen.network, method)
         return finished
+    with chosen.restored_after_errors() if isinstance(chosen, GivenModel) else contextlib.nullcontext():
+        return _train(config, directory, resume=resume)
+
+
+def _train(config: RunConfig, directory: Path, *, resume: bool) -> RunResult:
+    """Train a configuration that is not finished."""
     check_hardware(config.trainer)
-    batch_size = config.trainer.batch_size or data.defaults.batch_size
+    batch_size = config.trainer.batch_size or config.data.defaults.batch_size
     with Termination(directory) as termination, translate_errors(directory, batch_size), restored_threads():
         fitter = make_trainer(config, directory, RunWatch(termination))
-        data.prepare()
+        config.data.prepare()
         module = make_module(config)
         # Only now: a run that the machine, the data or the method refuses has not taken its directory.
         with lock_directory(directory):
@@ -123,6 +150,36 @@ def _fit(
         )
     module.to(trainer.strategy.root_device)  # Lightning moves the module to the CPU at the end of training
     return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.raise_if_requested)
+
+
+def _as_model(
+    model: ModelOptions | GivenModel | MultimodalClassifier | Callable[..., MultimodalClassifier] | None,
+    data: MultimodalData,
+    seed: int,
+) -> ModelOptions | GivenModel:
+    """Options of a model, however it is given, or the finished model.
+
+    Raises:
+        ValueError: If it is none of these, or does not fit the data set.
+    """
+    if isinstance(model, GivenModel):
+        return model
+    if isinstance(model, nn.Module):
+        if not isinstance(model, MultimodalClassifier):
+            raise ValueError(
+                f"`model` should be a bmlr.MultimodalClassifier. Found {type(model).__name__}: "
+                "bmlr.wrap(model, encoders, example) makes one of it."
+            )
+        return GivenModel.of(model, data)
+    if model is not None and not isinstance(model, ModelOptions) and not callable(model):
+        raise ValueError(f"`model` should be options, a model or a function that makes one. Found {model!r}.")
+    try:
+        return as_options(model)
+    except ValueError:  # of a function that is not found again by its path, the model itself is given
+        lightning.seed_everything(seed, verbose=False)
+        make: Callable[..., MultimodalClassifier] = model  # type: ignore[assignment]
+        made = make(data) if "data" in inspect.signature(make).parameters else make()
+        return _as_model(made, data, seed)
 
 
 def make_module(config: RunConfig) -> BalancedModule:

@@ -52,6 +52,12 @@ def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
         expected = set(module.state_dict())
         if set(state) != expected:
             raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")
+        for name, value in module.state_dict().items():
+            if state[name].shape != value.shape:
+                raise RunError(
+                    f"{path} is of another {prefix}: its '{name}' has shape {tuple(state[name].shape)}, and that of "
+                    f"this {prefix} {tuple(value.shape)}."
+                )
         try:
             module.load_state_dict(state)
         except RuntimeError as error:

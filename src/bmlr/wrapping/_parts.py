@@ -23,8 +23,7 @@ class WrappedFusion(Fusion):
         super().__init__(dims, num_outputs)
         self.net = runner.net
         self._runner = runner
-        self._encoder_modules = {id(m) for encoder in encoders for m in encoder.modules()}
-        self._encoder_parameters = {id(p) for encoder in encoders for p in encoder.parameters()}
+        self._owners = list(encoders)  # themselves and not their ids, which a copy of the model does not have
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
         """Fused logits, shape (B, C), from features of shape (B, d) or (B, …, d) per modality."""
@@ -32,14 +31,16 @@ class WrappedFusion(Fusion):
 
     def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
         """Modules that no encoder owns: the running statistics of encoders are none of the head's."""
+        owned = {id(module) for encoder in self._owners for module in encoder.modules()}
         for name, module in super().named_modules(*arguments, **options):
-            if id(module) not in self._encoder_modules:
+            if id(module) not in owned:
                 yield name, module
 
     def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters Θ, those that no encoder owns."""
+        owned = {id(parameter) for encoder in self._owners for parameter in encoder.parameters()}
         for name, parameter in super().named_parameters(*arguments, **options):
-            if id(parameter) not in self._encoder_parameters:
+            if id(parameter) not in owned:
                 yield name, parameter
 
 
