@@ -202,6 +202,7 @@ class TestErrors:
         ("encoders", "arguments", "message"),
         [
             ({}, {"task": 3}, "`encoders` should name at least 1 modality. Found none"),
+            (list(encoders.values()), {"task": 3}, "`encoders` should be a dictionary .* Found list"),
             (encoders, {}, "`task` should be a number of classes"),
             (encoders, {"task": 1}, "`num_classes` should be an integer of at least 2"),
             (encoders, {"task": 3, "fusion": "Concat"}, r"`fusion` should be one of .* Did you mean 'concat'\?"),
@@ -233,6 +234,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("inputs", "present", "message"),
         [
+            ([torch.zeros(2, 4), torch.zeros(2, 6)], None, "`inputs` should be a dictionary .* Found list"),
+            (make_batch(batch_size=2).inputs, [True, True], "`present` should be a dictionary .* Found list"),
+            (
+                make_batch(batch_size=2).inputs,
+                {"video": [True] * 2},
+                r"`present\['video'\]` should be a boolean tensor",
+            ),
             ({"audio": torch.zeros(2, 4)}, None, r"`inputs` should have the modalities .* Found \['audio'\]"),
             (
                 {"audio": torch.zeros(2, 4), "video": torch.zeros(3, 6)},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,12 +60,23 @@ def nearest_name(value: str, allowed: Iterable[str]) -> str:
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
 
 
+def check_named(name: str, value: Any) -> None:
+    """Raise a ValueError unless ``value`` has an entry per modality, as a dictionary or a ModuleDict has."""
+    if not hasattr(value, "keys"):
+        raise ValueError(
+            f"`{name}` should be a dictionary with an entry per modality, such as {{'audio': …, 'video': …}}. "
+            f"Found {type(value).__name__}."
+        )
+
+
 def check_targets(targets: Tensor, batch_size: int, num_classes: int, *, soft: bool = False) -> None:
     """Raise a ValueError unless ``targets`` holds ``batch_size`` class indices below ``num_classes``.
 
     With ``soft`` they may be distributions over the classes. Values are looked at on the CPU only: on an accelerator
     that would wait for the device, and there the indexing operations themselves fail on an index out of range.
     """
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"`targets` should be a tensor of class indices. Found {type(targets).__name__}.")
     if soft and targets.is_floating_point() and targets.ndim == 2:
         _check_distributions(targets, batch_size, num_classes)
         return
@@ -104,6 +116,7 @@ def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor
 
     They are tensors of one shape (B, C), of at least ``at_least`` modalities.
     """
+    check_named("unimodal_logits", unimodal_logits)
     if len(unimodal_logits) < at_least:
         raise ValueError(
             f"`unimodal_logits` should hold at least {at_least} modalities. "
@@ -124,11 +137,15 @@ def check_unimodal_logits(unimodal_logits: Mapping[str, Tensor], targets: Tensor
 def check_present(present: Mapping[str, Tensor] | None, modalities: Iterable[str], batch_size: int) -> None:
     """Raise a ValueError unless ``present`` holds boolean (B,) masks of ``modalities``."""
     modalities = list(modalities)
+    if present is not None:
+        check_named("present", present)
     for name, mask in (present or {}).items():
         if name not in modalities:
             raise ValueError(
                 f"`present` should name modalities among {modalities}. Found '{name}'.{nearest_name(name, modalities)}"
             )
+        if not isinstance(mask, Tensor):
+            raise ValueError(f"`present['{name}']` should be a boolean tensor. Found {type(mask).__name__}.")
         if mask.dtype != torch.bool or tuple(mask.shape) != (batch_size,):
             raise ValueError(
                 f"`present['{name}']` should be a boolean mask of shape ({batch_size},). "

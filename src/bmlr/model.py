@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr import fusion as fusions
-from bmlr._checks import check_present
+from bmlr._checks import check_named, check_present
 from bmlr._modes import preserved_buffers, running_batch_norm
 from bmlr.batch import input_size, map_tensors, tensors_of
 from bmlr.fusion import Fusion
@@ -203,6 +203,7 @@ class MultimodalClassifier(nn.Module):
         fusion_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_named("encoders", encoders)
         if not encoders:
             raise ValueError("`encoders` should name at least 1 modality. Found none.")
         for name in encoders:
@@ -253,6 +254,7 @@ class MultimodalClassifier(nn.Module):
             ValueError: If the names or batch sizes of ``inputs`` or ``present`` do not fit, or an encoder returns
                 anything but features of shape (B, d).
         """
+        check_named("inputs", inputs)
         if inputs.keys() != set(self.encoders):
             raise ValueError(f"`inputs` should have the modalities {list(self.encoders)}. Found {list(inputs)}.")
         sizes = {name: input_size(name, x) for name, x in inputs.items()}

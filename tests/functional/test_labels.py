@@ -437,6 +437,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("logits", "targets", "present", "message"),
         [
+            (list(ZEROS.values()), TWO, None, "`unimodal_logits` should be a dictionary .* Found list"),
+            (ZEROS, [0, 1], None, "`targets` should be a tensor of class indices. Found list"),
             (ZEROS, torch.tensor([0, 3]), None, r"`targets` should lie in \[0, 2\] for 3 classes. Found .* 0 to 3"),
             (ZEROS, torch.tensor([-1, 2]), None, r"`targets` should lie in \[0, 2\].* Found values from -1"),
             (ZEROS, torch.tensor([-100, 2]), None, r"`targets` should lie in"),

@@ -82,6 +82,11 @@ def test_targets_are_n_read_before_anything_else():
         Plain()(output, targets - 1)
 
 
+def test_other_things_than_an_output_are_named():
+    with pytest.raises(ValueError, match=r"^`output` should be .* Found dict: give method\(model\(inputs\), targets\)"):
+        bmlr.BMLR()({"audio": torch.zeros(8, 3)}, torch.zeros(8).long())
+
+
 def test_predictions_are_the_models():
     output = make_model()(make_batch().inputs)
     prediction = Plain().predict(output)

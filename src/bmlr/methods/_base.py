@@ -1,4 +1,4 @@
-"""Contract between a method and a training loop."""
+"""Interface between a method and a training loop."""
 
 from __future__ import annotations
 
@@ -219,6 +219,11 @@ class Method(nn.Module, ABC):
             ValueError: If the targets do not fit the task, or the method is not defined for it.
             RuntimeError: If the loop left out a call that the method needs.
         """
+        if not isinstance(output, Output):
+            raise ValueError(
+                "`output` should be what the model returns, a bmlr.Output. "
+                f"Found {type(output).__name__}: give method(model(inputs), targets)."
+            )
 
         def compute() -> Losses:
             self.check_task(output.task)
