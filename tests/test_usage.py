@@ -27,7 +27,7 @@ train --metods BMLR -> There is no option --metods. Did you mean '--method'?
 train digitz --method BMLR -> Found digitz. Did you mean 'digits'?
 train --data digts --method BMLR -> Option --data should be one of digits, avmnist
 train digits --method BMRL -> Found BMRL. Did you mean 'BMLR'?
-train digits --method BMLR --model.fusion flim -> Option --model.fusion should be one of concat, sum
+train digits --method BMLR --model.fusion flim -> concat, sum, film, gated, bigated. Found flim. Did you mean 'film'?
 train digits --method BMLR --trainer.epoch 3 -> There is no option --trainer.epoch. Did you mean '--trainer.epochs'?
 train digits --method BMLR --model.witdh 3 -> There is no option --model.witdh. Did you mean '--model.width'?
 train digits --method BMLR --epochs 3 -> There is no option --epochs. Did you mean '--trainer.epochs'?
@@ -36,8 +36,8 @@ train digits --method BMLR --trainer.epochs three -> Option --trainer.epochs sho
 train digits --method BMLR --trainer.epochs 2.5 -> Option --trainer.epochs should be a whole number. Found 2.5.
 train digits --method BMLR --trainer.epochs -> Option --trainer.epochs needs a value: a whole number.
 train digits --method BMLR --trainer.batch_size 0 -> Option --trainer.batch_size should be an integer of at least 1.
-train digits --method BMLR --method.alpha -1 -> --method.alpha should be a positive finite number. Found `-1.0`.
-train digits --method BMLR --method.beta 1.5 -> Option --method.beta should lie in [0, 1]. Found `1.5`.
+train digits --method BMLR --method.alpha -1 -> --method.alpha should be a positive finite number. Found -1.0.
+train digits --method BMLR --method.beta 1.5 -> Option --method.beta should lie in [0, 1]. Found 1.5.
 train digits --method BMLR --method.gamma 2 -> Method BMLR has no parameter gamma. Its parameters are alpha, beta.
 train digits --method BMLR --method.alhpa 1 -> Its parameters are alpha, beta. Did you mean 'alpha'?
 train digits --method Joint --method.alpha 1 -> Method Joint has no parameter alpha. It has none.
@@ -59,7 +59,7 @@ train digits --method BMLR --run /dev/null/run -> The run folder /dev/null/run c
 train digits --method BMLR --config nowhere.yaml -> There is no configuration file nowhere.yaml
 train digits --method BMLR --model nowhere.yaml -> There is no configuration file nowhere.yaml
 train digits --method BMLR --model aliases.yaml -> aliases are not taken
-train digits --method BMLR --model zero.yaml -> zero.yaml.width should be an integer of at least 1. Found `0`.
+train digits --method BMLR --model zero.yaml -> zero.yaml.width should be an integer of at least 1. Found 0.
 train digits --method BMLR --model list.yaml -> list.yaml should hold options by name
 train digits --method BMLR --data.samples -> Option --data.samples needs a value
 train synthetic --method BMLR --data.samples 3 -> Option --data.samples should be whole numbers by name
@@ -77,21 +77,25 @@ predict nowhere a.wav --jsn -> There is no option --jsn. Did you mean '--json'?
 diagnose a --removal cut -> Option --removal should be one of absent, zero, mean, shuffle. Found cut.
 prepare crema-d a -> bmlr prepare needs DEST: bmlr prepare DATA SOURCE DEST [options]
 prepare cremad a b -> Did you mean 'crema-d'?
-prepare ave a b --size 1 -> Option --size should be an integer of at least 8. Found `1`.
+prepare ave a b --size 1 -> Option --size should be an integer of at least 8. Found 1.
 prepare ave a b --workers many -> Option --workers should be a whole number. Found many.
 prepare ave a b --trainlist x -> There is no option --trainlist. Did you mean '--train-list'?
 inspect digits --samples few -> Option --samples should be a whole number. Found few.
 compare digits -> Options --data and --methods belong together
+compare -> There are no runs to compare: no folder runs. Name it with --runs, or make runs: bmlr compare DATA --methods
 compare digits --methods -> Option --methods needs at least one value.
 compare digits --methods BMLR:gamma=2 -> has no parameter gamma. It has alpha, beta.
 compare digits --methods BMLR --seeds a -> Option --seeds should be a whole number. Found a.
 compare digits --methods BMLR --engine spark -> Option --engine should be local or ray. Found spark.
 compare digits --methods BMLR --address auto -> Option --address is for --engine ray only.
-compare digits --methods BMLR --processes 0 -> `processes` should be an integer of at least 1
+compare digits --methods BMLR --processes 0 -> --processes should be an integer of at least 1
 tune digits --methods BMLR --space alpha=0:1 --sampler random -> Option --sampler should be tpe or grid. Found random.
 report -> bmlr report needs RUNS: bmlr report RUNS... [options]
 reproduce table1 --scale large -> Option --scale should be paper or small. Found large.
 reproduce table1 --data digitz -> Did you mean 'digits'?
+reproduce table9 -> NAMES should be among table1, table2
+report . --out page -> --out should be a file named .html
+evaluate a --part test -> There is no option --part. bmlr evaluate --help lists the options.
 methods --format xml -> Option --format should be one of table, markdown, json. Found xml.
 methods extra -> bmlr methods takes options only. Found one word more: extra.
 """

@@ -56,7 +56,7 @@ def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
 def nearest_name(value: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest allowed name, else ""."""
     by_folded = {name.casefold(): name for name in allowed}
-    close = difflib.get_close_matches(str(value).casefold(), by_folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(value).casefold(), by_folded, n=1, cutoff=0.62)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
 
 

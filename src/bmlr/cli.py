@@ -70,7 +70,13 @@ def _execute(arguments: list[str]) -> None:
 
     topic = parsing.find_topic(command, words)
     if topic is None:
-        command.function(**parsing.read_arguments(command, words))
+        arguments_of_command = parsing.read_arguments(command, words)
+        try:
+            command.function(**arguments_of_command)
+        except ValueError as error:
+            if type(error) is not ValueError:  # a subclass has more to say than its message
+                raise
+            raise ValueError(parsing.name_options(command, str(error))) from error
         return
     from bmlr.commands.help_pages import format_help
 

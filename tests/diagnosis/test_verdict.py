@@ -129,7 +129,7 @@ def test_paragraphs_without_an_undertrained_modality():
     unused = without_reference(GOOD, alone=around(0.1), drop=around(0), balance=around(0))
     text = verdict_of({"audio": without_reference(GOOD), "video": unused}, can_probe=True).paragraph
     assert "does not use video" in text
-    assert "--probe true" in text
+    assert "--probe" in text
 
 
 def test_too_few_samples_are_no_evidence():

@@ -166,7 +166,7 @@ class TestOracle:
             assert not intensity[u][~mask].any()
             torch.testing.assert_close(labels[u][~mask], one_hot(targets, 5, dtype)[~mask], rtol=0, atol=0)
 
-    def test_an_absent_modality_is_not_n_read(self):
+    def test_an_absent_modality_is_not_read(self):
         logits, targets = make_logits(3, 4)
         present = {"m1": torch.tensor([False, True, False, True])}
         spoiled = {**logits, "m1": logits["m1"].masked_fill(~present["m1"][:, None], math.nan)}

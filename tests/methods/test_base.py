@@ -72,7 +72,7 @@ def test_losses_of_the_model_come_with_those_of_its_readouts():
     assert (list(without.terms), without.logs) == (["fused"], {"seen": torch.tensor(8)})
 
 
-def test_targets_are_n_read_before_anything_else():
+def test_targets_are_checked_before_anything_else():
     output, targets = make_model()(make_batch().inputs), make_batch().targets
     with pytest.raises(ValueError, match=r"^`targets` should have shape \(8,\)"):
         Plain()(output, targets[:5])

@@ -163,7 +163,7 @@ def test_the_fused_loss_has_its_name_always(name, training, epoch):
         ("Remix", "remix:video"),
     ],
 )
-def test_what_stands_where_a_modality_is_absent_is_not_n_read(name, tag):
+def test_what_stands_where_a_modality_is_absent_is_not_read(name, tag):
     mask, model, method = torch.arange(8) % 3 > 0, make_model(), methods.create(name)
     method.setup(model)
     state, terms = method.state_dict(), []

@@ -95,7 +95,7 @@ def test_stopping_leaves_word_of_the_batch(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_gradients_are_n_read_too(tmp_path, value):
+def test_gradients_are_checked_too(tmp_path, value):
     with pytest.raises(
         NonFiniteLossError, match=r"The gradient is not finite at epoch 1, step 1, batch 1: that of mod"
     ):
@@ -114,7 +114,7 @@ class Dividing(Joint):
             parameter.grad /= 0
 
 
-def test_gradients_are_n_read_after_the_method_changed_them(tmp_path):
+def test_gradients_are_checked_after_the_method_changed_them(tmp_path):
     with pytest.raises(
         NonFiniteLossError, match=r"The gradient is not finite at epoch 1, step 0, batch 0.* and \d+ more"
     ):

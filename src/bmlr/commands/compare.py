@@ -59,6 +59,11 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         print(make_plan(jobs, runs, workers).table().markdown())
         return
     if data is None or not methods:
+        if not runs.exists():
+            raise ValueError(
+                f"There are no runs to compare: no folder {runs}. Name it with --runs, or make runs: bmlr compare DATA "
+                "--methods NAME NAME."
+            )
         result = benchmark.compare_store([runs], baseline=baseline, out=out, force=force)
     else:
         result = benchmark.compare(

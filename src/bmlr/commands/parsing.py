@@ -135,6 +135,14 @@ def _nearest_option(text: str, names: Sequence[str]) -> str:
     return ""
 
 
+def name_options(command: Command, message: str) -> str:
+    """A message of a function with the names of its arguments as a user types them."""
+    for option in (*command.positional, *command.options):
+        typed = option.name.upper() if option in command.positional else f"--{option.shown}"
+        message = message.replace(f"`{option.name}`", typed)
+    return message
+
+
 def _assign_positional(command: Command, words: Sequence[str], entries: dict[str, _Entry]) -> None:
     """Give positional words their names, in order; the last may take several."""
     if command.classes and not command.positional:
@@ -314,7 +322,7 @@ def _make(cls: type, options: Sequence[Option], entries: Mapping[str, _Entry]) -
         for option in given:
             field = option.name.rpartition(".")[2]
             message = message.replace(f"Parameter `{field}`", entries[option.name].where)
-            message = message.replace(f"Found `{field} = ", "Found `")
+            message = re.sub(rf"Found `{field} = '?(.*?)'?`", r"Found \1", message)
         raise ValueError(message) from error
 
 

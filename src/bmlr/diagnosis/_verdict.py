@@ -138,7 +138,7 @@ class _Writer:
             )
         if verdict.with_status("weak", "unused"):
             how = (
-                "with --probe true"
+                "with --probe"
                 if self.context.can_probe
                 else "with `reference` (accuracies or probes of models trained on one modality)"
             )
