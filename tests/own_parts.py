@@ -69,7 +69,7 @@ def make_net(modality, width=4):
 def make_model(data, width=4):
     """A whole model, by the library's own parts."""
     encoders = {name: Net(modality, width) for name, modality in data.modalities.items()}
-    return MultimodalClassifier(encoders, len(data.classes), "sum")
+    return MultimodalClassifier(encoders, data.task, "sum")
 
 
 class Written(nn.Module):

@@ -116,7 +116,7 @@ def test_models_that_do_not_fit_are_refused_before_a_file_is_written(tmp_path):
             train(Toy(24), Joint(), model, trainer=CPU, runs=tmp_path / "none")
     wide = Toy(24)
     wide.classes = ("a", "b", "c", "d")
-    with pytest.raises(ValueError, match="should have 4 classes, as the data. Found 3"):
+    with pytest.raises(ValueError, match="data's task, multiclass with 4 outputs. Found multiclass with 3"):
         train(wide, Joint(), own_parts.make_model(Toy()), trainer=CPU, runs=tmp_path / "none")
     with pytest.raises(ValueError, match="make it by a function at the top of a module"):
         compare(Toy(), ["Joint"], [0], model=seeded("native"), runs=tmp_path / "none")

@@ -43,7 +43,7 @@ class GivenModel:
         """Describe a model that is to be trained on a data set.
 
         Raises:
-            ValueError: If its modalities or classes are not those of the data set.
+            ValueError: If its modalities or its task are not those of the data set.
         """
         if not data.modalities:
             data.prepare()
@@ -110,17 +110,16 @@ def check_network(network: MultimodalClassifier, data: MultimodalData) -> None:
     """Check that a whole model fits a data set.
 
     Raises:
-        ValueError: If its modalities or the number of its classes do not.
+        ValueError: If its modalities or its task do not.
     """
     if set(network.modalities) != set(data.modalities):
         raise ValueError(
             f"The model should have the modalities of the data, {', '.join(data.modalities)}. "
             f"Found {', '.join(network.modalities)}: choose them by `modalities`."
         )
-    if network.num_classes != len(data.classes):
-        raise ValueError(
-            f"The model should have {len(data.classes)} classes, as the data. Found {network.num_classes}."
-        )
+    wanted, found = (f"{task.name} with {task.num_outputs} outputs" for task in (data.task, network.task))
+    if wanted != found:
+        raise ValueError(f"The model should be for the data's task, {wanted}. Found {found}.")
 
 
 def structure_checksum(network: MultimodalClassifier) -> str:
