@@ -287,7 +287,7 @@ def test_inputs_that_are_not_finite_are_named():
     ("data", "message"),
     [
         ([], "at least one sample"),
-        ([torch.zeros(3)], "pairs .inputs by modality, targets.. Found Tensor"),
+        ([torch.zeros(3)], "pairs .inputs by modality, targets.: have the data set return .*Found Tensor"),
         ([(torch.zeros(3), torch.zeros(3))], "Found tuple of"),
         (iter(batches()), "with an iterator as `batches`"),
     ],

@@ -196,7 +196,7 @@ def test_a_checkpoint_is_written_every_so_many_steps(tmp_path, monkeypatch):
 
 def test_a_second_signal_ends_a_run_at_once(tmp_path):
     method = stopping(stopping(BMLR(), 2), 2)
-    with pytest.raises(RunInterruptedError, match=r"by a second SIGTERM. Continue it with --resume"):
+    with pytest.raises(RunInterruptedError, match=r"by a second SIGTERM. It has no checkpoint yet: the same command"):
         run(tmp_path / "cut", method)
     assert not (tmp_path / "cut" / "last.ckpt").exists()
 
@@ -248,6 +248,8 @@ class Slow(Toy):
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_a_signal_before_training_ends_a_run_at_once(tmp_path, swallowed):
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RunInterruptedError, match=r"was stopped by SIGTERM. Continue it with --resume"):
+    with pytest.raises(
+        RunInterruptedError, match=r"was stopped by SIGTERM. It has no checkpoint yet: the same command"
+    ):
         run(tmp_path / "cut", BMLR(), data=Slow(24, swallowed))
     assert signal.getsignal(signal.SIGTERM) is before

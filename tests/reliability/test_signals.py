@@ -98,7 +98,8 @@ def test_ctrl_c_says_what_is_kept_and_twice_stops_at_once(tmp_path, server):
     def stop(line, times):
         process = command.start(arguments)
         deadline = time.monotonic() + 60
-        while line not in command.output.read_text() and time.monotonic() < deadline:
+        # The process makes the file once it has started.
+        while time.monotonic() < deadline and not (command.output.exists() and line in command.output.read_text()):
             time.sleep(0.01)
         for _ in range(times):
             os.killpg(process, signal.SIGINT)

@@ -53,7 +53,7 @@ def assert_refused_everywhere(directory, reason, capsys, *, evaluate=True):
     page, printed = report(folder, capsys)
     assert f"left out, unreadable: {directory}" in printed.err
     assert reason in printed.err
-    assert "runs: 1, left out: 1" in printed.out
+    assert "runs: 1, not finished: 0, left out: 1" in printed.out
     assert reason in page
     if evaluate:
         assert main(["evaluate", str(directory)]) == 2
