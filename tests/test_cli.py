@@ -270,3 +270,25 @@ def test_the_home_folder_is_known_everywhere(tmp_path, capsys, monkeypatch):
     assert f"There is no prepared 'manifest' in {tmp_path}/none" in capsys.readouterr().err
     monkeypatch.setenv("HOME", "")
     assert read("evaluate", "~nobody-of-this-name/x")["run"] == Path("~nobody-of-this-name/x")
+
+
+class HalfMade:
+    """What a loader is whose making was stopped."""
+
+    def __del__(self):
+        raise AttributeError("no workers")
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt("stopped"), 130), (ValueError("wrong"), 2)])
+def test_what_an_error_leaves_half_made_adds_no_line(monkeypatch, capsys, error, status):
+    def execute(_):
+        half = HalfMade()
+        try:
+            raise error
+        except BaseException as cause:
+            raise type(cause)(f"{cause}: {len([half])}") from cause
+
+    monkeypatch.setattr("bmlr.cli._execute", execute)
+    assert main(["train"]) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{error}: 1")

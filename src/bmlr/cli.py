@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -43,15 +44,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:  # a run that was stopped has told where it goes on
         kept = "What is finished is kept: the same command goes on from there."
         stop = str(error) or f"Stopped by Ctrl-C. {kept if {*arguments[:1]} & _RESUMING else 'Nothing was kept.'}"
+        _forget(error)
         print(f"bmlr: {' '.join(stop.split())}", file=sys.stderr)
         return 130
     except Exception as error:
         message = _describe(error)
         if message is None:  # a fault of the library keeps its traceback
             raise
+        _forget(error)
         print(f"bmlr: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _forget(error: BaseException | None) -> None:
+    """Free what the frames of an error hold.
+
+    A loader of data that was stopped while it started its workers would print a traceback when it is freed.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _execute(arguments: list[str]) -> None:

@@ -72,7 +72,14 @@ def test_entries_of_another_form_are_named(path, change, message):
         read_config_entries(path)
 
 
-NO_EFFECT = {"progress": False, "num_workers": 2, "threads": 2, "gradients": True, "checkpoint_every": 7, "max_nonfinite": 3}
+NO_EFFECT = {
+    "progress": False,
+    "num_workers": 2,
+    "threads": 2,
+    "gradients": True,
+    "checkpoint_every": 7,
+    "max_nonfinite": 3,
+}
 
 
 def test_options_without_effect_do_not_change_the_digest_and_all_others_do():
