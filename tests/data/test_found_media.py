@@ -277,6 +277,18 @@ def test_videos_of_other_programs(tmp_path):
         assert samples[name].files["film"]["seconds"] == pytest.approx(2, abs=0.1), name
 
 
+def test_animations_are_videos(tmp_path):
+    """A GIF and an animated PNG in a column of videos."""
+    scenes = [Image.fromarray(np.full((48, 64, 3), shade, np.uint8)) for shade in (40, 200)]
+    for name in ("a.gif", "a.png"):
+        scenes[0].save(tmp_path / name, save_all=True, append_images=scenes[1:], duration=1000)
+    names = vectors(tmp_path, 4)
+    rows = [[f"{k}", "ab"[k % 2], ("a.gif", "a.png")[k // 2], names[k]] for k in range(4)]
+    values, _ = prepare(tmp_path, ["id", "label", "film:video", "x"], rows, "--size", "8", "--max_rejected", "0")
+    for name, frames in values["film"].items():
+        assert [round(float(frame.mean()), -1) for frame in frames.astype(float)] == [40, 200], name
+
+
 def test_a_cover_is_no_video(tmp_path, capsys):
     """Songs with a cover, given as videos."""
     for number in range(4):
@@ -363,6 +375,11 @@ def test_images_of_other_programs(tmp_path):
     content = (tmp_path / "1.jpg").read_bytes()
     at = content.index(b"Exif\0\0") + 6
     (tmp_path / "broken.jpg").write_bytes(content[: at + 8] + b"\xff" * 12 + content[at + 20 :])
+    content = (tmp_path / "1.png").read_bytes()
+    at = content.index(b"IDAT") - 4
+    note = b"\x00\x00\x00\x04tEXta\x00bc" + bytes(4)  # a checksum of zero
+    (tmp_path / "broken.png").write_bytes(content[:at] + note + content[at:] + note)
+    plain.save(tmp_path / "plain.ppm")
     deep = np.asarray(plain.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.png")
     Image.fromarray(deep).save(tmp_path / "deep.tif")

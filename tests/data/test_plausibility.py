@@ -48,7 +48,9 @@ def prepared_classes():
 
 
 class TestLabels:
-    @pytest.mark.parametrize("missing", ["nan", "NaN", "", "N/A", "null", "None", "unknown", "?", "<NA>"])
+    @pytest.mark.parametrize(
+        "missing", ["nan", "NaN", "", "N/A", "null", "None", "unknown", "?", "<NA>", "TBD", "#REF!"]
+    )
     def test_missing_ones_are_counted_and_left_out(self, tmp_path, capsys, missing):
         path = write_labels(tmp_path, ["cat", "dog", missing] * 6)
         status, text = prepare(capsys, "manifest", path, "out")

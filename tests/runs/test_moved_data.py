@@ -109,6 +109,14 @@ def test_the_same_data_by_another_path_is_the_same_run(copy, capsys, monkeypatch
     execute(capsys, *train, "--data.root", "scratch", "--runs", "named")
     assert "nothing was trained" in execute(capsys, *train, "--data.root", copy / "scratch", "--runs", "named")
     assert len(list((copy / "named").iterdir())) == 1
+    # A search is the same with its data elsewhere, and makes no trial twice.
+    tune = ["tune", "--data", "manifest", "--methods", "BMLR", "--space", "beta=0.1|0.5", "--sampler", "grid"]
+    tune += [*OPTIONS[OPTIONS.index("Joint") + 1 :], "--out", "search"]
+    execute(capsys, *tune, "--data.root", "scratch")
+    trials = (copy / "search" / "trials.csv").read_text()
+    (copy / "scratch").rename(copy / "again")
+    execute(capsys, *tune, "--data.root", copy / "again")
+    assert (copy / "search" / "trials.csv").read_text() == trials
 
 
 def test_other_data_is_refused_and_is_another_configuration(copy, capsys, monkeypatch):

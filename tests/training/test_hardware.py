@@ -38,9 +38,11 @@ def refused(capsys, arguments, status=2):
         (["accelerator", "cuda:1"], {}, r"a kind of device. Found cuda:1. .* --trainer.devices 1,"),
         (["accelerator", "gpuu"], {}, "should be one of auto, cpu, gpu.* Did you mean 'gpu'"),
         (["devices", "0"], {}, "--trainer.devices should be a number of processes of at least 1"),
+        (["devices", "999"], {}, "asks for 999 processes on \\d+ processors.* Take at most"),
         (["devices", "-3"], {}, "The options of the trainer do not fit this machine: "),
         (["strategy", "dpp"], {}, "The options of the trainer do not fit this machine: .*strategy"),
         (["num_nodes", "0"], {}, "The options of the trainer do not fit this machine: .*num_nodes"),
+        (["num_nodes", "2"], {}, "nothing tells which of the 2 machines this one is.* torchrun or srun"),
         (["precision", "16-mixed"], {}, "16-mixed needs a GPU. On the CPU say bf16-mixed"),
         ([], {**SLURM, "SLURM_NTASKS": "2"}, "The SLURM job has 2 tasks .*--ntasks=1.*--ntasks-per-node"),
         (

@@ -123,15 +123,16 @@ def tune(  # noqa: PLR0913
 def _identity(problem: Problem, method: MethodSpecification) -> dict[str, Any]:
     """Settings that a continued search must share with the first."""
     space, search, seeds = problem.ranges[method.text], problem.search, problem.seeds
-    config = problem.jobs(method, corners(space)[0])[0].config.as_dict()
+    config = problem.jobs(method, corners(space)[0])[0].config
+    settings = config.settings
     for name in space:
-        (config["optimizer"] if name.startswith(OPTIMIZER) else config["method"]["init_args"]).pop(
+        (settings["optimizer"] if name.startswith(OPTIMIZER) else settings["method"]["init_args"]).pop(
             name.removeprefix(OPTIMIZER), None
         )
-    config.pop("seed")
-    config["trainer"] = TrainerOptions.affecting_result(config["trainer"])
+    settings.pop("seed")
     return {
-        "config": config,
+        "config": settings,
+        "data": config.data_identity,
         "space": {
             name: dataclasses.asdict(values) | {"choices": list(values.choices)} for name, values in space.items()
         },

@@ -79,9 +79,18 @@ class RunConfig:
             FileNotFoundError: If the data is missing.
             ValueError: If the data cannot be read.
         """
+        return text_checksum(json.dumps([self.settings, __version__, self.data_identity], sort_keys=True))
+
+    @property
+    def data_identity(self) -> str | dict[str, str]:
+        """Checksum of the data's content; only where there is none, its location.
+
+        Raises:
+            FileNotFoundError: If the data is missing.
+            ValueError: If the data cannot be read.
+        """
         content = self.data.content_digest
-        identity = self._locations() if content is None else content
-        return text_checksum(json.dumps([self.settings, __version__, identity], sort_keys=True))
+        return self._locations() if content is None else content
 
     @property
     def settings(self) -> dict[str, Any]:

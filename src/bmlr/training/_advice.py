@@ -57,8 +57,9 @@ def advise(config: RunConfig, steps: int, threads: int) -> list[str]:
         )
     if config.optimizer.name != "sgd" and steps * rate < _SHORTEST_PATH:
         remarks.append(
-            f"{steps} steps at a learning rate of {rate:g} can move no weight by more than {steps * rate:.2g}, too "
-            "little to learn much: raise --optimizer.lr or --trainer.epochs, or lower --trainer.batch_size."
+            f"{steps} step{'' if steps == 1 else 's'} at a learning rate of {rate:g} can move no weight by more than "
+            f"{steps * rate:.2g}, too little to learn much: raise --optimizer.lr or --trainer.epochs, or lower "
+            "--trainer.batch_size."
         )
     counts = {split: len(data.split(split)) for split in ("val", "test")}
     remarks += [

@@ -9,6 +9,7 @@ import socket
 import torch
 
 from bmlr._checks import nearest_name
+from bmlr._processors import count_processors
 from bmlr.config import TrainerOptions
 
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -37,6 +38,12 @@ def check_hardware(options: TrainerOptions) -> None:
             f"Option --trainer.devices asks for {missing}, and {_count_gpus()} can be used here. Leave it out to take "
             "all of them."
         )
+    processors = max(2, count_processors())
+    if accelerator == "cpu" and re.fullmatch(r"\d+", str(options.devices)) and int(options.devices) > processors:
+        raise ValueError(
+            f"Option --trainer.devices asks for {options.devices} processes on {processors} processors: they would "
+            f"wait for each other. Take at most {processors}."
+        )
     if options.precision == "16-mixed" and accelerator == "cpu":
         # Lightning would compute in bfloat16 instead, and the configuration would tell something else.
         raise ValueError(
@@ -52,6 +59,7 @@ def check_hardware(options: TrainerOptions) -> None:
             "Option --trainer.precision: Apple's GPUs have no 64-true. Leave it out, or say --trainer.accelerator cpu."
         )
     _check_slurm(options)
+    _check_machines(options.num_nodes)
 
 
 def _check_accelerator(name: str) -> str:
@@ -124,6 +132,20 @@ def _check_slurm(options: TrainerOptions) -> None:
         raise ValueError(
             f"The SLURM job has {per_node} tasks on each machine (--ntasks-per-node={per_node}), and --trainer.devices "
             f"is {devices}. Make them equal."
+        )
+
+
+def _check_machines(number: int) -> None:
+    """Raise a ValueError if nothing tells which of several machines this one is.
+
+    Else the run waits half an hour for the others, without a word.
+    """
+    launched = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    schedulers = {"SLURM_NTASKS", "LSB_JOBID", "NODE_RANK", "GROUP_RANK"} & set(os.environ)
+    if number > 1 and not launched and not schedulers:
+        raise ValueError(
+            f"Option --trainer.num_nodes is {number}, and nothing tells which of the {number} machines this one is. "
+            "Start the command on each of them by torchrun or srun, see docs/distributed.md, or leave the option out."
         )
 
 

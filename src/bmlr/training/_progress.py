@@ -111,7 +111,7 @@ class _ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         if isinstance(accuracy := metrics.pop("val_accuracy", None), float):
-            metrics["validation"] = f"{format_percent(accuracy)} %"
+            metrics["validation"] = format_percent(accuracy)
         return dict(metrics)
 
 

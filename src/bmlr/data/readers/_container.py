@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Demuxers of plain media files. Others read playlists, by which a file could make FFmpeg open any file or address.
 _FORMATS = ",".join((
-    "mov,mp4,flv,live_flv,avi,matroska,webm,mpeg,mpegts,asf,3gp,ogg",
+    "mov,mp4,flv,live_flv,avi,matroska,webm,mpeg,mpegts,asf,3gp,ogg,gif,apng",
     "mp3,aac,wav,flac,aiff,au,caf,w64,ac3,eac3,amr,wv,tta",
 ))  # fmt: skip
 _DECLARING = {"mov", "mp4", "flv", "matroska", "webm", "avi"}  # formats whose duration is written, not estimated

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -20,9 +22,10 @@ from bmlr.data.readers._files import blame_bytes, check_file
 if TYPE_CHECKING:
     from PIL import Image
 
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")  # others include PostScript, which is code
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # others include PostScript, which is code
 _DEEP_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}  # 16 bits of gray
 _ORIENTATION = 0x0112  # EXIF tag
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_rgb_image(path: Path, size: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -76,7 +79,7 @@ def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray], max_pi
         blame_bytes(path, "an image", _describe_error),
         _without_pixel_limit(),
         path.open("rb") as file,
-        Image.open(file, formats=_FORMATS) as image,
+        Image.open(_without_broken_metadata(file), formats=_FORMATS) as image,
     ):
         # Before the first access to the pixels, which unpacks them all.
         check_pixels(image.width, image.height, max_pixels, "")
@@ -100,6 +103,38 @@ def _without_pixel_limit() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _without_broken_metadata(file: BinaryIO) -> BinaryIO:
+    """The file, or a copy without pieces of a PNG's metadata with a wrong checksum.
+
+    Pillow takes such a file for no image; viewers pass over the piece.
+    """
+    sound, start, broken = [_PNG], len(_PNG), False
+    if file.read(start) == _PNG:
+        while len(head := file.read(8)) == 8:
+            length, name = int.from_bytes(head[:4], "big"), head[4:]
+            # Small letters mark what is no need for the pixels; transparency is, all the same.
+            if name[0] & 32 and name != b"tRNS":
+                content = file.read(length + 4)
+                if int.from_bytes(content[length:], "big") != zlib.crc32(name + content[:length]):
+                    sound.append(_read_between(file, start, file.tell() - len(content) - 8))
+                    start, broken = file.tell(), True
+            else:
+                file.seek(length + 4, io.SEEK_CUR)
+    if broken:
+        return io.BytesIO(b"".join([*sound, _read_between(file, start, None)]))
+    file.seek(0)
+    return file
+
+
+def _read_between(file: BinaryIO, start: int, end: int | None) -> bytes:
+    """Bytes of a file, which is left where it was."""
+    position = file.tell()
+    file.seek(start)
+    content = file.read() if end is None else file.read(end - start)
+    file.seek(position)
+    return content
 
 
 def _describe_error(error: Exception) -> str:

@@ -6,7 +6,7 @@ AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".mka"),
     *(".aiff", ".aif", ".au", ".snd", ".caf", ".w64", ".rf64", ".ac3", ".amr"),
 )
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (
     *(".mp4", ".flv", ".avi", ".mkv", ".webm", ".mov", ".m4v"),
     *(".3gp", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),

@@ -20,8 +20,9 @@ _FEW = 2  # samples of a class that can hardly be learnt
 _SMALL_SPLIT = 50  # samples, below which a single one is two points or more
 _SMALL_TABLE = 10  # samples, below which as many labels are nothing odd
 _MISSING = {
-    "", "nan", "none", "null", "nil", "n/a", "na", "<na>", "#n/a", "nat", "?", "-", "--", "missing", "undefined",
-    "unknown", "unlabeled", "unlabelled",
+    "", "nan", "none", "null", "nil", "n/a", "na", "<na>", "#n/a", "nat", "?", "-", "--", "missing",
+    "unknown", "unlabeled", "unlabelled", "not labeled", "not labelled", "no label", "not available", "undefined",
+    "tbd", "todo", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "#num!",
 }  # fmt: skip
 _NUMBER = re.compile(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)([eE][+-]?[0-9]+)?")
 _JOINERS = "\u200c\u200d"  # invisible, but words of Persian and Indic languages need them
