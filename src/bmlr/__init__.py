@@ -16,7 +16,9 @@ from bmlr.balancer import Balancer
 from bmlr.batch import Batch
 from bmlr.functional import ReshapedLabels, confidence_ratio, reshape_labels
 from bmlr.methods import BMLR, Losses, Method
+from bmlr.modality_dropout import ModalityDropout
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.parameters import param_groups
 from bmlr.wrapping import WrappedModel, wrap
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ __all__ = [
     "Batch",
     "Losses",
     "Method",
+    "ModalityDropout",
     "MultimodalClassifier",
     "Output",
     "ReshapedLabels",
@@ -55,6 +58,7 @@ __all__ = [
     "functional",
     "fusion",
     "methods",
+    "param_groups",
     "reshape_labels",
     "tasks",
     "wrap",

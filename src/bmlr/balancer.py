@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 
-from bmlr._checks import check_integer, check_positive
+from bmlr._checks import check_integer
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, as_batch, map_tensors
+from bmlr.loaders import batches_in_order, count_samples, gives_samples, sample_loader
 from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Pass, Prediction
 from bmlr.model import MultimodalClassifier
+from bmlr.parameters import check_clipping, clip_gradients
 
 
 class Balancer:
@@ -31,7 +32,8 @@ class Balancer:
         optimizer: Optimiser over the model's parameters.
         max_epochs: Number of epochs of the whole training, which schedules of methods go by.
         accumulate: Number of batches of an optimiser step.
-        clip_norm: Largest joint norm of all gradients; None does not clip.
+        clip_norm: Largest joint norm of all gradients, or largest norm by modality, such as ``{"audio": 1.0}``, where
+            ``fusion`` is all that follows the encoders and those left out are not clipped; None does not clip.
         autocast: Type of the forward passes in mixed precision, such as ``torch.bfloat16``; None is full precision.
         scaler: Scaler of the loss for ``torch.float16``.
 
@@ -63,13 +65,15 @@ class Balancer:
         *,
         max_epochs: int,
         accumulate: int = 1,
-        clip_norm: float | None = None,
+        clip_norm: float | Mapping[str, float] | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.max_epochs = check_integer("max_epochs", max_epochs, 1)
         self.accumulate = check_integer("accumulate", accumulate, 1)
-        self.clip_norm = None if clip_norm is None else check_positive("clip_norm", clip_norm)
+        if clip_norm is not None:
+            check_clipping(clip_norm, model)
+        self.clip_norm = clip_norm
         if autocast is torch.float16 and scaler is None:
             raise ValueError("`scaler` should be a torch.amp.GradScaler where `autocast` is torch.float16. Found None.")
         self.model, self.method, self.optimizer = model, method, optimizer
@@ -106,7 +110,7 @@ class Balancer:
             self.epochs_done,
             self.max_epochs,
             self.model,
-            _length(train),
+            count_samples(train),
             self._in_order(train),
             self._in_order(() if val is None else val),
         )
@@ -185,7 +189,7 @@ class Balancer:
             self.scaler.unscale_(self.optimizer)
         self.method.adjust_gradients(self.model)
         if self.clip_norm is not None:
-            clip_grad_norm_(self._optimized(), self.clip_norm)
+            clip_gradients(self._optimized(), self.clip_norm, self.model)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -226,18 +230,7 @@ class Balancer:
 
     def _in_order(self, loader: Iterable[Any]) -> Callable[[], Iterator[Batch]]:
         """A split in order, with the positions of its samples where they can be known."""
-
-        def batches() -> Iterator[Batch]:
-            if not _gives_samples(loader):
-                yield from map(self._moved, loader)
-                return
-            chunks = torch.arange(_length(loader)).split(loader.batch_size or 1)
-            # A generator of its own: a look at the data must not shift the draws of the training.
-            in_order = _sample_loader(loader, chunks, torch.Generator())
-            for chunk, batch in zip(chunks, in_order, strict=True):
-                yield dataclasses.replace(self._moved(batch), indices=chunk.to(self._device))
-
-        return batches
+        return lambda: batches_in_order(loader, self._moved)
 
     def _moved(self, batch: Any) -> Batch:
         return as_batch(batch).to(self._device, non_blocking=True)
@@ -253,46 +246,14 @@ class Balancer:
         return next(self.model.parameters()).device
 
 
-def _gives_samples(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
-    """Whether samples of a loader can be chosen."""
-    return (
-        isinstance(loader, DataLoader)
-        and not isinstance(loader.dataset, IterableDataset)
-        and loader.batch_size is not None
-        and isinstance(loader.sampler, (RandomSampler, SequentialSampler))
-    )
-
-
-def _length(loader: Iterable[Any]) -> int:
-    """Number of samples of a split; 0 if unknown."""
-    dataset: Any = loader.dataset if _gives_samples(loader) else ()
-    return len(dataset)
-
-
 def _pass_loader(train: Iterable[Any], entry: Pass) -> DataLoader[Any]:
     """Shuffled batches of the samples of a pass."""
-    if not _gives_samples(train):
+    if not gives_samples(train):
         raise ValueError(
             "`train` should be a torch DataLoader over a data set with a length, with a batch size and no sampler of "
             f"your own: the method chooses the samples of its passes. Found {type(train).__name__}."
         )
-    indices = torch.arange(_length(train)) if entry.indices is None else torch.tensor(entry.indices)
+    indices = torch.arange(count_samples(train)) if entry.indices is None else torch.tensor(entry.indices)
     shuffled = indices[torch.randperm(len(indices))]
     # Batches of nearly one size: a last one of a single sample could not be normalised.
-    return _sample_loader(train, shuffled.tensor_split(max(1, round(len(indices) / (train.batch_size or 1)))))
-
-
-def _sample_loader(
-    loader: DataLoader[Any], chunks: Sequence[Tensor], generator: torch.Generator | None = None
-) -> DataLoader[Any]:
-    """Loader of chosen batches, in all else as another loader."""
-    return DataLoader(
-        loader.dataset,
-        batch_sampler=[chunk.tolist() for chunk in chunks],
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=generator,
-    )
+    return sample_loader(train, shuffled.tensor_split(max(1, round(len(indices) / (train.batch_size or 1)))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from bmlr.fusion import Fusion
 from bmlr.tasks import Task, as_task
 
 _Value = TypeVar("_Value")
+
+#: Name of all that follows the encoders, beside those of the modalities.
+FUSION = "fusion"
 
 
 class _Lazy(Generic[_Value]):
@@ -193,6 +196,9 @@ class MultimodalClassifier(nn.Module):
         torch.Size([2, 3])
     """
 
+    #: What :meth:`freeze` froze.
+    frozen: frozenset[str] = frozenset()
+
     def __init__(
         self,
         encoders: Mapping[str, nn.Module],
@@ -207,9 +213,9 @@ class MultimodalClassifier(nn.Module):
         if not encoders:
             raise ValueError("`encoders` should name at least 1 modality. Found none.")
         for name in encoders:
-            if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict(), name):
+            if not name or "." in name or name in {"fused", FUSION} or hasattr(nn.ModuleDict(), name):
                 raise ValueError(
-                    "`encoders` should have names without a dot, other than 'fused' and the attributes of "
+                    "`encoders` should have names without a dot, other than 'fused', 'fusion' and the attributes of "
                     f"torch.nn.ModuleDict. Found {name!r}."
                 )
         self.encoders = nn.ModuleDict(dict(encoders))
@@ -240,6 +246,33 @@ class MultimodalClassifier(nn.Module):
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities."""
         return tuple(self.encoders)
+
+    def freeze(self, *names: str) -> None:
+        """Train no parameter of some encoders, and keep them in evaluation mode.
+
+        Args:
+            *names: Modalities; ``fusion`` is all that follows the encoders.
+
+        Raises:
+            KeyError: If there is no such modality.
+        """
+        self.frozen = self.frozen | set(names)
+        for name in names:
+            (self.fusion if name == FUSION else self.encoders[name]).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, but for what is frozen."""
+        super().train(mode)
+        for name in self.frozen:
+            # One by one: a wrapped head holds the whole model, and not all of it is the head's.
+            for part in (self.fusion if name == FUSION else self.encoders[name]).modules():
+                part.training = False
+        return self
+
+    def split_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs by modality, from all that a loader gives by name; the rest, such as labels, is left out."""
+        return {name: batch[name] for name in self.encoders if name in batch}
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Output:
         """Encode the inputs of every modality.

@@ -12,6 +12,7 @@ from bmlr.config import (
     read_config,
     read_config_entries,
 )
+from bmlr.config._file import sealed_yaml
 from bmlr.methods import BMLR
 from toy import Toy
 
@@ -48,6 +49,21 @@ def test_a_typo_is_named_before_the_checksum_that_it_spoils(path):
         read_config(path)
 
 
+def test_numbers_with_an_exponent_are_numbers_and_names_like_them_stay_names():
+    assert load_plain_yaml("[3e-5, 1.e3, -2E+4, 1e, e5]") == [3e-5, 1e3, -2e4, "1e", "e5"]
+    assert load_plain_yaml(sealed_yaml({"root": "1e5", "lr": 3e-5})) == {"root": "1e5", "lr": 3e-5}
+
+
+def test_equal_schedules_and_groups_are_one_configuration():
+    path = "torch.optim.lr_scheduler.OneCycleLR"
+    written = ["OneCycleLR", path, {"class_path": path}, {"class_path": "OneCycleLR", "init_args": {}}]
+    assert len({str(OptimizerOptions(schedule=schedule).schedule) for schedule in written}) == 1
+    groups = {"audio": {"lr": 3e-5, "freeze": False}, "text": {}}
+    assert OptimizerOptions(groups=groups).groups == {"audio": {"lr": 3e-5}}
+    assert OptimizerOptions(groups={}).groups is None
+    assert TrainerOptions(modality_dropout={"audio": 0}).modality_dropout == 0.0
+
+
 def test_aliases_are_refused():
     with pytest.raises(yaml.YAMLError, match="aliases are not taken"):
         load_plain_yaml("a: &x 1\nb: *x")
@@ -73,20 +89,16 @@ def test_entries_of_another_form_are_named(path, change, message):
 
 
 NO_EFFECT = {
-    "progress": False,
-    "num_workers": 2,
-    "threads": 2,
-    "gradients": True,
-    "checkpoint_every": 7,
-    "max_nonfinite": 3,
-}
+    "progress": False, "num_workers": 2, "gradients": True, "checkpoint_every": 7, "max_nonfinite": 3, "threads": 2,
+    "logger": {"class_path": "WandbLogger", "init_args": {"project": "a"}},
+}  # fmt: skip
 
 
 def test_options_without_effect_do_not_change_the_digest_and_all_others_do():
     changes = {
         "epochs": 7, "batch_size": 7, "accelerator": "cpu", "devices": 2, "strategy": "ddp", "num_nodes": 2,
         "precision": "64-true", "accumulate_grad_batches": 2, "gradient_clip_val": 1.0, "compile": True,
-        "on_nonfinite": "skip",
+        "on_nonfinite": "skip", "modality_dropout": 0.3, "early_stopping": 3,
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(TrainerOptions)} == {*changes, *NO_EFFECT}
     for name, value in NO_EFFECT.items():

@@ -53,7 +53,7 @@ def measure_config(config: RunConfig) -> dict[str, float]:
     with contextlib.suppress(_EnoughError):
         lightning.Trainer(
             max_epochs=options.epochs, accelerator=options.accelerator, devices=1, precision=options.precision,
-            accumulate_grad_batches=options.accumulate_grad_batches, gradient_clip_val=options.gradient_clip_val,
+            accumulate_grad_batches=options.accumulate_grad_batches, gradient_clip_val=options.joint_clip_val,
             callbacks=[clock], logger=False, enable_checkpointing=False, enable_model_summary=False,
             enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,

@@ -14,7 +14,6 @@ from bmlr.benchmark._jobs import COST, EPOCHS, Job
 from bmlr.benchmark._progress import run_titles
 from bmlr.benchmark._server import Task, borrow_server
 from bmlr.benchmark.engines import Engine, LocalEngine
-from bmlr.config import class_path
 from bmlr.runs import read_run
 from bmlr.runs.layout import CONFIG, METRICS
 from bmlr.runs.settings import settings_key
@@ -135,9 +134,7 @@ def prepare_data(jobs: Iterable[Job]) -> None:
 
 def task_of(job: Job, directory: Path) -> Task:
     """The task of a job, with what its process needs to find the user's modules."""
-    class_paths = (class_path(type(instance)) for instance in (job.config.data, job.config.method))
-    modules = dict.fromkeys(path.rpartition(".")[0] for path in class_paths if not path.startswith("bmlr."))
-    modules |= dict.fromkeys(job.config.model.own_modules)
+    modules = job.config.user_modules
     # A run's process has to find the user's modules where this one found them.
     paths = [str(Path(path).resolve()) for path in sys.path if path and Path(path).is_dir()] if modules else []
     return Task(directory.resolve(), tuple(modules), tuple(paths))

@@ -78,7 +78,8 @@ def _plain_mapping(value: Any, hint: Any, where: str) -> Any:
             plain = load_plain_yaml(value)
         except yaml.YAMLError:
             plain = None
-    if isinstance(plain, dict):
+    takes_list = any(_origin(member) in {tuple, list} for member in _members(hint))
+    if isinstance(plain, dict) or (takes_list and isinstance(plain, list)):
         return plain
     if value is None and type(None) in get_args(hint):
         return None

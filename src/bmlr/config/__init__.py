@@ -7,7 +7,8 @@ try:
     from bmlr.config._file import load_plain_yaml, read_config_entries, read_plain_yaml
     from bmlr.config._given import GivenModel
     from bmlr.config._model import build_model
-    from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions, as_options, fill_defaults
+    from bmlr.config._optimizer import OptimizerOptions
+    from bmlr.config._options import ModelOptions, TrainerOptions, as_options, fill_defaults
     from bmlr.config._parts import import_user_module, split_specification
     from bmlr.config._run_config import RunConfig, read_config
 except ModuleNotFoundError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,12 @@ from bmlr.methods import Method
 
 T = TypeVar("T")
 
+#: Base classes of other libraries, with the module that holds their classes and what they are called.
+_LIBRARIES = {
+    "LRScheduler": ("torch.optim.lr_scheduler", "schedule"),
+    "Logger": ("lightning.pytorch.loggers", "logger"),
+}
+
 
 def resolve_class(name: str, base: type[T]) -> type[T]:
     """Find a registered or already imported class by its name or path.
@@ -22,18 +29,15 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
     Raises:
         ValueError: If there is none; the message gives the nearest name.
     """
-    short = name.rpartition(".")[2]
-    registry: Any = bmlr.methods if issubclass(base, Method) else bmlr.data
-    names = bmlr.methods.available() if issubclass(base, Method) else bmlr.data.class_names()
-    registered = {registered_name: f"{registry.__name__}.{registered_name}" for registered_name in names}
+    registry, names, kind = _registry(base)
+    short, module = name.rpartition(".")[2], name.rpartition(".")[0]
+    registered = {registered_name: f"{registry}.{registered_name}" for registered_name in names}
     if short in registered and name in {short, registered[short]}:
-        return getattr(registry, short)  # type: ignore[no-any-return]
-    cls = getattr(sys.modules.get(name.rpartition(".")[0]), short, None)
+        return getattr(importlib.import_module(registry), short)  # type: ignore[no-any-return]
+    cls = getattr(sys.modules.get(module), short, None)
     if isinstance(cls, type) and issubclass(cls, base):
         return cls
-    module = name.rpartition(".")[0]
-    kind = "method" if issubclass(base, Method) else "data set"
-    if not module or module.startswith("bmlr."):
+    if not module or module == registry or module.startswith("bmlr."):
         raise ValueError(
             f"There is no {kind} '{name}'.{nearest_name(short, registered)} Registered are {', '.join(registered)}."
         )
@@ -42,6 +46,18 @@ def resolve_class(name: str, base: type[T]) -> type[T]:
     raise ValueError(
         f"'{name}' is a {kind} of your own: import its module first, on the command line by --import {module}."
     )
+
+
+def _registry(base: type) -> tuple[str, Sequence[str], str]:
+    """Module and names of the registered classes, and what they are called."""
+    if issubclass(base, Method):
+        return "bmlr.methods", bmlr.methods.available(), "method"
+    if issubclass(base, MultimodalData):
+        return "bmlr.data", bmlr.data.class_names(), "data set"
+    module, kind = _LIBRARIES[base.__name__]
+    found = vars(importlib.import_module(module))
+    classes = [name for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, base)]
+    return module, [name for name in classes if name != base.__name__ and not name.startswith("_")], kind
 
 
 def class_path(cls: type) -> str:

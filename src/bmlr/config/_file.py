@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,17 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Dumper for the same."""
+
+
+for _kind in (_PlainLoader, _PlainDumper):
+    # PyYAML takes 3e-5 for text: YAML 1.1 asks for a point in a number with an exponent.
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    )
+
+
 def load_plain_yaml(text: str) -> Any:
     """Parse YAML into plain data.
 
@@ -37,8 +49,8 @@ def load_plain_yaml(text: str) -> Any:
         yaml.YAMLError: If it is not YAML, or more than plain data.
 
     Example:
-        >>> load_plain_yaml("a: [1, x]")
-        {'a': [1, 'x']}
+        >>> load_plain_yaml("a: [1, x, 3e-5]")
+        {'a': [1, 'x', 3e-05]}
     """
     return yaml.load(text, _PlainLoader)  # noqa: S506  (it is a SafeLoader)
 
@@ -59,7 +71,7 @@ def read_plain_yaml(path: Path) -> tuple[str, Any]:
 
 def sealed_yaml(entries: Mapping[str, Any]) -> str:
     """YAML text of entries with its checksum in the first line."""
-    text = yaml.safe_dump(dict(entries), sort_keys=False, allow_unicode=True)
+    text = yaml.dump(dict(entries), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
     return f"{_SEAL}{text_checksum(text)}\n{text}"
 
 

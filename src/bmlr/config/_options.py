@@ -1,31 +1,29 @@
-"""Options of model, optimiser and trainer."""
+"""Options of model and trainer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import importlib.util
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 
 from bmlr import fusion as fusions
-from bmlr._checks import (
-    check_choice,
-    check_integer,
-    check_non_negative,
-    check_positive,
-    check_unit_interval,
-    nearest_name,
-)
-from bmlr.config._classes import plain_data
+from bmlr._checks import check_choice, check_integer, check_positive, nearest_name
+from bmlr.config._classes import plain_data, resolve_class
 from bmlr.config._given import GivenModel
+from bmlr.config._optimizer import OptimizerOptions
 from bmlr.config._parts import Entry, find_part, kind_of, own_modules, read_part
 from bmlr.data import MultimodalData, SelectedModalities
+from bmlr.modality_dropout import check_rates
 from bmlr.model import MultimodalClassifier
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 OnNonFinite = Literal["stop", "skip"]
+
+#: Libraries of loggers, which no extra of this one installs.
+_LIBRARIES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}
 
 #: Metadata of options that cannot change a result: runs that differ in nothing else are one configuration.
 _NO_EFFECT = {"affects_result": False}
@@ -129,63 +127,6 @@ class ModelOptions:
 
 
 @dataclasses.dataclass
-class OptimizerOptions:
-    """Optimiser and learning-rate schedule.
-
-    Attributes:
-        name: adam, adamw or sgd.
-        lr: Learning rate; by default the data set's.
-        weight_decay: L2 penalty (adam, sgd) or decoupled decay (adamw).
-        betas: Decay rates of Adam's moments.
-        momentum: Momentum of SGD.
-        schedule: none, step (times gamma every step_size epochs), multistep (times gamma at each milestone) or
-            cosine (to zero over the run).
-        step_size: Epochs between decays of the step schedule.
-        milestones: Epochs of the multistep schedule.
-        gamma: Factor of a decay.
-    """
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float | None = None
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.9
-    schedule: Literal["none", "step", "multistep", "cosine"] = "none"
-    step_size: int = 30
-    milestones: tuple[int, ...] = (70,)
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.lr is not None:
-            check_positive("lr", self.lr)
-        check_non_negative("weight_decay", self.weight_decay)
-        check_non_negative("momentum", self.momentum)
-        check_positive("gamma", self.gamma)
-        check_integer("step_size", self.step_size, 1)
-        for beta in self.betas:
-            check_unit_interval("betas", beta)
-
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over ``parameters``."""
-        if self.lr is None:
-            raise ValueError("Parameter `lr` should be given where there is no data set to take a default from.")
-        if self.name == "sgd":
-            return torch.optim.SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        return kind(parameters, self.lr, betas=self.betas, weight_decay=self.weight_decay)
-
-    def scheduler(self, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """Schedule, stepped once per epoch; None for a constant rate."""
-        if self.schedule == "step":
-            return torch.optim.lr_scheduler.StepLR(optimizer, self.step_size, self.gamma)
-        if self.schedule == "multistep":
-            return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.milestones), self.gamma)
-        if self.schedule == "cosine":
-            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-        return None
-
-
-@dataclasses.dataclass
 class TrainerOptions:
     """Length, hardware and precision of the training.
 
@@ -198,7 +139,11 @@ class TrainerOptions:
         num_nodes: Number of machines.
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
         accumulate_grad_batches: Batches per optimiser step.
-        gradient_clip_val: Largest norm of the gradients; by default they are not clipped.
+        gradient_clip_val: Largest norm of the gradients, together or by modality as {audio: 1.0, fusion: 5.0}; by
+            default they are not clipped.
+        modality_dropout: Probability that training leaves a modality out of a sample, one for all or by modality as
+            {audio: 0.3}. A sample never loses all of them.
+        early_stopping: Epochs without a better validation score after which training stops; by default it does not.
         num_workers: Processes that load data; 0 loads in the training process.
         threads: Threads that compute in a training process; None takes OMP_NUM_THREADS, else one for a small model and
             the free processors for a large one. Another number may change the last bits of a result.
@@ -207,6 +152,9 @@ class TrainerOptions:
         gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
         checkpoint_every: Optimiser steps between checkpoints within an epoch; by default at the ends of epochs
             only. A resumed run ends the same either way, but repeats what came after its last checkpoint.
+        logger: Where the numbers of training go, beside metrics.csv: classes of lightning.pytorch.loggers or of yours,
+            such as WandbLogger, MLFlowLogger:experiment_name=a, or [CSVLogger,WandbLogger] for several; none for
+            nothing.
         on_nonfinite: When a loss or a gradient is not finite: stop, or skip the step and count it.
         max_nonfinite: Skipped steps in a row that stop training all the same.
     """
@@ -219,25 +167,72 @@ class TrainerOptions:
     num_nodes: int = 1
     precision: Precision = "32-true"
     accumulate_grad_batches: int = 1
-    gradient_clip_val: float | None = None
+    gradient_clip_val: dict[str, float] | float | None = None
+    modality_dropout: dict[str, float] | float = 0.0
+    early_stopping: int | None = None
     num_workers: int = dataclasses.field(default=0, metadata=_NO_EFFECT)
     threads: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
     compile: bool = False
     progress: bool = dataclasses.field(default=True, metadata=_NO_EFFECT)
     gradients: bool = dataclasses.field(default=False, metadata=_NO_EFFECT)
     checkpoint_every: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
+    logger: tuple[dict[str, Any] | str, ...] | dict[str, Any] | str | None = dataclasses.field(
+        default="TensorBoardLogger", metadata=_NO_EFFECT
+    )
     on_nonfinite: OnNonFinite = "stop"
     max_nonfinite: int = 10
 
     def __post_init__(self) -> None:
-        optional = ("epochs", "batch_size", "threads", "checkpoint_every")
+        optional = ("epochs", "batch_size", "threads", "checkpoint_every", "early_stopping")
         for name in (*optional, "accumulate_grad_batches", "max_nonfinite", "num_workers"):
             value = getattr(self, name)
             if not (value is None and name in optional):
                 check_integer(name, value, 0 if name == "num_workers" else 1)
         check_choice("on_nonfinite", self.on_nonfinite, get_args(OnNonFinite))
-        if self.gradient_clip_val is not None:
+        if isinstance(self.gradient_clip_val, Mapping):
+            norms = self.gradient_clip_val.items()
+            self.gradient_clip_val = {k: check_positive(f"gradient_clip_val.{k}", v) for k, v in norms} or None
+        elif self.gradient_clip_val is not None:
             check_positive("gradient_clip_val", self.gradient_clip_val)
+        self.modality_dropout = check_rates("modality_dropout", self.modality_dropout)
+        if self.logger is not None and self.logger != "none":
+            entries = self.logger if isinstance(self.logger, (list, tuple)) else [self.logger]
+            self.logger = tuple(read_part(entry, "Parameter `logger`") for entry in entries)
+        else:
+            self.logger = None
+
+    @property
+    def joint_clip_val(self) -> float | None:
+        """Largest joint norm of the gradients; None where they are clipped by modality or not at all."""
+        return None if isinstance(self.gradient_clip_val, dict) else self.gradient_clip_val
+
+    @property
+    def loggers(self) -> list[Entry]:
+        """Class paths of the loggers and their arguments."""
+        return list(self.logger or ())  # type: ignore[arg-type]
+
+    @property
+    def own_modules(self) -> list[str]:
+        """Modules of the user's that the loggers need."""
+        return own_modules(self.loggers)
+
+    def check(self) -> None:
+        """Check that loggers and their libraries exist.
+
+        Raises:
+            ValueError: If there is no such logger.
+            ModuleNotFoundError: If its library is missing; the message says how to install it.
+        """
+        paths = [entry["class_path"] for entry in self.loggers]
+        if paths == ["TensorBoardLogger"]:
+            return  # the others' module takes a while to import
+        from lightning.pytorch.loggers import Logger
+
+        for path in paths:
+            name = resolve_class(path, Logger).__name__  # type: ignore[type-abstract]
+            library = _LIBRARIES.get(name)
+            if library and importlib.util.find_spec(library) is None:
+                raise ModuleNotFoundError(f"{name} needs {library}. Run: pip install {library}", name=library)
 
     @staticmethod
     def affecting_result(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,11 +283,11 @@ def fill_defaults(
     defaults = data.defaults
     if isinstance(model, ModelOptions):
         model = fill(_fill_parts(data, model), width=defaults.width)
-    return (
-        model,
-        fill(optimizer, lr=defaults.lr),
-        fill(trainer, epochs=defaults.epochs, batch_size=defaults.batch_size),
-    )
+    optimizer = fill(optimizer, lr=defaults.lr)
+    trainer = fill(trainer, epochs=defaults.epochs, batch_size=defaults.batch_size)
+    optimizer.check(trainer.epochs or 1)
+    trainer.check()
+    return model, optimizer, trainer
 
 
 def _fill_parts(data: MultimodalData, model: ModelOptions) -> ModelOptions:

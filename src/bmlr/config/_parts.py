@@ -25,6 +25,8 @@ Kind = Literal["encoder", "fusion", "model"]
 Entry = dict[str, Any]
 T = TypeVar("T", bound=nn.Module)
 
+#: Packages whose classes are found without the user's help.
+_LIBRARIES = {"bmlr", "torch", "lightning"}
 _BASES: dict[str, type[nn.Module]] = {"encoder": nn.Module, "fusion": Fusion, "model": MultimodalClassifier}
 #: Modules and functions of the user's own choice. A file may name functions of these alone: any other function that
 #: is imported somewhere, such as os.system, would run with the arguments of the file.
@@ -125,7 +127,7 @@ def kind_of(option: str) -> Kind:
 def own_modules(entries: Iterable[Entry]) -> list[str]:
     """Modules of the user's that entries name, each once."""
     modules = (entry["class_path"].rpartition(".")[0] for entry in entries if "/" not in entry["class_path"])
-    return [module for module in dict.fromkeys(modules) if module and module.partition(".")[0] not in {"bmlr", "torch"}]
+    return [module for module in dict.fromkeys(modules) if module and module.partition(".")[0] not in _LIBRARIES]
 
 
 def make_part(kind: Kind, entry: Entry, base: type[T], *arguments: Any, **offered: Any) -> T:

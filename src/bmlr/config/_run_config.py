@@ -12,12 +12,16 @@ from typing import Any
 from bmlr._checks import nearest_name
 from bmlr._files import text_checksum
 from bmlr._version import __version__
-from bmlr.config._classes import T, class_entry, make_class, plain_data
+from bmlr.config._classes import T, class_entry, class_path, make_class, plain_data
 from bmlr.config._file import check_seal, other_version, read_entries, sealed_yaml
 from bmlr.config._given import GivenModel
-from bmlr.config._options import ModelOptions, OptimizerOptions, TrainerOptions
+from bmlr.config._optimizer import OptimizerOptions
+from bmlr.config._options import ModelOptions, TrainerOptions
+from bmlr.config._parts import own_modules
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
+from bmlr.modality_dropout import check_dropout
+from bmlr.parameters import check_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +47,23 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.model.modalities is not None:
             self.method.check_modalities(self.model.modalities)
+        if names := tuple(self.model.modalities or self.data.modalities):  # a table tells its own once it is read
+            check_parts("optimizer.groups", self.optimizer.groups or (), names)
+            if isinstance(self.trainer.gradient_clip_val, Mapping):
+                check_parts("trainer.gradient_clip_val", self.trainer.gradient_clip_val, names)
+            check_dropout("trainer.modality_dropout", self.trainer.modality_dropout, names, self.method)
 
     @functools.cached_property
     def model_data(self) -> MultimodalData:
         """The data set, restricted to the modalities of the model."""
         return self.model.select(self.data)
+
+    @property
+    def user_modules(self) -> list[str]:
+        """Modules of the user's own classes."""
+        classes = own_modules({"class_path": class_path(type(instance))} for instance in (self.data, self.method))
+        options = (self.model, self.optimizer, self.trainer)
+        return list(dict.fromkeys([*classes, *(module for part in options for module in part.own_modules)]))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data in the form the command line reads back.

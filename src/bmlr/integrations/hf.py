@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -115,7 +115,7 @@ class BalancedTrainer(Trainer):
             for inputs in () if dataset is None else self.get_test_dataloader(dataset):
                 prepared = dict(self._prepare_inputs(inputs))
                 labels = prepared.pop("labels")
-                yield Batch(_by_modality(self.classifier, prepared), labels)
+                yield Batch(self.classifier.split_inputs(prepared), labels)
 
         try:
             size = len(self.train_dataset)  # type: ignore[arg-type]
@@ -140,19 +140,13 @@ class _Balanced(nn.Module):
 
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> dict[str, Tensor]:
         """Loss terms in training; in evaluation the predicted logits, with their loss if there are labels."""
-        by_modality = _by_modality(self.model, inputs)
+        by_modality = self.model.split_inputs(inputs)
         if self.training and labels is not None:
             return self.method.compute_losses(self.model, Batch(by_modality, labels)).terms
         logits = self.method.predict(self.model(by_modality)).logits
         return (
             {"logits": logits} if labels is None else {"loss": self.model.task.loss(logits, labels), "logits": logits}
         )
-
-
-def _by_modality(model: MultimodalClassifier, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(model, WrappedModel):
-        return model.split_inputs(inputs)
-    return {name: inputs[name] for name in model.modalities if name in inputs}
 
 
 class _Epochs(TrainerCallback):

@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from bmlr._random import capture_random_state, restore_random_state
 from bmlr.batch import Batch, as_batch
 from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData, SplitName
-from bmlr.methods import EpochContext, EpochPlan, Losses, Method
+from bmlr.methods import EpochContext, EpochPlan, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
-from bmlr.training._evaluation import EvaluatedModule, NoLoaders
+from bmlr.training._evaluation import NoLoaders
 from bmlr.training._guard import (
     NonFiniteLossError,
     StepGuard,
@@ -26,12 +25,13 @@ from bmlr.training._guard import (
     describe_gradient,
     describe_loss,
 )
+from bmlr.training._optimization import OptimizedModule
 from bmlr.training._processes import any_process, gather, sum_over_processes
 from bmlr.training._scores import flatten_score
 from bmlr.training.loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
 
 
-class BalancedModule(EvaluatedModule):
+class BalancedModule(OptimizedModule):
     """Train a model by any method under any Lightning trainer.
 
     With ``data`` the module brings its own loaders and serves every method. Without, give the trainer loaders of
@@ -57,10 +57,13 @@ class BalancedModule(EvaluatedModule):
 
     Attributes:
         history: One flat dictionary of numbers per finished epoch.
+        modality_dropout: Leaves modalities out of samples in training, if it is set; see :class:`bmlr.ModalityDropout`.
+        clip_norm: Largest norm of the gradients by modality, such as ``{"audio": 1.0}``, if it is set; a joint norm is
+            the trainer's ``gradient_clip_val``.
         val_score: Score on the validation split at the end of the last finished epoch.
 
     Raises:
-        ValueError: If the method cannot train this model.
+        ValueError: If the method cannot train this model, or an option names a modality that it does not have.
     """
 
     def __init__(
@@ -77,8 +80,7 @@ class BalancedModule(EvaluatedModule):
         max_nonfinite: int = 10,
     ) -> None:
         method.setup(model)
-        super().__init__(model, method)
-        self.optimizer_options = optimizer
+        super().__init__(model, method, optimizer)
         self.data = data
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.history: list[dict[str, float]] = []
@@ -93,7 +95,6 @@ class BalancedModule(EvaluatedModule):
         #: Called at the end of every epoch, before and after the method's own end of epoch.
         self.before_epoch_end: list[Callable[[BalancedModule], None]] = []
         self.after_epoch_end: list[Callable[[BalancedModule], None]] = []
-        self._losses: Losses | None = None
         self._plan: EpochPlan | None = None
         self._requests: list[BatchRequest] = []
         self._planned_epoch = -1
@@ -185,19 +186,11 @@ class BalancedModule(EvaluatedModule):
 
     # Training
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser over model and method, and its schedule per epoch."""
-        parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
-        optimizer = self.optimizer_options.optimizer(parameters)
-        scheduler = self.optimizer_options.scheduler(optimizer, self.trainer.max_epochs or 1)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
-
     def on_train_start(self) -> None:
-        """Switch off DDP's averaging for methods that average gradients."""
+        """Restore the random state; check the strategy."""
         if self.data is None:
             self._restore_rank_state()
-        if self.method.reduces_gradients and isinstance(self.trainer.model, DistributedDataParallel):
-            self.trainer.model.require_backward_grad_sync = False
+        super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums of the epoch, and start the method's epoch.
@@ -226,13 +219,14 @@ class BalancedModule(EvaluatedModule):
             self.guard.begin_step(self.model, self.method)
             self._sums.begin_step()
         self.guard.record_batch(batch)
+        if self.modality_dropout is not None:
+            batch = self.modality_dropout.apply(batch, (self.epochs_done, batch_idx, self.global_rank))
         losses = self.method.compute_losses(self.model, batch)
-        total = losses.total
+        total = self._open_losses(losses)
         finite = bool(torch.isfinite(total.detach()))
         # One exchange for both questions. All processes must take the same branch, or the next one would deadlock.
         nonfinite_anywhere, self.stopping = any_process(self.trainer, not finite, self.wants_stop())
         self._position = batch_idx + 1
-        self._losses = losses
         if nonfinite_anywhere:
             self._record_event(None if finite else describe_loss(losses, batch))
             return total
@@ -243,27 +237,17 @@ class BalancedModule(EvaluatedModule):
         return total
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the method's gradients, scaled like the total.
-
-        Lightning hands over the total, already divided by the accumulated batches and scaled. Methods that combine
-        gradients need the single losses instead, so those of :meth:`training_step` are used, with the same scale.
-        """
-        if self._losses is None:
-            raise RuntimeError("backward was called before training_step.")
-        losses, self._losses = self._losses, None
-        scaler = self._scaler()
-        if self.guard.nonfinite:
-            self.method.discard_losses()
-            # No gradient at all: the step is skipped. But `GradScaler.step` asserts that it has seen one, and its
-            # check for overflow must pass, or it would halve the scale for a loss that no scale makes finite.
-            if scaler is not None:
-                first = self._trained_parameters()[0]
-                first.grad = torch.zeros_like(first)
+        """Compute the method's gradients; none where the step is skipped."""
+        if not self.guard.nonfinite:
+            super().backward(loss, *args, **kwargs)
             return
-        scale = torch.ones((), device=self.device) / self.trainer.accumulate_grad_batches
-        if scaler is not None:
-            scale = scaler.scale(scale)
-        self.method.backward(losses, self.model, scale=scale)
+        self._open = None
+        self.method.discard_losses()
+        # No gradient at all: the step is skipped. But `GradScaler.step` asserts that it has seen one, and its
+        # check for overflow must pass, or it would halve the scale for a loss that no scale makes finite.
+        if self._scaler() is not None:
+            first = self._trained_parameters()[0]
+            first.grad = torch.zeros_like(first)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Adjust the gradients by the method, or skip the step.
@@ -300,7 +284,7 @@ class BalancedModule(EvaluatedModule):
     def on_train_epoch_end(self) -> None:
         """Add the epoch to the history and end the method's epoch."""
         row = {"epoch": float(self.epochs_done), "seconds": time.perf_counter() - self._started}
-        row["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        row["lr"] = self._learning_rate()
         samples = torch.tensor(float(self._sums.samples), device=self.device)
         row["samples"] = float(sum_over_processes(self.trainer, samples))
         for name, value in self._sums.values.items():
@@ -337,9 +321,6 @@ class BalancedModule(EvaluatedModule):
             hook(self)
         if self.guard.policy == "stop":
             raise NonFiniteLossError(describe_event(self.guard.events[-1]))
-
-    def _trained_parameters(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.trainer.optimizers[0].param_groups for p in group["params"]]
 
     def _scaler(self) -> Any:
         """Loss scaler of half precision, or None."""

@@ -114,6 +114,13 @@ class Recorder:
         self._write_checkpoint(module)
         if module.stopping:
             raise interruption_error(self.directory, module, self.termination.signal_name)
+        if self.has_stopped_early(module.epochs_done):
+            module.trainer.should_stop = True
+
+    def has_stopped_early(self, epochs_done: int) -> bool:
+        """Whether the selected epoch is as many epochs back as early stopping waits."""
+        patience = self.config.trainer.early_stopping
+        return patience is not None and self.best is not None and epochs_done - 1 - self.best["epoch"] >= patience
 
     def write_events(self, module: BalancedModule) -> None:
         """Write the losses and gradients that were not finite."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lightning
@@ -23,12 +23,14 @@ from bmlr.config import (
 )
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
+from bmlr.modality_dropout import ModalityDropout
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import RunError
 from bmlr.training._checkpoints import LoadedCheckpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
 from bmlr.training._errors import translate_errors
 from bmlr.training._hardware import check_hardware
+from bmlr.training._loggers import finish_loggers, start_loggers
 from bmlr.training._module import BalancedModule
 from bmlr.training._processes import is_first_process
 from bmlr.training._recorder import Recorder
@@ -55,7 +57,7 @@ def train(
     The epoch is selected on validation, and the test split is scored. The directory holds:
 
     * ``config.yaml``: the configuration, which re-runs it;
-    * ``metrics.csv``: a row per epoch; ``tensorboard/``: the same as events;
+    * ``metrics.csv``: a row per epoch; ``tensorboard/``, or what ``logger`` says: the same as events;
     * ``best.safetensors``, ``last.safetensors``: weights of the selected and the last epoch;
     * ``data.json``, ``data.safetensors``: what new files need to be read as the training data was;
     * ``last.ckpt``, ``previous.ckpt``: the last two checkpoints, until the run is finished;
@@ -136,14 +138,20 @@ def _fit(
     if checkpoint is not None:
         recorder.restore(checkpoint)
         trainer.strategy.checkpoint_io = LoadedCheckpoint(checkpoint.content)
+        if recorder.has_stopped_early(len(checkpoint.content["bmlr"]["history"])):  # only the result is missing
+            trainer.fit_loop.max_epochs = len(checkpoint.content["bmlr"]["history"])
     module.wants_stop = lambda: termination.requested
     module.after_step.append(recorder.checkpoint_step)
     module.after_nonfinite.append(recorder.write_events)
     module.before_epoch_end.append(recorder.select_epoch)
     module.after_epoch_end.append(recorder.checkpoint_epoch)
     with silence_lightning():
-        trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
-    if module.epochs_done < (config.trainer.epochs or 0):
+        start_loggers(trainer, config)
+        try:
+            trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
+        finally:
+            finish_loggers(trainer)
+    if module.epochs_done < (config.trainer.epochs or 0) and not recorder.has_stopped_early(module.epochs_done):
         raise RunError(
             f"The run in {directory} was stopped after {module.epochs_done} of {config.trainer.epochs} epochs. "
             "Resume it with --resume."
@@ -200,6 +208,12 @@ def make_module(config: RunConfig) -> BalancedModule:
         on_nonfinite=config.trainer.on_nonfinite,
         max_nonfinite=config.trainer.max_nonfinite,
     )
+    options = config.trainer
+    module.clip_norm = options.gradient_clip_val if isinstance(options.gradient_clip_val, Mapping) else None
+    module.modality_dropout = (
+        ModalityDropout(options.modality_dropout, config.seed) if options.modality_dropout else None
+    )
+    module.check_options()
     # Convert to float64 before a checkpoint is loaded: Lightning converts after, and would round the loaded weights
     # to float32.
     return module.double() if config.trainer.precision == "64-true" else module

@@ -12,15 +12,15 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from bmlr._console import make_console
 from bmlr._version import __version__
 from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
-from bmlr.runs.layout import TENSORBOARD
 from bmlr.training._errors import first_line
 from bmlr.training._hardware import check_port
+from bmlr.training._loggers import make_loggers
 from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._processes import set_rank
 from bmlr.training._progress import can_show_bar, progress_callbacks
@@ -38,8 +38,9 @@ def make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightni
         ValueError: If the options do not fit the machine, the job or each other.
     """
     with silence_lightning():
+        loggers = make_loggers(config, directory)
         try:
-            trainer = _make_trainer(config, directory, watch)
+            trainer = _make_trainer(config, directory, watch, loggers)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"The options of the trainer do not fit this machine: {first_line(error)}") from error
     # Until now it was the rank of the environment, where RANK may be left from another program.
@@ -48,7 +49,7 @@ def make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightni
     return trainer
 
 
-def _make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightning.Trainer:
+def _make_trainer(config: RunConfig, directory: Path, watch: Callback, loggers: list[Logger]) -> lightning.Trainer:
     options = config.trainer
     console = make_console()
     callbacks = [watch, *progress_callbacks(config, console)]
@@ -62,9 +63,9 @@ def _make_trainer(config: RunConfig, directory: Path, watch: Callback) -> lightn
         num_nodes=options.num_nodes,
         precision=options.precision,
         accumulate_grad_batches=options.accumulate_grad_batches,
-        gradient_clip_val=options.gradient_clip_val,
+        gradient_clip_val=options.joint_clip_val,
         callbacks=callbacks,
-        logger=TensorBoardLogger(directory, name="", version=TENSORBOARD),
+        logger=loggers,
         log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -82,7 +83,11 @@ def _strategy(config: RunConfig) -> str:
     in which a parameter got no gradient.
     """
     options = config.trainer
-    if not config.method.leaves_gradients_unset or options.strategy not in {"auto", "ddp"}:
+    # A modality that dropout takes from a whole batch leaves its encoder's unset too.
+    if not (config.method.leaves_gradients_unset or options.modality_dropout) or options.strategy not in {
+        "auto",
+        "ddp",
+    }:
         return options.strategy
     if options.strategy == "auto":  # Lightning chooses ddp for several processes, which only a trainer can tell
         probe = lightning.Trainer(

@@ -1,0 +1,108 @@
+"""Optimiser, schedule and clipping under a Lightning trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from bmlr.config import OptimizerOptions
+from bmlr.data import MultimodalData
+from bmlr.integrations.lightning import BalancedMixin
+from bmlr.methods import EpochPlan, Method
+from bmlr.modality_dropout import ModalityDropout, check_dropout
+from bmlr.model import MultimodalClassifier
+from bmlr.parameters import check_clipping, clip_gradients
+from bmlr.training._evaluation import EvaluatedModule
+from bmlr.training._warm_up import WarmUp
+from bmlr.training.loader import planned_requests
+
+
+class OptimizedModule(EvaluatedModule, BalancedMixin):
+    """Model and method with their optimiser.
+
+    Args:
+        model: The model; its encoders are frozen as the options say.
+        method: The method, set up for it.
+        optimizer: Optimiser and schedule.
+
+    Attributes:
+        data: Prepared data set; None for loaders of the trainer's.
+        batch_size: Samples per step and device, used with ``data``.
+        modality_dropout: Leaves modalities out of samples in training, if it is set.
+        clip_norm: Largest norm of the gradients by modality, if it is set.
+
+    Raises:
+        ValueError: If the options do not fit the model.
+    """
+
+    data: MultimodalData | None
+    batch_size: int
+
+    def __init__(self, model: MultimodalClassifier, method: Method, optimizer: OptimizerOptions) -> None:
+        super().__init__(model, method)
+        self._connect(model, method)
+        self.optimizer_options = optimizer
+        self.modality_dropout: ModalityDropout | None = None
+        self.clip_norm: Mapping[str, float] | None = None
+        self._warm_up: WarmUp | None = None
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Raise a ValueError if an option does not fit the model or the method."""
+        self.optimizer_options.parameter_groups(self.model, self.method.parameters())
+        if self.clip_norm is not None:
+            check_clipping(self.clip_norm, self.model)
+        if self.modality_dropout is not None:
+            check_dropout("modality_dropout", self.modality_dropout.rates, self.model.modalities, self.method)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over model and method, and its schedule per epoch."""
+        self.check_options()
+        options = self.optimizer_options
+        optimizer = options.optimizer(self.model, self.method.parameters())
+        if options.warmup_steps:
+            self._warm_up = WarmUp(optimizer, options.warmup_steps, lambda: self.trainer.global_step)
+        schedule = options.scheduler(optimizer, self.trainer.max_epochs or 1, self._count_steps)
+        if schedule is None:
+            return optimizer
+        config = {"scheduler": schedule, "interval": options.interval, "monitor": "val_accuracy"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _count_steps(self) -> int:
+        """Optimiser steps of the whole training.
+
+        Raises:
+            ValueError: If the method plans every epoch anew, so that nobody knows.
+        """
+        if self.data is None:
+            return int(self.trainer.estimated_stepping_batches)
+        if self.method.plans_passes:
+            raise ValueError(
+                f"Parameter `schedule` should have its length in init_args, such as total_steps: "
+                f"{type(self.method).__name__} plans the steps of every epoch anew."
+            )
+        requests = planned_requests(
+            EpochPlan(), len(self.data.split("train")), self.batch_size, seed=0, epoch=0,
+            world_size=self.trainer.world_size,
+        )  # fmt: skip
+        return (self.trainer.max_epochs or 1) * math.ceil(len(requests) / self.trainer.accumulate_grad_batches)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradients of each modality, or as the trainer does."""
+        if self.clip_norm is None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            clip_gradients(self._trained_parameters(), self.clip_norm, self.model)
+
+    def _learning_rate(self) -> float:
+        """Rate of the parameters without options of their own."""
+        rate: float = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return rate if self._warm_up is None else rate * self._warm_up.factor
+
+    def _trained_parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.trainer.optimizers[0].param_groups for p in group["params"]]
