@@ -1,7 +1,7 @@
 """What a training step costs under each method, relative to the plain joint step.
 
 Run ``python benchmarks/step.py``: two ResNet-18 (a spectrogram and frames), Adam, and every call of the method
-contract that a step makes. Methods take turns in one process, in a new order each round, and each step is divided by
+interface that a step makes. Methods take turns in one process, in a new order each round, and each step is divided by
 the joint step of its round, so that a machine that drifts slows both. Peak memory comes from a fresh process per
 method. A second table shows how label reshaping grows with the number of classes.
 

@@ -58,7 +58,7 @@ class Output:
 
     Attributes:
         features: Features of each modality, shape (B, d); zero where the modality is absent.
-        fusion: The decision layer the logits come from.
+        fusion: The classifier head the logits come from.
         task: What the logits are to predict.
         present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
             all samples have it.
@@ -91,13 +91,13 @@ class Output:
 
     @_Lazy
     def logits(self) -> Tensor:
-        """Fused logits, shape (B, C); gradients reach encoders and decision layer."""
+        """Fused logits, shape (B, C); gradients reach encoders and classifier head."""
         self._check_trained()
         return self._fuse(self.features)
 
     @_Lazy
     def unimodal_logits(self) -> dict[str, Tensor]:
-        """Unimodal logits, shape (B, C) each; gradients reach encoders and decision layer."""
+        """Unimodal logits, shape (B, C) each; gradients reach encoders and classifier head."""
         self._check_trained()
         return self._as_predictions(self.fusion(self.features, unimodal=True))
 

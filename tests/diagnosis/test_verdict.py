@@ -78,7 +78,7 @@ def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
     text = verdict.paragraph
     assert text.startswith("video is undertrained: alone in the joint model it reaches 45.0 %, trained alone 70.0 %")
     assert "0.60 [0.57, 0.63] of what it recovers for audio" in text
-    assert "decision layer" in text
+    assert "classifier head" in text
     assert "leave audio out of some training batches" in text
     assert verdict.methods
     assert all(name in text for name in verdict.methods)

@@ -443,7 +443,9 @@ def test_drop_in(method, fusion):
         sum(terms.values()).backward()
         optimizer.step()
         losses.append(terms["fused"].item())
-    if isinstance(method, UniDistill):  # its encoders see each other and never a label: the decision layer learns alone
+    if isinstance(
+        method, UniDistill
+    ):  # its encoders see each other and never a label: the classifier head learns alone
         assert losses[-1] < 0.9 * losses[0]
         return
     assert losses[-1] < 0.75 * losses[0]

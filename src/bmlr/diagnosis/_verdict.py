@@ -171,7 +171,7 @@ class _Writer:
                 "or train longer"
             )
         hide = f"leave {_join(ahead)} out of some training batches, " if ahead else ""
-        return f"{hide}refit the decision layer on frozen encoders, or train longer"
+        return f"{hide}refit the classifier head on frozen encoders, or train longer"
 
     def _undertrained(self, u: str) -> str:
         numbers, location, best = self.evidence[u], self.verdict.location[u], self._best_other(u)
@@ -190,10 +190,10 @@ class _Writer:
         if location == "encoder":
             where = "It is behind in its encoder."
         elif numbers.encoder_gap is None:
-            where = "Only linear probes can tell whether its encoder or the decision layer is behind."
+            where = "Only linear probes can tell whether its encoder or the classifier head is behind."
         else:
             where = (
-                "It is behind in the decision layer's use of its features rather than in its encoder: a linear probe "
+                "It is behind in the classifier head's use of its features rather than in its encoder: a linear probe "
                 f"scores only {_percent_estimate(numbers.encoder_gap)} below one on an encoder trained alone."
             )
         recovery = numbers.relative_recovery

@@ -16,7 +16,7 @@ Readout = Literal["split", "ablated", "auxiliary"]
 
 
 class Fusion(nn.Module, ABC):
-    """Decision layer Θ: fused and unimodal logits from features of named modalities.
+    """Classifier head Θ: fused and unimodal logits from features of named modalities.
 
     A fusion of your own implements :meth:`fused` alone. Its unimodal logits are then ``ablated``: the fusion with
     every other modality's features replaced by zero. The alternative ``auxiliary`` reads each modality with a

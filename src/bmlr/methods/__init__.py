@@ -1,4 +1,4 @@
-"""Methods of balanced multimodal learning, one file per paper, on one contract."""
+"""Methods of balanced multimodal learning, one file per paper, with one interface."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class _TargetedMethod(_ReshapingMethod):
     """Targeted Parameter Optimization (Eqs. 10 and 11)."""
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Losses L⁰, for the decision layer alone, and Lᵘ, for encoder u alone."""
+        """Losses L⁰, for the classifier head alone, and Lᵘ, for encoder u alone."""
         logits = output.encoder_logits
         labels, intensity = self.reshape(logits, targets, output.present)
         return Losses(
@@ -65,12 +65,12 @@ class BMLR(_TargetedMethod):
     r"""Balanced Multimodal Label Reshaping (arXiv 2605.28869).
 
     Each modality u learns from its reshaped label :math:`\tilde y^u` (:func:`bmlr.reshape_labels`, Eqs. 4 to 8), and
-    Targeted Parameter Optimization (Eqs. 10, 11) gives encoders and decision layer losses of their own:
+    Targeted Parameter Optimization (Eqs. 10, 11) gives encoders and classifier head losses of their own:
 
     .. math::
         L^u = \mathrm{CE}(\tilde y^u, p^u) \to \theta^u, \qquad L^0 = \mathrm{CE}(y, p) \to \Theta .
 
-    Both come from one backward pass over their sum: the unimodal logits are formed with a detached decision layer,
+    Both come from one backward pass over their sum: the unimodal logits are formed with a detached classifier head,
     the fused ones from detached features, so that ∂L⁰/∂θᵘ and ∂Lᵘ/∂Θ are exactly zero. Losses are means over the
     batch (the paper writes sums); the weights wᵘ of Eq. 9 are 1. With more than two modalities the strongest and
     the weakest of each sample are reshaped (Sec. IV-F).

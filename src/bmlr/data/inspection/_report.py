@@ -121,7 +121,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
 
     Raises:
         FileNotFoundError: If a file of the data set is missing.
-        ValueError: If the data set cannot be read, or a split breaks the contract of :class:`bmlr.data.Split`.
+        ValueError: If the data set cannot be read, or a split breaks the interface of :class:`bmlr.data.Split`.
 
     Example:
         >>> import bmlr.data
