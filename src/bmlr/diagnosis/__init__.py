@@ -1,4 +1,4 @@
-"""Diagnosis of undertrained modalities, of a run or any model.
+"""Diagnosis of undertrained modalities, of a run or any model, and robustness to missing and noisy ones.
 
 :func:`diagnose` and :func:`diagnose_run` measure and judge. The measures are functions in
 :mod:`bmlr.diagnosis.measures`, linear probes are in :mod:`bmlr.diagnosis.probes`, plots in
@@ -11,19 +11,29 @@ from bmlr.diagnosis._diagnosis import Diagnosis, ModalityMeasures, PairMeasures
 from bmlr.diagnosis._judge import Thresholds
 from bmlr.diagnosis._replacements import RemovalOptions
 from bmlr.diagnosis._resampling import IntervalEstimate
+from bmlr.diagnosis._robustness import LEVELS, RATES, CorruptedScore, Levels, Robustness, measure_robustness
+from bmlr.diagnosis._robustness_run import measure_run_robustness, write_robustness
 from bmlr.diagnosis._run import diagnose_run
 from bmlr.diagnosis._verdict import Verdict
 from bmlr.diagnosis._writing import write_diagnosis
 
 __all__ = [
+    "LEVELS",
+    "RATES",
+    "CorruptedScore",
     "Diagnosis",
     "IntervalEstimate",
+    "Levels",
     "ModalityMeasures",
     "PairMeasures",
     "RemovalOptions",
+    "Robustness",
     "Thresholds",
     "Verdict",
     "diagnose",
     "diagnose_run",
+    "measure_robustness",
+    "measure_run_robustness",
     "write_diagnosis",
+    "write_robustness",
 ]

@@ -154,7 +154,7 @@ def make_predictor(
         raise ValueError("`method` goes with a bmlr.MultimodalClassifier. Found a model given as a function.")
     check_choice("mode", options.mode or "mean", ("zero", "mean", "shuffle"))
     names = first_modalities(batches) if options.modalities is None else options.modalities
-    modules = _modules_of(model, module)
+    modules = modules_of(model, module)
     parameter = next((p for m in modules for p in m.parameters()), None)
     return ReplacedInputPredictor(
         lambda batch: model(dict(batch.inputs)),
@@ -166,7 +166,7 @@ def make_predictor(
     )
 
 
-def _modules_of(model: ModelFunction, module: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
+def modules_of(model: ModelFunction, module: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
     """Modules to switch to evaluation mode.
 
     A function does not reveal its own.

@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._resampling import IntervalEstimate
-from bmlr.figures.style import COLOURS, HATCHES, add_legend, look, plain_text, ratio_ticks, set_title
+from bmlr.figures.style import (
+    COLOURS,
+    HATCHES,
+    add_legend,
+    drop_inner_labels,
+    look,
+    open_panels,
+    plain_text,
+    ratio_ticks,
+    set_title,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from bmlr.diagnosis._robustness import Robustness
 
 __all__ = [
     "draw_figures",
@@ -23,6 +36,7 @@ __all__ = [
     "plot_conflict",
     "plot_gradient_norms",
     "plot_probes",
+    "plot_robustness",
     "plot_shapley",
 ]
 
@@ -60,6 +74,45 @@ def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     ax.axhline(100 * diagnosis.majority_rate, color="black", linewidth=1, linestyle=":", label="most frequent class")
     ax.set(ylabel="accuracy (%)", ylim=(0, 105))
     return _legend_above(ax)
+
+
+def plot_robustness(robustness: Robustness, axes: Mapping[str, Axes] | None = None) -> dict[str, Axes]:
+    """Score over the rate of missing samples or the level of noise, a panel per sweep.
+
+    Bands are intervals; a line is the fused prediction or that by one modality.
+
+    Args:
+        robustness: Scores of a model.
+        axes: Axes by the label of the sweep; None makes a new figure.
+
+    Raises:
+        ValueError: If no modality was given several rates or levels.
+    """
+    if not robustness.sweeps:
+        raise ValueError("`robustness` should hold a sweep. Found single rates only, which make no curve.")
+    panels = open_panels(axes, list(robustness.sweeps), size=(4.2, 3.4))
+    factor = 100 if robustness.is_rate else 1
+    for label, sweep in robustness.sweeps.items():
+        ax, kind, modality = panels[label], *label.split(" ", 1)
+        levels = [(100 if kind == "missing" else 1) * level for level, _ in sweep]
+        for number, name in enumerate(robustness.clean.scores):
+            estimates = [score.scores[name] for _, score in sweep]
+            style = look(number)
+            ax.plot(
+                levels, [factor * x.value for x in estimates], marker="o", markersize=3, label=plain_text(name), **style
+            )
+            low, high = ([factor * getattr(x, end) for x in estimates] for end in ("low", "high"))
+            ax.fill_between(levels, low, high, color=style["color"], alpha=0.13, linewidth=0)
+        unit = "samples without" if kind == "missing" else "noise on"
+        ax.set_xlabel(plain_text(f"{unit} {modality} ({'%' if kind == 'missing' else 'its std'})"))
+        ax.set_ylabel(f"{robustness.metric}{' (%)' if robustness.is_rate else ''}")
+        if robustness.is_rate:
+            ax.set_ylim(0, 102)
+        drop_inner_labels(ax)
+        tidy(ax)
+    first = next(iter(panels.values()))
+    add_legend(first, loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
+    return panels
 
 
 def plot_shapley(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:

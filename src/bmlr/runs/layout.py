@@ -16,5 +16,7 @@ FAILURE, LOG, LOCK = "failed.json", "log.txt", ".lock"
 HOLDER = ".holder.json"
 #: Folder of the run's diagnosis, if it has one.
 DIAGNOSIS = "diagnosis"
+#: Folder of its scores under missing and noisy modalities, if it has them.
+ROBUSTNESS = "robustness"
 #: Folder of the run's exported model.
 EXPORT = "export"
