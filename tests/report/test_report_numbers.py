@@ -82,10 +82,16 @@ def test_a_method_with_two_settings_is_two_methods(tmp_path):
     assert list(table) == ["Joint", "BMLR:beta=0.1", "BMLR:beta=0.5"]
     runs = find_runs([tmp_path])
     (section,), _ = make_sections(runs)
-    assert [group.parameters for group in section.groups] == ["", "", "beta=0.5"]
+    assert [group.parameters for group in section.groups] == ["", "", ""]  # the names hold them
     assert "The methods differ in trainer.epochs: 4 (Joint); 3 (BMLR:beta=0.1, BMLR:beta=0.5)." in section.notes
     assert "epochs" not in section.facts["Shared settings"]
     assert "batch size 64" in section.facts["Shared settings"]
+
+
+def test_parameters_that_are_not_the_defaults_stand_under_the_name(tmp_path):
+    make_run(tmp_path / "a", "BMLR", method_args={"alpha": 1.0, "beta": 0.125})
+    ((group,),) = [section.groups for section in make_sections(find_runs([tmp_path]))[0]]
+    assert (group.label, group.parameters) == ("BMLR", "beta=0.125")
 
 
 def test_methods_that_are_not_registered_come_last_under_their_own_name(tmp_path):

@@ -50,8 +50,8 @@ class MethodGroup:
     """The runs of one method with one setting: its seeds.
 
     Attributes:
-        label: Name in the literature, with the settings that differ among groups of the same method.
-        parameters: The method's parameters that are not its defaults, as text.
+        label: Name of the method, with the settings that differ among groups of the same method.
+        parameters: The method's parameters that are not its defaults and not in its label, as text.
         search: Text that the filter searches.
         runs: The runs, by seed.
     """
@@ -206,10 +206,11 @@ def _make_groups(runs: list[RunRecord]) -> list[MethodGroup]:
         changed = {
             k: v for k, v in parameters.items() if k not in defaults or settings_key(defaults[k]) != settings_key(v)
         }
+        texts = [f"{key}={text_of(value)}" for key, value in changed.items()]
         groups.append(
             MethodGroup(
                 label=label,
-                parameters=", ".join(f"{key}={text_of(value)}" for key, value in changed.items()),
+                parameters=", ".join(text for text in texts if text not in label.partition(":")[2].split(",")),
                 search=f"{label} {name}".casefold(),
                 runs=tuple(records),
             )
