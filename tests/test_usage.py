@@ -97,6 +97,17 @@ reproduce table9 -> NAMES should be among table1, table2
 report . --out page -> --out should be a file named .html
 evaluate a --part test -> There is no option --part. bmlr evaluate --help lists the options.
 methods --format xml -> Option --format should be one of table, markdown, json. Found xml.
+train digits --method BMLR --run '' -> Option --run should be a path. Found nothing.
+report . --out zero.yaml/page.html -> Option --out: zero.yaml/page.html cannot be written, zero.yaml is a file.
+predict a b --out . -> Option --out should be a file. . is a folder.
+inspect digits --sheet zero.yaml/a/b.png -> Option --sheet: zero.yaml/a/b.png cannot be written
+diagnose a --out zero.yaml -> Option --out: zero.yaml cannot be written, zero.yaml is a file.
+compare digits --methods BMLR --out zero.yaml -> Option --out: zero.yaml cannot be written
+tune digits --methods BMLR --space beta=0:1 --out zero.yaml -> Option --out: zero.yaml cannot be written
+reproduce table1 --out zero.yaml -> Option --out: zero.yaml cannot be written
+compare digits --methods BMLR --trainer.accelerator cpu --trainer.devices 999 -> asks for 999 processes
+tune digits --methods BMLR --space beta=0:1 --trainer.num_nodes 2 -> nothing tells which of the 2 machines
+reproduce table1 --trainer.accelerator gpuu -> Did you mean 'gpu'?
 methods extra -> bmlr methods takes options only. Found one word more: extra.
 """
 

@@ -50,6 +50,27 @@ def atomic_write_text(path: Path, text: str) -> None:
     atomic_write(path, lambda temporary: _write_text(temporary, text))
 
 
+def check_output(option: str, path: Path, *, is_folder: bool) -> None:
+    """Check that a result can be written, before hours go into making it.
+
+    Folders that are missing are no fault: they are made with the result.
+
+    Raises:
+        ValueError: If it cannot; the message names the option.
+    """
+    if is_folder:
+        folder = path
+    elif path.is_dir():
+        raise ValueError(f"Option {option} should be a file. {path} is a folder.")
+    else:
+        folder = path.parent
+    existing = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+    if not existing.is_dir():
+        raise ValueError(f"Option {option}: {path} cannot be written, {existing} is a file.")
+    if not os.access(existing, os.W_OK | os.X_OK) or (not is_folder and path.exists() and not os.access(path, os.W_OK)):
+        raise ValueError(f"Option {option}: {path} cannot be written, permission is denied.")
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files of ``path`` left by killed processes."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):

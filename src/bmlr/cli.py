@@ -148,6 +148,8 @@ def _describe(error: Exception) -> str | None:
         from bmlr.training import NonFiniteLossError
 
         return message if isinstance(error, RunError | NonFiniteLossError) else None
+    elif isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        message = f"{error.filename2 or error.filename}: {error.strerror}."
     elif not isinstance(error, ValueError | OSError):  # wrong input, or a disk that is full or fails
         return None
     return message

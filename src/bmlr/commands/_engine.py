@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
+from bmlr.config import TrainerOptions
+
 if TYPE_CHECKING:
     from bmlr.benchmark.engines import Engine
+
+_HARDWARE = ("accelerator", "devices", "precision", "num_nodes")
 
 
 @dataclasses.dataclass
@@ -27,11 +31,14 @@ class EngineOptions:
     cpus_per_run: int = 1
     gpus_per_run: float | None = None
 
-    def make(self) -> Engine:
+    def make(self, trainer: TrainerOptions | None) -> Engine:
         """The engine of these options.
 
+        Args:
+            trainer: Options of the runs, checked here if this machine makes them: else each run would fail by itself.
+
         Raises:
-            ValueError: If an option of Ray's is given with the local engine.
+            ValueError: If an option of Ray's is given with the local engine, or this machine lacks a device.
         """
         from bmlr.benchmark.engines import LocalEngine, RayEngine
 
@@ -40,4 +47,8 @@ class EngineOptions:
         for name, given in (("address", self.address is not None), ("gpus-per-run", self.gpus_per_run is not None)):
             if given:
                 raise ValueError(f"Option --{name} is for --engine ray only.")
+        if trainer is not None and any(getattr(trainer, name) != getattr(TrainerOptions(), name) for name in _HARDWARE):
+            from bmlr.training import check_hardware
+
+            check_hardware(trainer)
         return LocalEngine(1 if self.processes is None else self.processes)

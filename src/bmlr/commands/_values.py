@@ -39,7 +39,7 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, str) and value.casefold() in {"none", "null"} and type(None) in get_args(hint):
         return None
     if isinstance(value, str) and Path in _members(hint):
-        value = expand_home(value)
+        value = _read_path(value, where)
     if isinstance(value, str) and (hint is str or value in literals(hint)):
         return value
     if isinstance(value, str) and hint is Path:
@@ -176,6 +176,12 @@ def _item(hint: Any) -> Any:
     if not arguments:
         return None
     return arguments[1] if _origin(hint) is dict else arguments[0]
+
+
+def _read_path(text: str, where: str) -> str:
+    if not text:  # pathlib takes it for the working directory
+        raise ValueError(f"{where} should be a path. Found nothing.")
+    return expand_home(text)
 
 
 def expand_home(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from bmlr._files import check_output
 from bmlr.commands._engine import EngineOptions
 from bmlr.commands._printing import raise_failures
 from bmlr.commands.options import FLAT
@@ -51,7 +52,9 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     from bmlr.benchmark.grid import make_jobs
     from bmlr.benchmark.plans import make_plan
 
-    workers = engine.make()
+    if out is not None:
+        check_output("--out", out, is_folder=True)
+    workers = engine.make(trainer)
     if (data is None) != (not methods):
         raise ValueError("Options --data and --methods belong together; without both, the runs in --runs are compared.")
     if dry_run and data is not None and methods:

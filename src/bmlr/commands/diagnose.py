@@ -9,6 +9,7 @@ from typing import Literal
 from rich.panel import Panel
 
 from bmlr._console import make_console
+from bmlr._files import check_output
 from bmlr.commands._printing import DataLocation, print_table
 
 
@@ -40,6 +41,8 @@ def execute(
         out: Folder for diagnosis.json, diagnosis.md and figures; by default "diagnosis" in the run's directory.
         data: Data of the run.
     """
+    if out is not None:
+        check_output("--out", out, is_folder=True)
     from bmlr.diagnosis import RemovalOptions, diagnose_run, write_diagnosis
     from bmlr.runs.layout import DIAGNOSIS
     from bmlr.training import is_first_process

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from bmlr._console import make_console
-from bmlr._files import atomic_write, json_text
+from bmlr._files import atomic_write, check_output, json_text
 from bmlr.data import MultimodalData
 from bmlr.tables import format_percent
 
@@ -41,12 +41,13 @@ def execute(
         samples: Samples per split whose values are read; by default all.
         json: Print the report as JSON.
     """
+    path = sheet or Path(f"inspect-{data.name}.png")
+    check_output("--sheet", path, is_folder=False)
     from bmlr.data.inspection import contact_sheet, inspect_data
     from bmlr.figures.style import save
 
     inspection = inspect_data(data, samples=samples, progress=sys.stderr.isatty())
     figure = contact_sheet(data, split=split, per_class=per_class)
-    path = sheet or Path(f"inspect-{data.name}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda temporary: save(figure, temporary, format="png"))
     if json:

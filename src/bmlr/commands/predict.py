@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from bmlr._console import make_console
-from bmlr._files import atomic_write_text, json_text
+from bmlr._files import atomic_write_text, check_output, json_text
 from bmlr.tables import format_percent
 
 
@@ -41,6 +41,8 @@ def execute(
         json: Print the probabilities of all classes as JSON, a list of samples.
         out: CSV file of all predictions.
     """
+    if out is not None:
+        check_output("--out", out, is_folder=False)
     from bmlr.data.sets.new_samples import list_new_samples
     from bmlr.runs import RunError
     from bmlr.training import load
@@ -65,6 +67,7 @@ def execute(
             print(f"bmlr: {sample.name} cannot be predicted: {message}", file=sys.stderr)
         results.append(result)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(out, _csv_text(results, loaded.config.data.classes, list(loaded.model.modalities)))
     if json:
         print(json_text(results))

@@ -6,6 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from bmlr._files import check_output
+
 
 def execute(
     *,
@@ -27,6 +29,7 @@ def execute(
         baseline: Method the differences are to; by default joint training, where there are runs of it.
         title: Title of the page.
     """
+    check_output("--out", out, is_folder=False)
     from bmlr.report import write_report
 
     values: dict[str, list[str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from bmlr._files import check_output
 from bmlr.commands._engine import EngineOptions
 from bmlr.commands._printing import raise_failures
 from bmlr.commands._values import expand_home
@@ -51,7 +52,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     """
     from bmlr.reproduction import Settings, plan_reproduction, reproduce
 
-    workers = engine.make()
+    check_output("--out", out, is_folder=True)
+    workers = engine.make(trainer)
     settings = Settings(
         scale=scale, data=[expand_home(text) for text in data or ()], root=root, tuned=tuned or (),
         seeds=[0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,

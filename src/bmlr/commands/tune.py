@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from bmlr._files import check_output
 from bmlr.commands._engine import EngineOptions
 from bmlr.commands.options import FLAT
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
@@ -54,7 +55,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     from bmlr import benchmark
     from bmlr.benchmark.plans import plan_search
 
-    workers = engine.make()
+    check_output("--out", out, is_folder=True)
+    workers = engine.make(trainer)
     if not methods or not space:
         raise ValueError("Options --methods and --space should name at least one each.")
     search = benchmark.Search(trials, sampler, sampler_seed, parallel)

@@ -9,6 +9,7 @@ try:
     from bmlr.config import OptimizerOptions
     from bmlr.training._directory import RunResult
     from bmlr.training._guard import NonFiniteLossError
+    from bmlr.training._hardware import check_hardware
     from bmlr.training._module import BalancedModule
     from bmlr.training._monitoring import MonitorCallback
     from bmlr.training._processes import is_first_process
@@ -28,6 +29,7 @@ __all__ = [
     "RunResult",
     "Score",
     "ScoreMetric",
+    "check_hardware",
     "choose_threads",
     "evaluate",
     "evaluate_run",
