@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import bmlr
 from bmlr.methods import CML, CMLBalanceBenchmark, Joint
+from bmlr.tasks import Multiclass
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, stored
 from zoo import make_batch, make_model
 
@@ -145,7 +146,7 @@ def test_the_ranking_loss_leaves_out_who_has_nothing_left(form):
     targets = make_batch(batch_size=6).targets
     logits = torch.randn(2, 6, 3, dtype=torch.float64)
     logits[1] *= 4  # most are surer without the audio
-    value = FORMS[form]()._ranking(list(logits), [mask], targets)
+    value = FORMS[form]()._ranking(Multiclass(3), list(logits), [mask], targets)
     rises, y = [], targets.tolist()
     for i in [0, 2, 3, 5]:
         large, small = logits[0][i].softmax(0), logits[1][i].softmax(0)

@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 import bmlr
 from bmlr.methods import OGMGE, EpochContext, Joint
+from bmlr.tasks import Multiclass
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model
+
+CLASSES = Multiclass(3)
 
 
 def literal_coefficients(scores, alpha, reference):
@@ -29,7 +32,8 @@ def literal_coefficients(scores, alpha, reference):
     reference=st.sampled_from(["mean", "min"]),
 )
 def test_coefficients_are_those_of_the_paper(scores, alpha, reference):
-    actual = OGMGE(alpha=alpha, reference=reference).coefficients(torch.tensor(scores, dtype=torch.float64)).tolist()
+    method = OGMGE(alpha=alpha, reference=reference)
+    actual = method.coefficients(torch.tensor(scores, dtype=torch.float64), CLASSES).tolist()
     expected = literal_coefficients(scores, alpha, reference)
     ratios_near_one = any(abs(s / t - 1) < 1e-12 for s in scores for t in scores if s != t)
     if not ratios_near_one:  # k jumps at ρ = 1, where rounding decides
@@ -37,13 +41,13 @@ def test_coefficients_are_those_of_the_paper(scores, alpha, reference):
 
 
 def test_a_score_of_zero_neither_divides_nor_spreads():
-    assert OGMGE(alpha=0.5).coefficients(torch.tensor([3.0, 0.0])).tolist() == [0.0, 1.0]
-    assert OGMGE(alpha=0.5).coefficients(torch.tensor([0.0, 0.0])).tolist() == [1.0, 1.0]
+    assert OGMGE(alpha=0.5).coefficients(torch.tensor([3.0, 0.0]), CLASSES).tolist() == [0.0, 1.0]
+    assert OGMGE(alpha=0.5).coefficients(torch.tensor([0.0, 0.0]), CLASSES).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("reference", ["mean", "min"])
 def test_nobody_is_ahead_of_an_equal(reference):
-    assert OGMGE(reference=reference).coefficients(torch.tensor([3.0, 3.0])).tolist() == [1.0, 1.0]
+    assert OGMGE(reference=reference).coefficients(torch.tensor([3.0, 3.0]), CLASSES).tolist() == [1.0, 1.0]
 
 
 def test_scores_are_logged_as_means_over_the_batch():

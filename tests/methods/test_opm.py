@@ -9,8 +9,11 @@ from torch.nn import functional as F  # noqa: N812
 import bmlr
 from bmlr.methods import Joint
 from bmlr.methods._opm import OPM
+from bmlr.tasks import Multiclass
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model
+
+CLASSES = Multiclass(3)
 
 
 def active(**parameters):
@@ -32,7 +35,8 @@ def test_rates_are_those_of_the_paper(scores, rate, strength):
     mean = sum(scores) / len(scores)
     if any(abs(score / mean - 1) < 1e-9 for score in scores):  # the rate jumps where the lead is zero
         return
-    actual = OPM(rate=rate, strength=strength).drop_rates(torch.tensor(scores, dtype=torch.float64)).tolist()
+    method = OPM(rate=rate, strength=strength)
+    actual = method.drop_rates(torch.tensor(scores, dtype=torch.float64), CLASSES).tolist()
     assert actual == pytest.approx(literal_rates(scores, rate, strength), abs=1e-9)
 
 
@@ -65,7 +69,7 @@ def test_the_loss_is_that_of_the_samples_left(seed, modalities, fusion):
 
 
 def test_nobody_is_ahead_of_an_equal():
-    assert OPM().drop_rates(torch.tensor([3.0, 3.0])).tolist() == [0.0, 0.0]
+    assert OPM().drop_rates(torch.tensor([3.0, 3.0]), CLASSES).tolist() == [0.0, 0.0]
 
 
 def test_it_starts_after_its_warm_up_and_counts_its_steps():

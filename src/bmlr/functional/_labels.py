@@ -62,12 +62,12 @@ def confidence_ratio(
     .. math:: \lambda^a = p^a_y / p^v_y, \qquad \lambda^v = 1 / \lambda^a .
 
     With more than two (Sec. IV-F) the strongest and the weakest modality of each sample play a and v; the ratio
-    of those between is 1. The ratio is formed in log space: both probabilities may underflow, their quotient does
-    not suffer.
+    of those between is 1. For a distribution y in place of a class the confidence is Σ_c y_c p_c, a choice of ours. The
+    ratio is formed in log space: both probabilities may underflow, their quotient does not suffer.
 
     Args:
         unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
-        targets: Class indices, shape (B,).
+        targets: Class indices, shape (B,), or distributions over the classes, shape (B, C).
         present: Which samples have which modality, a boolean mask of shape (B,) per name; a name left out is
             always present. An absent modality is not ranked; its ratio is 1.
         log: Return log λ, which stays finite where λ leaves the range of the floating point type.
@@ -135,7 +135,7 @@ def reshape_labels(
 
     Args:
         unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
-        targets: Class indices, shape (B,).
+        targets: Class indices, shape (B,), or distributions over the classes, shape (B, C).
         alpha: Temperature factor α > 0.
         beta: Threshold β in [0, 1]: no reshaping where the ratio reaches 1/β.
         present: Which samples have which modality, a boolean mask of shape (B,) per name; a name left out is
@@ -189,7 +189,7 @@ def cross_modal_labels(
 
     Args:
         unimodal_logits: Logits of each modality, shape (B, C) each; at least two modalities.
-        targets: Class indices, shape (B,).
+        targets: Class indices, shape (B,), or distributions over the classes, shape (B, C).
         present: Which samples have which modality, as in :func:`reshape_labels`.
 
     Returns:
@@ -223,7 +223,7 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
     """Smoothed labels of the Uni-Reshaping ablation (BMLR, Table IV).
 
     Args:
-        targets: Class indices, shape (B,).
+        targets: Class indices, shape (B,), or distributions over the classes, shape (B, C).
         num_classes: Number of classes C.
         epsilon: Fraction ε in [0, 1] spread over all classes; the label is (1 − ε) y + ε / C.
         dtype: Type of the labels, PyTorch's default type if left out.
@@ -240,7 +240,10 @@ def smooth_labels(targets: Tensor, num_classes: int, *, epsilon: float, dtype: t
         tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
     """
     epsilon = check_unit_interval("epsilon", epsilon)
-    check_targets(targets, targets.numel(), check_integer("num_classes", num_classes, 2))
+    size = len(targets) if targets.ndim == 2 else targets.numel()
+    check_targets(targets, size, check_integer("num_classes", num_classes, 2), soft=True)
+    if targets.is_floating_point():
+        return (1 - epsilon) * targets.to(dtype or targets.dtype) + epsilon / num_classes
     labels = torch.full(
         (len(targets), num_classes),
         epsilon / num_classes,
@@ -261,19 +264,24 @@ def _working_precision(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _mask(name: str, present: Mapping[str, Tensor] | None, like: Tensor) -> Tensor:
     if present is not None and name in present:
         return present[name]
-    return torch.ones_like(like, dtype=torch.bool)
+    return torch.ones_like(like if like.ndim == 1 else like[:, 0], dtype=torch.bool)
 
 
 def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None) -> _Ranking:
     # Confidences far below one are the difference of large logits. Taking that difference in float64 costs a few
     # operations on (B,) vectors and keeps λ exact to 1e-7 where float32 alone would lose it (|logit| ≥ 16).
     wide = torch.float32 if targets.device.type == "mps" else torch.float64
+    soft = targets.is_floating_point()
     index = targets.long()[:, None]
     rows = []
     for values in logits.values():
         largest = values.amax(1, keepdim=True)
         log_sum = (values - largest).exp_().sum(1).to(wide).log()
-        rows.append((values.gather(1, index).to(wide) - largest.to(wide)).squeeze(1) - log_sum)
+        if soft:
+            true = (values.to(wide) + targets.to(wide).log()).logsumexp(1)
+        else:
+            true = values.gather(1, index).to(wide).squeeze(1)
+        rows.append(true - largest.to(wide).squeeze(1) - log_sum)
     log_confidence = torch.stack(rows)
     if not present:
         return _Ranking(log_confidence, log_confidence.amax(0), log_confidence.amin(0))
@@ -305,4 +313,6 @@ def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tens
 def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Label ξ d + (1 − ξ) y (Eq. 8); where ξ = 0 the prediction may be NaN."""
     labels = torch.where(weight[:, None] > 0, prediction.to(weight.dtype), 0.0).mul_(weight[:, None])
+    if targets.is_floating_point():
+        return labels.add_((1 - weight)[:, None] * targets.to(weight.dtype))
     return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])

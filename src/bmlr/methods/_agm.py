@@ -12,10 +12,11 @@ from torch import Tensor
 from bmlr._checks import check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, map_tensors
-from bmlr.functional import log_probabilities, shapley_values, soft_cross_entropy, subsets_of
-from bmlr.methods._support import WindowedMethod, all_reduce_mean, check_batch
-from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
+from bmlr.functional import log_probabilities, masked_mean, shapley_values, subsets_of
+from bmlr.methods._support import WindowedMethod, all_reduce_mean, check_batch, classification
+from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Regression, Task
 
 _LARGEST_LOSS = -math.log(1e-8)
 _LARGEST_EXPONENT = 10.0
@@ -44,6 +45,12 @@ class AGM(WindowedMethod):
     them, so that encoders run no more often with more modalities; a zero input is encoded as a single row. The first
     step has :math:`S_u = 0` and so :math:`R_u = 1`. The paper has two modalities; the means over the others
     extend it to more. Every sample must have every modality.
+
+    For labels and numbers the loss is that of the task. With several labels :math:`s_u` is the mean over the labels of
+    each label's cross-entropy (ours). For numbers it is the squared error of the prediction :math:`M m_u`, in units of
+    the task's ``scale``, with the same bound: the error in place of the cross-entropy. The code of MCR (Kontras et al.,
+    2025) has 1/MSE in that place, a score that is larger for the better modality, and leaves the exponents as they are,
+    so that it speeds up the one that is ahead; here their sign is that of classification.
 
     The official code has α = 1 by default, searches 0.5 to 5, and modulates in epochs 0 to 20.
 
@@ -75,6 +82,7 @@ class AGM(WindowedMethod):
         family="gradient scale",
         cost="2 forwards and backwards, 1 of a single zero row, 2^M − 1 fusion forwards",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     needs_all_modalities: ClassVar[bool] = True
     epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
     remedy: ClassVar[Remedy | None] = Remedy(
@@ -102,17 +110,17 @@ class AGM(WindowedMethod):
         self.steps = torch.zeros((), device=like.device)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy, of the epochs without modulation.
+        """The fused loss, of the epochs without modulation.
 
         Raises:
             RuntimeError: In an epoch with modulation, which needs the inputs: use :meth:`compute_losses`.
         """
         if self.training and self.is_acting:
             raise RuntimeError("AGM modulates by forwards with zero inputs: call `compute_losses(model, batch)`.")
-        return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+        return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused cross-entropy, with the gradients of the modalities' contributions scaled."""
+        """The fused loss, with the gradients of the modalities' contributions scaled."""
         if not (self.training and self.is_acting):
             return super().batch_losses(model, batch)
         if batch.present is not None:
@@ -122,16 +130,15 @@ class AGM(WindowedMethod):
         check_batch(model, batch)
         output = model(batch.inputs)
         contributions = shapley_logits(model, batch.inputs, output.logits)
-        coefficients = self._coefficients(contributions, batch.targets)
+        coefficients = self._coefficients(contributions, batch.targets, model.task)
         modulated = torch.stack([_scale_gradient(m, coefficients[u]) for u, m in contributions.items()]).sum(0)
-        terms = {"fused": soft_cross_entropy(modulated, batch.targets), **output.readout_losses(batch.targets)}
+        terms = {"fused": model.task.loss(modulated, batch.targets), **output.readout_losses(batch.targets)}
         return Losses(terms, {f"coefficient_{u}": kappa for u, kappa in coefficients.items()})
 
     @torch.no_grad()
-    def _coefficients(self, contributions: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+    def _coefficients(self, contributions: Mapping[str, Tensor], targets: Tensor, task: Task) -> dict[str, Tensor]:
         names = sorted(contributions)
-        true = [log_probabilities(contributions[u]).gather(1, targets.long()[:, None]) for u in names]
-        scores = all_reduce_mean(torch.stack([(-value).clamp(max=_LARGEST_LOSS).mean() for value in true]))
+        scores = all_reduce_mean(torch.stack([_score(contributions[u], targets, task, len(names)) for u in names]))
         scores = scores.to(self.running_scores.dtype)
         exponent = (_ratio(self.running_scores) - _ratio(scores)).clamp(max=_LARGEST_EXPONENT)
         self.steps = self.steps + 1
@@ -162,6 +169,16 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Any], full:
         }
     contributions = shapley_values(values)
     return {u: contributions[u] for u in inputs}
+
+
+def _score(contribution: Tensor, targets: Tensor, task: Task, num_modalities: int) -> Tensor:
+    """Score s_u of a contribution m_u, shape (B, C): the bounded mean cross-entropy or squared error."""
+    if isinstance(task, Regression):
+        return task.squared_errors(num_modalities * contribution, targets).clamp(max=_LARGEST_LOSS).mean()
+    choices = classification(task)
+    log_p = log_probabilities(choices.choice_logits(contribution))
+    losses = -log_p.gather(1, choices.class_indices(targets)[:, None]).squeeze(1)
+    return masked_mean(choices.per_sample(losses.clamp(max=_LARGEST_LOSS)), task.has_target(targets))
 
 
 def _zero_row(x: Tensor) -> Tensor:

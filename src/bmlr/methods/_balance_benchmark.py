@@ -61,8 +61,11 @@ class CMLBalanceBenchmark(CML):
     ) -> None:
         super().__init__(weight, order, first_epoch, last_epoch, seed)
 
-    def _penalty(self, rise: Tensor, is_deserved: Tensor, mask: Tensor | None) -> Tensor:
-        return F.relu((rise if mask is None else torch.where(mask, rise, 0.0)).sum())
+    def _penalties(self, rises: Tensor, is_deserved: Tensor) -> Tensor:
+        return rises
+
+    def _reduce(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        return F.relu((values if mask is None else torch.where(mask, values, 0.0)).sum())
 
 
 class MBSDBalanceBenchmark(MBSD):

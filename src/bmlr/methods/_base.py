@@ -224,9 +224,9 @@ class Method(nn.Module, ABC):
                 "`output` should be what the model returns, a bmlr.Output. "
                 f"Found {type(output).__name__}: give method(model(inputs), targets)."
             )
+        self.check_task(output.task)
 
         def compute() -> Losses:
-            self.check_task(output.task)
             output.task.check_targets(targets, output.batch_size)
             losses = self.losses(output, targets)
             readout = output.readout_losses(targets)
@@ -241,6 +241,7 @@ class Method(nn.Module, ABC):
             ValueError: If the batch does not fit.
             RuntimeError: If the loop left out a call that the method needs.
         """
+        self.check_task(model.task)
         return self._watch(lambda: self.batch_losses(model, batch), model.fusion, batch.tag)
 
     def backward(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor = 1.0) -> None:

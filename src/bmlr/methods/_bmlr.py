@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_positive, check_unit_interval
 from bmlr.functional import (
@@ -17,10 +16,10 @@ from bmlr.functional import (
     masked_mean,
     reshape_labels,
     smooth_labels,
-    soft_cross_entropy,
 )
 from bmlr.methods._base import Method
-from bmlr.methods._types import Losses, MethodInfo, Remedy
+from bmlr.methods._support import classification, counted
+from bmlr.methods._types import ALL_TASKS, CLASSIFICATION, Losses, MethodInfo, Remedy
 from bmlr.model import Output
 
 _PAPER = "Balancing Multimodal Learning through Label Space Reshaping"
@@ -31,37 +30,60 @@ def _info(where: str) -> MethodInfo:
     return MethodInfo(paper=_PAPER, venue=f"arXiv 2026, {where}", url=_URL, family="labels and losses")
 
 
-class _ReshapingMethod(Method):
+class _LabelMethod(Method):
     """Base of the methods with labels of their own."""
+
+    @abstractmethod
+    def make_labels(self, output: Output, logits: Mapping[str, Tensor], targets: Tensor) -> ReshapedLabels:
+        """Labels of each modality, in the shape of the logits, and their intensity, if any."""
+
+    def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
+        """Reshaped labels of each modality, shape (B, C)."""
+        return self.make_labels(output, output.unimodal_logits, targets).labels
+
+
+class _ReshapingMethod(_LabelMethod):
+    """Base of the methods that reshape distributions over classes.
+
+    Of several labels each is such a distribution, (1 − p, p), with the logits (0, ℓ). It has a confidence ratio, a
+    strongest and a weakest modality of its own, and the second entry is its reshaped label.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
+    tasks_reason: ClassVar[str] = "a label to reshape is a distribution over classes"
 
     @abstractmethod
     def reshape(
         self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
     ) -> ReshapedLabels:
-        """Labels of each modality, (B, C), and their intensity, (B,), if any."""
+        """Labels of each modality, (N, C), and their intensity, (N,), if any; N is B, or B·L for several labels."""
 
-    def labels(self, output: Output, targets: Tensor) -> Mapping[str, Tensor] | None:
-        """Reshaped labels of each modality, shape (B, C)."""
-        return self.reshape(output.unimodal_logits, targets, output.present).labels
+    def make_labels(self, output: Output, logits: Mapping[str, Tensor], targets: Tensor) -> ReshapedLabels:
+        """Labels of each modality, in the shape of the logits, and their intensity, (N,), if any."""
+        task = classification(output.task)
+        present = output.present and {name: task.choice_mask(mask) for name, mask in output.present.items()}
+        choices = {name: task.choice_logits(values) for name, values in logits.items()}
+        labels, intensity = self.reshape(choices, task.choice_targets(targets), present)
+        return ReshapedLabels({name: task.from_choices(values) for name, values in labels.items()}, intensity)
 
 
-class _TargetedMethod(_ReshapingMethod):
+class _TargetedMethod(_LabelMethod):
     """Targeted Parameter Optimization (Eqs. 10 and 11)."""
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Losses L⁰, for the classifier head alone, and Lᵘ, for encoder u alone."""
         logits = output.encoder_logits
-        labels, intensity = self.reshape(logits, targets, output.present)
+        labels, intensity = self.make_labels(output, logits, targets)
         return Losses(
             {
-                "fused": soft_cross_entropy(output.decision_logits, targets),
-                **_label_terms(output, logits, labels),
+                "fused": output.task.loss(output.decision_logits, targets),
+                **_label_terms(output, logits, labels, targets),
             },
-            _reshaped_fractions(output, intensity),
+            _reshaped_fractions(output, intensity, targets),
         )
 
 
-class BMLR(_TargetedMethod):
+class BMLR(_ReshapingMethod, _TargetedMethod):
     r"""Balanced Multimodal Label Reshaping (arXiv 2605.28869).
 
     Each modality u learns from its reshaped label :math:`\tilde y^u` (:func:`bmlr.reshape_labels`, Eqs. 4 to 8), and
@@ -74,6 +96,11 @@ class BMLR(_TargetedMethod):
     the fused ones from detached features, so that ∂L⁰/∂θᵘ and ∂Lᵘ/∂Θ are exactly zero. Losses are means over the
     batch (the paper writes sums); the weights wᵘ of Eq. 9 are 1. With more than two modalities the strongest and
     the weakest of each sample are reshaped (Sec. IV-F).
+
+    For several labels each label's pair (1 − p, p) is reshaped by itself, with C = 2 in Eqs. 4 to 8, an extension of
+    ours: a modality may be the stronger one for one label and the weaker for another. The losses are then binary
+    cross-entropies. With one label it is the two-class case exactly. For numbers it is not defined: a reshaped label is
+    a distribution over classes.
 
     The paper searches α and β for each data set and does not state them. The defaults here are the values that are
     near the best of a grid in each of fourteen settings (``benchmarks/defaults.py``): the temperature is the
@@ -151,20 +178,18 @@ class OnlyTPO(_TargetedMethod):
     """
 
     info: ClassVar[MethodInfo] = _info("Table V")
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     min_modalities: ClassVar[int] = 1
 
-    def reshape(
-        self, logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, Tensor] | None
-    ) -> ReshapedLabels:
-        """One-hot labels as distributions, for the arithmetic of BMLR."""
-        labels = {name: F.one_hot(targets.long(), values.shape[1]).float() for name, values in logits.items()}
-        return ReshapedLabels(labels, {})
+    def make_labels(self, output: Output, logits: Mapping[str, Tensor], targets: Tensor) -> ReshapedLabels:
+        """One-hot labels as distributions, for the arithmetic of BMLR; labels and numbers as they are."""
+        return ReshapedLabels(dict.fromkeys(logits, output.task.labels(targets)), {})
 
     def labels(self, output: Output, targets: Tensor) -> None:
         """None: one-hot labels."""
 
 
-class UniDistill(_TargetedMethod):
+class UniDistill(_ReshapingMethod, _TargetedMethod):
     """Cross-modal distillation (Table V): the label is the other modality's plain prediction.
 
     With more than two modalities it is the mean prediction of the others (:func:`bmlr.functional.cross_modal_labels`).
@@ -184,7 +209,7 @@ class UniDistill(_TargetedMethod):
         return ReshapedLabels(cross_modal_labels(logits, targets, present=present), {})
 
 
-class UniReshaping(_TargetedMethod):
+class UniReshaping(_ReshapingMethod, _TargetedMethod):
     """Uniform label smoothing, (1 − ε) y + ε / C, in place of reshaping (Table IV).
 
     Args:
@@ -250,21 +275,29 @@ class OnlyReshape(_ReshapingMethod):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Fused and unimodal losses; every gradient flows everywhere."""
         logits = output.unimodal_logits
-        reshaped = self.reshape(logits, targets, output.present)
+        labels, intensity = self.make_labels(output, logits, targets)
         return Losses(
             {
-                "fused": soft_cross_entropy(output.logits, targets),
-                **_label_terms(output, logits, reshaped.labels),
+                "fused": output.task.loss(output.logits, targets),
+                **_label_terms(output, logits, labels, targets),
             },
-            _reshaped_fractions(output, reshaped.intensity),
+            _reshaped_fractions(output, intensity, targets),
         )
 
 
-def _label_terms(output: Output, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _label_terms(
+    output: Output, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor], targets: Tensor
+) -> dict[str, Tensor]:
     """Losses Lᵘ = CE(ỹᵘ, pᵘ) (Eq. 10) over the samples with modality u."""
-    return {name: soft_cross_entropy(logits[name], labels[name], mask=output.mask(name)) for name in logits}
+    loss = output.task.label_loss
+    return {name: loss(logits[name], labels[name], targets, output.mask(name)) for name in logits}
 
 
-def _reshaped_fractions(output: Output, intensity: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _reshaped_fractions(output: Output, intensity: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
     """Fraction of reshaped labels per modality."""
-    return {f"reshaped_{name}": masked_mean((xi > 0).to(xi.dtype), output.mask(name)) for name, xi in intensity.items()}
+    fractions = {}
+    for name, xi in intensity.items():
+        mask = counted(output.task, targets, output.mask(name))
+        choices = None if mask is None else classification(output.task).choice_mask(mask)
+        fractions[f"reshaped_{name}"] = masked_mean((xi > 0).to(xi.dtype), choices)
+    return fractions

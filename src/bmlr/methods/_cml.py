@@ -10,10 +10,19 @@ from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import preserved_buffers
-from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy
-from bmlr.methods._support import SteppedMethod, WindowedMethod, draw_per_sample, keep_samples, presence
-from bmlr.methods._types import Conformance, Losses, MethodInfo
+from bmlr.functional import log_probabilities, masked_mean
+from bmlr.methods._support import (
+    SteppedMethod,
+    WindowedMethod,
+    classification,
+    counted,
+    draw_per_sample,
+    keep_samples,
+    presence,
+)
+from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
 from bmlr.model import Output
+from bmlr.tasks import Task
 
 
 class CML(SteppedMethod, WindowedMethod):
@@ -36,6 +45,9 @@ class CML(SteppedMethod, WindowedMethod):
     means over the batch for sums. The default λ of 6.4 is BalanceBenchmark's λ = 0.1 times its batch size of 64, since
     a mean replaces the sum; its own form is :class:`CMLBalanceBenchmark`. Where samples lack a modality, a subset
     counts for those that have at least one of its modalities.
+
+    With several labels (ours) q and s are those of each label, with the confidence max(p, 1 − p), and the ranking loss
+    is the mean over them. Numbers have no confidence.
 
     Args:
         weight: Weight λ ≥ 0 of the ranking loss.
@@ -63,6 +75,8 @@ class CML(SteppedMethod, WindowedMethod):
         family="labels and losses",
         cost="1 forward, 1 backward, M fusion forwards",
     )
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
+    tasks_reason: ClassVar[str] = "it ranks the confidence of predictions, which numbers do not have"
     conformance: ClassVar[Conformance] = Conformance(
         variants={"batch": {"order": "batch"}},
         not_mean_over_samples="draws the orders of removal by the sample's place in its batch and by the step",
@@ -91,18 +105,18 @@ class CML(SteppedMethod, WindowedMethod):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Cross-entropies of the nested subsets and their ranking loss."""
         if not self.is_acting:
-            return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+            return Losses({"fused": output.task.loss(output.logits, targets)})
         ranks = self.removal_ranks(output)
         self.step += self.training  # evaluation must not change the orders of later steps
         keeps = [ranks >= removed for removed in range(1, len(output.features))]
         subsets = [self._subset(output, keep) for keep in keeps]
         masks = [_nonempty(output, keep) for keep in keeps]
-        entropies = [soft_cross_entropy(f, targets, mask=mask) for f, mask in zip(subsets, masks, strict=True)]
+        entropies = [output.task.loss(f, targets, mask) for f, mask in zip(subsets, masks, strict=True)]
         return Losses(
             {
-                "fused": soft_cross_entropy(output.logits, targets) / len(output.features),
+                "fused": output.task.loss(output.logits, targets) / len(output.features),
                 "subsets": torch.stack(entropies).sum() / len(output.features),
-                "calibration": self.weight * self._ranking([output.logits, *subsets], masks, targets),
+                "calibration": self.weight * self._ranking(output.task, [output.logits, *subsets], masks, targets),
             }
         )
 
@@ -128,20 +142,27 @@ class CML(SteppedMethod, WindowedMethod):
         with preserved_buffers(output.fusion):  # running statistics are those of all features
             return output.replace_features(features).logits
 
-    def _ranking(self, logits: list[Tensor], masks: list[Tensor | None], targets: Tensor) -> Tensor:
+    def _ranking(self, task: Task, logits: list[Tensor], masks: list[Tensor | None], targets: Tensor) -> Tensor:
         """Ranking loss R: rises of confidence from each subset to the next smaller."""
-        log_p = [log_probabilities(f) for f in logits]
+        task = classification(task)
+        classes = task.class_indices(targets)
+        log_p = [log_probabilities(task.choice_logits(f)) for f in logits]
         confidence = [values.amax(1).exp() for values in log_p]
-        correct = [values.argmax(1) == targets for values in log_p]
+        correct = [values.argmax(1) == classes for values in log_p]
         terms = []
         for k, mask in enumerate(masks, start=1):
             is_deserved = correct[k] & ~correct[k - 1]
-            terms.append(self._penalty(confidence[k] - confidence[k - 1], is_deserved, mask))
+            values = task.per_sample(self._penalties(confidence[k] - confidence[k - 1], is_deserved))
+            terms.append(self._reduce(values, counted(task, targets, mask)))
         return torch.stack(terms).sum()
 
-    def _penalty(self, rise: Tensor, is_deserved: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of the positive, undeserved rises, shape (B,)."""
-        return masked_mean(torch.where(is_deserved, 0.0, F.relu(rise)), mask)
+    def _penalties(self, rises: Tensor, is_deserved: Tensor) -> Tensor:
+        """The positive, undeserved rises, shape (N,)."""
+        return torch.where(is_deserved, 0.0, F.relu(rises))
+
+    def _reduce(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean over the samples, shape (B,)."""
+        return masked_mean(values, mask)
 
 
 def _nonempty(output: Output, keep: Tensor) -> Tensor | None:

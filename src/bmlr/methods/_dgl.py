@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_positive
-from bmlr.functional import soft_cross_entropy
 from bmlr.fusion import FiLMFusion, GatedFusion, SumFusion
 from bmlr.methods._base import Method
-from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Regression
 
 
 class DGL(Method):
@@ -41,6 +41,11 @@ class DGL(Method):
     "FiLM" is a bilinear layer: it takes outer products of each modality with itself.) Any other fusion keeps the
     general form. Samples that lack a modality are left out of its unimodal loss.
 
+    For labels and numbers the loss of the task takes the place of the cross-entropy, an extension of ours. For numbers
+    :math:`f_u` is the fusion's own unimodal prediction, such as :math:`M W^u z^u + b` for concatenation: where the sum
+    of all terms and each single one were to predict the same number, encoders would grow and the fusion shrink without
+    end.
+
     Args:
         alpha: Weight α > 0 of the unimodal losses.
         clip: Largest joint L2 norm of all gradients, 40 in the official code; None does not clip.
@@ -67,6 +72,7 @@ class DGL(Method):
         family="labels and losses",
         cost="1 forward, 1 backward, M + 1 fusion forwards",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     min_modalities: ClassVar[int] = 1
     remedy: ClassVar[Remedy | None] = Remedy("decision", "trains every encoder by a loss of its own only", rank=4)
     conformance: ClassVar[Conformance] = Conformance(variants={"clip": {"clip": 0.1}})
@@ -80,12 +86,14 @@ class DGL(Method):
         self.surrogate = check_choice("surrogate", surrogate, ("zero", "official"))
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Check the feature widths for the official reading of FiLM.
+        """Check the task, and for the official reading of FiLM the feature widths.
 
         Raises:
-            ValueError: If it is not, because the feature widths differ.
+            ValueError: If the official reading is not defined for the task, or the feature widths differ.
         """
         super().setup(model)
+        if self.surrogate == "official" and isinstance(model.task, Regression):
+            raise ValueError("DGL with `surrogate = 'official'` is defined for logits only. Found a regression task.")
         dims = model.fusion.feature_dims
         if self.surrogate == "official" and isinstance(model.fusion, FiLMFusion) and len(set(dims.values())) > 1:
             raise ValueError(
@@ -95,10 +103,10 @@ class DGL(Method):
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused loss for the fusion, unimodal losses for the encoders."""
-        terms = {"fused": soft_cross_entropy(self._fused_logits(output), targets)}
+        terms = {"fused": output.task.loss(self._fused_logits(output), targets)}
         for name in output.features:
             logits = self._unimodal_logits(output, name)
-            terms[name] = self.alpha * soft_cross_entropy(logits, targets, mask=output.mask(name))
+            terms[name] = self.alpha * output.task.loss(logits, targets, output.mask(name))
         return Losses(terms)
 
     def change_gradients(self, model: MultimodalClassifier) -> None:
@@ -114,6 +122,8 @@ class DGL(Method):
 
     def _unimodal_logits(self, output: Output, name: str) -> Tensor:
         fusion = output.fusion
+        if isinstance(output.task, Regression):
+            return output.encoder_logits[name]
         if self.surrogate == "official":
             if isinstance(fusion, GatedFusion) and fusion.conditioned:
                 return _self_gated_logits(fusion, output.features[name], name)

@@ -14,10 +14,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bmlr._checks import check_choice, check_integer, check_positive, check_unit_interval
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import alignment, masked_mean, soft_cross_entropy
+from bmlr.functional import alignment, masked_mean
 from bmlr.methods._base import Method
-from bmlr.methods._support import apply_heads, pair_mask, presence, samples_at, unimodal_heads
-from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
+from bmlr.methods._support import apply_heads, classification, pair_mask, presence, samples_at, unimodal_heads
+from bmlr.methods._types import (
+    CLASSIFICATION,
+    Conformance,
+    EpochContext,
+    EpochPlan,
+    Losses,
+    MethodInfo,
+    Pass,
+    Prediction,
+)
 from bmlr.model import MultimodalClassifier, Output
 
 #: The official polynomial of α₀ in the epoch, of 200 epochs, lowest power first.
@@ -51,6 +60,9 @@ class LFM(Method):
     training mode before the first epoch, in evaluation mode later). BalanceBenchmark's form is
     :class:`LFMBalanceBenchmark`. Samples that lack a modality are left out of its pairs, and of its share in the mean
     logits.
+
+    With several labels (ours) the label loss is the task's, and :math:`L_{al}` is the mean over the labels of the
+    alignment of their pairs (1 − p, p). Numbers have no distributions to align.
 
     Args:
         alpha: ``fitted``, ``learnable`` or ``constant``.
@@ -87,6 +99,8 @@ class LFM(Method):
         family="labels and losses",
         cost="1 forward, 1 backward; with a learnable α one double backward on a few samples per epoch",
     )
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
+    tasks_reason: ClassVar[str] = "it aligns distributions over classes"
     conformance: ClassVar[Conformance] = Conformance(
         variants={"fusion": {"head": "fusion"}, "learnable": {"alpha": "learnable", "meta_size": 4}}
     )
@@ -162,7 +176,7 @@ class LFM(Method):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The weighted label and alignment losses."""
         weight, logits = self.current_label_weight, self._unimodal_logits(output)
-        label = soft_cross_entropy(self._fused_logits(output, logits), targets)
+        label = output.task.loss(self._fused_logits(output, logits), targets)
         terms = {"fused": 2 * weight * label}
         if weight < 1:
             terms["alignment"] = 2 * (1 - weight) * self._alignment(output, logits)
@@ -187,10 +201,13 @@ class LFM(Method):
 
     def _alignment(self, output: Output, logits: dict[str, Tensor]) -> Tensor:
         """L_al, the mean over the pairs of modalities."""
-        pairs = combinations(logits, 2)
-        return torch.stack(
-            [masked_mean(alignment(logits[u], logits[v]), pair_mask(output, u, v)) for u, v in pairs]
-        ).mean()
+        task = classification(output.task)
+        choices = {name: task.choice_logits(values) for name, values in logits.items()}
+        pairs = []
+        for u, v in combinations(logits, 2):
+            values = task.per_sample(alignment(choices[u], choices[v]))
+            pairs.append(masked_mean(values, pair_mask(output, u, v)))
+        return torch.stack(pairs).mean()
 
     # The learnable α
 
@@ -213,7 +230,7 @@ class LFM(Method):
                 output = model(batch.inputs, batch.present)
                 logits = self._unimodal_logits(output)  # within: the fusion runs here
                 fused = self._fused_logits(output, logits)
-            weight, label = self.current_label_weight, soft_cross_entropy(fused, batch.targets)
+            weight, label = self.current_label_weight, model.task.loss(fused, batch.targets)
             total = weight * label + (1 - weight) * self._alignment(output, logits)
             of_label = torch.autograd.grad(label, parameters, retain_graph=True, allow_unused=True)
             of_total = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_non_negative
-from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
-from bmlr.methods._support import WindowedMethod, pair_mask
-from bmlr.methods._types import Losses, MethodInfo
+from bmlr.functional import log_probabilities, masked_mean, widened
+from bmlr.methods._support import WindowedMethod, classification, counted, pair_mask
+from bmlr.methods._types import CLASSIFICATION, Losses, MethodInfo
 from bmlr.model import Output
 
 
@@ -29,6 +29,9 @@ class MBSD(WindowedMethod):
     Deviations: the paper pre-trains a single-stream model of product images and texts, and no official code exists.
     Its form for separate encoders is BalanceBenchmark's, :class:`MBSDBalanceBenchmark`; this is the divergence that is
     evidently meant. Samples that lack a modality are left out of its pairs and of its unimodal loss.
+
+    With several labels (ours) each label has its own stronger modality, distributions (1 − p, p) and logits (0, ℓ), and
+    the distillation is the mean over them. Between numbers there is no divergence.
 
     Args:
         weight: Weight μ ≥ 0 of the distillation; 1 in BalanceBenchmark.
@@ -54,6 +57,9 @@ class MBSD(WindowedMethod):
         family="labels and losses",
     )
 
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
+    tasks_reason: ClassVar[str] = "it distils distributions over classes"
+
     def __init__(self, weight: float = 1.0, first_epoch: int = 0, last_epoch: int | None = None) -> None:
         super().__init__()
         self.weight = check_non_negative("weight", weight)
@@ -61,20 +67,23 @@ class MBSD(WindowedMethod):
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Fused and unimodal cross-entropies and the distillation of every pair."""
-        terms = {"fused": soft_cross_entropy(output.logits, targets)}
+        task = classification(output.task)
+        terms = {"fused": task.loss(output.logits, targets)}
         if not self.is_acting:
             return Losses(terms)
         logits = output.unimodal_logits
         for name, values in logits.items():
-            terms[name] = soft_cross_entropy(values, targets, mask=output.mask(name))
-        pairs = [
-            masked_mean(self._distillation(logits[u], logits[v], targets, len(logits)), pair_mask(output, u, v))
-            for u, v in combinations(logits, 2)
-        ]
+            terms[name] = task.loss(values, targets, output.mask(name))
+        classes = task.class_indices(targets)
+        choices = {name: task.choice_logits(values) for name, values in logits.items()}
+        pairs = []
+        for u, v in combinations(logits, 2):
+            values = task.per_sample(self._distillation(choices[u], choices[v], classes, len(logits)))
+            pairs.append(masked_mean(values, counted(task, targets, pair_mask(output, u, v))))
         return Losses({**terms, "distillation": self.weight * torch.stack(pairs).mean()})
 
     def _distillation(self, first: Tensor, second: Tensor, targets: Tensor, num_modalities: int) -> Tensor:
-        """Distillation w [KL + ‖ℓ^s − ℓ^r‖² / C], shape (B,), with gradient to the weaker."""
+        """Distillation w [KL + ‖ℓ^s − ℓ^r‖² / C], shape (N,), with gradient to the weaker."""
         logits, log_p = torch.stack([widened(first), widened(second)]), pair_log_probabilities(first, second)
         confidence = true_confidence(log_p, targets)
         first_is_strong = (confidence[0] >= confidence[1])[:, None]
@@ -88,15 +97,15 @@ class MBSD(WindowedMethod):
 
 
 def pair_log_probabilities(first: Tensor, second: Tensor) -> Tensor:
-    """Log-probabilities of both modalities, shape (2, B, C)."""
+    """Log-probabilities of both modalities, shape (2, N, C)."""
     return torch.stack([log_probabilities(first), log_probabilities(second)])
 
 
 def true_confidence(log_p: Tensor, targets: Tensor) -> Tensor:
-    """Probability of the true class, shape (2, B)."""
+    """Probability of the true class, shape (2, N)."""
     return log_p.gather(2, targets.long().expand(2, -1)[..., None]).squeeze(2).exp()
 
 
 def either_correct(log_p: Tensor, targets: Tensor) -> Tensor:
-    """Samples with a correct prediction of either modality, shape (B,)."""
+    """Choices with a correct prediction of either modality, shape (N,)."""
     return (log_p.argmax(2) == targets).any(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bmlr._checks import check_choice, check_positive
 from bmlr.functional import pareto_weight
 from bmlr.methods._support import HeadedMethod, accumulate_gradients, joint_norm, reduced_gradients
-from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
 
@@ -34,6 +34,8 @@ class MMPareto(HeadedMethod):
     it (``rescale``). Two backward passes suffice, since L_u reaches encoder u alone; the official code makes four. With
     accumulated batches each is combined by itself and the results are added. Under distributed training the method
     averages both sets of gradients over the processes before it combines them.
+
+    For labels and numbers both losses are those of the task; the combination of gradients does not change.
 
     The official code trains with SGD (2e-3, momentum 0.9, weight decay 1e-4, times 0.1 after 30 epochs), 50 epochs.
 
@@ -62,6 +64,7 @@ class MMPareto(HeadedMethod):
         family="gradient combination",
         cost="1 forward, 2 backwards",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     needs_separate_encoders: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 1
     remedy: ClassVar[Remedy | None] = Remedy(
@@ -78,7 +81,7 @@ class MMPareto(HeadedMethod):
         self.rescale = check_choice("rescale", rescale, ("tensor", "encoder"))
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused and the unimodal cross-entropies."""
+        """The fused and the unimodal losses."""
         return self.head_losses(output, targets)
 
     def combine_gradients(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor) -> None:

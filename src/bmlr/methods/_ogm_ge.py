@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.functional import soft_cross_entropy
-from bmlr.methods._support import SteppedMethod, WindowedMethod, all_reduce_sum, batch_scores
-from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._support import SteppedMethod, WindowedMethod, all_reduce_sum, batch_scores, lead
+from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Regression, Task
 
 #: Numbers of dimensions of the gradients that each scope scales.
 _DIMENSIONS = {"weight": range(2, 100), "conv": (4,), "all": range(100)}
@@ -43,6 +43,10 @@ class OGMGE(SteppedMethod, WindowedMethod):
     * The unimodal logits are the fusion's own readout; the official code's concatenation has the same b/2, and its
       FiLM and gated fusions do not run with this method.
 
+    For labels and numbers the loss is that of the task. With several labels s sums the mean probability of what is true
+    of a sample's labels (ours). For numbers it is the squared error, and :math:`\rho_u = \bar s_{v \ne u} / s_u`, the
+    errors in place of the confidences, as MLB (Kontras et al., 2024) has it for regression.
+
     The paper trains with SGD (1e-3, momentum 0.9, weight decay 1e-4, times 0.1 after 70 epochs) for 100 epochs and
     modulates in the first 50; it searches α in 0.1 to 0.8.
 
@@ -51,7 +55,7 @@ class OGMGE(SteppedMethod, WindowedMethod):
         noise: Add the noise (GE). Without it this is OGM.
         scope: Gradients of the encoders to scale: ``weight`` (two or more dimensions), ``conv`` (four dimensions, as
             the official code) or ``all``.
-        reference: What a score is compared with: the ``mean`` or the ``min`` of the others.
+        reference: What a score is compared with: the ``mean`` of the others, or the ``min``, the worst one.
         first_epoch: First epoch in which gradients are modulated.
         last_epoch: Last such epoch; None is no end. 50 in the official code.
         seed: Seed of the noise.
@@ -78,6 +82,7 @@ class OGMGE(SteppedMethod, WindowedMethod):
         family="gradient scale",
         cost="1 forward, 1 backward, 1 pass over the gradients",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     needs_separate_encoders: ClassVar[bool] = True
     epoch_parameters: ClassVar[tuple[str, ...]] = ("last_epoch",)
     remedy: ClassVar[Remedy | None] = Remedy(
@@ -105,8 +110,8 @@ class OGMGE(SteppedMethod, WindowedMethod):
         self._scores: Tensor | None = None  # of the optimiser step under way
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy; training also adds up the scores."""
-        terms = {"fused": soft_cross_entropy(output.logits, targets)}
+        """The fused loss; training also adds up the scores."""
+        terms = {"fused": output.task.loss(output.logits, targets)}
         if not (self.training and self.is_acting):
             return Losses(terms)
         scores = batch_scores(output, targets)
@@ -119,7 +124,7 @@ class OGMGE(SteppedMethod, WindowedMethod):
         """Scale the encoders' gradients by k and add the noise."""
         if self._scores is None:
             return
-        coefficients = self.coefficients(all_reduce_sum(self._scores))
+        coefficients = self.coefficients(all_reduce_sum(self._scores), model.task)
         self._scores = None
         generators: dict[torch.device, torch.Generator] = {}
         for name, coefficient in zip(sorted(model.encoders), coefficients, strict=True):
@@ -132,15 +137,17 @@ class OGMGE(SteppedMethod, WindowedMethod):
                 torch._foreach_add_(gradients, noise)
         self.step += 1
 
-    def coefficients(self, scores: Tensor) -> Tensor:
-        """Coefficients k, shape (M,), from the scores, shape (M,) (Eqs. 9, 10)."""
+    def coefficients(self, scores: Tensor, task: Task) -> Tensor:
+        """Coefficients k, shape (M,), from the scores of a task, shape (M,) (Eqs. 9, 10)."""
         is_other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         rows = scores.expand(len(scores), -1)
         if self.reference == "mean":
             compared = torch.where(is_other, rows, 0.0).sum(1) / (len(scores) - 1)
+        elif isinstance(task, Regression):
+            compared = rows.masked_fill(~is_other, 0.0).amax(1)
         else:
             compared = rows.masked_fill(~is_other, torch.inf).amin(1)
-        ratios = scores / compared
+        ratios = lead(scores, compared, task)
         return torch.where(ratios > 1, 1 - torch.tanh(self.alpha * ratios), 1.0)
 
     def _gradients(self, encoder: nn.Module) -> list[Tensor]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
-from bmlr.functional import soft_cross_entropy
 from bmlr.methods._support import (
     SteppedMethod,
     all_reduce_mean,
@@ -16,10 +15,12 @@ from bmlr.methods._support import (
     batch_scores,
     draw_per_sample,
     keep_samples,
+    lead,
     presence,
 )
-from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import Output
+from bmlr.tasks import Task
 
 
 class OPM(SteppedMethod):
@@ -48,6 +49,10 @@ class OPM(SteppedMethod):
     The official code has q = 0.5, λ = 0.5 and probability 0.7 with 5 epochs of warm-up; BalanceBenchmark has q = 0.4.
     With more than two modalities s_u is compared with the mean of the others; the paper has two.
 
+    For labels and numbers the loss is that of the task. With several labels s sums the mean probability of what is true
+    of a sample's labels. For numbers it is the squared error, and the ratio is :math:`\bar s / s_u`. Both are
+    extensions of ours, the second after MLB (Kontras et al., 2024).
+
     Args:
         rate: Base rate q in [0, 1].
         strength: Strength λ ≥ 0 by which the rate grows with the lead.
@@ -74,6 +79,7 @@ class OPM(SteppedMethod):
         family="data and alternation",
         cost="1 forward, 1 backward, 1 more fusion forward",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
     remedy: ClassVar[Remedy | None] = Remedy("decision", "drops features of the modality that is ahead", rank=3)
     conformance: ClassVar[Conformance] = Conformance(
@@ -99,15 +105,15 @@ class OPM(SteppedMethod):
         return self.warmup > 0
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy; in training after the drop."""
+        """The fused loss; in training after the drop."""
         if not self.training or self.epoch < self.warmup:
-            return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+            return Losses({"fused": output.task.loss(output.logits, targets)})
         generator = self.generator(self.step)
         self.step += 1
         if float(torch.rand((), generator=generator)) >= self.probability:
-            return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+            return Losses({"fused": output.task.loss(output.logits, targets)})
         names = sorted(output.features)
-        rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)))
+        rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)), output.task)
         draws = draw_per_sample(output.batch_size, len(names), generator).to(rates.device)
         keep = draws >= rates
         widths = torch.tensor([output.features[u].shape[-1] for u in names], device=rates.device)
@@ -119,15 +125,15 @@ class OPM(SteppedMethod):
         remaining = output.replace_features({u: features[u] for u in output.features})
         has_any = (keep & presence(output, names)).any(1)
         logs = {f"drop_{u}": rate for u, rate in zip(names, rates, strict=True)}
-        fused = soft_cross_entropy(remaining.logits, targets, mask=has_any)
+        fused = output.task.loss(remaining.logits, targets, has_any)
         # The trainer averages over processes; without this weight a process with few samples left would count as much
         # as one with many.
         count = has_any.sum().to(fused.dtype)
         weight = count / all_reduce_mean(count).clamp(min=torch.finfo(fused.dtype).tiny)
         return Losses({"fused": fused * weight}, logs)
 
-    def drop_rates(self, scores: Tensor) -> Tensor:
-        """Rate q of each modality, shape (M,), from the scores, shape (M,)."""
+    def drop_rates(self, scores: Tensor, task: Task) -> Tensor:
+        """Rate q of each modality, shape (M,), from the scores of a task, shape (M,)."""
         mean_of_others = (scores.sum() - scores) / (len(scores) - 1)
-        lead = torch.tanh(torch.relu(scores / mean_of_others - 1))
-        return torch.where(lead > 0, (self.rate * (1 + self.strength * lead)).clamp(0, 1), 0.0)
+        advantage = torch.tanh(torch.relu(lead(scores, mean_of_others, task) - 1))
+        return torch.where(advantage > 0, (self.rate * (1 + self.strength * advantage)).clamp(0, 1), 0.0)

@@ -12,12 +12,13 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import log_probabilities, masked_mean, soft_cross_entropy, widened
+from bmlr.functional import log_probabilities, masked_mean, widened
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch, pooled
-from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
+from bmlr.methods._support import check_batch, classification, pooled
+from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import Regression
 
 _BOOST, _RECTIFY = "boost:", "rectify"
 
@@ -46,6 +47,11 @@ class ReconBoost(Method):
     encoders; load yours into the model and set ``pretrained``. Its nets then keep their own heads until their first
     stage; here all have the heads of this method. Its selection of the best stage on the test split is left out.
     Samples that lack modality k do not count in its stage, and a modality they lack adds nothing to F.
+
+    With several labels (ours) p and q are those of each label, C is 2, and the loss is the mean over the labels. For
+    numbers (ours) modality k learns what the others leave over, as boosting does: its loss is the task's of
+    :math:`F_{-k} + r f_k` with :math:`F_{-k}` and r held still, and w₁ and w₂ have no part. Its unimodal prediction is
+    its share :math:`r f_k` of the ensemble.
 
     Args:
         t1: Passes with one modality per stage.
@@ -86,6 +92,7 @@ class ReconBoost(Method):
         family="data and alternation",
         cost="t1 + t2 passes per epoch; in t1 1 forward and the backward of one encoder",
     )
+    tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     needs_separate_encoders: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 1
     pass_parameters: ClassVar[tuple[str, ...]] = ("t1", "t2")
@@ -136,9 +143,15 @@ class ReconBoost(Method):
         """Make the heads.
 
         Raises:
-            ValueError: If ``order`` does not name the model's modalities, or a shared head meets unequal widths.
+            ValueError: If ``order`` does not name the model's modalities, a shared head meets unequal widths, or
+                consolidation, which compares classes, a regression.
         """
         super().setup(model)
+        if self.mcr != "none" and isinstance(model.task, Regression):
+            raise ValueError(
+                f"Parameter `mcr` should be 'none' for a regression task, whose modalities learn residuals. "
+                f"Found `mcr = {self.mcr!r}`."
+            )
         self.turns = self.order or model.modalities
         if sorted(self.turns) != sorted(model.modalities):
             raise ValueError(f"Parameter `order` should name {list(model.modalities)} once. Found {list(self.turns)}.")
@@ -185,7 +198,7 @@ class ReconBoost(Method):
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The loss of global rectification, CE(y, F)."""
-        fused = soft_cross_entropy(self._ensemble(output, self.members), targets)
+        fused = output.task.loss(self._ensemble(output, self.members), targets)
         return Losses({"fused": fused}, {"boost_rate": self.boost_rate.detach()})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
@@ -222,7 +235,10 @@ class ReconBoost(Method):
     def predict(self, output: Output) -> Prediction:
         """Ensemble F so far, and the learner of each modality."""
         fused = self._ensemble(output, self.members)
-        return Prediction(fused, {name: self._learner_logits(name, output) for name in output.features})
+        alone = {name: self._learner_logits(name, output) for name in output.features}
+        if isinstance(output.task, Regression):
+            alone = {name: self.boost_rate * logits for name, logits in alone.items()}
+        return Prediction(fused, alone)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -266,26 +282,29 @@ class ReconBoost(Method):
         return self.boost_rate * torch.stack(terms).sum(0)
 
     def _boosting_loss(self, logits: Tensor, ensemble: Output, targets: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of −(w₁ − w₂ q_y) log p_y / C, with q = 1 for an empty ensemble."""
-        label = targets.long()[:, None]
-        explained = torch.ones_like(label, dtype=logits.dtype)
-        if ensemble.features:
-            fused = self._ensemble(ensemble, list(ensemble.features)).detach()
-            explained = log_probabilities(fused).gather(1, label).exp()
-        log_p = log_probabilities(logits).gather(1, label)
-        weight = (self.w1 - self.w2 * explained) / logits.shape[1]
-        return masked_mean(-(weight * log_p).squeeze(1), mask)
+        """Mean of (w₁ − w₂ q_y) times the loss over C, with q = 1 for an empty ensemble; the loss of a residual."""
+        fused = self._ensemble(ensemble, list(ensemble.features)).detach() if ensemble.features else None
+        if isinstance(ensemble.task, Regression):
+            share = self.boost_rate.detach() * logits
+            return ensemble.task.loss(share if fused is None else fused + share, targets, mask)
+        task = classification(ensemble.task)
+        losses = task.choice_losses(logits, targets)
+        explained = torch.ones_like(losses) if fused is None else task.choice_confidence(fused, targets)
+        weight = (self.w1 - self.w2 * explained) / task.choice_logits(logits).shape[1]
+        return task.average(task.per_sample(weight * losses), targets, mask)
 
     def _consolidation(self, logits: Tensor, ensemble: Output, active: str) -> Tensor | None:
         """Consolidation α (p − p_prev)², shape (B,); None if off."""
         previous = self.turns[self.turns.index(active) - 1]
         if self.mcr == "none" or self.epoch == 0 or previous not in ensemble.features:
             return None
-        target = log_probabilities(self._learner_logits(previous, ensemble)).exp().detach()
-        return self.mcr_weight * F.mse_loss(log_probabilities(logits).exp(), target, reduction="none").mean(1)
+        task = classification(ensemble.task)
+        target = log_probabilities(task.choice_logits(self._learner_logits(previous, ensemble))).exp().detach()
+        predicted = log_probabilities(task.choice_logits(logits)).exp()
+        return self.mcr_weight * task.per_sample(F.mse_loss(predicted, target, reduction="none").mean(1))
 
 
-def _head(width: int, hidden: int, num_classes: int) -> nn.Module:
+def _head(width: int, hidden: int, num_outputs: int) -> nn.Module:
     if not hidden:
-        return nn.Linear(width, num_classes)
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+        return nn.Linear(width, num_outputs)
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, num_outputs))

@@ -11,11 +11,11 @@ from torch import Tensor
 from bmlr._checks import check_integer, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import soft_cross_entropy
 from bmlr.methods._base import Method
-from bmlr.methods._support import pooled, select
+from bmlr.methods._support import classification, pooled, select
 from bmlr.methods._types import Conformance, EpochContext, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.tasks import joint_mask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,7 @@ class DiagnosingRelearning(Method):
         family="data and alternation",
         cost="1 forward, 1 backward; per reset a forward of the training and validation splits and k-means",
     )
+    tasks_reason: ClassVar[str] = "it counts the classes of samples in clusters"
     needs_separate_encoders: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 1
     epoch_parameters: ClassVar[tuple[str, ...]] = ("reinit_epoch",)
@@ -85,8 +86,8 @@ class DiagnosingRelearning(Method):
             self.register_buffer(f"initial_{number}", parameter.detach().clone())
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused cross-entropy."""
-        return Losses({"fused": soft_cross_entropy(output.logits, targets)})
+        """The fused loss."""
+        return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def finish_epoch(self, context: EpochContext) -> None:
         """Reset the encoders softly, if it is time."""
@@ -124,14 +125,14 @@ def _sorted_parameters(model: MultimodalClassifier) -> list[tuple[str, torch.nn.
 
 @torch.no_grad()
 def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, d) and classes (N,) of the samples with the modality."""
+    """Features (N, d) and classes (N,) of the samples with the modality and a class."""
     features, targets = [], []
     with module_mode(model, training=False):
         for batch in batches:
-            mask = (batch.present or {}).get(name)
+            mask = joint_mask((batch.present or {}).get(name), model.task.has_target(batch.targets))
             kept = batch if mask is None else select(batch, mask)
             features.append(pooled(model.encode(name, kept.inputs[name])).float().cpu())
-            targets.append(kept.targets.cpu())
+            targets.append(classification(model.task).class_indices(kept.targets).cpu())
     if not features:
         return torch.empty(0, 1).numpy(), torch.empty(0, dtype=torch.int64).numpy()
     return torch.cat(features).numpy(), torch.cat(targets).numpy()

@@ -11,9 +11,10 @@ from torch import Tensor
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import log_probabilities, soft_cross_entropy
-from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, pooled
-from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
+from bmlr.functional import log_probabilities
+from bmlr.fusion import match_dtype
+from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, classification, pooled
+from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
 from bmlr.model import MultimodalClassifier, Output
 
 _PREFIX = "remix:"
@@ -41,6 +42,9 @@ class Remix(HeadedMethod):
     ``masked_encoder="run"``, here without a backward pass through them: the zeros are put in place by
     :meth:`backward`. ``skip`` leaves these encoders alone and saves
     their forward pass, which is another algorithm. A sample never goes to a modality it lacks.
+
+    With several labels (ours) :math:`D_u` is the mean over the labels of that of the pair (1 − p, p), and the losses
+    are those of the task. A predicted number has no distance from uniform.
 
     Args:
         warmup: Number of epochs before remixing starts.
@@ -70,6 +74,8 @@ class Remix(HeadedMethod):
         family="data and alternation",
         cost="after warm-up M forwards and 1 backward of one encoder, and 1 inference pass per epoch",
     )
+    tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
+    tasks_reason: ClassVar[str] = "it ranks modalities by the distance of predicted distributions from uniform"
     min_modalities: ClassVar[int] = 1
     epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
     conformance: ClassVar[Conformance] = Conformance(
@@ -146,11 +152,11 @@ class Remix(HeadedMethod):
             for name, x in ((name, batch.inputs[name]) for name in model.modalities)
         }
         unimodal = Output({kept: z}, model.fusion, model.task, batch.present)
-        alone = self.heads[kept](pooled(z))
+        alone = self.heads[kept](match_dtype(pooled(z), self.heads[kept]))
         return Losses(
             {
-                "fused": soft_cross_entropy(model.fusion(features), batch.targets),
-                kept: self.gamma * soft_cross_entropy(alone, batch.targets, mask=unimodal.mask(kept)),
+                "fused": model.task.loss(model.fusion(features), batch.targets),
+                kept: self.gamma * model.task.loss(alone, batch.targets, unimodal.mask(kept)),
                 **unimodal.readout_losses(batch.targets),
             }
         )
@@ -184,9 +190,9 @@ class Remix(HeadedMethod):
 
     def least_confident(self, output: Output) -> Tensor:
         """Position of the modality with the smallest D_u, shape (B,); ties to the last."""
-        distances = []
+        task, distances = classification(output.task), []
         for name, logits in apply_heads(self, self.heads, output).items():
-            distance, mask = bits_from_uniform(logits), output.mask(name)
+            distance, mask = task.per_sample(bits_from_uniform(task.choice_logits(logits))), output.mask(name)
             distances.append(distance if mask is None else torch.where(mask, distance, math.inf))
         return len(distances) - 1 - torch.stack(distances).flip(0).argmin(0)
 

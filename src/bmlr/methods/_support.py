@@ -15,7 +15,7 @@ from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
 from bmlr.methods._types import Losses, Prediction
 from bmlr.model import MultimodalClassifier, Output
-from bmlr.tasks import Classification, Regression, Task
+from bmlr.tasks import Classification, Regression, Task, joint_mask
 
 
 class WindowedMethod(Method):
@@ -129,14 +129,24 @@ def keep_samples(features: Tensor, kept: Tensor) -> Tensor:
 
 @torch.no_grad()
 def batch_scores(output: Output, targets: Tensor) -> Tensor:
-    """Sum of the confidences in the targets, for a regression of the squared errors; shape (M,), by sorted name."""
+    """Score of each modality in a batch, shape (M,), by sorted name.
+
+    It is the sum of its confidences in the targets. For a regression it is the batch size times its mean squared error,
+    or, without any sample, the others'.
+    """
     logits, task = output.replace_features(output.detached_features).unimodal_logits, output.task
     scores = []
     for name in sorted(output.features):
-        score = task.squared_errors if isinstance(task, Regression) else task.confidence
-        values, mask = score(logits[name], targets), output.mask(name)
+        mask = output.mask(name)
+        if isinstance(task, Regression):
+            errors = task.squared_errors(logits[name], targets)
+            errors = errors if mask is None else errors[mask]
+            scores.append(errors.mean() * len(targets))
+            continue
+        values = task.confidence(logits[name], targets)
         scores.append(values.sum() if mask is None else torch.where(mask, values, 0.0).sum())
-    return torch.stack(scores)
+    stacked = torch.stack(scores)
+    return torch.where(stacked.isnan(), stacked.nanmean(), stacked) if isinstance(task, Regression) else stacked
 
 
 def classification(task: Task) -> Classification:
@@ -146,26 +156,18 @@ def classification(task: Task) -> Classification:
     return task
 
 
-def lead_ratios(scores: Tensor, task: Task, *, extreme: bool = False) -> Tensor:
-    """By how much each modality leads the others, shape (M,), from :func:`batch_scores`; 1 is level.
+def lead(scores: Tensor, others: Tensor, task: Task) -> Tensor:
+    """Ratio by which each modality leads the others, from the scores of :func:`batch_scores`; 1 is level.
 
-    Confidences are divided by the mean of the others', as OGM-GE does. Of squared errors it is the mean of the others'
-    that is divided, as in MLB for regression (Kontras et al., 2024).
-
-    Args:
-        scores: Sum of each modality's confidences or squared errors.
-        task: The task they are of.
-        extreme: Compare with the worst of the others in place of their mean.
+    The better confidence is the larger one, the better error the smaller one: errors are compared the other way round,
+    as in MLB for regression (Kontras et al., 2024).
     """
-    is_error = isinstance(task, Regression)
-    if extreme:
-        is_other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        rows = scores.expand(len(scores), -1)
-        compared = rows.masked_fill(~is_other, 0.0 if is_error else torch.inf)
-        others = compared.amax(1) if is_error else compared.amin(1)
-    else:
-        others = (scores.sum() - scores) / (len(scores) - 1)
-    return others / scores if is_error else scores / others
+    return others / scores if isinstance(task, Regression) else scores / others
+
+
+def counted(task: Task, targets: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Samples of ``mask`` that have a target, shape (B,); None for all."""
+    return joint_mask(mask, task.has_target(targets))
 
 
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:

@@ -148,6 +148,22 @@ class Classification(Task):
     def from_choices(self, labels: Tensor) -> Tensor:
         """Labels of the shape of the logits, from distributions of choices, shape (N, C)."""
 
+    @abstractmethod
+    def choice_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each choice, shape (N,)."""
+
+    @abstractmethod
+    def choice_confidence(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Probability of what is true of each choice, shape (N,)."""
+
+    def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of each sample's choices, shape (B,)."""
+        return self.per_sample(self.choice_losses(logits, targets))
+
+    def confidence(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean probability of what is true of each sample, shape (B,)."""
+        return self.per_sample(self.choice_confidence(logits, targets))
+
     def class_indices(self, targets: Tensor) -> Tensor:
         """Class of each choice, shape (N,); the most probable one of a distribution."""
         choices = self.choice_targets(targets)

@@ -103,7 +103,7 @@ class Multiclass(Classification):
             return soft_cross_entropy(logits, labels, mask=mask)
         return super().label_loss(logits, labels, targets, mask)
 
-    def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def choice_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each sample, shape (B,), with the weights of the classes in it."""
         if targets.is_floating_point():
             return self.label_losses(logits, targets)
@@ -136,7 +136,7 @@ class Multiclass(Classification):
             values, of_samples = torch.where(counted, values, 0.0), torch.where(counted, of_samples, 0.0)
         return values.sum() / of_samples.sum().clamp(min=torch.finfo(values.dtype).tiny)
 
-    def confidence(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def choice_confidence(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Probability of the true class, shape (B,); 0 where there is no target."""
         if targets.is_floating_point():
             return (log_probabilities(logits).exp() * targets).sum(1)

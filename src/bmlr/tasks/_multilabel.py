@@ -85,20 +85,21 @@ class MultiLabel(Classification):
             if len(outside):
                 raise ValueError(f"`targets` should hold 0 and 1 only. Found {outside[0].item()}.")
 
-    def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean binary cross-entropy over the labels of each sample, shape (B,)."""
-        return self.label_losses(logits, targets)
+    def choice_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy of each label, shape (B·L,), of targets or labels in [0, 1], shape (B, L)."""
+        logits = widened(logits)
+        weights = None if self.pos_weight is None else logits.new_tensor(self.pos_weight)
+        targets = targets.to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
+        return losses.flatten()
 
     def label_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean binary cross-entropy, shape (B,), of labels in [0, 1], shape (B, L)."""
-        logits = widened(logits)
-        weights = None if self.pos_weight is None else logits.new_tensor(self.pos_weight)
-        labels = labels.to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none").mean(1)
+        return self.per_sample(self.choice_losses(logits, labels))
 
-    def confidence(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean probability of what is true of the labels, shape (B,)."""
-        return torch.where(targets.bool(), widened(logits), -widened(logits)).sigmoid().mean(1)
+    def choice_confidence(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Probability of what is true of each label, shape (B·L,)."""
+        return torch.where(targets.bool(), widened(logits), -widened(logits)).sigmoid().flatten()
 
     def predict(self, logits: Tensor) -> Tensor:
         """1 where a label is more probable than not, shape (B, L), int64."""
