@@ -20,7 +20,7 @@ from bmlr._files import atomic_write
 from bmlr._modes import preserved_buffers
 from bmlr._random import preserved_random_state
 from bmlr.batch import Batch, as_batch
-from bmlr.functional import soft_cross_entropy, widened
+from bmlr.functional import widened
 from bmlr.model import MultimodalClassifier
 
 #: Name of the recording in the directory of a run.
@@ -121,10 +121,9 @@ def batch_conflict(model: MultimodalClassifier, batch: Batch) -> dict[str, Tenso
         return {}
     with preserved_random_state(), preserved_buffers(model), torch.enable_grad():
         output = model(batch.inputs, batch.present)
-        fused = soft_cross_entropy(output.logits, batch.targets)
+        fused = output.task.loss(output.logits, batch.targets)
         unimodal = {
-            u: soft_cross_entropy(logits, batch.targets, mask=output.mask(u))
-            for u, logits in output.unimodal_logits.items()
+            u: output.task.loss(logits, batch.targets, output.mask(u)) for u, logits in output.unimodal_logits.items()
         }
         return gradient_conflict(fused, unimodal, model)
 
