@@ -27,8 +27,10 @@ HEAVY = [
     "sklearn",
     "soundfile",
     "tensorboard",
+    "timm",
     "torchmetrics",
     "torchvision",
+    "transformers",
 ]
 
 

@@ -9,6 +9,8 @@ _EXTRAS = {
     ),
     "media": ("av",),
     "sweep": ("optuna", "ray"),
+    "hf": ("accelerate", "transformers"),
+    "timm": ("timm", "torchvision"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from interruptions import CPU, Stop, assert_same_run, stopping
 
+import checkpoints
 import own_parts
 from bmlr.benchmark import compare
 from bmlr.cli import main
@@ -144,3 +145,14 @@ def test_a_whole_model_by_its_path_on_the_command_line(tmp_path, capsys):
     assert "A whole model cannot be probed" in capsys.readouterr().err
     assert main([*words, "--model.fusion", "film", "--run", str(tmp_path / "two"), *quick]) == 2
     assert "is a whole model: leave out `encoders`, `fusion`" in capsys.readouterr().err
+
+
+def test_a_stopped_run_of_a_pretrained_encoder_goes_on_bit_for_bit(tmp_path):
+    (tmp_path / "vit").mkdir()
+    checkpoints.save_vit(tmp_path / "vit", size=8, dropout=0.5)
+    options = ModelOptions(encoders={"image": f"hf/{tmp_path / 'vit'}:preprocessing=ignore"})
+    train_toy(tmp_path / "whole", options)
+    with pytest.raises(RunInterruptedError):
+        train_toy(tmp_path / "cut", options, stopping(BMLR(), 2), resume=True)
+    train_toy(tmp_path / "cut", options, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

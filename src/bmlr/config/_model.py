@@ -11,16 +11,25 @@ from bmlr._modes import module_mode
 from bmlr.config._given import GivenModel, check_network
 from bmlr.config._options import ModelOptions
 from bmlr.config._parts import Entry, make_part
+from bmlr.config._pretrained import make_pretrained
 from bmlr.data import Modality, MultimodalData
 from bmlr.encoders import MLP, TransformerEncoder, resnet18
+from bmlr.encoders.pretrained import is_pretrained
 from bmlr.fusion import Fusion
 from bmlr.model import MultimodalClassifier, describe_output, feature_dim
 
 
-def build_model(data: MultimodalData, options: ModelOptions | GivenModel) -> MultimodalClassifier:
+def build_model(
+    data: MultimodalData, options: ModelOptions | GivenModel, *, weights: bool = True
+) -> MultimodalClassifier:
     """Build the model of a configuration, or take the finished one.
 
-    Its weights come from torch's random generator.
+    Its weights come from torch's random generator, those of pretrained encoders from their checkpoints.
+
+    Args:
+        data: The data set.
+        options: Options of the model, or a finished model.
+        weights: Load the weights of pretrained encoders; False where those of a run follow.
 
     Raises:
         ValueError: If a modality is unknown or has no default encoder, or a class of the user's does not fit.
@@ -37,7 +46,7 @@ def build_model(data: MultimodalData, options: ModelOptions | GivenModel) -> Mul
     encoders, dims = {}, {}
     for name, modality in modalities.items():
         if name in own:
-            encoders[name] = _own_encoder(own[name], modality)
+            encoders[name] = _own_encoder(own[name], modality, weights=weights)
         else:
             encoders[name] = _default_encoder(name, modality, options.width or data.defaults.width, options)
         dims[name] = _feature_width(name, encoders[name], modality)
@@ -51,7 +60,9 @@ def build_model(data: MultimodalData, options: ModelOptions | GivenModel) -> Mul
     return MultimodalClassifier(encoders, task, fusion)
 
 
-def _own_encoder(entry: Entry, modality: Modality) -> nn.Module:
+def _own_encoder(entry: Entry, modality: Modality, *, weights: bool) -> nn.Module:
+    if is_pretrained(entry["class_path"]):
+        return make_pretrained(entry, modality.kind, modality.shape, weights=weights)
     return make_part("encoder", entry, nn.Module, modality=modality)
 
 

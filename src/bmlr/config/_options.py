@@ -15,7 +15,9 @@ from bmlr.config._classes import plain_data, resolve_class
 from bmlr.config._given import GivenModel
 from bmlr.config._optimizer import OptimizerOptions
 from bmlr.config._parts import Entry, find_part, kind_of, own_modules, read_part
+from bmlr.config._pretrained import wanted_inputs, with_checkpoint
 from bmlr.data import MultimodalData, SelectedModalities
+from bmlr.encoders.pretrained import is_pretrained
 from bmlr.modality_dropout import check_rates
 from bmlr.model import MultimodalClassifier
 
@@ -41,8 +43,9 @@ class ModelOptions:
             of one modality is trained alone, as a unimodal baseline. Samples that have none of these modalities are
             left out of training and scores.
         encoders: Encoders by modality in place of the default ones, as in --model.encoders.image mymodel.Net:width=8:
-            classes or functions of yours as module.Class. One whose constructor names a parameter modality gets the
-            kind and shape of its input.
+            classes or functions of yours as module.Class, or pretrained ones, hf/NAME-or-folder of Transformers and
+            timm/NAME, with frozen=true and pooling=cls. One of yours whose constructor names a parameter modality gets
+            the kind and shape of its input.
         fusion: Name of the fusion: concat, sum, film, gated or bigated; or a class of yours as module.Class.
         net: A whole model of yours in place of encoders and fusion, as module.function or module.Class: a
             MultimodalClassifier, such as bmlr.wrap gives. A parameter named data gets the data set.
@@ -95,11 +98,15 @@ class ModelOptions:
         check_choice("positions", self.positions, ("sinusoidal", "learned"))
 
     def select(self, data: MultimodalData) -> MultimodalData:
-        """Restrict a data set to the modalities of the model.
+        """Restrict a data set to the modalities of the model, its inputs as pretrained encoders want them.
 
         Raises:
-            ValueError: If a name of ``modalities`` is unknown; the message gives the nearest one.
+            ValueError: If the data cannot follow an encoder, or a name of ``modalities`` is unknown; the message gives
+                the nearest one.
         """
+        wanted = {name: inputs for name, part in (self.encoders or {}).items() if (inputs := wanted_inputs(part))}
+        if wanted:
+            data = data.with_preprocessing(wanted)
         return data if self.modalities is None else SelectedModalities(data, self.modalities)
 
     def as_dict(self) -> dict[str, Any]:
@@ -292,17 +299,20 @@ def fill_defaults(
 
 def _fill_parts(data: MultimodalData, model: ModelOptions) -> ModelOptions:
     for option, part in model.parts.items():  # told now rather than by every run of a grid
-        find_part(kind_of(option), part["class_path"])
-    if (model.modalities is not None or model.encoders) and not data.modalities:
+        if not is_pretrained(part["class_path"]):
+            find_part(kind_of(option), part["class_path"])
+    encoders = model.encoders or {}
+    if (model.modalities is not None or encoders) and not data.modalities:
         data.prepare()  # a table tells its modalities once it is read
-    if model.modalities is not None:
-        selected = tuple(model.select(data).modalities)
-        model = dataclasses.replace(model, modalities=None if len(selected) == len(data.modalities) else selected)
-    for name in model.encoders or ():
+    for name in encoders:
         if name not in data.modalities:
             raise ValueError(
                 f"Parameter `encoders` should name modalities of the data set, {', '.join(data.modalities)}. "
                 f"Found '{name}'.{nearest_name(name, data.modalities)}"
             )
-    kept = model.select(data).modalities if model.encoders else {}
-    return dataclasses.replace(model, encoders={u: part for u, part in (model.encoders or {}).items() if u in kept})
+    kept = data.modalities if model.modalities is None else SelectedModalities(data, model.modalities).modalities
+    return dataclasses.replace(
+        model,
+        modalities=None if len(kept) == len(data.modalities) else tuple(kept),
+        encoders={u: with_checkpoint(part, data.modalities[u].kind) for u, part in encoders.items() if u in kept},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -66,7 +67,9 @@ def read_part(value: Any, where: str) -> Entry:
     """
     entry: Entry
     if isinstance(value, str):
-        name, parameters = split_specification(value, where)
+        pretrained = re.fullmatch(r"((?:hf|timm)/.*?)((?::\w+=[^,]*(?:,\w+=[^,]*)*)?)", value)
+        name, parameters = split_specification(f"_{pretrained[2]}" if pretrained else value, where)
+        name = pretrained[1] if pretrained else name  # which may hold a colon, as in timm/hf-hub:owner/name
         entry = {"class_path": name, "init_args": {key: load_plain_yaml(text) for key, text in parameters.items()}}
     elif isinstance(value, Mapping):
         if "class_path" not in value or not set(value) <= {"class_path", "init_args", "checkpoint"}:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from bmlr.batch import Batch
+from bmlr.encoders.pretrained import EncoderInput
 from bmlr.tasks import Multiclass, Task
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-Kind = Literal["image", "spectrogram", "frames", "sequence", "vector"]
+Kind = Literal["image", "spectrogram", "frames", "sequence", "vector", "text", "waveform"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Modality:
     """Form of one modality's input; it decides the default encoder.
 
     Attributes:
-        kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d). In
+        kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d),
+            ``text`` (L) token indices, ``waveform`` (N) samples of sound. In
             a sequence a time step whose features are all zero is padding.
         shape: Shape of one sample.
     """
@@ -226,6 +228,28 @@ class MultimodalData(ABC):
             ValueError: If the data cannot be read.
         """
         return None
+
+    def with_preprocessing(self, wanted: Mapping[str, EncoderInput]) -> MultimodalData:
+        """The data set with inputs as pretrained encoders want them.
+
+        A data set that decodes its samples anew for every batch overrides this; the others have made their inputs.
+
+        Args:
+            wanted: What the encoder of a modality wants, by name.
+
+        Raises:
+            ValueError: If the data cannot follow; the message says what differs.
+        """
+        for name, inputs in wanted.items():
+            raise ValueError(self._cannot_follow(name, inputs))
+        return self
+
+    def _cannot_follow(self, name: str, wanted: EncoderInput, reason: str = "are made once, in its own way") -> str:
+        modality = self.modalities[name]
+        return (
+            f"The encoder of '{name}' wants {wanted}. Inputs of {self.name} are of kind '{modality.kind}' and shape "
+            f"{modality.shape}, and {reason}. To take them as they are, add preprocessing=ignore to the encoder."
+        )
 
     def preprocessing(self) -> Preprocessing | None:
         """What :meth:`load_files` needs of the prepared data.

@@ -12,6 +12,7 @@ from torch import Tensor
 from bmlr._checks import nearest_name
 from bmlr.batch import Batch
 from bmlr.data._base import MultimodalData, Split, SplitName
+from bmlr.encoders.pretrained import EncoderInput
 
 
 class SelectedModalities(MultimodalData):
@@ -52,6 +53,10 @@ class SelectedModalities(MultimodalData):
         if name not in self._splits:
             self._splits[name] = _SelectedSplit(self.source.split(name), tuple(self.modalities))
         return self._splits[name]
+
+    def with_preprocessing(self, wanted: Mapping[str, EncoderInput]) -> MultimodalData:
+        """The kept modalities with inputs as encoders want them."""
+        return SelectedModalities(self.source.with_preprocessing(wanted), tuple(self.modalities))
 
     @property
     def content_digest(self) -> str | None:

@@ -59,7 +59,13 @@ def method_settings(record: RunRecord) -> dict[str, Any]:
     """Settings of method, model, optimiser and trainer, by dotted path."""
     sections = {name: record.config.get(name) or {} for name in ("method", "model", "optimizer", "trainer")}
     # The first weights of a finished model are its seed's: runs that differ in them are seeds of one configuration.
-    sections["model"] = {name: value for name, value in sections["model"].items() if name != "weights"}
+    model = {name: value for name, value in sections["model"].items() if name != "weights"}
+    if encoders := model.get("encoders"):  # of a checkpoint its identity says all
+        model["encoders"] = {
+            name: {**part, "checkpoint": part["checkpoint"]["id"]} if "checkpoint" in part else part
+            for name, part in encoders.items()
+        }
+    sections["model"] = model
     return _flatten({**sections, "trainer": TrainerOptions.affecting_result(sections["trainer"])})
 
 

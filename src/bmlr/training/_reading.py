@@ -116,7 +116,7 @@ def load(
     elif model is not None:
         raise ValueError(f"`model` should be left out: {directory} says by itself how its model is made.")
     (open_data if with_data else restore_data)(directory, config)
-    model = build_model(config.data, config.model)
+    model = build_model(config.data, config.model, weights=False)
     config.method.setup(model)
     if config.trainer.precision == "64-true":
         model, _ = model.double(), config.method.double()

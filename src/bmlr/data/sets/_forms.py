@@ -18,7 +18,8 @@ from bmlr.data.readers._container import open_stream
 from bmlr.data.readers._registry import reader_of
 from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 from bmlr.data.sets._standardise import standardise
-from bmlr.data.transforms._frames import augment_frames
+from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_frames
+from bmlr.encoders.pretrained import EncoderInput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Form:
     Attributes:
         modality: Form of the inputs.
         statistics: Mean and standard deviation of each feature, shape (2, d); None leaves values as they are.
+        images: Mean and standard deviation of images and frames; None takes ImageNet's.
     """
 
     modality: Modality
     statistics: np.ndarray | None = None
+    images: EncoderInput | None = None
 
     def inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor:
         """Inputs (B, …), float32; zeros for an absent sample.
@@ -67,11 +70,17 @@ class Form:
                 rows[choose_frames(len(rows), shape[0], np.random.default_rng(seed) if train else None)]
                 for rows, seed in zip(samples, seeds.tolist(), strict=True)
             ]
-            return augment_frames(torch.from_numpy(np.stack(frames)), shape[-1], seeds, train=train)
+            return self._images(np.stack(frames), shape[-1], seeds, train=train)
         values = np.concatenate(samples)
         if kind == "image":
-            return augment_frames(torch.from_numpy(values[:, None]), shape[-1], seeds, train=train)[:, 0]
+            return self._images(values[:, None], shape[-1], seeds, train=train)[:, 0]
         return torch.from_numpy(self._standardised(values.astype(np.float32)))
+
+    def _images(self, frames: np.ndarray, size: int, seeds: Tensor, *, train: bool) -> Tensor:
+        """Frames (B, T, H, W, 3) cropped or not, resized and normalised."""
+        known = self.images
+        mean, std = (known and known.mean) or IMAGENET_MEAN, (known and known.std) or IMAGENET_STD
+        return augment_frames(torch.from_numpy(frames), size, seeds, train=train, mean=mean, std=std)
 
     def _standardised(self, values: np.ndarray) -> np.ndarray:
         """Values (…, d) shifted and scaled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from abc import abstractmethod
@@ -20,6 +21,7 @@ from bmlr.data._group_split import check_fractions, split_by_group
 from bmlr.data.sets._forms import FileForms, Form, sound_of_video
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
+from bmlr.encoders.pretrained import EncoderInput
 
 _BLOCK = 1 << 16  # stored rows per block of the statistics; bounds the memory they take
 
@@ -193,6 +195,25 @@ class StoredData(MultimodalData):
             readers=store.key.get("readers", {}),
             optional=frozenset(name for name in self._forms if not store.present(name).all()),
         )
+
+    def with_preprocessing(self, wanted: Mapping[str, EncoderInput]) -> StoredData:
+        """The same with images and frames of an encoder's size, mean and standard deviation."""
+        known = self._file_forms
+        forms = dict(known.forms)
+        for name, inputs in wanted.items():
+            modality = forms[name].modality
+            if inputs.kind != "image" or modality.kind not in {"image", "frames"}:
+                raise ValueError(self._cannot_follow(name, inputs, "were prepared as these"))
+            if inputs.mean is None or inputs.size is None or inputs.size[0] != inputs.size[1]:
+                raise ValueError(
+                    self._cannot_follow(name, inputs, "can follow a square size, a mean and a deviation only")
+                )
+            shape = (*modality.shape[:-2], *inputs.size)
+            forms[name] = dataclasses.replace(forms[name], modality=Modality(modality.kind, shape), images=inputs)
+        followed = copy.copy(self)
+        vars(followed).update(_forms=forms, _file_forms=dataclasses.replace(known, forms=forms))
+        followed.modalities = {name: form.modality for name, form in forms.items()}
+        return followed
 
     def preprocessing(self) -> Preprocessing:
         """Readers, stored forms and statistics."""
