@@ -88,13 +88,13 @@ compare digits --methods BMLR:gamma=2 -> has no parameter gamma. It has alpha, b
 compare digits --methods BMLR --seeds a -> Option --seeds should be a whole number. Found a.
 compare digits --methods BMLR --engine spark -> Option --engine should be local or ray. Found spark.
 compare digits --methods BMLR --address auto -> Option --address is for --engine ray only.
-compare digits --methods BMLR --processes 0 -> --processes should be an integer of at least 1
+compare digits --methods BMLR --processes 0 -> Option --processes should be an integer of at least 1. Found 0.
 tune digits --methods BMLR --space alpha=0:1 --sampler random -> Option --sampler should be tpe or grid. Found random.
 report -> bmlr report needs RUNS: bmlr report RUNS... [options]
 reproduce table1 --scale large -> Option --scale should be paper or small. Found large.
 reproduce table1 --data digitz -> Did you mean 'digits'?
 reproduce table9 -> NAMES should be among table1, table2
-report . --out page -> --out should be a file named .html
+report . --out page -> Option --out should be a file named .html
 evaluate a --part test -> There is no option --part. bmlr evaluate --help lists the options.
 methods --format xml -> Option --format should be one of table, markdown, json. Found xml.
 train digits --method BMLR --run '' -> Option --run should be a path. Found nothing.

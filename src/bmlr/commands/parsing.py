@@ -138,8 +138,9 @@ def _nearest_option(text: str, names: Sequence[str]) -> str:
 def name_options(command: Command, message: str) -> str:
     """A message of a function with the names of its arguments as a user types them."""
     for option in (*command.positional, *command.options):
-        typed = option.name.upper() if option in command.positional else f"--{option.shown}"
-        message = message.replace(f"`{option.name}`", typed)
+        typed = option.name.upper() if option in command.positional else f"Option --{option.shown}"
+        message = re.sub(rf"(Parameter )?`{option.name}`", typed, message)
+        message = re.sub(rf"Found `{option.name} = '?(.*?)'?`", r"Found \1", message)
     return message
 
 
