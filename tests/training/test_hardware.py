@@ -28,6 +28,21 @@ def refused(capsys, arguments, status=2):
     return error.removeprefix("bmlr: error: ").strip()
 
 
+def test_a_compiler_without_a_place_for_its_files(tmp_path, capsys, monkeypatch):
+    from torch._inductor.exc import InductorError
+
+    def fail(module):
+        raise InductorError(OSError(30, "Read-only file system", "/cache/73"), None)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", fail)
+    run = ["--run", str(tmp_path / "r")]
+    sentence = refused(capsys, [*ARGUMENTS, *run, "--trainer.compile", "true"])
+    assert sentence.startswith("The encoders cannot be compiled here: ")
+    assert "Read-only file system: '/cache/73'" in sentence
+    assert "Leave out --trainer.compile" in sentence
+    assert main([*ARGUMENTS, *run]) == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="needs a machine without")
 @pytest.mark.parametrize(
     ("options", "variables", "words"),

@@ -47,12 +47,13 @@ def _describe(error: MemoryError | OSError | RuntimeError, directory: Path, batc
     if isinstance(error, LoadingError):
         return f"The run in {directory} was stopped. {error} Continue it with --resume."
     if isinstance(error, OSError):
-        if error.errno is None:  # raised by a library with a sentence of its own
-            return str(error)
-        where = f" ({error.filename})" if error.filename else ""
+        return _describe_system(error, directory)
+    if type(error).__module__.startswith(
+        ("torch._inductor", "torch._dynamo")
+    ):  # no compiler, or no place for its files
         return (
-            f"The run in {directory} was stopped by the system: {error.strerror}{where}. Continue it with --resume "
-            "once that is fixed."
+            f"The encoders cannot be compiled here: {first_line(error)} Leave out --trainer.compile, or name a folder "
+            "that can be written by the variable TORCHINDUCTOR_CACHE_DIR."
         )
     if isinstance(error, RuntimeError) and _is_lost_process(error):
         return (
@@ -60,6 +61,16 @@ def _describe(error: MemoryError | OSError | RuntimeError, directory: Path, batc
             "with --resume."
         )
     return None
+
+
+def _describe_system(error: OSError, directory: Path) -> str:
+    if error.errno is None:  # raised by a library with a sentence of its own
+        return str(error)
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"The run in {directory} was stopped by the system: {error.strerror}{where}. Continue it with --resume once "
+        "that is fixed."
+    )
 
 
 def _is_lost_process(error: RuntimeError) -> bool:
