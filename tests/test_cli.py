@@ -116,13 +116,14 @@ def test_the_methods_are_listed_with_their_papers(capsys):
     assert [row["name"] for row in rows] == bmlr.methods.available()
     by_name = {row["name"]: row for row in rows}
     assert by_name["BMLR"]["parameters"] == {"alpha": 1.0, "beta": 0.5}
+    assert by_name["BMLR"]["tasks"] == ["multiclass", "multilabel"]
     assert all(row["paper"] and row["venue"] and row["family"] and row["cost"] for row in rows)
     assert main(["methods"]) == 0
     assert "Label Space" in capsys.readouterr().out
     assert main(["methods", "--format", "markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(rows) + 2
-    assert {line.count(" | ") for line in lines} == {5}
+    assert {line.count(" | ") for line in lines} == {6}
 
 
 def help_of(capsys, *arguments):

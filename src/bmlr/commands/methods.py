@@ -11,7 +11,7 @@ from bmlr._files import json_text
 
 
 def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # noqa: A002
-    """List the methods with papers, costs and defaults.
+    """List the methods with papers, costs, tasks and defaults.
 
     Example:
         bmlr methods
@@ -22,14 +22,20 @@ def execute(format: Literal["table", "markdown", "json"] = "table") -> None:  # 
     """
     methods = [bmlr.methods.get(name) for name in bmlr.methods.available()]
     rows = [
-        {"name": method.__name__, **dataclasses.asdict(method.info), "parameters": method().hparams}
+        {
+            "name": method.__name__,
+            **dataclasses.asdict(method.info),
+            "tasks": list(method.tasks),
+            "parameters": method().hparams,
+        }
         for method in methods
     ]
     if format == "json":
         print(json_text(rows))
         return
-    heads = ("name", "paper", "venue", "family", "cost", "parameters")
+    heads = ("name", "paper", "venue", "family", "cost", "tasks", "parameters")
     for row in rows:
+        row["tasks"] = ", ".join(row["tasks"])
         row["parameters"] = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
     cells = [[str(row[head]) for head in heads] for row in rows]
     if format == "markdown":
