@@ -54,6 +54,7 @@ def test_a_compiler_without_a_place_for_its_files(tmp_path, capsys, monkeypatch)
         (["accelerator", "gpuu"], {}, "should be one of auto, cpu, gpu.* Did you mean 'gpu'"),
         (["devices", "0"], {}, "--trainer.devices should be a number of processes of at least 1"),
         (["devices", "999"], {}, "asks for 999 processes on \\d+ processors.* Take at most"),
+        (["num_workers", "9999"], {}, "asks for 9999 processes that load data on \\d+ processors. Take at most"),
         (["devices", "-3"], {}, "The options of the trainer do not fit this machine: "),
         (["strategy", "dpp"], {}, "The options of the trainer do not fit this machine: .*strategy"),
         (["num_nodes", "0"], {}, "The options of the trainer do not fit this machine: .*num_nodes"),

@@ -19,6 +19,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|can't start new thread",
     re.IGNORECASE,
 )
+#: Loaders may wait for a disk or a network, so that more of them than processors can help.
+_WORKERS_PER_PROCESSOR = 8
 
 
 def check_hardware(options: TrainerOptions) -> None:
@@ -43,6 +45,12 @@ def check_hardware(options: TrainerOptions) -> None:
         raise ValueError(
             f"Option --trainer.devices asks for {options.devices} processes on {processors} processors: they would "
             f"wait for each other. Take at most {processors}."
+        )
+    # Each holds hundreds of megabytes: a slip of the finger would take all memory before the first step.
+    if options.num_workers > (most := _WORKERS_PER_PROCESSOR * processors):
+        raise ValueError(
+            f"Option --trainer.num_workers asks for {options.num_workers} processes that load data on {processors} "
+            f"processors. Take at most {most}."
         )
     if options.precision == "16-mixed" and accelerator == "cpu":
         # Lightning would compute in bfloat16 instead, and the configuration would tell something else.
