@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -98,6 +99,23 @@ def test_examples_run(example):
     assert "fused" in done.stdout or "accuracy=" in done.stdout
     for accuracy in re.findall(r"fused ([0-9.]+)", done.stdout):
         assert float(accuracy) > 0.5, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("example", "verdicts"),
+    [
+        ("blind_policy.py", ["blind to camera", "uses state", "uses camera", "looks at state without gain"]),
+        ("blind_language_model.py", ["uses image", "blind to text", "blind to image", "uses text"]),
+        ("blind_detector.py", ["uses camera", "blind to radar"]),
+    ],
+)
+def test_examples_of_blind_modalities_say_what_is_looked_at(example, verdicts, capsys):
+    runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
+    printed = capsys.readouterr().out
+    found = re.findall(
+        r"The model (blind to \w+|uses \w+|looks at \w+ without gain)", printed.replace("is blind", "blind")
+    )
+    assert found == verdicts
 
 
 def test_the_change_log_and_citation_name_this_version():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,40 @@ def tensors_of(inputs: Any) -> list[Tensor]:
 
     map_tensors(collect, inputs)
     return tensors
+
+
+def named_tensors(inputs: Any, name: str = "") -> dict[str, Tensor]:
+    """Tensors of an input by name; those of dictionaries and tuples with dots in their names.
+
+    Args:
+        inputs: A tensor, or a dictionary, tuple or list of tensors, nested or not.
+        name: Name of the input itself.
+
+    Raises:
+        ValueError: As :func:`map_tensors`.
+
+    Example:
+        >>> import torch
+        >>> list(named_tensors({"image": torch.zeros(2), "text": {"ids": torch.zeros(2), "mask": torch.zeros(2)}}))
+        ['image', 'text.ids', 'text.mask']
+    """
+    if isinstance(inputs, (Mapping, tuple, list)):
+        entries = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+        prefix = f"{name}." if name else ""
+        return {key: x for k, value in entries for key, x in named_tensors(value, f"{prefix}{k}").items()}
+    return {name: tensors_of(inputs)[0]}
+
+
+def replace_tensors(inputs: Any, tensors: Iterable[Tensor]) -> Any:
+    """The input with other tensors, on its device and in its types, in the order of :func:`named_tensors`.
+
+    Example:
+        >>> import torch
+        >>> replace_tensors({"a": torch.zeros(2), "b": torch.ones(1)}, [torch.ones(2), torch.zeros(1)])
+        {'a': tensor([1., 1.]), 'b': tensor([0.])}
+    """
+    remaining = iter(tensors)
+    return map_tensors(lambda x: next(remaining).to(x), inputs)
 
 
 def input_size(name: str, inputs: Any) -> int:

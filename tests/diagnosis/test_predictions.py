@@ -133,7 +133,7 @@ def test_the_pool_is_an_even_choice_of_all_batches():
             for i in range(4)]  # fmt: skip
     options = RemovalOptions("shuffle", pool_size=100)
     predictor = make_predictor(lambda inputs: torch.zeros(len(inputs["a"]), 2), data, options, module=[])
-    pool = predictor.replacements.by_name["a"].pool
+    pool = predictor.replacements.by_name["a"].pool[0]
     assert pool.shape == (100, 1)
     assert all(10 <= int((pool == i).sum()) <= 40 for i in range(4))
 

@@ -17,7 +17,7 @@ def execute(
     run: Path,
     split: Literal["train", "val", "test"] = "val",
     weights: Literal["best", "last"] = "best",
-    removal: Literal["absent", "zero", "mean", "shuffle"] = "absent",
+    removal: Literal["absent", "zero", "mean", "shuffle", "noise"] = "absent",
     probe: bool = False,
     alone: Path | None = None,
     out: Path | None = None,
@@ -33,8 +33,8 @@ def execute(
         run: Directory of a finished run.
         split: Split of the data; keep the test split for one final reading.
         weights: Weights of the epoch selected on validation, or of the last epoch.
-        removal: Replacement of a removed modality: features of zero (absent), or inputs of zero, of the mean, or of
-            other samples (shuffle).
+        removal: Replacement of a removed modality: features of zero (absent), or inputs of zero, of the mean, of
+            other samples (shuffle), or of noise.
         probe: Train every modality alone too, which tells an undertrained modality from an uninformative one and takes
             about as long as the run.
         alone: Folder of the runs trained alone, reused if there; by default "alone" in the run's directory.

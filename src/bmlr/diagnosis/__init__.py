@@ -6,6 +6,7 @@
 packages when used.
 """
 
+from bmlr.diagnosis._blind import BlindModalityTest, WayEffect, blind_modality_test
 from bmlr.diagnosis._diagnose import diagnose
 from bmlr.diagnosis._diagnosis import Diagnosis, ModalityMeasures, PairMeasures
 from bmlr.diagnosis._judge import Thresholds
@@ -20,6 +21,7 @@ from bmlr.diagnosis._writing import write_diagnosis
 __all__ = [
     "LEVELS",
     "RATES",
+    "BlindModalityTest",
     "CorruptedScore",
     "Diagnosis",
     "IntervalEstimate",
@@ -30,6 +32,8 @@ __all__ = [
     "Robustness",
     "Thresholds",
     "Verdict",
+    "WayEffect",
+    "blind_modality_test",
     "diagnose",
     "diagnose_run",
     "measure_robustness",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice
 from bmlr.batch import Batch
 from bmlr.diagnosis._predictions import SubsetPredictor, check_modalities, first_modalities
-from bmlr.diagnosis._replacements import RemovalOptions, Replacements, make_replacements
+from bmlr.diagnosis._replacements import RemovalOptions, Replacements, chosen_inputs, make_replacements
 from bmlr.functional import subsets_of
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier, Output
@@ -104,12 +104,11 @@ class ReplacedInputPredictor(SubsetPredictor):
             logits[subset] = mean_logits([self.predict(dataclasses.replace(batch, inputs=x)) for x in inputs])
         return logits, {} if self.unimodal is None else self.unimodal(batch)
 
-    def _replace(self, name: str, batch: Batch) -> Tensor:
+    def _replace(self, name: str, batch: Batch) -> Any:
         """Replace inputs; samples without the modality keep their placeholder."""
         inputs = batch.inputs[name]
         replaced = self.replacements.by_name[name](inputs)
-        mask = (batch.present or {}).get(name)
-        return replaced if mask is None else torch.where(mask.view(-1, *[1] * (inputs.ndim - 1)), replaced, inputs)
+        return chosen_inputs((batch.present or {}).get(name), replaced, inputs)
 
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:
@@ -152,8 +151,9 @@ def make_predictor(
         )
     if method is not None:
         raise ValueError("`method` goes with a bmlr.MultimodalClassifier. Found a model given as a function.")
-    check_choice("mode", options.mode or "mean", ("zero", "mean", "shuffle"))
+    check_choice("mode", options.mode or "mean", ("zero", "mean", "shuffle", "noise"))
     names = first_modalities(batches) if options.modalities is None else options.modalities
+    check_modalities(names)
     modules = modules_of(model, module)
     parameter = next((p for m in modules for p in m.parameters()), None)
     return ReplacedInputPredictor(
@@ -166,7 +166,7 @@ def make_predictor(
     )
 
 
-def modules_of(model: ModelFunction, module: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
+def modules_of(model: Callable[..., Tensor], module: nn.Module | Sequence[nn.Module] | None) -> list[nn.Module]:
     """Modules to switch to evaluation mode.
 
     A function does not reveal its own.
@@ -186,7 +186,7 @@ def _classifier_predictor(
     predictor: AbsentModalityPredictor, batches: Iterable[Any], options: RemovalOptions, seed: int
 ) -> SubsetPredictor:
     """The predictor itself, or one that replaces inputs."""
-    mode = check_choice("mode", options.mode or "absent", ("absent", "zero", "mean", "shuffle"))
+    mode = check_choice("mode", options.mode or "absent", ("absent", "zero", "mean", "shuffle", "noise"))
     names = predictor.modalities
     check_modalities(names)
     if options.modalities is not None and set(options.modalities) != set(names):
@@ -195,7 +195,9 @@ def _classifier_predictor(
         )
     if mode == "absent":
         if options.baselines:
-            raise ValueError("`baselines` replace inputs: give `mode` = 'zero', 'mean' or 'shuffle' with them.")
+            raise ValueError(
+                "`baselines` replace inputs: give `mode` = 'zero', 'mean', 'shuffle' or 'noise' with them."
+            )
         return predictor
     return ReplacedInputPredictor(
         lambda batch: predictor.predict(batch).logits,

@@ -16,7 +16,7 @@ from bmlr.batch import Batch, as_batch
 from bmlr.diagnosis._corruption import Corruption, check_names, input_scales
 from bmlr.diagnosis._predictions import check_batch, first_modalities
 from bmlr.diagnosis._removal import AbsentModalityPredictor, ModelFunction, modules_of
-from bmlr.diagnosis._replacements import RemovalOptions, make_replacements
+from bmlr.diagnosis._replacements import RemovalOptions, chosen_inputs, make_replacements
 from bmlr.diagnosis._resampling import IntervalEstimate, ResampledMeans
 from bmlr.diagnosis._tables import plain_values
 from bmlr.methods import Method, Prediction
@@ -258,9 +258,7 @@ class _FunctionPredictor:
         moved = batch.to(self._device)
         inputs = dict(moved.inputs)
         for name, mask in kept.items():
-            x = inputs[name]
-            keep = mask.to(x.device).view(-1, *[1] * (x.ndim - 1))
-            inputs[name] = torch.where(keep, x, self._replacements.by_name[name](x))
+            inputs[name] = chosen_inputs(mask, inputs[name], self._replacements.by_name[name](inputs[name]))
         logits = self._model(inputs)
         if self.task is None:
             self.task = Multiclass(logits.shape[1])

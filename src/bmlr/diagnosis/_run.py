@@ -11,6 +11,7 @@ import torch
 from bmlr._checks import check_choice
 from bmlr._random import preserved_random_state
 from bmlr.diagnosis._alone import probe_run
+from bmlr.diagnosis._blind import BlindModalityTest, blind_modality_test
 from bmlr.diagnosis._diagnose import Background, summarise
 from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._judge import Thresholds
@@ -18,6 +19,7 @@ from bmlr.diagnosis._predictions import collect_predictions
 from bmlr.diagnosis._removal import make_predictor
 from bmlr.diagnosis._replacements import RemovalOptions
 from bmlr.monitor import GRADIENTS
+from bmlr.tasks import Multiclass
 
 if TYPE_CHECKING:
     from bmlr.data import SplitName
@@ -37,8 +39,11 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
     device: torch.device | str | None = None,
     root: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Diagnosis:
+) -> Diagnosis | BlindModalityTest:
     """Diagnose the model of a run on one split of its data.
+
+    A diagnosis needs classes. A run of another task gets the blind-modality test of its loss, see
+    :func:`bmlr.diagnosis.blind_modality_test`.
 
     Gradients recorded in the run's directory (``gradients.csv``) are included. The diagnosis is not written; see
     :func:`bmlr.diagnosis.write_diagnosis`.
@@ -82,6 +87,18 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
         target = torch.device(device) if device is not None else torch.device("cuda" if accelerated else "cpu")
         model.to(target), method.to(target)
         batches = split_batches(config, split)
+        name, epoch = type(method).__name__, ""
+        if (result := read_run(Path(run)).result) is not None:
+            number = result["best_epoch"] + 1 if weights == "best" else result["epochs"]
+            epoch = f" (epoch {number} of {result['epochs']})"
+        subject = f"{name} on {config.data.name}, {_SPLITS[split]}, {weights} weights{epoch}"
+        if not isinstance(model.task, Multiclass):
+            if probe or (removal is not None and removal.mode not in {None, "absent"}):
+                raise ValueError(
+                    f"{run} predicts no classes: leave out --probe and --removal. Its diagnosis is the blind-modality "
+                    "test of its loss."
+                )
+            return blind_modality_test(model, batches, method=method, seed=config.seed, subject=subject)
         predictor = make_predictor(model, batches, removal, method=method, seed=config.seed)
         predictions = collect_predictions(predictor, batches)
         folder = Path(run) / "alone" if alone is None else Path(alone)
@@ -91,12 +108,8 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
             else {}
         )
     gradients = Path(run) / GRADIENTS
-    name, epoch = type(method).__name__, ""
-    if (result := read_run(Path(run)).result) is not None:
-        number = result["best_epoch"] + 1 if weights == "best" else result["epochs"]
-        epoch = f" (epoch {number} of {result['epochs']})"
     background = Background(
-        f"{name} on {config.data.name}, {_SPLITS[split]}, {weights} weights{epoch}",
+        subject,
         method=name,
         reference=probes,
         gradients=gradients if gradients.is_file() else None,

@@ -6,14 +6,17 @@ import functools
 from pathlib import Path
 
 from bmlr._files import atomic_write, atomic_write_text, json_text
+from bmlr.diagnosis._blind import BlindModalityTest
 from bmlr.diagnosis._diagnosis import Diagnosis
 
 
-def write_diagnosis(diagnosis: Diagnosis, directory: Path | str, *, figures: bool = True) -> list[Path]:
+def write_diagnosis(
+    diagnosis: Diagnosis | BlindModalityTest, directory: Path | str, *, figures: bool = True
+) -> list[Path]:
     """Write ``diagnosis.json``, ``diagnosis.md`` and the figures as PNG.
 
     Args:
-        diagnosis: The diagnosis.
+        diagnosis: The diagnosis, or a blind-modality test.
         directory: Folder, created if missing.
         figures: Draw figures, which needs matplotlib.
 

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bmlr.diagnosis._blind import BlindModalityTest
 from bmlr.diagnosis._diagnosis import Diagnosis
 from bmlr.diagnosis._resampling import IntervalEstimate
 from bmlr.figures.style import (
@@ -34,6 +35,7 @@ __all__ = [
     "plot_accuracies",
     "plot_confidence",
     "plot_conflict",
+    "plot_effects",
     "plot_gradient_norms",
     "plot_probes",
     "plot_robustness",
@@ -46,6 +48,7 @@ _TITLES = {
     "accuracies": "Accuracy by modality", "shapley": "Contribution of each modality", "confidence": "Confidence gap",
     "probes": "Linear probes on the encoders", "gradients": "Gradient norm per encoder while training",
     "conflict": "Conflict of multimodal and unimodal gradients while training",
+    "effects": "Effect of changing a modality",
 }  # fmt: skip
 _Bars = Mapping[str, Mapping[str, IntervalEstimate]]
 
@@ -69,10 +72,28 @@ def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
         },
         "all others, without this one": {u: measures.without for u, measures in diagnosis.modalities.items()},
     }
-    _grouped_bars(ax, list(diagnosis.modalities), {label: bars for label, bars in series.items() if bars}, diagnosis)
+    _percent_bars(ax, list(diagnosis.modalities), {label: bars for label, bars in series.items() if bars}, diagnosis)
     ax.axhline(100 * diagnosis.accuracy.value, color="black", linewidth=1, label="fused")
     ax.axhline(100 * diagnosis.majority_rate, color="black", linewidth=1, linestyle=":", label="most frequent class")
     ax.set(ylabel="accuracy (%)", ylim=(0, 105))
+    return _legend_above(ax)
+
+
+def plot_effects(test: BlindModalityTest, ax: Axes | None = None) -> Axes:
+    """By how much the score gets worse with each modality changed; dotted lines mark the margin.
+
+    Args:
+        test: A blind-modality test.
+        ax: Axes; None makes a new figure.
+    """
+    ax = _axes(ax, len(test.effects))
+    ways = dict.fromkeys(way for effects in test.effects.values() for way in effects)
+    series = {way: {u: by_way[way].worse_by for u, by_way in test.effects.items() if way in by_way} for way in ways}
+    _grouped_bars(ax, list(test.effects), series, 0.95, 1)
+    ax.axhline(0, color="black", linewidth=1)
+    for sign in (-1, 1):
+        ax.axhline(sign * test.margin, color="black", linewidth=1, linestyle=":", label="margin")
+    ax.set(ylabel=f"{test.score_name} worse by")
     return _legend_above(ax)
 
 
@@ -126,7 +147,7 @@ def plot_shapley(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax, len(diagnosis.modalities))
     bars = {"contribution": {u: measures.shapley_accuracy for u, measures in diagnosis.modalities.items()}}
-    _grouped_bars(ax, list(diagnosis.modalities), bars, diagnosis)
+    _percent_bars(ax, list(diagnosis.modalities), bars, diagnosis)
     ax.axhline(0, color="black", linewidth=1)
     ax.set(ylabel="Shapley value in accuracy (points)")
     return _legend_above(ax)
@@ -148,7 +169,7 @@ def plot_confidence(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
             pair: measures.signed_confidence_gap for pair, measures in diagnosis.pairs.items()
         },
     }
-    _grouped_bars(ax, list(diagnosis.pairs), bars, diagnosis)
+    _percent_bars(ax, list(diagnosis.pairs), bars, diagnosis)
     ax.axhline(0, color="black", linewidth=1)
     ax.set(ylabel="confidence gap: difference of\nthe true class's probability (points)")
     return _legend_above(ax)
@@ -178,7 +199,7 @@ def plot_probes(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     if not names:
         raise ValueError("`diagnosis` should have probes: give them to diagnose as `reference`. Found none.")
     ax = _axes(ax, len(names))
-    _grouped_bars(ax, names, series, diagnosis)
+    _percent_bars(ax, names, series, diagnosis)
     ax.axhline(100 * diagnosis.majority_rate, color="black", linewidth=1, linestyle=":", label="most frequent class")
     ax.set(ylabel="accuracy of a linear probe (%)", ylim=(0, 105))
     return _legend_above(ax)
@@ -231,13 +252,18 @@ def plot_conflict(rows: Sequence[Mapping[str, float]], ax: Axes | None = None, *
     return ax
 
 
-def draw_figures(diagnosis: Diagnosis) -> dict[str, Figure]:
+def draw_figures(diagnosis: Diagnosis | BlindModalityTest) -> dict[str, Figure]:
     """All figures a diagnosis has numbers for, by name.
 
     They are independent of pyplot and need not be closed.
     """
     from matplotlib.figure import Figure
 
+    if isinstance(diagnosis, BlindModalityTest):
+        figure = Figure(figsize=_size(len(diagnosis.effects)), layout="constrained")
+        plot_effects(diagnosis, figure.add_subplot())
+        set_title(figure, f"{_TITLES['effects']}: {diagnosis.subject}, {diagnosis.samples} samples")
+        return {"effects": figure}
     plots = {"accuracies": plot_accuracies, "shapley": plot_shapley, "confidence": plot_confidence}
     if any(measures.probe_joint is not None for measures in diagnosis.modalities.values()):
         plots["probes"] = plot_probes
@@ -272,16 +298,21 @@ def _axes(ax: Axes | None, groups: int) -> Axes:
     return ax
 
 
-def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars, diagnosis: Diagnosis) -> None:
+def _percent_bars(ax: Axes, groups: Sequence[str], series: _Bars, diagnosis: Diagnosis) -> None:
     """Draw groups of bars in percent, with intervals."""
-    level = f"{100 * diagnosis.thresholds.level:g} % interval"
+    _grouped_bars(ax, groups, series, diagnosis.thresholds.level, 100)
+
+
+def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars, level: float, factor: float) -> None:
+    """Draw groups of bars with intervals."""
+    legend = f"{100 * level:g} % interval"
     width = min(0.3, 0.8 / len(series))
     for number, (label, bars) in enumerate(series.items()):
         positions = [groups.index(name) + (number - (len(series) - 1) / 2) * width for name in bars]
-        values = [100 * bar.value for bar in bars.values()]
+        values = [factor * bar.value for bar in bars.values()]
         errors = [
-            [max(0.0, 100 * (bar.value - bar.low)) if math.isfinite(bar.low) else 0.0 for bar in bars.values()],
-            [max(0.0, 100 * (bar.high - bar.value)) if math.isfinite(bar.high) else 0.0 for bar in bars.values()],
+            [max(0.0, factor * (bar.value - bar.low)) if math.isfinite(bar.low) else 0.0 for bar in bars.values()],
+            [max(0.0, factor * (bar.high - bar.value)) if math.isfinite(bar.high) else 0.0 for bar in bars.values()],
         ]
         ax.bar(
             positions,
@@ -293,7 +324,7 @@ def _grouped_bars(ax: Axes, groups: Sequence[str], series: _Bars, diagnosis: Dia
             edgecolor="white",
             linewidth=0,
         )
-        interval: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "label": level}
+        interval: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "label": legend}
         ax.errorbar(positions, values, errors, capsize=3, **interval)
     names = ["\n".join(map(plain_text, textwrap.wrap(name, 18))) for name in groups]
     ax.set_xticks(range(len(groups)), names)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bmlr.batch import input_size, map_tensors
+from bmlr.batch import input_size, map_tensors, named_tensors
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import RunError
@@ -120,7 +120,7 @@ def write_onnx(
     import onnxruntime
     import onnxscript  # noqa: F401
 
-    names = list(flat_inputs(inputs)) + ([f"{name}_present" for name in inputs] if masks else [])
+    names = list(named_tensors(inputs)) + ([f"{name}_present" for name in inputs] if masks else [])
     axes = [_batch_axes(inputs, "batch"), *([{name: {0: "batch"} for name in inputs}] if masks else [])]
     try:
         with _quiet():
@@ -143,7 +143,7 @@ def write_onnx(
     expected = {argument.name for argument in session.get_inputs()}
 
     def run(inputs: dict[str, Any], present: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        feed = flat_inputs(inputs) | {f"{name}_present": mask for name, mask in (present or {}).items()}
+        feed = named_tensors(inputs) | {f"{name}_present": mask for name, mask in (present or {}).items()}
         # An input that changes nothing, such as of a modality outside the ensemble, is no input of the file.
         values = session.run(list(outputs), {name: x.numpy() for name, x in feed.items() if name in expected})
         return {name: torch.from_numpy(value) for name, value in zip(outputs, values, strict=True)}
@@ -186,24 +186,6 @@ def largest_difference(
                 )
             largest = max(largest, difference)
     return largest
-
-
-def flat_inputs(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of the inputs by name; those of one modality as ``text.input_ids``.
-
-    Example:
-        >>> import torch
-        >>> list(flat_inputs({"image": torch.zeros(2), "text": {"ids": torch.zeros(2), "mask": torch.zeros(2)}}))
-        ['image', 'text.ids', 'text.mask']
-    """
-    flat: dict[str, Tensor] = {}
-    for name, value in inputs.items():
-        if isinstance(value, Tensor):
-            flat[name] = value
-        else:
-            entries = value if isinstance(value, Mapping) else dict(enumerate(value))
-            flat |= {f"{name}.{key}": x for key, x in flat_inputs({str(k): v for k, v in entries.items()}).items()}
-    return flat
 
 
 def _batch_axes(inputs: Mapping[str, Any], batch: Any) -> dict[str, Any]:
