@@ -1,11 +1,13 @@
 """Commands, examples and links of the documents work."""
 
+import difflib
 import importlib
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,28 @@ def test_every_equation_of_bmlr_leads_to_code_and_test():
     for _, *links in rows:
         for name, target in zip(links[::2], links[1::2], strict=True):
             assert re.search(rf"^\s*(def|class) {name}\b", (page.parent / target).read_text(), re.MULTILINE), name
+
+
+def test_the_differences_of_the_page_are_those_of_two_loops_that_run(tmp_path, monkeypatch, capsys):
+    """Every pair in examples/loops, with and without this library."""
+    folder = ROOT / "examples" / "loops"
+    shown = blocks(ROOT / "docs" / "integrations.md", "diff")
+    monkeypatch.chdir(tmp_path)  # where trainers leave their checkpoints
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    names = ("plain", "with_accelerate", "with_lightning", "with_hf")
+    assert len(shown) == len(names)
+    for name, text in zip(names, shown, strict=True):
+        paths = [folder / f"{name}{suffix}.py" for suffix in ("", "_bmlr")]
+        first, second = (path.read_text(encoding="utf-8").splitlines()[1:] for path in paths)
+        lines = list(difflib.unified_diff(first, second, n=1, lineterm=""))[2:]
+        assert text.splitlines() == [line for line in lines if not line.startswith("@@")], name
+        for path in paths:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # advice of the trainers
+                runpy.run_path(str(path))
+            assert float(re.findall(r"accuracy ([0-9.]+)", capsys.readouterr().out)[-1]) > 0.9, path
+    assert len(list(folder.glob("*.py"))) == 2 * len(names) + 1
 
 
 @pytest.mark.parametrize("example", ["plain_pytorch.py", "lightning_trainer.py"])

@@ -135,12 +135,7 @@ class Balancer:
             self.optimizer.zero_grad()
         with self._precision():
             losses = self.method.compute_losses(self.model, batch)
-        values = {name: value.detach() for name, value in losses.terms.items()}
-        if not bool(torch.isfinite(torch.stack(list(values.values()))).all()):
-            raise RuntimeError(
-                f"The loss is not finite in epoch {self.epochs_done}, step {self.steps}: "
-                f"{ {name: float(value) for name, value in values.items()} }."
-            )
+        values = self._checked(losses.terms)
         scale: Tensor | float = 1 / self.accumulate
         if self.scaler is not None:
             scale = self.scaler.scale(torch.tensor(scale, device=self._device))
@@ -182,6 +177,16 @@ class Balancer:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.epochs_done, self.steps, self._accumulated = state["epochs_done"], state["steps"], 0
+
+    def _checked(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values of finite loss terms, without graph."""
+        values = {name: value.detach() for name, value in terms.items()}
+        if not bool(torch.isfinite(torch.stack(list(values.values()))).all()):
+            raise RuntimeError(
+                f"The loss is not finite in epoch {self.epochs_done}, step {self.steps}: "
+                f"{ {name: float(value) for name, value in values.items()} }."
+            )
+        return values
 
     def _update(self) -> None:
         """Take an optimiser step."""

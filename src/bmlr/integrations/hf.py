@@ -87,7 +87,7 @@ class BalancedTrainer(Trainer):
         if not bool(torch.isfinite(total)):
             raise RuntimeError(
                 f"The loss is not finite in step {self.state.global_step}: "
-                f"{ {name: float(value) for name, value in terms.items()} }."
+                f"{ {name: float(value.detach()) for name, value in terms.items()} }."
             )
         scale: Tensor | float = 1 / self.current_gradient_accumulation_steps
         if self.accelerator.scaler is not None:

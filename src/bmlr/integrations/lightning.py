@@ -100,12 +100,13 @@ class BalancedMixin(lightning.LightningModule):
         Raises:
             RuntimeError: If the loss is not finite.
         """
-        losses = self.method.compute_losses(self._balanced_model(), self.to_batch(batch))
+        model = self._balanced_model()
+        losses = self.method.compute_losses(model, self.to_batch(batch))
         total = self._open_losses(losses)
         if not bool(torch.isfinite(total.detach())):
             raise RuntimeError(
                 f"The loss is not finite in epoch {self.current_epoch}, step {self.global_step}: "
-                f"{ {name: float(value) for name, value in losses.terms.items()} }."
+                f"{ {name: float(value.detach()) for name, value in losses.terms.items()} }."
             )
         return total
 

@@ -1,0 +1,33 @@
+"""A LightningModule."""
+
+from typing import Any
+
+import lightning
+import torch
+from net import EPOCHS, AudioTextNet, accuracy, make_loaders
+from torch import Tensor, nn
+
+
+class Classifier(lightning.LightningModule):
+    """The model with its loss and optimiser."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        inputs, labels = batch
+        return nn.functional.cross_entropy(self.net(**inputs), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser."""
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+lightning.seed_everything(0)
+train, val = make_loaders()
+module = Classifier(AudioTextNet())
+trainer = lightning.Trainer(max_epochs=EPOCHS, gradient_clip_val=1.0, accumulate_grad_batches=2, logger=False)
+trainer.fit(module, train)
+print(f"accuracy {accuracy(module.net.cpu(), val):.3f}")
