@@ -73,6 +73,13 @@ def test_the_command_lines_of_the_readme_are_understood():
         read_arguments(Command(name, importlib.import_module(f"bmlr.commands.{name}").execute), words)
 
 
+def test_the_command_lines_of_the_page_on_training_are_understood():
+    for line in "\n".join(blocks(ROOT / "docs" / "training.md", "sh")).splitlines():
+        _, name, *words = shlex.split(line)
+        assert name == "train"
+        read_arguments(Command(name, importlib.import_module(f"bmlr.commands.{name}").execute), words)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document):
     prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)  # code may index and call

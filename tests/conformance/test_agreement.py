@@ -9,12 +9,10 @@ import torch.multiprocessing as mp
 from accelerate import Accelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
-from transformers import TrainingArguments
 
 import bmlr
 from bmlr.config import OptimizerOptions
 from bmlr.integrations.accelerate import AcceleratedBalancer
-from bmlr.integrations.hf import BalancedTrainer
 from bmlr.integrations.lightning import BalancedMixin
 from bmlr.training import BalancedModule
 from test_wrap import make_wrapped
@@ -62,6 +60,10 @@ def by_accelerate(model, method, accumulate, clip, folder):
 
 
 def by_trainer(model, method, accumulate, clip, folder):
+    from transformers import TrainingArguments  # not by the processes that import this module
+
+    from bmlr.integrations.hf import BalancedTrainer
+
     arguments = TrainingArguments(
         str(folder), num_train_epochs=EPOCHS, per_device_train_batch_size=SIZE, learning_rate=RATE, optim="sgd",
         lr_scheduler_type="constant", report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True,
@@ -215,6 +217,7 @@ def test_two_processes_train_as_one_in_other_trainers(tmp_path, monkeypatch):
         for key, value in state.items():
             assert torch.equal(second["states"][loop][key], value), (loop, key)
             torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6, msg=lambda t, at=loop: f"{at}: {t}")
-    unused, passes = first["refusals"]
-    assert "DGL leaves gradients unset in some steps: give the Accelerator" in unused
+    by_lightning, by_accelerate_, passes = first["refusals"]
+    assert "LFM leaves gradients unset in some steps: give the trainer strategy='ddp_find_unused" in by_lightning
+    assert "LFM leaves gradients unset in some steps: give the Accelerator kwargs_handlers" in by_accelerate_
     assert "Remix chooses the samples of its passes" in passes

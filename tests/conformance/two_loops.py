@@ -7,16 +7,33 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from lightning.pytorch.strategies import DDPStrategy
-from test_agreement import Classifier, by_balancer, loader, make_trainer
+from test_agreement import SIZE, Classifier, by_balancer, loader, make_trainer, samples
+from torch.utils.data import DataLoader
 
 import bmlr
+from bmlr.integrations.accelerate import AcceleratedBalancer
 from test_wrap import make_wrapped
 
-METHODS = ("BMLR", "DGL", "MMPareto")
+METHODS = ("BMLR", "MMPareto", "LFM")
+
+
+def make_method(name):
+    """The method; its heads are drawn from a seed."""
+    torch.manual_seed(0)
+    return bmlr.methods.create(name, **({"alpha": "constant"} if name == "LFM" else {}))
+
+
+def under_lightning(method, half, find_unused):
+    """The model, trained in these processes."""
+    model = make_wrapped()[0]
+    strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=find_unused)
+    trainer = make_trainer(strategy=strategy, devices=2, use_distributed_sampler=False)
+    trainer.fit(Classifier(model, method).train(), half)
+    return model
 
 
 def run(rank, folder, port):
-    """Train by Lightning and under Accelerate, and store the weights."""
+    """Train in a LightningModule and under Accelerate, and store the weights."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
@@ -24,22 +41,18 @@ def run(rank, folder, port):
     }  # fmt: skip
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    states = {}
+    states, refusals = {}, []
+    half = DataLoader(samples()[rank::2], SIZE)
     for name in METHODS:
-        torch.manual_seed(0)
-        method = bmlr.methods.create(name)
-        model = make_wrapped()[0]
-        strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=method.leaves_gradients_unset)
-        make_trainer(strategy=strategy, devices=2).fit(Classifier(model, method).train(), loader())
-        states[f"lightning {name}"] = model.state_dict()
-    refusals = []
-    for name in METHODS:
-        torch.manual_seed(0)
-        method = bmlr.methods.create(name)
-        states[f"accelerate {name}"] = under_accelerate(method, method.leaves_gradients_unset).state_dict()
-    for name in ("DGL", "Remix"):
+        states[f"lightning {name}"] = under_lightning(make_method(name), half, name == "LFM").state_dict()
+        states[f"accelerate {name}"] = under_accelerate(make_method(name), name == "LFM").state_dict()
+    for train, *arguments in (
+        (under_lightning, make_method("LFM"), half, False),
+        (under_accelerate, make_method("LFM"), False),
+        (under_accelerate, bmlr.methods.Remix(), True),
+    ):
         try:
-            under_accelerate(bmlr.methods.create(name), False)
+            train(*arguments)
         except ValueError as error:
             refusals.append(str(error))
     torch.save({"states": states, "refusals": refusals}, Path(folder) / f"{rank}.pt")
@@ -48,8 +61,6 @@ def run(rank, folder, port):
 
 def under_accelerate(method, find_unused):
     """The model, trained in these processes."""
-    from bmlr.integrations.accelerate import AcceleratedBalancer
-
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if find_unused else []
     accelerator = Accelerator(cpu=True, kwargs_handlers=handlers)
     model = make_wrapped()[0]
@@ -68,7 +79,6 @@ def in_one_process(name, monkeypatch):
     import test_agreement
 
     monkeypatch.setattr(test_agreement, "SIZE", 12)
-    torch.manual_seed(0)
-    model = make_wrapped()[0]
-    by_balancer(model, bmlr.methods.create(name), 1, None, None)
+    method, model = make_method(name), make_wrapped()[0]
+    by_balancer(model, method, 1, None, None)
     return model.state_dict()
