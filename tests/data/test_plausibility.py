@@ -94,7 +94,7 @@ class TestLabels:
     def test_scores_and_texts_are_refused(self, tmp_path, capsys, labels):
         status, text = prepare(capsys, "manifest", write_labels(tmp_path, labels), "out")
         assert status == 2
-        assert "That is regression, and this is classification" in text
+        assert "That is regression: a table of your own has numbers in a column 'target'." in text
         assert not list(tmp_path.glob("out/manifest-*"))
 
     @pytest.mark.parametrize(

@@ -34,15 +34,19 @@ def execute(
 
 
 def _print(result: PrepareResult) -> None:
-    table = Table("class", *(split or "no published split" for split in result.counts))
+    table = Table("target" if result.numbers else "class", *(split or "no published split" for split in result.counts))
     for label in result.classes:
         table.add_row(label, *(str(counts[label]) for counts in result.counts.values()))
+    if result.numbers:
+        table.add_row("range", *(f"{numbers.min:g} … {numbers.max:g}" for numbers in result.numbers.values()))
+        table.add_row("mean ± std", *(f"{numbers.mean:.3g} ± {numbers.std:.3g}" for numbers in result.numbers.values()))
     table.add_section()
-    sums = [sum(counts.values()) for counts in result.counts.values()]
-    table.add_row("all", *map(str, sums))
+    table.add_row("all", *map(str, result.samples.values()))
     make_console(120).print(table)
     reasons = f", listed with reasons in {result.rejected_file}" if result.rejected else ""
-    print(f"{len(result.classes)} classes, {sum(sums)} samples, {len(result.rejected)} rejected{reasons}")
+    nouns = {"multiclass": "classes", "multilabel": "labels, any number per sample", "regression": "numbers as targets"}
+    targets = f"{len(result.classes) or ''} {nouns[result.task]}".lstrip()
+    print(f"{targets}, {sum(result.samples.values())} samples, {len(result.rejected)} rejected{reasons}")
     for note in result.notes:
         print(note)
     print(f"{result.decoded} read by this call" if result.decoded else "All was prepared before; nothing was read.")

@@ -22,7 +22,7 @@ def split_by_group(
 
     Args:
         groups: Group of each sample.
-        targets: Class index of each sample, shape (N,).
+        targets: Class index of each sample, shape (N,), or zeros and ones of several labels, shape (N, L).
         val_fraction: Fraction of the validation split; 0 leaves it empty.
         test_fraction: Fraction of the test split; 0 leaves it empty.
         seed: Seed of the order.
@@ -47,8 +47,12 @@ def split_by_group(
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < len(splits):
         raise ValueError(f"The splits {', '.join(splits)} need at least {len(splits)} groups. Found {len(names)}.")
-    counts = np.zeros((len(names), int(np.max(targets)) + 1))
-    np.add.at(counts, (members, targets), 1)
+    if targets.ndim == 2:  # and as many samples as the fractions say, also those without a label
+        weights = np.column_stack((targets, np.ones(len(targets))))
+    else:
+        weights = np.eye(int(np.max(targets)) + 1)[targets]
+    counts = np.zeros((len(names), weights.shape[1]))
+    np.add.at(counts, members, weights)
     split_of = _assign(counts, np.array([fractions[name] for name in splits]), np.random.default_rng(seed))
     return {
         name: np.flatnonzero(split_of[members] == splits.index(name)) if name in splits else np.zeros(0, np.int64)

@@ -61,7 +61,8 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
         numbers = np.bincount(targets[arrays["split"] == code], minlength=len(classes)).tolist()
         counts[split] = dict(zip(classes, numbers, strict=True))
     notes = (*_notes(arrays), *_check_widths(name, path, arrays), *describe_counts(counts))
-    return PrepareResult(folder, classes, counts, (), len(targets) if made else 0, notes)
+    samples = {split: sum(by_class.values()) for split, by_class in counts.items()}
+    return PrepareResult(folder, classes, counts, samples, (), len(targets) if made else 0, notes)
 
 
 def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:

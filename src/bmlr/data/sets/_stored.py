@@ -22,6 +22,8 @@ from bmlr.data.sets._forms import FileForms, Form, sound_of_video
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.encoders.pretrained import EncoderInput
+from bmlr.data.store._targets import make_task
+from bmlr.tasks import Task
 
 _BLOCK = 1 << 16  # stored rows per block of the statistics; bounds the memory they take
 
@@ -99,6 +101,7 @@ class StoredData(MultimodalData):
         self.protocol = check_choice("protocol", protocol, ("clean", "paper"))
         self.classes = ()
         self.modalities = {}
+        self._task_name = "multiclass"
 
     @classmethod
     @abstractmethod
@@ -117,7 +120,7 @@ class StoredData(MultimodalData):
             ValueError: If the data is damaged or another data set's, a split would be empty, or a modality is absent
                 from or constant in the whole training split.
         """
-        self.classes = self.store.classes
+        self.classes, self._task_name = self.store.classes, self.store.task
         self.modalities = {name: form.modality for name, form in self._forms.items()}
 
     @functools.cached_property
@@ -143,6 +146,11 @@ class StoredData(MultimodalData):
     @functools.cached_property
     def _forms(self) -> dict[str, Form]:
         return {name: self._form(name) for name in self.store.modalities}
+
+    @property
+    def task(self) -> Task:
+        """What the prepared targets are."""
+        return make_task(self._task_name, self.classes)
 
     def split(self, name: SplitName) -> StoredSplit:
         """One split."""
@@ -222,6 +230,7 @@ class StoredData(MultimodalData):
             "stored": {name: dataclasses.asdict(modality) for name, modality in forms.stored.items()},
             "readers": dict(forms.readers),
             "optional": sorted(forms.optional),
+            "task": self._task_name,
         }
         statistics = {name: form.statistics for name, form in forms.forms.items() if form.statistics is not None}
         return Preprocessing(self.classes, self.modalities, entries, statistics)
@@ -230,6 +239,7 @@ class StoredData(MultimodalData):
         """Read new files by what a run has kept."""
         self.classes, self.modalities = preprocessing.classes, dict(preprocessing.modalities)
         entries = preprocessing.entries
+        self._task_name = entries["task"]
         self._file_forms = FileForms(
             forms={u: Form(m, preprocessing.arrays.get(u)) for u, m in preprocessing.modalities.items()},
             stored={name: Modality(entry["kind"], tuple(entry["shape"])) for name, entry in entries["stored"].items()},
@@ -309,7 +319,7 @@ class GroupedData(StoredData):
         """Split ``rows`` by group."""
         positions_of = split_by_group(
             groups,
-            store.targets[rows],
+            _strata(store.targets[rows]),
             val_fraction=self.val_fraction,
             test_fraction=test_fraction,
             seed=self.split_seed,
@@ -347,6 +357,13 @@ def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
             f"split of {store.folder}. Leave it out, or set `standardise = False` to keep it as it is."
         )
     return np.stack((mean, np.where(constant, 1.0, std)))
+
+
+def _strata(targets: np.ndarray) -> np.ndarray:
+    """What splits have in like proportion: classes, labels, or fifths of the range of numbers by rank."""
+    if targets.dtype.kind != "f" or targets.ndim == 2:
+        return targets
+    return np.searchsorted(np.quantile(targets, [0.2, 0.4, 0.6, 0.8]), targets)
 
 
 def sample_seed(seed: int, position: int) -> int:

@@ -21,8 +21,9 @@ from bmlr.data.readers.suffixes import FILE_KINDS
 from bmlr.data.sets._lists import SPLIT_WORDS
 from bmlr.data.store._cache import checked_name
 from bmlr.data.store._samples import SourceSample
+from bmlr.data.store._targets import SEPARATOR, TaskName
 
-_RESERVED = ("id", "label", "split", "group")  # columns that are not modalities
+_RESERVED = ("id", "label", "target", "split", "group")  # columns that are not modalities
 _TIMES = ("start", "end")  # columns of seconds, unless a kind is stated
 _DELIMITERS = ",;\t"
 
@@ -60,13 +61,21 @@ class FileTable:
     times: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str]]]
 
+    @property
+    def task(self) -> TaskName:
+        """What the targets are: numbers, several labels where a cell holds ``|``, or classes."""
+        if "target" in self.columns:
+            return "regression"
+        return "multilabel" if any(SEPARATOR in _cell(self, cells, "label") for _, cells in self.rows) else "multiclass"
+
 
 def read_table(path: Path) -> FileTable:
     """Read the columns and rows of a table, without its files.
 
     The table is CSV in UTF-8, with or without byte order mark, any line ends, commas, semicolons or tabs. Columns:
 
-    * ``label``: name of the class.
+    * ``label``: name of the class, or several separated by ``|``, which alone says that the sample has none of the
+      labels. Or ``target``: a number.
     * ``id`` (optional): a unique name of the sample.
     * ``split`` (optional): train, val or test.
     * ``group`` (optional): speaker, patient or source video, which no two splits should share.
@@ -213,15 +222,22 @@ def _columns(head: Sequence[str], path: Path) -> tuple[dict[str, int], dict[str,
         stated.setdefault(name, "times" if name in _TIMES else "")
         if name not in _RESERVED and stated[name] not in _UNREAD:
             _check_modality(name, where)
-    if "label" not in columns:
+    if "label" not in columns and "target" not in columns:
         raise ValueError(
-            f"{path} should have a column 'label'. Found {', '.join(columns)}.{_nearest_to_label(columns)}"
+            f"{path} should have a column 'label', or 'target' for numbers. Found {', '.join(columns)}."
+            f"{_nearest_to_label(columns)}"
+        )
+    if "label" in columns and "target" in columns:
+        raise ValueError(
+            f"{path} should have a column 'label' for classes or 'target' for numbers. It has both: head one of them "
+            "'NAME:extra' to leave it unread."
         )
     return columns, stated
 
 
 def _nearest_to_label(columns: Mapping[str, int]) -> str:
-    near = nearest_name("label", [name for name in columns if name not in _RESERVED])
+    names = [name for name in columns if name not in _RESERVED]
+    near = nearest_name("label", names) or nearest_name("target", names)
     return near.replace("Did you mean", "Is it")
 
 
@@ -276,7 +292,8 @@ def _read_row(
     if len(cells) != len(table.columns):
         return SourceSample(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
     problems = []
-    label, word = _cell(table, cells, "label"), _cell(table, cells, "split")
+    label = _cell(table, cells, "target" if table.task == "regression" else "label")
+    word = _cell(table, cells, "split")
     split = SPLIT_WORDS.get(word.casefold())
     if word and split is None:
         problems.append(f"column 'split' holds {word!r}, which is none of {', '.join(SPLITS)}")

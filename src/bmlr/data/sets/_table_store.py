@@ -17,10 +17,12 @@ from bmlr.data.sets._media import make_audio_reader, make_video_reader, note_len
 from bmlr.data.sets._table_files import FileTable, list_samples, read_table
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
-from bmlr.data.store._plausibility import check_labels, equal_modalities
+from bmlr.data.store._plausibility import check_labels, check_numbers, equal_modalities
 from bmlr.data.store._samples import SourceSample
+from bmlr.data.store._targets import TargetForm, TaskName
 
 _SECONDS = 10.0  # of the spectrograms, unless given
+_MIN_CLASSES = {"multiclass": 2, "multilabel": 1, "regression": 0}
 
 
 def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
@@ -43,14 +45,17 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
         raise ValueError("Published lists are not for tables: write the split of each row in the column 'split'.")
     options.refuse("manifest", "file")
     table = read_table(source)
+    path = table.path
     if set(table.kinds.values()) & {"audio", "image", "video"}:
         check_installed()
-    samples, notes = check_labels(list_samples(table, allow_outside=options.allow_outside), table.path)
+    task, listed = table.task, list_samples(table, allow_outside=options.allow_outside)
+    samples, notes = check_numbers(listed, path) if task == "regression" else check_labels(listed, path, task)
     _check_columns(table, samples)
-    classes = _classes(samples)
-    if len(classes) < 2:
+    classes = _classes(samples, task)
+    if len(classes) < _MIN_CLASSES[task]:
         example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
-        raise ValueError(f"{table.path} should have rows of at least 2 classes. Usable are {classes}{example}.")
+        wanted = "2 classes" if task == "multiclass" else "1 label"
+        raise ValueError(f"{path} should have rows of at least {wanted}. Usable are {classes}{example}.")
     readers = _make_readers(table.kinds, samples, options)
     result = prepare_samples(
         "manifest",
@@ -59,6 +64,7 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
         classes,
         dest,
         key={"layout": "manifest", "kinds": dict(table.kinds)},
+        task=task,
         workers=options.workers,
         max_rejected=options.max_rejected,
         progress=options.progress,
@@ -83,9 +89,10 @@ def _check_columns(table: FileTable, samples: Sequence[SourceSample]) -> None:
         )
 
 
-def _classes(samples: Sequence[SourceSample]) -> list[str]:
+def _classes(samples: Sequence[SourceSample], task: TaskName) -> list[str]:
     """Labels of the usable samples, sorted, by number if all are numbers."""
-    labels = {sample.label for sample in samples if sample.problem is None}
+    form = TargetForm(task)
+    labels = {name for sample in samples if sample.problem is None for name in form.names(sample.label)}
     numbers = all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels)
     return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 

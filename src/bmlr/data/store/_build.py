@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bmlr._checks import check_integer, check_unit_interval, nearest_name
+from bmlr._checks import check_integer, check_unit_interval
 from bmlr._files import atomic_write
 from bmlr._processors import count_processors
 from bmlr._version import __version__
@@ -37,6 +37,7 @@ from bmlr.data.store._plausibility import (
 )
 from bmlr.data.store._samples import Fault, Rejection, SourceSample, refuse_pointers
 from bmlr.data.store._store import REJECTED, open_store, read_rejected
+from bmlr.data.store._targets import NumberRange, TargetForm, TaskName, count_classes
 from bmlr.data.store._workers import DecodeTask, decode_all
 
 _MAX_FAULTS = 20  # samples that cannot be read, none before them either, after which the rest is not tried
@@ -51,6 +52,7 @@ def prepare_samples(
     dest: Path,
     *,
     key: Mapping[str, Any],
+    task: TaskName = "multiclass",
     workers: int | None = None,
     max_rejected: float = 0.05,
     progress: bool = True,
@@ -73,9 +75,10 @@ def prepare_samples(
         name: First part of the folder's name: letters, digits, ``-`` and ``_``.
         samples: The samples, with unique ids.
         readers: A reader per modality.
-        classes: Names of the classes, in the order of the targets.
+        classes: Names of the classes or labels, in the order of the targets; none for ``regression``.
         dest: Folder in which the store is made.
         key: What else the samples depend on (options of the layout, checksums of lists), as JSON.
+        task: What the samples' labels are: a class each, several labels separated by ``|``, or numbers.
         workers: Number of processes that decode; None for one per processor, 0 to decode in this process.
         max_rejected: Largest fraction of rejected samples, in [0, 1]. Above it no store is made, but progress is
             kept: a second call with a larger fraction ends at once.
@@ -86,7 +89,8 @@ def prepare_samples(
         ValueError: If an argument is wrong, another process prepares the same, no sample can be read, more than
             ``max_rejected`` are rejected, or the work was stopped by SIGTERM or a full disk.
     """
-    _check_arguments(samples, readers, classes)
+    form = TargetForm(task, tuple(classes))
+    _check_arguments(samples, readers, form)
     check_unit_interval("max_rejected", max_rejected)
     workers = count_processors() if workers is None else check_integer("workers", workers, 0)
     key = plain_key({
@@ -95,6 +99,7 @@ def prepare_samples(
         "readers": {modality: dict(reader.parameters) for modality, reader in readers.items()},
         "classes": list(classes),
         "samples": _samples_checksum(samples),
+        **({} if task == "multiclass" else {"task": task}),
     })  # fmt: skip
     folder = entry_folder(name, key, dest)
     if read_entry(folder, key) is not None:
@@ -111,7 +116,7 @@ def prepare_samples(
             if read_entry(folder, key) is not None:  # another process has finished it since
                 shutil.rmtree(partial, ignore_errors=True)
                 return _make_result(folder, decoded=0)
-            unusable = [r for sample in samples if (r := _reject_unread(sample, classes)) is not None]
+            unusable = [r for sample in samples if (r := _reject_unread(sample, form)) is not None]
             pieces, decoded, unreadable = _decode_missing(
                 partial, samples, {r.id for r in unusable}, readers, check_signal, workers=workers, progress=progress
             )
@@ -122,7 +127,7 @@ def prepare_samples(
                 _write_rejected(partial, rejected)
                 _check_rejected(partial, rejected, samples, max_rejected)
                 _check_distinct(stored, readers)
-                _write_store(partial, stored, columns, readers, classes, key)
+                _write_store(partial, stored, columns, readers, form, key)
                 if os.name != "nt":
                     move_into_place(partial, folder)
         if os.name == "nt":  # which renames no folder with an open file, the lock, in it
@@ -132,7 +137,7 @@ def prepare_samples(
 
 
 def _check_arguments(
-    samples: Sequence[SourceSample], readers: Mapping[str, FileReader], classes: Sequence[str]
+    samples: Sequence[SourceSample], readers: Mapping[str, FileReader], form: TargetForm
 ) -> None:
     if not samples:
         raise ValueError("`samples` should hold at least one sample. Found none.")
@@ -141,8 +146,8 @@ def _check_arguments(
         raise ValueError(
             f"`samples` should have unique ids. Found {len(repeated)} repeated, among them {repeated[:3]}."
         )
-    if not classes or len(set(classes)) < len(classes):
-        raise ValueError(f"`classes` should hold unique names. Found {list(classes)}.")
+    if (not form.classes and form.task != "regression") or len(set(form.classes)) < len(form.classes):
+        raise ValueError(f"`classes` should hold unique names. Found {list(form.classes)}.")
     for modality in readers:
         checked_name("modality", modality)
         if modality == "targets" or modality.endswith("_offsets"):
@@ -224,14 +229,13 @@ def _decode_missing(
     return pieces, len(tasks), rejected
 
 
-def _reject_unread(sample: SourceSample, classes: Sequence[str]) -> Rejection | None:
+def _reject_unread(sample: SourceSample, form: TargetForm) -> Rejection | None:
     """Rejection of a sample before its files are read, or None."""
     file = str(next(iter(sample.files.values()), ""))
     if sample.problem is not None:
         return Rejection(sample.id, file, sample.problem)
-    if sample.label not in classes:
-        near = nearest_name(sample.label, classes)
-        return Rejection(sample.id, file, f"its label '{sample.label}' is no class.{near}")
+    if (problem := form.find_problem(sample.label)) is not None:
+        return Rejection(sample.id, file, problem)
     if not sample.files:
         return Rejection(sample.id, file, "it has no file of any modality")
     return None
@@ -303,12 +307,11 @@ def _write_store(
     stored: Sequence[tuple[SourceSample, Piece]],
     columns: Mapping[str, Column],
     readers: Mapping[str, FileReader],
-    classes: Sequence[str],
+    form: TargetForm,
     key: Mapping[str, Any],
 ) -> None:
     """Write values, offsets, targets and, last, the manifest."""
-    indices = {label: index for index, label in enumerate(classes)}
-    arrays: dict[str, np.ndarray] = {"targets": np.array([indices[s.label] for s, _ in stored], dtype=np.int64)}
+    arrays: dict[str, np.ndarray] = {"targets": form.array([sample.label for sample, _ in stored])}
     for modality, column in columns.items():
         arrays[f"{modality}_offsets"] = np.array(column.offsets, dtype=np.int64)
     for name, array in arrays.items():
@@ -322,7 +325,7 @@ def _write_store(
         folder,
         key,
         arrays,
-        classes=list(classes),
+        classes=list(form.classes),
         modalities={m: {"kind": readers[m].modality.kind, "shape": list(c.shape)} for m, c in columns.items()},
         versions=_package_versions(),
         samples=[_describe(sample, piece.files) for sample, piece in stored],
@@ -369,11 +372,14 @@ def _package_versions() -> dict[str, str]:
 
 def _make_result(folder: Path, *, decoded: int) -> PrepareResult:
     store = open_store(folder)
-    counts: dict[str, dict[str, int]] = {}
-    for sample in store.samples:
-        by_class = counts.setdefault(sample.split or "", dict.fromkeys(store.classes, 0))
-        by_class[sample.label] += 1
-    sizes = [] if any(counts) else describe_drawn(len(store))
+    splits = np.array([sample.split or "" for sample in store.samples])
+    names = list(dict.fromkeys(splits.tolist()))
+    targets = {split: store.targets[splits == split] for split in names}
+    counts = {split: count_classes(values, store.classes) for split, values in targets.items()}
+    samples = {split: len(values) for split, values in targets.items()}
+    numbers = {split: NumberRange.of(values) for split, values in targets.items() if store.task == "regression"}
+    sizes = [] if any(names) else describe_drawn(len(store))
     equal = describe_equal(store.samples, store.key["readers"])
-    notes = (*describe_counts(counts), *sizes, *equal, *describe_repeats(store.samples))
-    return PrepareResult(folder, store.classes, counts, read_rejected(folder), decoded, notes)
+    notes = (*describe_counts(counts, samples), *sizes, *equal, *describe_repeats(store.samples))
+    rejected = read_rejected(folder)
+    return PrepareResult(folder, store.classes, counts, samples, rejected, decoded, notes, numbers, store.task)

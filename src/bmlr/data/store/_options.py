@@ -12,6 +12,7 @@ from bmlr.data._base import SplitName
 from bmlr.data.readers._base import MAX_PIXELS
 from bmlr.data.store._samples import Rejection
 from bmlr.data.store._store import REJECTED
+from bmlr.data.store._targets import NumberRange, TaskName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,19 +21,25 @@ class PrepareResult:
 
     Attributes:
         folder: Folder of the prepared data.
-        classes: Names of the classes.
-        counts: Number of stored samples by published split ("" where there is none) and class.
+        classes: Names of the classes or labels; none for numbers.
+        counts: Number of stored samples by published split ("" where there is none) and class or label.
+        samples: Number of stored samples by published split.
         rejected: The samples left out.
         decoded: Number of samples read by this call; zero if the store was complete.
         notes: Peculiarities of the files and how they were treated, a sentence each.
+        numbers: Range of the targets by published split, where they are numbers.
+        task: What the targets are: ``multiclass``, ``multilabel`` or ``regression``.
     """
 
     folder: Path
     classes: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
+    samples: Mapping[str, int]
     rejected: tuple[Rejection, ...]
     decoded: int
     notes: tuple[str, ...] = ()
+    numbers: Mapping[str, NumberRange] = dataclasses.field(default_factory=dict)
+    task: TaskName = "multiclass"
 
     @property
     def rejected_file(self) -> Path:

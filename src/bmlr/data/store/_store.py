@@ -13,6 +13,7 @@ import numpy as np
 from bmlr.data._base import Modality
 from bmlr.data.store._cache import content_digest, read_entry
 from bmlr.data.store._samples import Rejection, StoredSample
+from bmlr.data.store._targets import TaskName
 
 REJECTED = "rejected.csv"
 
@@ -23,9 +24,9 @@ class Store:
 
     Attributes:
         folder: Folder of the store.
-        classes: Names of the classes, in the order of the targets.
+        classes: Names of the classes or labels, in the order of the targets; none for numbers.
         samples: The samples.
-        targets: Class indices, shape (N,), int64.
+        targets: Class indices (N,), int64; zeros and ones of several labels (N, L), float32; or numbers (N,), float32.
         modalities: Form of each modality's arrays; a first dimension of −1 differs between samples.
         arrays: Values of each modality. Sample i has rows ``offsets[name][i]`` to ``offsets[name][i + 1]``: one row
             where the shape is fixed, as many as there are frames or steps where it is not, none where the sample
@@ -47,6 +48,12 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def task(self) -> TaskName:
+        """Name of the task: ``multiclass``, ``multilabel`` or ``regression``."""
+        task: TaskName = self.key.get("task", "multiclass")
+        return task
 
     def present(self, name: str) -> np.ndarray:
         """Mask of the samples with modality ``name``, shape (N,)."""
