@@ -9,7 +9,7 @@ _EXTRAS = {
     ),
     "media": ("av",),
     "sweep": ("optuna", "ray"),
-    "hf": ("accelerate", "transformers"),
+    "hf": ("accelerate", "tokenizers", "transformers"),
     "timm": ("timm", "torchvision"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }  # fmt: skip

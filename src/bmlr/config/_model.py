@@ -13,7 +13,7 @@ from bmlr.config._options import ModelOptions
 from bmlr.config._parts import Entry, make_part
 from bmlr.config._pretrained import make_pretrained
 from bmlr.data import Modality, MultimodalData
-from bmlr.encoders import MLP, TransformerEncoder, resnet18
+from bmlr.encoders import MLP, TextEncoder, TransformerEncoder, resnet18
 from bmlr.encoders.pretrained import is_pretrained
 from bmlr.fusion import Fusion
 from bmlr.model import MultimodalClassifier, describe_output, feature_dim
@@ -76,7 +76,7 @@ def _feature_width(name: str, encoder: nn.Module, modality: Modality) -> int:
         return feature_dim(name, encoder, None)
     except ValueError:
         pass
-    example = torch.ones(2, *modality.shape)
+    example = torch.ones(2, *modality.shape, dtype=torch.int64 if modality.kind == "text" else None)
     try:
         with torch.no_grad(), module_mode(encoder, training=False):
             features = encoder(example)
@@ -111,5 +111,16 @@ def _default_encoder(name: str, modality: Modality, width: int, options: ModelOp
             options.dropout,
             max_length=max(steps, 1),
             positions=options.positions,
+        )
+    if modality.kind == "text":
+        return TextEncoder(
+            modality.num_tokens,
+            4 * width,
+            options.depth,
+            options.heads,
+            options.dropout,
+            max_length=max(modality.shape[0], 1),
+            positions=options.positions,
+            padding=modality.padding,
         )
     raise ValueError(f"Modality '{name}' of kind '{modality.kind}' has no default encoder: name one of your own.")

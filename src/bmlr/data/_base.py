@@ -28,13 +28,22 @@ class Modality:
 
     Attributes:
         kind: ``image`` and ``spectrogram`` (C, H, W), ``frames`` (T, C, H, W), ``sequence`` (T, d), ``vector`` (d),
-            ``text`` (L) token indices, ``waveform`` (N) samples of sound. In
-            a sequence a time step whose features are all zero is padding.
+            ``text`` (T) indices of tokens, ``waveform`` (N) samples of sound. In a sequence a time step whose features
+            are all zero is padding.
         shape: Shape of one sample.
+        num_tokens: Number of different indices of a text; of the others 0.
+        padding: Index that fills up shorter texts.
     """
 
     kind: Kind
     shape: tuple[int, ...]
+    num_tokens: int = 0
+    padding: int = 0
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Modality:
+        """The form that ``dataclasses.asdict`` gave."""
+        return cls(**{**entries, "shape": tuple(entries["shape"])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,14 +200,14 @@ class MultimodalData(ABC):
         """One split of the prepared data."""
 
     @abstractmethod
-    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample from its files, shape (1, …).
 
-        They are made as those of training were.         A data set whose samples may lack a modality lets its file be
+        They are made as those of training were. A data set whose samples may lack a modality lets its file be
         left out and gives zeros in its place.
 
         Args:
-            files: A file per modality.
+            files: A file per modality, a path; or a text itself, a string.
             modalities: Modalities of the model, which need a file; None takes all of the data set.
 
         Raises:

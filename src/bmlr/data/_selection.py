@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class SelectedModalities(MultimodalData):
         """Checksum of the complete data set."""
         return self.source.content_digest
 
-    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, of the kept modalities only."""
         return self.source.load_files(files, modalities or tuple(self.modalities))
 

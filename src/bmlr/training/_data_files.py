@@ -77,7 +77,7 @@ def restore_data(directory: Path, config: RunConfig) -> None:
             if file_checksum(directory / DATA_ARRAYS) != kept["arrays"]:
                 raise DamagedFileError(f"{directory / DATA_ARRAYS} does not fit {DATA}.")
             arrays = {name: tensor.numpy() for name, tensor in read_weights(directory / DATA_ARRAYS).items()}
-        modalities = {name: Modality(form["kind"], tuple(form["shape"])) for name, form in kept["modalities"].items()}
+        modalities = {name: Modality.from_dict(form) for name, form in kept["modalities"].items()}
         config.data.restore_preprocessing(Preprocessing(tuple(kept["classes"]), modalities, kept["entries"], arrays))
     except (DamagedFileError, OSError, KeyError, TypeError) as error:
         raise _damaged(error) from error

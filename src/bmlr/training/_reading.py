@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bmlr.batch import Batch, tensors_of
 from bmlr.config import GivenModel, RunConfig, build_model, read_config
 from bmlr.data import SplitName
 from bmlr.methods import Method
@@ -37,13 +39,14 @@ class LoadedRun:
     method: Method
 
     def predict(self, files: Mapping[str, Path | str]) -> dict[str, dict[str, float]]:
-        """Predict the class of one new sample, fused and by each modality.
+        """Predict one new sample, fused and by each modality.
 
         Args:
             files: A file per modality; see :meth:`read`.
 
         Returns:
-            Probability of each class name, keyed ``fused`` and by modality given.
+            Probability of each class or label by its name, or the predicted number as ``target``; keyed ``fused`` and
+            by modality given.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -54,17 +57,24 @@ class LoadedRun:
             prediction = self.method.predict(self.model(inputs, present or None))
         unimodal = {name: values for name, values in prediction.unimodal_logits.items() if name not in present}
         logits = {"fused": prediction.logits, **unimodal}
-        return {
-            name: dict(zip(self.config.data.classes, values[0].double().softmax(0).tolist(), strict=True))
-            for name, values in logits.items()
-        }
+        return {name: self._describe(values[0].double()) for name, values in logits.items()}
+
+    def _describe(self, logits: Tensor) -> dict[str, float]:
+        """Probabilities of a sample by class or label, or its number; logits of shape (num_outputs,)."""
+        task = self.config.data.task
+        if task.name == "regression":
+            numbers = task.predict(logits[None]).flatten().tolist()
+            names = [f"target {number}" for number in range(1, len(numbers) + 1)] if len(numbers) > 1 else ["target"]
+            return dict(zip(names, numbers, strict=True))
+        values = logits.sigmoid() if task.name == "multilabel" else logits.softmax(0)
+        return dict(zip(self.config.data.classes, values.tolist(), strict=True))
 
     def read(self, files: Mapping[str, Path | str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Read the files of one new sample as those of training were.
 
         Args:
-            files: A file per modality of the model. It may be left out where samples of the data set lack the modality;
-                a video gives its audio too.
+            files: A file per modality of the model, or a text itself as a string. It may be left out where samples of
+                the data set lack the modality; a video gives its audio too.
 
         Returns:
             Inputs by modality, shape (1, …), on the model's device and in its type; and for each modality without a
@@ -75,14 +85,22 @@ class LoadedRun:
             ValueError: If a file cannot be read as its modality.
         """
         parameter = next(self.model.parameters())
-        loaded = self.config.model_data.load_files({name: Path(path) for name, path in files.items()})
-        inputs = {name: x.to(parameter) for name, x in loaded.items()}
+        forms = self.config.data.modalities
+        texts = {name for name in files if name in forms and forms[name].kind == "text"}
+        given = {name: file if name in texts else Path(file) for name, file in files.items()}
+        loaded = self.config.model_data.load_files(given)
+        inputs = Batch(dict(loaded), torch.zeros(1)).to(parameter.device, dtype=parameter.dtype).inputs
         present = {
             name: torch.zeros(1, dtype=torch.bool, device=parameter.device)
             for name in self.model.modalities
-            if name not in files and not bool(inputs[name].any())  # a video file may also give the audio
+            if name not in files and not self._is_given(name, inputs[name])  # a video file may also give the audio
         }
         return inputs, present
+
+    def _is_given(self, name: str, inputs: Any) -> bool:
+        """Whether an input is more than padding, which stands for a file that was left out."""
+        padding = self.config.data.modalities[name].padding
+        return any(bool((x != padding).any()) for x in tensors_of(inputs))
 
 
 def load(

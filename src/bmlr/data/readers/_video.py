@@ -115,10 +115,10 @@ def read_frame_folder(
 def list_images(folder: Path) -> list[Path]:
     """Images of a folder, ordered by the numbers in their names."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
-    return sorted(images, key=_natural_key)
+    return sorted(images, key=natural_key)
 
 
-def _natural_key(path: Path) -> list[tuple[int, str]]:
+def natural_key(path: Path) -> list[tuple[int, str]]:
     """Sort key: frame2 comes before frame10."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"([0-9]+)", path.name)]
 

@@ -17,8 +17,9 @@ _SUFFIXES = {
     "image": IMAGE_SUFFIXES,
     "video": VIDEO_SUFFIXES,
     "array": (".npy",),
+    "text": (".txt",),
 }
-#: Kind of a file (audio, image, video, array) by its suffix.
+#: Kind of a file (audio, image, video, array, text) by its suffix.
 FILE_KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
 #: Kinds of modalities that a kind of file is read as.
@@ -26,5 +27,6 @@ MODALITY_KINDS: dict[str, tuple[str, ...]] = {
     "audio": ("spectrogram",),
     "image": ("image",),
     "video": ("frames",),
-    "array": ("vector", "sequence"),
+    "array": ("vector", "sequence", "frames"),
+    "text": ("text",),
 }

@@ -16,9 +16,11 @@ from bmlr.data._base import Modality
 from bmlr.data.readers._base import is_longer
 from bmlr.data.readers._container import open_stream
 from bmlr.data.readers._registry import reader_of
+from bmlr.data.readers._text import bytes_to_text, text_to_bytes
 from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 from bmlr.data.sets._standardise import standardise
 from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_frames
+from bmlr.data.transforms._tokens import Tokeniser
 from bmlr.encoders.pretrained import EncoderInput
 
 
@@ -28,22 +30,31 @@ class Form:
 
     Attributes:
         modality: Form of the inputs.
-        statistics: Mean and standard deviation of each feature, shape (2, d); None leaves values as they are.
+        statistics: Mean and standard deviation of each feature, shape (2, d), or of each channel of frames that are no
+            colours; None leaves values as they are, and colours to ``images``.
         images: Mean and standard deviation of images and frames; None takes ImageNet's.
+        flip: Probability that images and frames are mirrored in training.
+        tokeniser: Tokeniser of texts.
+        max_tokens: Most tokens of a text; the end of longer ones is cut off.
     """
 
     modality: Modality
     statistics: np.ndarray | None = None
     images: EncoderInput | None = None
+    flip: float = 0.5
+    tokeniser: Tokeniser | None = None
+    max_tokens: int = 0
 
     def inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor:
-        """Inputs (B, …), float32; zeros for an absent sample.
+        """Inputs (B, …), float32, of texts int64; zeros or padding for an absent sample.
 
         Args:
             samples: Stored rows of each sample: one where the shape is fixed, else T, 0 where it is absent.
             seeds: Seed of each sample's random transforms.
             train: Apply the random transforms.
         """
+        if self.tokeniser is not None:
+            return self._tokens(samples, self.tokeniser)
         present = [position for position, rows in enumerate(samples) if len(rows)]
         shape = self.modality.shape
         if self.modality.kind == "sequence":
@@ -76,11 +87,27 @@ class Form:
             return self._images(values[:, None], shape[-1], seeds, train=train)[:, 0]
         return torch.from_numpy(self._standardised(values.astype(np.float32)))
 
+    def _tokens(self, samples: Sequence[np.ndarray], tokeniser: Tokeniser) -> Tensor:
+        """Indices (B, T) of stored texts."""
+        rows = [
+            tokeniser.encode(bytes_to_text(values), self.max_tokens)[0] if len(values) else np.zeros(0, np.int64)
+            for values in samples
+        ]
+        tokens = np.full((len(rows), max(self.modality.shape[0], *map(len, rows))), tokeniser.padding, dtype=np.int64)
+        for row, indices in zip(tokens, rows, strict=True):
+            row[: len(indices)] = indices
+        return torch.from_numpy(tokens)
+
     def _images(self, frames: np.ndarray, size: int, seeds: Tensor, *, train: bool) -> Tensor:
-        """Frames (B, T, H, W, 3) cropped or not, resized and normalised."""
+        """Frames (B, T, H, W, C) cropped or not, resized and normalised."""
         known = self.images
         mean, std = (known and known.mean) or IMAGENET_MEAN, (known and known.std) or IMAGENET_STD
-        return augment_frames(torch.from_numpy(frames), size, seeds, train=train, mean=mean, std=std)
+        if not is_colour(frames):
+            statistics = np.tile([[0.0], [1.0]], frames.shape[-1]) if self.statistics is None else self.statistics
+            mean, std = statistics / (255 if frames.dtype == np.uint8 else 1)
+        return augment_frames(
+            torch.from_numpy(frames), size, seeds, train=train, flip=self.flip, mean=tuple(mean), std=tuple(std)
+        )
 
     def _standardised(self, values: np.ndarray) -> np.ndarray:
         """Values (…, d) shifted and scaled.
@@ -111,13 +138,15 @@ class FileForms:
     readers: Mapping[str, Mapping[str, Any]]
     optional: frozenset[str]
 
-    def read(self, name: str, path: Path | None) -> np.ndarray:
-        """Rows of a new file in its stored form; no rows without a file."""
+    def read(self, name: str, path: Path | str | None) -> np.ndarray:
+        """Rows of a new file, or of a text itself, in its stored form; no rows without one."""
         stored = self.stored[name]
         fixed = stored.shape[0] != -1
         row_shape = stored.shape if fixed else stored.shape[1:]
         if path is None:
             return np.zeros((0, *row_shape), dtype=np.float32)
+        if isinstance(path, str):
+            return text_to_bytes(path)
         reader = reader_of(self.readers[name])
         content = reader(path)
         if is_longer(content.seconds, reader.window):
@@ -134,6 +163,11 @@ class FileForms:
         if rows.dtype.kind == "f" and not np.isfinite(rows).all():
             raise ValueError(f"{path} should be finite. Found NaN or infinity.")
         return rows
+
+
+def is_colour(frames: np.ndarray) -> bool:
+    """Whether frames (…, C) are red, green and blue from 0 to 255."""
+    return frames.dtype == np.uint8 and frames.shape[-1] == 3
 
 
 def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -156,7 +190,7 @@ def choose_frames(count: int, wanted: int, rng: np.random.Generator | None) -> n
 
 
 def sound_of_video(
-    paths: Mapping[str, Path], forms: Mapping[str, Form], optional: Collection[str] = ()
+    paths: Mapping[str, Path | str], forms: Mapping[str, Form], optional: Collection[str] = ()
 ) -> dict[str, Path]:
     """The video as the file of the audio, where only the video is given.
 
@@ -166,7 +200,7 @@ def sound_of_video(
     videos = [
         path
         for name, path in paths.items()
-        if forms[name].modality.kind == "frames" and path.suffix.lower() in VIDEO_SUFFIXES
+        if forms[name].modality.kind == "frames" and isinstance(path, Path) and path.suffix.lower() in VIDEO_SUFFIXES
     ]
     if not len(audio) == len(videos) == 1 or (audio[0] in optional and not _has_sound(videos[0])):
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,7 +23,8 @@ class Manifest(GroupedData):
 
     The table has a row per sample, with its label and a file per modality; see :func:`read_table` of ``_table_files``.
     Once prepared, table and files are not needed any more. Audio becomes log spectrograms; images and frames are
-    normalised with ImageNet's mean and standard deviation. Samples may lack a modality.
+    normalised with ImageNet's mean and standard deviation, frames of other channels with their own. Texts become
+    indices of tokens. The task is that of the table: classes, several labels, or numbers. Samples may lack a modality.
 
     The splits are those of the table's column ``split``. Without that column they are drawn by group, with the classes
     in proportion. If the column names no val, ``val_fraction`` of train becomes val, by group.
@@ -36,7 +38,12 @@ class Manifest(GroupedData):
         resplit: Draw the splits by group, whatever the table's split; under ``clean`` only.
         frames: Frames per video.
         augment: Crop and mirror images and frames at random in training, and choose frames at random.
-        standardise: Shift and scale each feature of arrays to mean 0 and standard deviation 1 of the training split.
+        standardise: Shift and scale each feature of arrays, and each channel of arrays of frames, to mean 0 and
+            standard deviation 1 of the training split.
+        tokeniser: What makes tokens of texts: ``words``, a vocabulary of the training split, or the tokeniser of a
+            checkpoint of Hugging Face, ``hf/NAME-or-folder``.
+        vocabulary: Most words of the vocabulary. Words of one text only are not in it.
+        max_tokens: Most tokens of a text; the end of longer ones is cut off.
         split_seed: Seed of the drawn splits.
         val_fraction: Fraction of the samples drawn for validation, in (0, 1).
         test_fraction: Fraction of the samples drawn for testing, in (0, 1).
@@ -53,7 +60,7 @@ class Manifest(GroupedData):
 
     name: ClassVar[str] = "manifest"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         root: str | Path,
         *,
@@ -62,6 +69,9 @@ class Manifest(GroupedData):
         frames: int = 3,
         augment: bool = True,
         standardise: bool = True,
+        tokeniser: str = "words",
+        vocabulary: int = 20_000,
+        max_tokens: int = 256,
         split_seed: int = 0,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -73,6 +83,13 @@ class Manifest(GroupedData):
             raise ValueError("Parameter `resplit` should be false where `protocol = 'paper'`. Found `resplit = True`.")
         self.resplit, self.augment, self.standardise = resplit, augment, standardise
         self.frames = check_integer("frames", frames, 1)
+        if not re.fullmatch("words|hf/.+", tokeniser):
+            raise ValueError(
+                f"Parameter `tokeniser` should be 'words' or 'hf/NAME-or-folder'. Found `tokeniser = {tokeniser!r}`."
+            )
+        self.tokeniser = tokeniser
+        self.vocabulary = check_integer("vocabulary", vocabulary, 1)
+        self.max_tokens = check_integer("max_tokens", max_tokens, 1)
 
     @classmethod
     def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
@@ -81,6 +98,9 @@ class Manifest(GroupedData):
 
     def _standardises(self, name: str) -> bool:
         return self.standardise
+
+    def _is_flow(self, name: str) -> bool:
+        return bool(self.store.key["key"]["kinds"][name] == "flow")
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
         groups = np.array([sample.group for sample in store.samples])

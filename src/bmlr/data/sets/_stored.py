@@ -5,24 +5,29 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, nearest_name
+from bmlr._files import text_checksum
 from bmlr.batch import Batch
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
 from bmlr.data._group_split import check_fractions, split_by_group
-from bmlr.data.sets._forms import FileForms, Form, sound_of_video
+from bmlr.data.readers._text import bytes_to_text, is_text
+from bmlr.data.sets._forms import FileForms, Form, is_colour, sound_of_video
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.encoders.pretrained import EncoderInput
 from bmlr.data.store._targets import make_task
+from bmlr.data.transforms._tokens import Tokeniser, Vocabulary, load_tokeniser, tokeniser_of
 from bmlr.tasks import Task
 
 _BLOCK = 1 << 16  # stored rows per block of the statistics; bounds the memory they take
@@ -95,6 +100,12 @@ class StoredData(MultimodalData):
     frames: int = 3
     #: Use the random transforms of images and frames in training.
     augment: bool = True
+    #: Tokeniser of texts: ``words``, or ``hf/NAME-or-folder``.
+    tokeniser: str = "words"
+    #: Words of a vocabulary.
+    vocabulary: int = 20_000
+    #: Most tokens of a text.
+    max_tokens: int = 256
 
     def __init__(self, root: str | Path, *, protocol: Literal["clean", "paper"] = "clean") -> None:
         self.root = str(Path(root).expanduser())
@@ -102,6 +113,7 @@ class StoredData(MultimodalData):
         self.classes = ()
         self.modalities = {}
         self._task_name = "multiclass"
+        self.remarks: list[str] = []
 
     @classmethod
     @abstractmethod
@@ -130,8 +142,14 @@ class StoredData(MultimodalData):
 
     @property
     def content_digest(self) -> str:
-        """SHA-256 checksum of the prepared samples; the folder's place does not change it."""
-        return self.store.digest
+        """SHA-256 checksum of the prepared samples, and of a tokeniser that is not made of them."""
+        store = self.store
+        if self.tokeniser == "words" or all(modality.kind != "text" for modality in store.modalities.values()):
+            return store.digest
+        return text_checksum(json.dumps([store.digest, self._checkpoint_tokeniser().as_dict()]))
+
+    def _checkpoint_tokeniser(self) -> Tokeniser:
+        return load_tokeniser(self.tokeniser.removeprefix("hf/"))
 
     @functools.cached_property
     def _rows(self) -> dict[SplitName, np.ndarray]:
@@ -158,14 +176,14 @@ class StoredData(MultimodalData):
         self.prepare()
         return StoredSplit(self.store, self._rows[name], self._forms, augment=self.augment, masked=self._masks())
 
-    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
+    def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, read as the prepared ones were.
 
         There are no random transforms.
 
         Args:
-            files: A file per modality. Without audio the sound of the video is read. A modality absent from some
-                prepared sample may be left out; it is given as zeros.
+            files: A file per modality, or a text itself, as a string. Without audio the sound of the video is read. A
+                modality absent from some prepared sample may be left out; it is given as zeros.
             modalities: Modalities to read; None reads all.
 
         Raises:
@@ -180,7 +198,10 @@ class StoredData(MultimodalData):
                 f"`files` should name files of {', '.join(forms)}. Found '{unknown[0]}'."
                 f"{nearest_name(unknown[0], forms)}"
             )
-        paths = {name: Path(path) for name, path in files.items()}
+        paths: dict[str, Path | str] = {
+            name: path if forms[name].tokeniser is not None and is_text(path) else Path(path)
+            for name, path in files.items()
+        }
         paths |= sound_of_video(paths, forms, known.optional)
         needed = [name for name in forms if name not in paths and name not in known.optional]
         if needed or not paths:
@@ -231,6 +252,11 @@ class StoredData(MultimodalData):
             "readers": dict(forms.readers),
             "optional": sorted(forms.optional),
             "task": self._task_name,
+            "texts": {
+                name: {"tokeniser": form.tokeniser.as_dict(), "max_tokens": form.max_tokens}
+                for name, form in forms.forms.items()
+                if form.tokeniser is not None
+            },
         }
         statistics = {name: form.statistics for name, form in forms.forms.items() if form.statistics is not None}
         return Preprocessing(self.classes, self.modalities, entries, statistics)
@@ -241,8 +267,11 @@ class StoredData(MultimodalData):
         entries = preprocessing.entries
         self._task_name = entries["task"]
         self._file_forms = FileForms(
-            forms={u: Form(m, preprocessing.arrays.get(u)) for u, m in preprocessing.modalities.items()},
-            stored={name: Modality(entry["kind"], tuple(entry["shape"])) for name, entry in entries["stored"].items()},
+            forms={
+                name: _restored_form(modality, preprocessing.arrays.get(name), entries["texts"].get(name))
+                for name, modality in preprocessing.modalities.items()
+            },
+            stored={name: Modality.from_dict(entry) for name, entry in entries["stored"].items()},
             readers=entries["readers"],
             optional=frozenset(entries["optional"]),
         )
@@ -269,15 +298,49 @@ class StoredData(MultimodalData):
         stored = store.modalities[name]
         if stored.kind == "image":
             return Form(Modality("image", (3, *stored.shape[:2])))
-        if stored.kind == "frames":
-            return Form(Modality("frames", (self.frames, 3, *stored.shape[1:3])))
         if stored.kind == "spectrogram":
             return Form(stored)
-        statistics = feature_statistics(store, name, train) if self._standardises(name) else None
+        if stored.kind == "text":
+            return self._text_form(name)
+        colours = stored.kind == "frames" and is_colour(store.arrays[name])
+        statistics = feature_statistics(store, name, train) if self._standardises(name) and not colours else None
+        if stored.kind == "frames":
+            height, width, channels = stored.shape[1:]
+            modality = Modality("frames", (self.frames, channels, height, width))
+            return Form(modality, statistics, flip=0.0 if self._is_flow(name) else 0.5)
         if stored.kind == "vector":
             return Form(stored, statistics)
         longest = int(np.diff(store.offsets[name]).max())
         return Form(Modality("sequence", (longest, stored.shape[1])), statistics)
+
+    def _is_flow(self, name: str) -> bool:
+        """Whether frames have directions, which a mirror would reverse."""
+        return False
+
+    def _text_form(self, name: str) -> Form:
+        store = self.store
+        tokeniser: Tokeniser
+        if self.tokeniser == "words":
+            texts = (bytes_to_text(store.values(name, row)) for row in self._rows["train"])
+            tokeniser = Vocabulary.of_texts(texts, self.vocabulary)
+            if not tokeniser.words:
+                raise ValueError(
+                    f"The texts of '{name}' in the training split of {store.folder} should share words. No word is in "
+                    "two of them."
+                )
+        else:
+            tokeniser = self._checkpoint_tokeniser()
+        present = np.flatnonzero(store.present(name)).tolist()
+        lengths = [tokeniser.encode(bytes_to_text(store.values(name, row)), self.max_tokens)[1] for row in present]
+        longer = sum(length > self.max_tokens for length in lengths)
+        if longer:
+            self.remarks.append(
+                f"{longer} of {len(lengths)} texts of '{name}' have more than {self.max_tokens} tokens, up to "
+                f"{max(lengths)}. Their first {self.max_tokens} are used; --data.max_tokens takes more."
+            )
+        longest = min(max(lengths), self.max_tokens)
+        modality = Modality("text", (longest,), tokeniser.num_tokens, tokeniser.padding)
+        return Form(modality, tokeniser=tokeniser, max_tokens=self.max_tokens)
 
 
 class GroupedData(StoredData):
@@ -327,8 +390,14 @@ class GroupedData(StoredData):
         return {name: rows[positions] for name, positions in positions_of.items()}
 
 
+def _restored_form(modality: Modality, statistics: np.ndarray | None, text: Mapping[str, Any] | None) -> Form:
+    if text is None:
+        return Form(modality, statistics)
+    return Form(modality, tokeniser=tokeniser_of(text["tokeniser"]), max_tokens=text["max_tokens"])
+
+
 def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of each feature, shape (2, d).
+    """Mean and standard deviation of each feature, or channel of frames, shape (2, d).
 
     Time steps of zeros are left out. A constant feature gets the standard deviation 1.
 
@@ -341,9 +410,12 @@ def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
     padded = store.modalities[name].kind == "sequence"
     values = store.arrays[name]
 
+    rows_per_block = max(1, _BLOCK // math.prod(values.shape[1:-1]))
+
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(values), _BLOCK):
-            block = np.asarray(values[start : start + _BLOCK][used[start : start + _BLOCK]], dtype=np.float64)
+        for start in range(0, len(values), rows_per_block):
+            stop = start + rows_per_block
+            block = np.asarray(values[start:stop][used[start:stop]], dtype=np.float64).reshape(-1, values.shape[-1])
             yield block[block.any(1)] if padded else block
 
     count = sum(len(block) for block in blocks())

@@ -33,14 +33,18 @@ KINDS = {
     "spectrogram": "audio",
     "image": "image",
     "video": "video",
-    "frames": "video",
+    "frames": "frames",
+    "flow": "flow",
+    "text": "text",
     "array": "array",
     "vector": "vector",
     "sequence": "sequence",
     "text features": "sequence",
     "extra": "extra",
 }
-_UNREAD = {"extra", "times"}  # kinds of columns that do not name files
+_UNREAD = {"extra", "times"}  # kinds of columns that are no modalities
+#: Kinds whose files may be folders of frames.
+FRAMES = {"video", "frames", "flow"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +54,9 @@ class FileTable:
     Attributes:
         path: Path of the table.
         columns: Index of each column, by name without kind.
-        kinds: Kind of each modality: audio, image, video, array, vector or sequence.
+        kinds: Kind of each modality: audio, image, video, frames, flow, array, vector, sequence or text.
         times: Columns of times: start, end, both or none.
+        written: Columns whose cells are texts, not names of text files.
         rows: Number and cells of each row that is not blank. Numbers are a spreadsheet's: the head is row 1.
     """
 
@@ -60,6 +65,7 @@ class FileTable:
     kinds: Mapping[str, str]
     times: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str]]]
+    written: frozenset[str] = frozenset()
 
     @property
     def task(self) -> TaskName:
@@ -83,7 +89,8 @@ def read_table(path: Path) -> FileTable:
       sample lacks. Its kind follows from the files' suffixes or from the head: ``voice:audio``,
       ``photo:image``, ``clip:video``, ``sensor:array`` (a vector (d) or a sequence (T, d), as in the first file),
       ``pose:sequence``, ``age:vector``, ``words:text features`` (a sequence). ``audio`` reads the sound of videos too.
-      A column of ``frames`` may name folders of images, the frames of a video.
+      ``video``, ``frames`` and ``flow`` may name folders of images, the last two also arrays of frames of any
+      channels and folders of arrays. A column of ``text`` holds the texts themselves, or names of ``.txt`` files.
     * ``start`` and ``end`` (optional): the seconds of audio and video files that belong to the sample; an empty cell is
       the beginning or end of the file.
     * A column ``note:extra`` is kept with the sample and not read.
@@ -118,12 +125,17 @@ def parse_table(content: bytes, path: Path) -> FileTable:
         raise ValueError(f"{path} should have a row per sample. It has only the names of its columns.")
     columns, stated = _columns(head, path)
     kinds: dict[str, str] = {}
+    written = set()
     for name, index in columns.items():
         if name not in _RESERVED and stated[name] not in _UNREAD:
             cells = [(number, row[index]) for number, row in rows if len(row) == len(head) and row[index]]
             if not cells:
-                raise ValueError(f"{path}, column '{name}' should hold paths of files. All its cells are empty.")
+                raise ValueError(
+                    f"{path}, column '{name}' should hold paths of files or texts. All its cells are empty."
+                )
             kinds[name] = stated[name] or _kind_of_files(name, cells, path)
+            if kinds[name] == "text" and any(_suffix(cell) != ".txt" for _, cell in cells):
+                written.add(name)
     if len(kinds) < 2:
         single = next(iter(kinds.items()), None)
         advice = (
@@ -136,7 +148,7 @@ def parse_table(content: bytes, path: Path) -> FileTable:
             f"{advice}"
         )
     times = [name for name in _TIMES if stated.get(name) == "times"]
-    return FileTable(path, columns, kinds, times, rows)
+    return FileTable(path, columns, kinds, times, rows, frozenset(written))
 
 
 def list_samples(table: FileTable, *, allow_outside: bool = False) -> list[SourceSample]:
@@ -265,8 +277,8 @@ def _kind_of_files(name: str, cells: Sequence[tuple[int, str]], path: Path) -> s
     number, cell = cells[0]
     raise ValueError(
         f"{path}, column '{name}' is unknown: {cell[:80]!r} in row {number} has no suffix of a file that can be read. "
-        f"Columns are {', '.join(_RESERVED)}, and files; name it '{name}:KIND' to say their kind, or '{name}:extra' to "
-        f"leave it unread.{nearest_name(name, _RESERVED)}"
+        f"Columns are {', '.join(_RESERVED)}, and files; name it '{name}:text' if it holds texts, '{name}:KIND' to say "
+        f"the kind of files, or '{name}:extra' to leave it unread.{nearest_name(name, _RESERVED)}"
     )
 
 
@@ -300,14 +312,19 @@ def _read_row(
     elif split_wanted and not word:
         problems.append("column 'split' is empty, that of other rows is not")
     files: dict[str, Path] = {}
+    texts: dict[str, str] = {}
     for modality in table.kinds:
-        if cell := _cell(table, cells, modality):
-            path = find_file(cell, table.path.parent, folder, frames=table.kinds[modality] == "video")
+        if not (cell := _cell(table, cells, modality)):
+            continue
+        if modality in table.written:
+            texts[modality] = cell
+        else:
+            path = find_file(cell, table.path.parent, folder, frames=table.kinds[modality] in FRAMES)
             if isinstance(path, Path):
                 files[modality] = path
             else:
                 problems.append(f"column '{modality}': {path}")
-    if not files and not problems:
+    if not files and not texts and not problems:
         problems.append("it has no file of any modality")
     unread = [column for column in table.columns if column not in _RESERVED and column not in table.kinds]
     extra: dict[str, Any] = {"row": number, **{column: _cell(table, cells, column) for column in unread}}
@@ -315,7 +332,7 @@ def _read_row(
     if problem is not None:
         problems.append(problem)
     group = _cell(table, cells, "group") or None
-    return SourceSample(name, label, split, group, files, extra, interval=interval), problems
+    return SourceSample(name, label, split, group, files, extra, interval=interval, texts=texts), problems
 
 
 def find_file(cell: str, base: Path, folder: Path | None = None, *, frames: bool = True) -> Path | str:
@@ -328,7 +345,7 @@ def find_file(cell: str, base: Path, folder: Path | None = None, *, frames: bool
         if folder is not None and not file.resolve().is_relative_to(folder):
             return f"{cell!r} leads out of the folder of the table; option --allow-outside allows it"
         if file.is_dir():
-            return file if frames else f"{cell!r} is a folder; only a column of kind 'frames' takes folders, of images"
+            return file if frames else f"{cell!r} is a folder; only a column of kind 'frames' or 'flow' takes folders"
         if not file.exists():
             return f"there is no file {cell!r}"
     except (OSError, ValueError, RuntimeError) as error:  # a name too long or with a zero byte, a circle of links

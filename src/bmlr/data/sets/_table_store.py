@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from bmlr.data.readers._arrays import ArrayReader
+from bmlr.data.readers._audio import AudioReader
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._frame_arrays import FrameArrayReader, list_arrays
 from bmlr.data.readers._images import ImageReader
+from bmlr.data.readers._text import TextReader
+from bmlr.data.readers._video import VideoReader
 from bmlr.data.sets._media import make_audio_reader, make_video_reader, note_lengths
-from bmlr.data.sets._table_files import FileTable, list_samples, read_table
+from bmlr.data.sets._table_files import FRAMES, FileTable, list_samples, read_table
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._plausibility import check_labels, check_numbers, equal_modalities
@@ -46,8 +51,6 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
     options.refuse("manifest", "file")
     table = read_table(source)
     path = table.path
-    if set(table.kinds.values()) & {"audio", "image", "video"}:
-        check_installed()
     task, listed = table.task, list_samples(table, allow_outside=options.allow_outside)
     samples, notes = check_numbers(listed, path) if task == "regression" else check_labels(listed, path, task)
     _check_columns(table, samples)
@@ -57,6 +60,8 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
         wanted = "2 classes" if task == "multiclass" else "1 label"
         raise ValueError(f"{path} should have rows of at least {wanted}. Usable are {classes}{example}.")
     readers = _make_readers(table.kinds, samples, options)
+    if any(isinstance(reader, (AudioReader, ImageReader, VideoReader)) for reader in readers.values()):
+        check_installed()
     result = prepare_samples(
         "manifest",
         samples,
@@ -75,7 +80,9 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
 
 def _check_columns(table: FileTable, samples: Sequence[SourceSample]) -> None:
     """Refuse two columns that name the same files and read them alike."""
-    for (first, second), (equal, present) in equal_modalities((s.files for s in samples), table.kinds).items():
+    for (first, second), (equal, present) in equal_modalities(
+        ({**s.files, **s.texts} for s in samples), table.kinds
+    ).items():
         if equal < present:
             continue
         if table.kinds[first] == "video":
@@ -110,13 +117,29 @@ def _make_readers(
             readers[name] = make_audio_reader(options, seconds)
         elif kind == "image":
             readers[name] = ImageReader(options.size, options.max_pixels)
-        elif kind == "video":
-            readers[name] = make_video_reader(options, video_seconds)
+        elif kind in FRAMES:
+            video = make_video_reader(options, video_seconds)
+            arrays = kind != "video" and _holds_arrays(name, samples)
+            readers[name] = _array_reader(video) if arrays else video
+        elif kind == "text":
+            readers[name] = TextReader()
         elif kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
             readers[name] = ArrayReader("sequence")
         else:
             readers[name] = ArrayReader("vector")
     return readers
+
+
+def _array_reader(video: VideoReader) -> FrameArrayReader:
+    return FrameArrayReader(video.size, video.fps, video.min_seconds, video.seconds, video.frame_rate)
+
+
+def _holds_arrays(name: str, samples: Sequence[SourceSample]) -> bool:
+    """Whether the first file or folder of a column is of arrays, and not a video or images."""
+    path = next((sample.files[name] for sample in samples if sample.problem is None and name in sample.files), Path())
+    with contextlib.suppress(OSError):
+        return bool(list_arrays(path)) if path.is_dir() else path.suffix.lower() == ".npy"
+    return False  # its reader says what is wrong
 
 
 def _dimensions(name: str, samples: Sequence[SourceSample]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bmlr._checks import nearest_name
 from bmlr.data._base import Modality
+from bmlr.data.readers._text import is_text
 from bmlr.data.readers.suffixes import FILE_KINDS, MODALITY_KINDS
 from bmlr.data.sets._table_files import csv_records, find_file
 
@@ -19,11 +20,11 @@ class NewSample:
 
     Attributes:
         name: Its name in a table of predictions.
-        files: A file per modality.
+        files: A file per modality, or a text itself.
     """
 
     name: str
-    files: Mapping[str, Path]
+    files: Mapping[str, Path | str]
 
 
 def list_new_samples(arguments: Sequence[str], modalities: Mapping[str, Modality]) -> list[NewSample]:
@@ -34,7 +35,7 @@ def list_new_samples(arguments: Sequence[str], modalities: Mapping[str, Modality
     one modality are a sample each, and those of several are samples by their names without suffix.
 
     Args:
-        arguments: Paths, or MODALITY=PATH.
+        arguments: Paths, MODALITY=PATH, or MODALITY=TEXT.
         modalities: Modalities of the model.
 
     Raises:
@@ -49,10 +50,13 @@ def list_new_samples(arguments: Sequence[str], modalities: Mapping[str, Modality
         'written.png'
     """
     samples: list[NewSample] = []
-    files: list[tuple[str, Path]] = []
+    files: list[tuple[str, Path | str]] = []
     for text in arguments:
         name, separator, rest = text.partition("=")
         stated = name if separator and name in modalities else None
+        if stated is not None and modalities[stated].kind == "text" and is_text(rest):
+            files.append((stated, rest))
+            continue
         path = Path(rest if stated else text).expanduser()
         if stated is None and path.suffix.lower() in {".csv", ".tsv"}:
             samples += _samples_of_table(path, modalities)
@@ -76,12 +80,16 @@ def _samples_of_table(path: Path, modalities: Mapping[str, Modality]) -> list[Ne
     for number, cells in enumerate(rows, 2):
         if any(cells):
             row = dict(zip(names, cells, strict=False))
-            files = {name: _file_of_cell(row[name], path.parent) for name in modalities if row.get(name)}
+            files = {
+                name: _file_of_cell(row[name], path.parent, form) for name, form in modalities.items() if row.get(name)
+            }
             samples.append(NewSample(row.get("id") or f"row-{number}", files))
     return samples
 
 
-def _file_of_cell(cell: str, folder: Path) -> Path:
+def _file_of_cell(cell: str, folder: Path, form: Modality) -> Path | str:
+    if form.kind == "text" and is_text(cell):
+        return cell
     found = find_file(cell, folder)
     return found if isinstance(found, Path) else folder / cell  # its reader says what is wrong
 
@@ -120,17 +128,18 @@ def _candidates(path: Path, modalities: Mapping[str, Modality]) -> list[str]:
     return fitting
 
 
-def _group(files: Iterable[tuple[str, Path]]) -> list[NewSample]:
+def _group(files: Iterable[tuple[str, Path | str]]) -> list[NewSample]:
     """Samples of files of known modality."""
     files = list(files)
     counts = collections.Counter(name for name, _ in files)
     if len(counts) == 1:
         return [NewSample(str(path), {name: path}) for name, path in files]
     if all(count == 1 for count in counts.values()):
-        return [NewSample(files[0][1].stem, dict(files))] if files else []
-    groups: dict[str, dict[str, Path]] = {}
+        named = next((path.stem for _, path in files if isinstance(path, Path)), "1")
+        return [NewSample(named, dict(files))] if files else []
+    groups: dict[str, dict[str, Path | str]] = {}
     for name, path in files:
-        group = groups.setdefault(path.stem, {})
+        group = groups.setdefault(Path(path).stem, {})
         if name in group:
             raise ValueError(
                 f"`files` should have one file of '{name}' per sample. Found {group[name]} and {path}. Give samples "

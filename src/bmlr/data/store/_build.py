@@ -44,7 +44,7 @@ _MAX_FAULTS = 20  # samples that cannot be read, none before them either, after 
 _VERSION = 2  # of the stored form; part of the key, so that an older store is not taken for this one
 
 
-def prepare_samples(
+def prepare_samples(  # noqa: PLR0913
     name: str,
     samples: Sequence[SourceSample],
     readers: Mapping[str, FileReader],
@@ -136,9 +136,7 @@ def prepare_samples(
     return _make_result(folder, decoded=decoded)
 
 
-def _check_arguments(
-    samples: Sequence[SourceSample], readers: Mapping[str, FileReader], form: TargetForm
-) -> None:
+def _check_arguments(samples: Sequence[SourceSample], readers: Mapping[str, FileReader], form: TargetForm) -> None:
     if not samples:
         raise ValueError("`samples` should hold at least one sample. Found none.")
     repeated = [name for name, number in collections.Counter(sample.id for sample in samples).items() if number > 1]
@@ -153,10 +151,9 @@ def _check_arguments(
         if modality == "targets" or modality.endswith("_offsets"):
             raise ValueError(f"`readers` should not name a modality '{modality}': the store has a file of that name.")
     for sample in samples:
-        if not set(sample.files) <= set(readers):
-            raise ValueError(
-                f"Sample '{sample.id}' should have files for {sorted(readers)}. Found {sorted(sample.files)}."
-            )
+        if not {*sample.files, *sample.texts} <= set(readers):
+            found = sorted([*sample.files, *sample.texts])
+            raise ValueError(f"Sample '{sample.id}' should have files for {sorted(readers)}. Found {found}.")
 
 
 def _samples_checksum(samples: Sequence[SourceSample]) -> str:
@@ -164,7 +161,7 @@ def _samples_checksum(samples: Sequence[SourceSample]) -> str:
     for sample in samples:
         files = {modality: [path.name, _size(path)] for modality, path in sample.files.items()}
         listed = [sample.id, sample.label, sample.split, sample.group, files, dict(sample.extra), sample.problem]
-        content = [*listed, sample.interval]
+        content = [*listed, sample.interval, *([dict(sample.texts)] if sample.texts else [])]
         digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
@@ -236,7 +233,7 @@ def _reject_unread(sample: SourceSample, form: TargetForm) -> Rejection | None:
         return Rejection(sample.id, file, sample.problem)
     if (problem := form.find_problem(sample.label)) is not None:
         return Rejection(sample.id, file, problem)
-    if not sample.files:
+    if not sample.files and not sample.texts:
         return Rejection(sample.id, file, "it has no file of any modality")
     return None
 
@@ -258,7 +255,7 @@ def _select_fitting(
         mismatches = {modality: column.find_mismatch(piece) for modality, column in columns.items()}
         modality = next((modality for modality, mismatch in mismatches.items() if mismatch), None)
         if modality is not None:
-            rejected.append(Rejection(sample.id, str(sample.files[modality]), str(mismatches[modality])))
+            rejected.append(Rejection(sample.id, str(sample.files.get(modality, "")), str(mismatches[modality])))
             continue
         for column in columns.values():
             column.add(piece)

@@ -150,12 +150,14 @@ def check_numbers(samples: Sequence[SourceSample], source: object) -> tuple[list
 def _describe_numbers(values: Sequence[float]) -> list[str]:
     """Notes on targets that may be classes, codes for missing ones, or in an unfit unit."""
     distinct = sorted(set(values))
-    if len(values) >= _SMALL_TABLE and len(distinct) <= _FEW_NUMBERS and all(value == round(value) for value in distinct):
+    if (
+        len(values) >= _SMALL_TABLE
+        and len(distinct) <= _FEW_NUMBERS
+        and all(value == round(value) for value in distinct)
+    ):
         shown = ", ".join(f"{value:g}" for value in distinct)
-        return [
-            f"Warning: the targets are {len(distinct)} whole numbers only ({shown}). If they are classes, name the column "
-            "'label'."
-        ]
+        words = f"Warning: the targets are {len(distinct)} whole numbers only ({shown})."
+        return [f"{words} If they are classes, name the column 'label'."]
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else (0.0, 0.0, 0.0)
     far = [value for value in values if high > low and abs(value - middle) > _FAR * (high - low)]
     notes = []
@@ -167,8 +169,8 @@ def _describe_numbers(values: Sequence[float]) -> list[str]:
     size = math.sqrt(statistics.fmean(value * value for value in values)) if values else 1.0
     if not 1 / _MAX_SIZE < size < _MAX_SIZE:
         notes.append(
-            f"Warning: the targets are about {size:.3g} in size, and a network learns numbers near 1 best. Divide them, "
-            f"as by {10 ** round(math.log10(size)):g}."
+            f"Warning: the targets are about {size:.3g} in size, and a network learns numbers near 1 best. Divide them "
+            f"by {10 ** round(math.log10(size)):g}, say."
         )
     return notes
 
@@ -182,10 +184,8 @@ def _clean_names(samples: Sequence[SourceSample]) -> tuple[list[SourceSample], l
     if not ungrouped:
         return cleaned, []
     count = sum(sample.group in ungrouped for sample in samples)
-    return cleaned, [
-        f"Warning: {count} of {len(cleaned)} samples have no group ({_listed(sorted(ungrouped))}). Each is taken as a "
-        "group of its own."
-    ]
+    words = f"Warning: {count} of {len(cleaned)} samples have no group ({_listed(sorted(ungrouped))})."
+    return cleaned, [f"{words} Each is taken as a group of its own."]
 
 
 def _clean_group(group: str | None) -> str | None:
@@ -237,7 +237,7 @@ def _refuse_scores(counts: Mapping[str, int], source: object) -> None:
     raise ValueError(
         f"The labels of {source} are {reason}: {len(counts)} different ones for {total} samples, such as "
         f"{_listed(list(counts)[:2])}. That is regression: a table of your own has numbers in a column 'target'. For "
-        "classification give each sample the name of a class, for scores that of a range, such as negative and positive."
+        "classification give each sample the name of a class, for scores a range, such as negative and positive."
     )
 
 
@@ -255,9 +255,7 @@ def _variants(counts: Mapping[str, int]) -> list[list[str]]:
     return [group for group in order if len(group) > 1]
 
 
-def describe_counts(
-    counts: Mapping[str, Mapping[str, int]], samples: Mapping[str, int] | None = None
-) -> list[str]:
+def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[str, int] | None = None) -> list[str]:
     """Notes on the numbers of samples by split and class.
 
     Args:

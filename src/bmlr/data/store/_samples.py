@@ -26,6 +26,7 @@ class SourceSample:
         problem: Reason to reject the sample without reading a file (not listed, no such file), or None.
         unlabelled: Whether it has no label, which is no fault: it is left out, and no limit counts it.
         interval: Interval to read of audio and video; None reads from the beginning.
+        texts: Text of each modality that is in the source itself.
     """
 
     id: str
@@ -37,6 +38,7 @@ class SourceSample:
     problem: str | None = None
     unlabelled: bool = False
     interval: Interval | None = None
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def refuse_pointers(samples: Sequence[SourceSample], max_rejected: float) -> None:

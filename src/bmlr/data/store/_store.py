@@ -86,7 +86,7 @@ def open_store(folder: Path, *, verify: bool = False) -> Store:
         raise ValueError(f"The prepared data in {folder} is damaged. Remove the folder and prepare it again.")
     manifest, arrays = entry
     try:
-        modalities = {m: Modality(e["kind"], tuple(e["shape"])) for m, e in manifest["modalities"].items()}
+        modalities = {m: Modality.from_dict(e) for m, e in manifest["modalities"].items()}
         return Store(
             folder=folder,
             classes=tuple(manifest["classes"]),

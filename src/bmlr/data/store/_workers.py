@@ -24,6 +24,7 @@ import numpy as np
 
 from bmlr.data.readers._base import FileContent, FileReader
 from bmlr.data.readers._files import describe_source
+from bmlr.data.readers._text import describe_text, text_to_bytes
 from bmlr.data.store._pieces import Piece, write_piece
 from bmlr.data.store._plausibility import as_text
 from bmlr.data.store._samples import Fault, Rejection, SourceSample
@@ -71,6 +72,9 @@ def decode(task: DecodeTask, readers: Mapping[str, FileReader]) -> Result:
             return Rejection(task.sample.id, str(path), f"{modality} {problem}")
         contents[modality] = content
         files[modality]["seconds"] = content.seconds
+    for modality, text in task.sample.texts.items():
+        contents[modality] = FileContent(text_to_bytes(text))
+        files[modality] = {**describe_text(text), "seconds": None}
     return write_piece(task.path, task.sample.id, contents, files)
 
 
@@ -207,7 +211,7 @@ def _decode_alone(task: DecodeTask, readers: Mapping[str, FileReader]) -> Result
     process = context.Process(target=_send_result, args=(sender, _MAX_SECONDS, task, dict(readers)))
     process.start()
     sender.close()  # else the end of the process would not close the pipe
-    file = str(next(iter(task.sample.files.values())))
+    file = str(next(iter(task.sample.files.values()), ""))
     try:
         if not receiver.poll(_MAX_SECONDS + _GRACE_SECONDS):
             raise TimeoutError

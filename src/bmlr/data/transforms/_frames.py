@@ -59,7 +59,7 @@ def augment_frames(
     itself, so that its result is the same, bit for bit, in any batch and at any position in it.
 
     Args:
-        frames: Frames, uint8, shape (B, T, H, W, 3).
+        frames: Frames, uint8 or float32, shape (B, T, H, W, C). Those of type uint8 are divided by 255.
         size: Height and width of the result.
         seeds: Seed of each sample, int64, shape (B,), best on the CPU; use another for every epoch. None in
             evaluation.
@@ -71,7 +71,7 @@ def augment_frames(
         std: Standard deviation of each channel.
 
     Returns:
-        Shape (B, T, 3, size, size), float32, on the device of ``frames``.
+        Shape (B, T, C, size, size), float32, on the device of ``frames``.
 
     Raises:
         ValueError: If a tensor has another type or shape, a parameter is out of its range, or ``seeds`` is None in
@@ -83,9 +83,10 @@ def augment_frames(
         >>> augment_frames(frames, 32, torch.tensor([7, 8]), train=True).shape
         torch.Size([2, 3, 3, 32, 32])
     """
-    _check_frames(frames)
+    _check_frames(frames, len(mean))
     check_integer("size", size, 1)
-    shift, divisor = (_per_channel(name, values, frames.device) for name, values in (("mean", mean), ("std", std)))
+    channels = frames.shape[4]
+    shift, divisor = (_per_channel(u, values, channels, frames.device) for u, values in (("mean", mean), ("std", std)))
     if min(std) <= 0:
         raise ValueError(f"Parameter `std` should hold positive numbers. Found `std = {tuple(std)}`.")
     batch_size, n_frames, height, width, _ = frames.shape
@@ -93,14 +94,16 @@ def augment_frames(
         crops = sample_crops(_checked_seeds(seeds, batch_size), height, width, scale=scale, ratio=ratio, flip=flip)
     else:
         crops = [Crop(0, 0, height, width, flipped=False)] * batch_size
-    resized = torch.empty(batch_size, n_frames, 3, size, size, device=frames.device)
+    resized = torch.empty(batch_size, n_frames, channels, size, size, device=frames.device)
     for sample, crop in enumerate(crops):
         cut = frames[sample, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         # One layout in memory: interpolate picks its kernel by the strides, and the kernels round differently.
         cut = cut.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         scaled = F.interpolate(cut, (size, size), mode="bilinear", antialias=True)
         resized[sample] = scaled.flip(3) if crop.flipped else scaled
-    return resized.div_(255).sub_(shift).div_(divisor)
+    if frames.dtype == torch.uint8:
+        resized.div_(255)
+    return resized.sub_(shift).div_(divisor)
 
 
 def sample_crops(
@@ -153,12 +156,12 @@ def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def _check_frames(frames: Tensor) -> None:
-    if frames.dtype != torch.uint8:
-        raise ValueError(f"`frames` should be uint8, from 0 to 255. Found dtype {frames.dtype}.")
-    if frames.ndim != 5 or frames.shape[4] != 3 or 0 in frames.shape[1:]:
+def _check_frames(frames: Tensor, channels: int) -> None:
+    if frames.dtype not in {torch.uint8, torch.float32}:
+        raise ValueError(f"`frames` should be uint8, from 0 to 255, or float32. Found dtype {frames.dtype}.")
+    if frames.ndim != 5 or frames.shape[4] != channels or 0 in frames.shape[1:]:
         raise ValueError(
-            f"`frames` should have shape (B, T, H, W, 3), T, H and W at least 1. Found {tuple(frames.shape)}."
+            f"`frames` should have shape (B, T, H, W, {channels}), T, H and W at least 1. Found {tuple(frames.shape)}."
         )
 
 
@@ -182,7 +185,7 @@ def _check_range(name: str, bounds: tuple[float, float], limit: float) -> None:
         )
 
 
-def _per_channel(name: str, values: Sequence[float], device: torch.device) -> Tensor:
-    if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"Parameter `{name}` should hold 3 finite numbers. Found `{name} = {tuple(values)}`.")
-    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+def _per_channel(name: str, values: Sequence[float], channels: int, device: torch.device) -> Tensor:
+    if len(values) != channels or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"Parameter `{name}` should hold {channels} finite numbers. Found `{name} = {tuple(values)}`.")
+    return torch.tensor(values, dtype=torch.float32, device=device).view(channels, 1, 1)
