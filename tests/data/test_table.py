@@ -103,7 +103,10 @@ def test_kinds_are_told_by_the_suffixes():
         (",,\n", "should begin with the names of its columns"),
         ("label,a,b\n", "should have a row per sample"),
         ("label,a,b\n,,\n\n", "should have a row per sample"),
-        ("lable,a,b\nx,1.npy,2.npy\n", "should have a column 'label', or 'target' for numbers. Found lable, a, b. Is it 'lable'?"),
+        (
+            "lable,a,b\nx,1.npy,2.npy\n",
+            "should have a column 'label', or 'target' for numbers. Found lable, a, b. Is it 'lable'?",
+        ),
         ("label,a,,b\nx,1.npy,,2.npy\n", "column 3 should have a name"),
         ("label,a,a\nx,1.npy,2.npy\n", "column 3 should have a name of its own. 'a' is that of column 2"),
         ("label,a,LABEL\nx,1.npy,2.npy\n", "column 3 should have a name of its own"),

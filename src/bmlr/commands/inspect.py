@@ -60,14 +60,20 @@ def execute(
 def _print(inspection: Inspection) -> None:
     splits = inspection.splits
     console = make_console(120)
-    counts = Table("class", title=f"{inspection.data}, {inspection.protocol} protocol")
+    first = next(iter(splits.values()))
+    counts = Table("target" if first.numbers else "class", title=f"{inspection.data}, {inspection.protocol} protocol")
     for name in splits:
         counts.add_column(name, justify="right")
     for label in inspection.classes:
         counts.add_row(label, *(str(split.counts[label]) for split in splits.values()))
+    if ranges := {name: split.numbers for name, split in splits.items() if split.numbers is not None}:
+        counts.add_row("range", *(f"{numbers.min:g} … {numbers.max:g}" for numbers in ranges.values()))
+        counts.add_row("mean ± std", *(f"{numbers.mean:.3g} ± {numbers.std:.3g}" for numbers in ranges.values()))
     counts.add_section()
     counts.add_row("all", *(str(split.samples) for split in splits.values()))
-    counts.add_row("majority rate", *(format_percent(split.majority_rate) for split in splits.values()))
+    rates = [split.majority_rate for split in splits.values() if split.majority_rate is not None]
+    if rates:
+        counts.add_row("majority rate", *map(format_percent, rates))
     counts.add_row("groups", *("–" if split.groups is None else str(split.groups) for split in splits.values()))
     console.print(counts)
     lengths = _length_columns(inspection)

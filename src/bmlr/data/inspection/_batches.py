@@ -35,7 +35,7 @@ def iterate_batches(data: MultimodalData, name: SplitName, split: Split, positio
         if not torch.equal(batch.targets, split.targets[indices]):
             raise ValueError(f"{where} gives other targets in a batch than its `targets` at the same positions.")
         for modality, form in data.modalities.items():
-            shape, fixed = tuple(batch.inputs[modality].shape[1:]), int(form.kind in {"sequence", "frames"})
+            shape, fixed = tuple(batch.inputs[modality].shape[1:]), int(form.kind in {"sequence", "frames", "text"})
             if len(shape) != len(form.shape) or shape[fixed:] != tuple(form.shape[fixed:]):  # T may differ
                 raise ValueError(
                     f"{where} should give '{modality}' of shape {tuple(form.shape)}, as `modalities` says. "

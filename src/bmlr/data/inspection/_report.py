@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from bmlr._checks import check_integer, check_targets
+from bmlr._checks import check_integer
 from bmlr._console import make_console
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
 from bmlr.data.inspection._batches import draw_indices, iterate_batches, present_mask, store_of
 from bmlr.data.inspection._statistics import InputReport, InputStatistics
 from bmlr.data.store._plausibility import describe_counts, describe_size
 from bmlr.data.store._store import REJECTED, read_rejected
+from bmlr.data.store._targets import NumberRange, count_classes
 
 _MAX_NAMES = 5  # groups or classes named in a sentence
 
@@ -30,8 +30,9 @@ class SplitReport:
     Attributes:
         samples: Number of samples.
         n_read: Number of samples whose inputs were read.
-        counts: Number of samples by class.
-        majority_rate: Fraction of the most frequent class, the accuracy of a constant answer.
+        counts: Number of samples by class or label; none for numbers.
+        majority_rate: Fraction of the most frequent class, the accuracy of a constant answer; None without classes.
+        numbers: Range of the targets, where they are numbers.
         groups: Number of groups; None without groups.
         inputs: Statistics of the inputs, by modality.
     """
@@ -39,7 +40,8 @@ class SplitReport:
     samples: int
     n_read: int
     counts: Mapping[str, int]
-    majority_rate: float
+    majority_rate: float | None
+    numbers: NumberRange | None
     groups: int | None
     inputs: Mapping[str, InputReport]
 
@@ -141,8 +143,8 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
         for name, split in splits.items():
             if not len(split):
                 raise ValueError(f"Split '{name}' of '{data.name}' should hold samples. It is empty.")
-            check_targets(split.targets, len(split), len(data.classes))
-            statistics[name] = {modality: InputStatistics(form.kind) for modality, form in data.modalities.items()}
+            data.task.check_targets(split.targets, len(split))
+            statistics[name] = {modality: InputStatistics(form) for modality, form in data.modalities.items()}
             for batch in iterate_batches(data, name, split, indices[name]):
                 for modality, inputs in statistics[name].items():
                     inputs.add_batch(batch.inputs[modality].numpy(), present_mask(batch, modality))
@@ -171,12 +173,14 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
 
 
 def _report(data: MultimodalData, split: Split, statistics: Mapping[str, InputStatistics], n_read: int) -> SplitReport:
-    counts = torch.bincount(split.targets, minlength=len(data.classes)).tolist()
+    targets = split.targets.numpy()
+    counts = count_classes(targets, data.classes)
     return SplitReport(
         samples=len(split),
         n_read=n_read,
-        counts=dict(zip(data.classes, counts, strict=True)),
-        majority_rate=max(counts) / len(split),
+        counts=counts,
+        majority_rate=max(counts.values()) / len(split) if data.task.name == "multiclass" else None,
+        numbers=NumberRange.of(targets) if data.task.name == "regression" else None,
         groups=None if split.groups is None else len(set(split.groups)),
         inputs={modality: inputs.report(_seconds(split, modality)) for modality, inputs in statistics.items()},
     )
@@ -267,20 +271,25 @@ def _sentences(
                 )
             if inputs.constant:
                 remarks.append(f"{_count(inputs.constant, 'sample')} of split '{name}' with a constant '{modality}'.")
-    remarks += _describe_classes(reports)
+    remarks += _describe_targets(reports)
+    remarks += getattr(data, "remarks", ())
     left_out = getattr(data, "left_out", None)
     if left_out:
         remarks.append(f"Protocol '{data.protocol}' leaves out {_count(len(left_out), 'sample')}.")
     return alarms, remarks
 
 
-def _describe_classes(reports: Mapping[str, SplitReport]) -> list[str]:
-    """Remarks on small splits and on classes that look alike or have few samples."""
+def _describe_targets(reports: Mapping[str, SplitReport]) -> list[str]:
+    """Remarks on small splits, on classes that look alike or have few samples, and on numbers that are all one."""
     counts: dict[str, int] = collections.Counter()
     for report in reports.values():
         counts.update(report.counts)
+    if not counts:
+        constant = [name for name, report in reports.items() if report.numbers and report.numbers.std == 0]
+        return [f"All targets of split '{name}' are {reports[name].numbers.mean:g}." for name in constant]  # type: ignore[union-attr]
     sizes = (describe_size(name, report.samples) for name, report in reports.items())
-    return [*describe_counts({"": counts}), *(sentence for sentence in sizes if sentence is not None)]
+    samples = sum(report.samples for report in reports.values())
+    return [*describe_counts({"": counts}, {"": samples}), *(sentence for sentence in sizes if sentence is not None)]
 
 
 def _both(splits: Sequence[str]) -> str:

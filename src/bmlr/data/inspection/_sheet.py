@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,11 @@ _CELL, _GAP, _BETWEEN = 0.9, 0.06, 0.3  # height of a cell, space between cells 
 
 
 def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class: int = 4, seed: int = 0) -> Figure:
-    """Draw samples of each class in all modalities, a row per class.
+    """Draw samples of each class in all modalities, a row per class, label or fifth of the numbers.
 
     The order of the samples is the same in every modality. Images and frames are in their colours, spectrograms with
-    low frequencies below, sequences with time to the right and a line per feature, vectors as curves. All samples of a
+    low frequencies below, sequences with time to the right and a line per feature, vectors as curves, texts as written,
+    or their tokens as stripes. All samples of a
     modality share one scale. The first 40 classes are shown, and up to four frames of a video.
 
     Args:
@@ -44,21 +46,36 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
     check_integer("per_class", per_class, 1)
     data.prepare()
     samples = data.split(split)
-    targets = samples.targets.numpy()
-    labels = range(min(len(data.classes), _MAX_CLASSES))
-    picks = {label: draw_indices(np.flatnonzero(targets == label), per_class, seed) for label in labels}
+    rows = _rows(data, samples.targets.numpy())
+    shown = list(rows)[:_MAX_CLASSES]
+    picks = {name: draw_indices(rows[name], per_class, seed) for name in shown}
     positions = np.concatenate(list(picks.values()))
     if not len(positions):
         raise ValueError(f"Split '{split}' of '{data.name}' should hold samples. It is empty.")
     batches = list(iterate_batches(data, split, samples, positions))
-    counts = np.bincount(targets, minlength=len(data.classes))
+    counts = {name: len(rows[name]) for name in picks}
     sheet = _Sheet(data, picks, counts, normalised=store_of(samples) is not None)
     for modality, form in data.modalities.items():
-        values = join_batches([batch.inputs[modality].numpy() for batch in batches])
-        sheet.draw(modality, form, values, np.concatenate([present_mask(batch, modality) for batch in batches]))
-    classes = f", first {len(labels)} of {len(data.classes)} classes" if len(labels) < len(data.classes) else ""
-    sheet.title(f"{data.name}, {data.protocol} protocol, {split} split: {len(targets)} samples{classes}")
+        present = np.concatenate([present_mask(batch, modality) for batch in batches])
+        if form.kind == "text" and hasattr(samples, "texts"):
+            sheet.draw_texts(modality, form, samples.texts(modality, positions.tolist()), present)
+        else:
+            sheet.draw(modality, form, join_batches([batch.inputs[modality].numpy() for batch in batches]), present)
+    classes = f", first {len(shown)} of {len(rows)} classes" if len(shown) < len(rows) else ""
+    sheet.title(f"{data.name}, {data.protocol} protocol, {split} split: {len(samples)} samples{classes}")
     return sheet.figure
+
+
+def _rows(data: MultimodalData, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Positions of the samples of each row of a sheet, by the row's name."""
+    if targets.ndim == 2 and data.classes:
+        return {name: np.flatnonzero(targets[:, label]) for label, name in enumerate(data.classes)}
+    if data.classes:
+        return {name: np.flatnonzero(targets == label) for label, name in enumerate(data.classes)}
+    order = np.argsort(targets.reshape(len(targets), -1)[:, 0], kind="stable")
+    fifths = [fifth for fifth in np.array_split(order, 5) if len(fifth)]
+    names = [f"{targets[fifth].min():.3g} … {targets[fifth].max():.3g}" for fifth in fifths]
+    return {name: np.sort(fifth) for name, fifth in zip(names, fifths, strict=True)}
 
 
 class _Sheet:
@@ -68,20 +85,20 @@ class _Sheet:
 
     Args:
         data: The data set.
-        picks: Positions of the samples of each class.
-        counts: Number of samples of each class.
+        picks: Positions of the samples of each row, by its name.
+        counts: Number of samples of each row.
         normalised: Colours are known to be normalised by ImageNet's mean and standard deviation; otherwise those
             outside [0, 1] are.
     """
 
     def __init__(
-        self, data: MultimodalData, picks: Mapping[int, np.ndarray], counts: np.ndarray, *, normalised: bool
+        self, data: MultimodalData, picks: Mapping[str, np.ndarray], counts: Mapping[str, int], *, normalised: bool
     ) -> None:
         from matplotlib.figure import Figure
 
         self.picks, self.normalised = picks, normalised
         self.columns = max(len(indices) for indices in picks.values())
-        names = {label: _plain(data.classes[label], 24) for label in picks}
+        names = {name: _plain(name, 24) for name in picks}
         self.label_width = 0.3 + max(0.5, 0.085 * max(map(len, names.values())))
         widths = {name: _CELL * _aspect(form) for name, form in data.modalities.items()}
         self.left: dict[str, tuple[float, float]] = {}  # where a modality begins, and the width of a cell
@@ -109,6 +126,13 @@ class _Sheet:
 
     def draw(self, name: str, form: Modality, values: np.ndarray, present: np.ndarray) -> None:
         """Draw all samples of a modality, in the order of the picks."""
+        self._draw(name, form, list(_scaled(form, values, present, normalised=self.normalised)), present)
+
+    def draw_texts(self, name: str, form: Modality, texts: Sequence[str], present: np.ndarray) -> None:
+        """Write the beginnings of texts, in the order of the picks."""
+        self._draw(name, form, texts, present)
+
+    def _draw(self, name: str, form: Modality, shown: Sequence[np.ndarray | str], present: np.ndarray) -> None:
         start, width = self.left[name]
         end = start + self.columns * (width + _GAP) - _GAP
         shape = " × ".join(map(str, form.shape))
@@ -120,7 +144,6 @@ class _Sheet:
             va="center",
             size=8,
         )
-        shown = _scaled(form, values, present, normalised=self.normalised)
         position = 0
         for row, indices in enumerate(self.picks.values()):
             for column in range(len(indices)):
@@ -188,7 +211,7 @@ def _colours(values: np.ndarray, present: np.ndarray, *, normalised: bool) -> np
     return None
 
 
-def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
+def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | str | None) -> None:
     """Draw one input, or a grey cell for None."""
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -197,10 +220,16 @@ def _draw_cell(axes: Axes, form: Modality, values: np.ndarray | None) -> None:
         axes.set_facecolor("#f2f2f2")
         axes.text(0.5, 0.5, "missing", ha="center", va="center", size=7, color="#888888", transform=axes.transAxes)
         return
+    if isinstance(values, str):
+        lines = textwrap.wrap(_plain(values), 24)[:6]
+        axes.text(0.03, 0.95, "\n".join(lines), ha="left", va="top", size=5, transform=axes.transAxes)
+        return
     style: dict[str, Any] = {"aspect": "auto", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
     if form.kind == "vector":
         axes.set(xlim=(-0.5, len(values) - 0.5), ylim=(-0.05, 1.05))
         axes.plot(values, color="#0072B2", linewidth=0.8, marker="." if len(values) <= 32 else None, markersize=3)
+    elif form.kind == "text":
+        axes.imshow(values[None], cmap="viridis", **style)
     elif form.kind == "sequence":
         axes.imshow(values.T, cmap="viridis", origin="lower", **style)
     elif form.kind == "spectrogram":

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bmlr.data._base import Modality
+
+_SHORT_TEXT = 8  # different tokens, up to which equal texts are no copies
+
 
 @dataclasses.dataclass(frozen=True)
 class ValueRange:
@@ -31,7 +35,7 @@ class InputReport:
         nan: Number of values that are NaN.
         infinite: Number of values that are infinite.
         constant: Number of samples with one value throughout: silence, a black image.
-        steps: Number of time steps without padding; of sequences only.
+        steps: Number of time steps without padding of sequences, and of tokens of texts.
         seconds: Length of the recordings or videos in seconds, of all samples, where known.
     """
 
@@ -50,8 +54,8 @@ class InputReport:
 class InputStatistics:
     """Running statistics of one modality in one split, batch by batch."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, form: Modality) -> None:
+        self.form = form
         self.samples = self.missing = self.nan = self.infinite = self.constant = self.count = 0
         self.min, self.max, self.mean, self.squares = np.inf, -np.inf, 0.0, 0.0
         self.steps: list[int] = []
@@ -72,15 +76,23 @@ class InputStatistics:
         flat = values.reshape(len(values), -1)
         self.nan += int(np.isnan(flat).sum())
         self.infinite += int(np.isinf(flat).sum())
+        if self.form.kind == "text":
+            self._add_texts(flat)
+            return
         constant = (flat == flat[:, :1]).all(1)
         self.constant += int(constant.sum())
         # Silence is alike everywhere; as a duplicate it would be a false alarm.
         self.digests += [_digest(value) for value, is_constant in zip(values, constant, strict=True) if not is_constant]
-        if self.kind == "sequence":
+        if self.form.kind == "sequence":
             real = (values != 0).any(-1)
             self.steps += real.sum(-1).tolist()
             flat = values[real]
         self._add(flat[np.isfinite(flat)].astype(np.float64))
+
+    def _add_texts(self, tokens: np.ndarray) -> None:
+        """Count tokens; their indices are no quantities."""
+        self.steps += (tokens != self.form.padding).sum(-1).tolist()
+        self.digests += [_digest(row) for row in tokens if len(np.unique(row)) > _SHORT_TEXT]
 
     def _add(self, values: np.ndarray) -> None:
         """Update range, mean and sum of squared deviations.
