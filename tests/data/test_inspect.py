@@ -289,7 +289,7 @@ def test_every_embedded_data_set_is_inspected_without_alarm(tmp_path, capsys, mo
     content = json.loads(capsys.readouterr().out)
     assert content["alarms"] == []
     assert 0.25 < content["splits"]["train"]["inputs"]["video"]["missing"] < 0.35
-    assert content["modalities"]["audio"] == {"kind": "vector", "shape": [16]}
+    assert content["modalities"]["audio"] == {"kind": "vector", "shape": [16], "num_tokens": 0, "padding": 0}
     assert (tmp_path / "new" / "s.png").is_file()
 
 

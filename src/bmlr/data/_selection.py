@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bmlr._checks import nearest_name
 from bmlr.batch import Batch
-from bmlr.data._base import MultimodalData, Split, SplitName
+from bmlr.data._base import MultimodalData, Preprocessing, Split, SplitName
 from bmlr.encoders.pretrained import EncoderInput
 
 
@@ -62,6 +62,10 @@ class SelectedModalities(MultimodalData):
     def content_digest(self) -> str | None:
         """Checksum of the complete data set."""
         return self.source.content_digest
+
+    def preprocessing(self) -> Preprocessing | None:
+        """What new files of all modalities need."""
+        return self.source.preprocessing()
 
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, of the kept modalities only."""

@@ -22,7 +22,7 @@ def write_data_files(directory: Path, config: RunConfig) -> None:
 
     Afterwards the run predicts without its data.
     """
-    preprocessing = config.data.preprocessing()
+    preprocessing = config.model_data.preprocessing()
     content: dict[str, Any] = {"content": config.data.content_digest, "digest": config.digest, "preprocessing": None}
     if preprocessing is not None:
         if preprocessing.arrays:

@@ -6,9 +6,8 @@ import copy
 import dataclasses
 import functools
 import json
-import math
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,14 +22,14 @@ from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Spl
 from bmlr.data._group_split import check_fractions, split_by_group
 from bmlr.data.readers._text import bytes_to_text, is_text
 from bmlr.data.sets._forms import FileForms, Form, is_colour, sound_of_video
+from bmlr.data.sets._standardise import feature_statistics
+from bmlr.data.sets._texts import build_vocabulary, text_form
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
-from bmlr.encoders.pretrained import EncoderInput
 from bmlr.data.store._targets import make_task
-from bmlr.data.transforms._tokens import Tokeniser, Vocabulary, load_tokeniser, tokeniser_of
+from bmlr.data.transforms._tokens import HuggingFaceTokeniser, Tokeniser, load_tokeniser, tokeniser_of
+from bmlr.encoders.pretrained import EncoderInput
 from bmlr.tasks import Task
-
-_BLOCK = 1 << 16  # stored rows per block of the statistics; bounds the memory they take
 
 
 class StoredSplit(Split):
@@ -150,10 +149,8 @@ class StoredData(MultimodalData):
         store = self.store
         if self.tokeniser == "words" or all(modality.kind != "text" for modality in store.modalities.values()):
             return store.digest
-        return text_checksum(json.dumps([store.digest, self._checkpoint_tokeniser().as_dict()]))
-
-    def _checkpoint_tokeniser(self) -> Tokeniser:
-        return load_tokeniser(self.tokeniser.removeprefix("hf/"))
+        tokeniser = load_tokeniser(self.tokeniser.removeprefix("hf/"))
+        return text_checksum(json.dumps([store.digest, tokeniser.description, tokeniser.padding]))
 
     @functools.cached_property
     def _rows(self) -> dict[SplitName, np.ndarray]:
@@ -230,12 +227,15 @@ class StoredData(MultimodalData):
         )
 
     def with_preprocessing(self, wanted: Mapping[str, EncoderInput]) -> StoredData:
-        """The same with images and frames of an encoder's size, mean and standard deviation."""
+        """The same with images and frames of an encoder's size, mean and deviation, and texts in its tokens."""
         known = self._file_forms
         forms = dict(known.forms)
         for name, inputs in wanted.items():
             modality = forms[name].modality
-            if inputs.kind != "image" or modality.kind not in {"image", "frames"}:
+            if inputs.kind == modality.kind == "text":
+                forms[name] = self._followed_text(name, forms[name], inputs)
+                continue
+            if inputs.kind != "image" or modality.kind not in {"image", "frames"} or modality.shape[-3] != 3:
                 raise ValueError(self._cannot_follow(name, inputs, "were prepared as these"))
             if inputs.mean is None or inputs.size is None or inputs.size[0] != inputs.size[1]:
                 raise ValueError(
@@ -305,7 +305,7 @@ class StoredData(MultimodalData):
         if stored.kind == "spectrogram":
             return Form(stored)
         if stored.kind == "text":
-            return self._text_form(name)
+            return self._text_form(name, self._own_tokeniser(name), self.max_tokens)
         colours = stored.kind == "frames" and is_colour(store.arrays[name])
         statistics = feature_statistics(store, name, train) if self._standardises(name) and not colours else None
         if stored.kind == "frames":
@@ -321,30 +321,25 @@ class StoredData(MultimodalData):
         """Whether frames have directions, which a mirror would reverse."""
         return False
 
-    def _text_form(self, name: str) -> Form:
-        store = self.store
-        tokeniser: Tokeniser
-        if self.tokeniser == "words":
-            texts = (bytes_to_text(store.values(name, row)) for row in self._rows["train"])
-            tokeniser = Vocabulary.of_texts(texts, self.vocabulary)
-            if not tokeniser.words:
-                raise ValueError(
-                    f"The texts of '{name}' in the training split of {store.folder} should share words. No word is in "
-                    "two of them."
-                )
-        else:
-            tokeniser = self._checkpoint_tokeniser()
-        present = np.flatnonzero(store.present(name)).tolist()
-        lengths = [tokeniser.encode(bytes_to_text(store.values(name, row)), self.max_tokens)[1] for row in present]
-        longer = sum(length > self.max_tokens for length in lengths)
-        if longer:
-            self.remarks.append(
-                f"{longer} of {len(lengths)} texts of '{name}' have more than {self.max_tokens} tokens, up to "
-                f"{max(lengths)}. Their first {self.max_tokens} are used; --data.max_tokens takes more."
-            )
-        longest = min(max(lengths), self.max_tokens)
-        modality = Modality("text", (longest,), tokeniser.num_tokens, tokeniser.padding)
-        return Form(modality, tokeniser=tokeniser, max_tokens=self.max_tokens)
+    def _own_tokeniser(self, name: str) -> Tokeniser:
+        """The tokeniser that the parameters of the data name."""
+        if self.tokeniser != "words":
+            return load_tokeniser(self.tokeniser.removeprefix("hf/"))
+        return build_vocabulary(self.store, name, self._rows["train"], self.vocabulary)
+
+    def _text_form(self, name: str, tokeniser: Tokeniser, max_tokens: int) -> Form:
+        form, remark = text_form(self.store, name, tokeniser, max_tokens)
+        if remark is not None:
+            self.remarks.append(remark)
+        return form
+
+    def _followed_text(self, name: str, form: Form, wanted: EncoderInput) -> Form:
+        """A text's form with the tokeniser of an encoder."""
+        max_tokens = min(form.max_tokens, wanted.max_length or form.max_tokens)
+        known = form.tokeniser
+        if isinstance(known, HuggingFaceTokeniser) and known.name == wanted.tokenizer and max_tokens == form.max_tokens:
+            return form  # also in a run, which has the tokeniser where the checkpoint is gone
+        return self._text_form(name, load_tokeniser(str(wanted.tokenizer)), max_tokens)
 
 
 class GroupedData(StoredData):
@@ -398,41 +393,6 @@ def _restored_form(modality: Modality, statistics: np.ndarray | None, text: Mapp
     if text is None:
         return Form(modality, statistics)
     return Form(modality, tokeniser=tokeniser_of(text["tokeniser"]), max_tokens=text["max_tokens"])
-
-
-def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of each feature, or channel of frames, shape (2, d).
-
-    Time steps of zeros are left out. A constant feature gets the standard deviation 1.
-
-    Raises:
-        ValueError: If all features are constant: the modality would silently contribute nothing to a result.
-    """
-    used_samples = np.zeros(len(store), dtype=bool)
-    used_samples[rows] = True
-    used = np.repeat(used_samples, np.diff(store.offsets[name]))
-    padded = store.modalities[name].kind == "sequence"
-    values = store.arrays[name]
-
-    rows_per_block = max(1, _BLOCK // math.prod(values.shape[1:-1]))
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(values), rows_per_block):
-            stop = start + rows_per_block
-            block = np.asarray(values[start:stop][used[start:stop]], dtype=np.float64).reshape(-1, values.shape[-1])
-            yield block[block.any(1)] if padded else block
-
-    count = sum(len(block) for block in blocks())
-    mean = sum(block.sum(0) for block in blocks()) / max(count, 1)
-    # Two passes: the sum of squares alone would cancel where the mean is large.
-    std = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / max(count, 1))
-    constant = std <= 1e-6 * np.abs(mean)
-    if constant.all():
-        raise ValueError(
-            f"'{name}' should not be the same {'at every time step' if padded else 'in every sample'} of the training "
-            f"split of {store.folder}. Leave it out, or set `standardise = False` to keep it as it is."
-        )
-    return np.stack((mean, np.where(constant, 1.0, std)))
 
 
 def _strata(targets: np.ndarray) -> np.ndarray:

@@ -84,14 +84,15 @@ class HuggingFaceTokeniser(Tokeniser):
     """A tokeniser of Hugging Face, as the JSON text that describes it whole.
 
     Args:
+        name: Name of the checkpoint on the hub, or its folder.
         description: Content of its ``tokenizer.json``.
         padding: Index of its token of padding.
     """
 
-    def __init__(self, description: str, padding: int) -> None:
+    def __init__(self, name: str, description: str, padding: int) -> None:
         import tokenizers
 
-        self.description, self.padding = description, padding
+        self.name, self.description, self.padding = name, description, padding
         self._tokenizer = tokenizers.Tokenizer.from_str(description)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -108,8 +109,8 @@ class HuggingFaceTokeniser(Tokeniser):
         return np.array(whole.ids or [self.padding], dtype=np.int64), length
 
     def as_dict(self) -> dict[str, Any]:
-        """Its description."""
-        return {"description": self.description, "padding": self.padding}
+        """Its name and description."""
+        return {"name": self.name, "description": self.description, "padding": self.padding}
 
 
 @functools.lru_cache(maxsize=4)
@@ -136,14 +137,14 @@ def load_tokeniser(name: str) -> HuggingFaceTokeniser:
     if backend is None or loaded.pad_token_id is None:
         lacks = "is of the slow kind, which no file describes" if backend is None else "has no token of padding"
         raise ValueError(f"The tokeniser hf/{name} {lacks}: take that of another checkpoint.")
-    return HuggingFaceTokeniser(backend.to_str(), int(loaded.pad_token_id))
+    return HuggingFaceTokeniser(name, backend.to_str(), int(loaded.pad_token_id))
 
 
 def tokeniser_of(entry: Mapping[str, Any]) -> Tokeniser:
     """Make a tokeniser again of what :meth:`Tokeniser.as_dict` gave."""
     if "words" in entry:
         return Vocabulary(entry["words"])
-    return HuggingFaceTokeniser(entry["description"], entry["padding"])
+    return HuggingFaceTokeniser(**entry)
 
 
 def split_words(text: str) -> list[str]:
