@@ -199,7 +199,11 @@ def test_timm_by_its_interface(tmp_path, monkeypatch):
     assert (encoder.num_features, encoder.input.mean, encoder.input.size) == (9, (0.2,) * 3, (16, 16))
     highest = load(name, pooling="max", frozen=True, gradient_checkpointing=True)
     torch.testing.assert_close(highest(x), saved.conv(x).amax((2, 3)))
-    assert highest.model.net.checkpointed
+    assert not highest.model.net.checkpointed  # frozen, it is in evaluation mode
+    trained = load(name, gradient_checkpointing=True)
+    for mode in (True, False):
+        trained.train(mode)(x)
+        assert trained.model.net.checkpointed == mode
     checkpoint = json.loads(json.dumps(describe(name, "image")))
     shutil.rmtree(tmp_path / "net")
     again = PretrainedEncoder(name, "image", (3, 16, 16), checkpoint, weights=False)

@@ -76,11 +76,14 @@ class TimmEncoder(nn.Module):
         else:  # without the folder or the hub that the weights came from
             config = checkpoint["config"]
             self.net = _create(config["architecture"], pretrained=False, **{**config["model_args"], **options})
-        if gradient_checkpointing:
-            self.net.set_grad_checkpointing()
+        self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of shape (B, d) from images of shape (B, 3, H, W)."""
+        if self.gradient_checkpointing:
+            # Not in evaluation mode: a method that encodes in it goes back to training mode before the backward pass,
+            # which would then drop and normalise otherwise than the forward pass did.
+            self.net.set_grad_checkpointing(self.training)
         features: Tensor = self.net(x)
         return features
 
