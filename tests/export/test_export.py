@@ -12,6 +12,7 @@ from torch import nn
 import bmlr
 from bmlr.cli import main
 from bmlr.config import TrainerOptions
+from bmlr.diagnosis import measure_run_robustness
 from bmlr.export import export_model
 from bmlr.methods import LFM, ReconBoost
 from bmlr.runs import RunError, read_result
@@ -43,6 +44,14 @@ def test_the_program_of_a_run_scores_as_the_run(run, capsys):
     loaded = bmlr.load(run)
     with torch.no_grad(), pytest.raises(RuntimeError, match="leaves the fusion of the model untrained"):
         loaded.model(batch.inputs).logits  # noqa: B018  (the model's own logits are no answer)
+    card = (run / "export" / "README.md").read_text()
+    for name, accuracy in {"fused": test["accuracy"], **test["unimodal_accuracy"]}.items():
+        assert f"| {name} | {100 * accuracy:.1f} % [" in card
+    measured = measure_run_robustness(run, {"audio": 1.0}).fixed
+    assert f"| audio | {measured.scores['fused'].percent} | {measured.lost.percent} |" in card
+    assert "Samples: 40 train, 40 val, 40 test" in card
+    assert 'program({"audio": audio, "image": image})["logits"]' in card
+    assert "onnx" not in card
     assert set(load_file(run / "export" / "model.safetensors")) == set(loaded.model.state_dict())
     assert set(load_file(run / "export" / "method.safetensors")) == set(loaded.method.state_dict())
 

@@ -203,6 +203,23 @@ def test_the_page_on_services_runs(home, monkeypatch):
     assert set(space["probabilities"]) == {"fused", "x", "y"}
 
 
+def test_a_run_is_exported_without_its_data(copy, capsys, monkeypatch):
+    monkeypatch.chdir(copy)
+    (copy / "prepared").rename(copy / "scratch")
+    execute(capsys, "export", "runs/m", "--formats", "pt2", "--masks", "--out", "out")
+    card = " ".join(Path("out/README.md").read_text().split())
+    test = json.loads(Path("runs/m/result.json").read_text())["test"]
+    assert f"| fused | {100 * test['accuracy']:.1f} % [" in card
+    assert f"| y | {100 * test['unimodal_accuracy']['y']:.1f} % [" in card
+    assert "What a missing modality costs was not measured, since the data was not at hand" in card
+    assert "| y_present | mask of the samples that have it | (B) |" in card
+    assert "no prepared 'manifest' in nowhere" in execute(
+        capsys, "export", "runs/m", "--formats", "pt2", "--data.root", "nowhere", status=2
+    )
+    execute(capsys, "export", "runs/m", "--formats", "pt2", "--data.root", "scratch")
+    assert "A modality that all samples lack costs:" in Path("runs/m/export/README.md").read_text()
+
+
 def test_the_files_of_the_readme_are_a_seven():
     examples = Path(__file__).parents[2] / "examples"
     (sample,) = list_new_samples(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice, check_non_negative
 from bmlr._extras import missing_extra
 from bmlr._modes import module_mode
-from bmlr.batch import map_tensors
+from bmlr.data import Modality
+from bmlr.export._card import write_card
 from bmlr.export._programs import PredictionModule, largest_difference, trace, write_onnx, write_program
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
@@ -130,39 +131,51 @@ def export_run(
     formats: Sequence[Format] = ("pt2", "onnx"),
     masks: bool = False,
     tolerance: float = 1e-4,
+    root: Path | str | None = None,
 ) -> Export:
     """Write the model of a run as programs, plain weights and a model card; see :func:`export_model`.
 
     Args:
-        run: Directory of the run, which is all that is needed of it.
+        run: Directory of the run. Its data is needed only to measure, for the card, what a missing modality costs.
         directory: Folder of the files; None takes ``export`` in the run's directory.
         weights: ``best`` (the epoch selected on validation) or ``last``.
         formats: Programs to write.
         masks: Let the programs take a mask of presence per modality too.
         tolerance: Largest difference of logits allowed, as :func:`export_model` has it.
+        root: Folder of the data, if it was moved.
 
     Raises:
         FileNotFoundError: If there is no run.
-        RunError: If its weights are missing or damaged, the model cannot be exported, or a program gives other answers.
+        RunError: If its weights are missing or damaged, the model cannot be exported, a program gives other answers, or
+            there is no such data in ``root``.
         ModuleNotFoundError: If a library of the ``export`` extra is missing.
     """
     from bmlr.training import load
 
+    run = Path(run).expanduser()
     loaded = load(run, weights=weights)
+    example = example_inputs(loaded.config.model_data.modalities, like=next(loaded.model.parameters()))
     return export_model(
         loaded.model,
-        example_inputs(loaded.config.model_data.modalities, like=next(loaded.model.parameters())),
-        Path(run).expanduser() / EXPORT if directory is None else directory,
+        example,
+        run / EXPORT if directory is None else directory,
         method=loaded.method,
         formats=formats,
         masks=masks,
         tolerance=tolerance,
         classes=loaded.config.data.classes,
+        card=write_card(run, loaded, weights=weights, formats=formats, masks=masks, root=root),
     )
 
 
-def example_inputs(modalities: Mapping[str, Any], *, like: Tensor) -> dict[str, Any]:
-    """Normal inputs of the modalities' shapes, (4, …), in the type of a tensor."""
+def example_inputs(modalities: Mapping[str, Modality], *, like: Tensor) -> dict[str, Any]:
+    """Normal inputs of the modalities' shapes, (4, …), in the type of a tensor; of texts, tokens 0 and 1."""
     generator = torch.Generator().manual_seed(0)
-    inputs = {name: torch.randn(_EXAMPLES, *form.shape, generator=generator) for name, form in modalities.items()}
-    return {name: map_tensors(lambda x: x.to(like), value) for name, value in inputs.items()}
+    inputs = {}
+    for name, form in modalities.items():
+        shape = (_EXAMPLES, *form.shape)
+        if form.kind == "text":
+            inputs[name] = torch.randint(2, shape, generator=generator)
+        else:
+            inputs[name] = torch.randn(shape, generator=generator).to(like)
+    return inputs
