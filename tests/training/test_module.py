@@ -7,6 +7,7 @@ import bmlr
 from bmlr._modes import module_mode
 from bmlr.config import OptimizerOptions
 from bmlr.methods import EpochPlan, Joint, Pass
+from bmlr.tasks import Multiclass
 from bmlr.training import BalancedModule, Score, ScoreMetric, evaluate
 from toy import Toy
 
@@ -61,7 +62,7 @@ def test_a_method_that_plans_its_passes_needs_data():
 
 
 def test_score_counts_absent_modalities_out():
-    metric = ScoreMetric(["audio", "text"])
+    metric = ScoreMetric(["audio", "text"], Multiclass(3))
     logits = torch.eye(3)
     batch = bmlr.Batch({}, torch.tensor([0, 1, 1]), present={"text": torch.tensor([True, False, True])})
     metric.update(bmlr.methods.Prediction(logits, {"audio": logits, "text": logits}), batch)

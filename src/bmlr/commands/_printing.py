@@ -43,8 +43,16 @@ def print_table(table: tables.Table, console: Console) -> None:
 
 
 def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print scores: accuracies, fused and per modality, and confidence ratios."""
+    """Print scores: accuracies, fused and per modality, and confidence ratios; other tasks' metrics."""
     first = next(iter(scores.values()))
+    if metrics := first.get("metrics"):
+        table = Table("split", "", *metrics["fused"], title=title)
+        for split, score in scores.items():
+            for name, values in score["metrics"].items():
+                numbers = (math.nan if value is None else value for value in values.values())
+                table.add_row(split, name, *(tables.format_mean(value, factor=1, digits=3) for value in numbers))
+        make_console(120).print(table)
+        return
     heads = ["split", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
     rows = [
         [
@@ -68,6 +76,8 @@ def describe_samples(split: str, score: Mapping[str, Any]) -> str:
     from bmlr.diagnosis.measures import wilson_interval
 
     samples = int(score["samples"])
+    if score.get("metrics"):
+        return f"{split} split: {samples} samples."
     interval = wilson_interval(score["accuracy"], samples)
     sentence = f"{split} split: {samples} samples, fused accuracy {tables.format_percent(score['accuracy'], interval)}"
     few = ". These are few: small differences between methods mean nothing here" if samples < _FEW_SAMPLES else ""

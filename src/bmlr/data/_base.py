@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ class ArraySplit(Split):
 
     Args:
         inputs: One array per modality, first dimension N; given to the model as float32.
-        targets: Class indices, shape (N,).
+        targets: Class indices, shape (N,), or targets of another task; floating-point ones become float32.
         present: Mask of the samples that have each modality, a boolean array of shape (N,) per name.
         groups: Group of each sample.
 
@@ -131,7 +132,8 @@ class ArraySplit(Split):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"All arrays of a split should have one length. Found {lengths}.")
         self.inputs = dict(inputs)
-        self.targets = torch.from_numpy(np.asarray(targets, dtype=np.int64))
+        kind = np.float32 if np.issubdtype(np.asarray(targets).dtype, np.floating) else np.int64
+        self.targets = torch.from_numpy(np.asarray(targets, dtype=kind))
         self.present = None if present is None else dict(present)
         self.groups = groups
 
@@ -275,8 +277,16 @@ class MultimodalData(ABC):
         raise NotImplementedError(f"{type(self).__name__} gives no preprocessing.")
 
     def majority_rate(self, split: SplitName = "test") -> float:
-        """Fraction of the most frequent class, the accuracy of a constant answer."""
+        """Accuracy of the best constant answer: the fraction of the most frequent class; NaN for numbers.
+
+        Of several labels it is the mean over them, as their accuracy is.
+        """
         targets = self.split(split).targets
+        if self.task.name == "regression":
+            return math.nan
+        if self.task.name == "multilabel":
+            rates = targets.double().mean(0)
+            return float(torch.maximum(rates, 1 - rates).mean())
         return float(torch.bincount(targets, minlength=len(self.classes)).max() / len(targets))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bmlr.batch import as_batch
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
-from bmlr.training._scores import Score, ScoreMetric, flatten_score
+from bmlr.training._scores import Score, ScoreMetric, flatten_score, merit
 
 
 class NoLoaders(CombinedLoader):
@@ -48,7 +48,7 @@ class EvaluatedModule(lightning.LightningModule):
         self.model, self.method = model, method
         self.val_score: Score | None = None
         self.test_score: Score | None = None
-        self._metric = ScoreMetric(model.modalities)
+        self._metric = ScoreMetric(model.modalities, model.task)
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Prediction:
         """Predictions of the method.
@@ -67,7 +67,10 @@ class EvaluatedModule(lightning.LightningModule):
         """Compute the score and log it; within training only for the progress bar and callbacks."""
         self.val_score = self._finish_score()
         if self.trainer.state.fn == "fit":
-            self.log("val_accuracy", self.val_score.accuracy, prog_bar=True, logger=False)
+            primary = self.model.task.primary
+            value = self.val_score.metrics["fused"][primary] if self.val_score.metrics else self.val_score.accuracy
+            self.log(f"val_{primary}", value, prog_bar=True, logger=False)
+            self.log("val_merit", merit(self.val_score.as_dict(), self.model.task), logger=False)
         else:
             self._log_score("val", self.val_score)
 

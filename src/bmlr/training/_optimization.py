@@ -68,7 +68,7 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         schedule = options.scheduler(optimizer, self.trainer.max_epochs or 1, self._count_steps)
         if schedule is None:
             return optimizer
-        config = {"scheduler": schedule, "interval": options.interval, "monitor": "val_accuracy"}
+        config = {"scheduler": schedule, "interval": options.interval, "monitor": "val_merit"}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _count_steps(self) -> int:

@@ -16,6 +16,7 @@ from bmlr.config import RunConfig
 from bmlr.tables import format_duration, format_percent
 from bmlr.training._advice import advise, advise_on_labels, describe_run
 from bmlr.training._module import BalancedModule
+from bmlr.training._scores import Score
 from bmlr.training._threads import choose_threads
 
 _log = logging.getLogger("bmlr.training")
@@ -124,10 +125,20 @@ class _EpochLines(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, BalancedModule) and pl_module.val_score is not None:
             score = pl_module.val_score
-            modalities = ", ".join(f"{name} {format_percent(value)}" for name, value in score.unimodal_accuracy.items())
             self.console.print(
                 f"epoch {pl_module.epochs_done + 1}/{trainer.max_epochs}: "
-                f"validation accuracy {format_percent(score.accuracy)} ({modalities})",
+                f"validation {_describe_score(score, pl_module.model.task.primary)}",
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _describe_score(score: Score, primary: str) -> str:
+    """Primary metric of the fused and the unimodal predictions."""
+    if not score.metrics:
+        alone = ", ".join(f"{name} {format_percent(value)}" for name, value in score.unimodal_accuracy.items())
+        return f"accuracy {format_percent(score.accuracy)} ({alone})"
+    values = {name: metrics[primary] for name, metrics in score.metrics.items()}
+    fused = values.pop("fused")
+    alone = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+    return f"{primary} {fused:.3f} ({alone})"

@@ -24,7 +24,7 @@ from bmlr.training._checkpoints import Checkpoint
 from bmlr.training._directory import RunResult, remove_checkpoints
 from bmlr.training._module import BalancedModule
 from bmlr.training._reading import split_batches
-from bmlr.training._scores import Score, evaluate
+from bmlr.training._scores import Score, evaluate, merit
 from bmlr.training._termination import Termination
 from bmlr.training._trainer import software_versions
 from bmlr.training._weights import load_weights, read_run_weights, save_weights
@@ -87,8 +87,9 @@ class Recorder:
             raise RunError("The validation split was not scored.")
         if self.config.data.protocol == "paper":
             self.test_scores.append(self._score(module, "test").as_dict())
-        if self.best is None or score.accuracy > self.best["validation"]["accuracy"]:
-            self.best = {"epoch": module.epochs_done, "validation": score.as_dict()}
+        task, validation = module.model.task, score.as_dict()
+        if self.best is None or merit(validation, task) > merit(self.best["validation"], task):
+            self.best = {"epoch": module.epochs_done, "validation": validation}
             if module.trainer.is_global_zero:
                 save_weights(self.directory / "best.safetensors", module.model, module.method)
 
@@ -173,7 +174,9 @@ class Recorder:
         return RunResult(self.directory, content)
 
     def _predict_test(self, module: BalancedModule, check: Callable[[], None]) -> Score:
-        """Score the test split and write the predicted classes."""
+        """Score the test split and write the predicted classes, if it is classes."""
+        if module.model.task.name != "multiclass":
+            return self._score(module, "test", lambda *_: check())
         samples = len(self.config.model_data.split("test"))
         predictions = PredictionTable(module.model.modalities, samples, module.device)
 
@@ -225,7 +228,9 @@ class Recorder:
             "versions": software_versions(),
         }
         if self.test_scores:
-            epoch = max(range(len(self.test_scores)), key=lambda number: self.test_scores[number]["accuracy"])
+            epoch = max(
+                range(len(self.test_scores)), key=lambda number: merit(self.test_scores[number], module.model.task)
+            )
             content["test_last_epoch"] = self.test_scores[-1]
             content["test_best_epoch"] = {"epoch": epoch, **self.test_scores[epoch]}
         return content
