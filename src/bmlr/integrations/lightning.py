@@ -167,26 +167,26 @@ class BalancedMixin(lightning.LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the method's gradients, scaled as the trainer scaled the loss.
 
-        The trainer divides the loss by the accumulated batches and scales it for half precision. Methods that combine
-        gradients need the single losses instead, with the same scale.
+        The trainer divides the loss by the accumulated batches and scales it for half precision. The method gets its
+        single losses instead, with the same scale.
         """
         opened, self._open = self._open, None
         if opened is None:
             super().backward(loss, *args, **kwargs)  # a loss that is none of the method's
             return
         losses, total = opened
-        if not self.method.combines_gradients:
-            super().backward(loss, *args, **kwargs)
-            self.method.discard_losses()  # their gradients have come
-            return
         (scale,) = torch.autograd.grad(loss, total, retain_graph=True)
         scaled = scale * total.detach()
-        if not torch.isclose(loss.detach(), scaled, rtol=32 * torch.finfo(scaled.dtype).eps, atol=0.0):
+        if torch.isclose(loss.detach(), scaled, rtol=32 * torch.finfo(scaled.dtype).eps, atol=0.0):
+            self.method.backward(losses, self._balanced_model(), scale=scale)
+            return
+        if self.method.combines_gradients:
             raise RuntimeError(
                 f"{type(self.method).__name__} combines the gradients of its losses: `training_step` should return "
                 "balanced_loss(batch), times a factor at most, and no term of its own beside it."
             )
-        self.method.backward(losses, self._balanced_model(), scale=scale)
+        super().backward(loss, *args, **kwargs)
+        self.method.discard_losses()  # their gradients have come
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Adjust the gradients by the method: they are unscaled, and not yet clipped."""
