@@ -14,9 +14,10 @@ from bmlr.config._parts import Entry, make_part
 from bmlr.config._pretrained import make_pretrained
 from bmlr.data import Modality, MultimodalData
 from bmlr.encoders import MLP, TextEncoder, TransformerEncoder, resnet18
+from bmlr.encoders.features import describe_output, feature_dim
 from bmlr.encoders.pretrained import is_pretrained
 from bmlr.fusion import Fusion
-from bmlr.model import MultimodalClassifier, describe_output, feature_dim
+from bmlr.model import MultimodalClassifier
 
 
 def build_model(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import uuid
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bmlr.batch import Batch
+from bmlr.methods._steps import watch_optimizers
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Task
@@ -278,7 +276,7 @@ class Method(nn.Module, ABC):
             self._is_computing = False
         if self.changes_gradients:
             self._unadjusted = (*fusion.parameters(), *self.parameters())
-            _watch_optimizers(self)
+            watch_optimizers(self)
         self._has_open_loss = self.combines_gradients or self.changes_gradients
         if not self.combines_gradients:
             return losses
@@ -384,22 +382,3 @@ def _check_separate(name: str, model: MultimodalClassifier) -> None:
                     f"'{modality}' share twice: give each modality an encoder of its own, or choose a method of losses "
                     "such as BMLR."
                 )
-
-
-_watched: weakref.WeakSet[Method] = weakref.WeakSet()
-
-
-def _watch_optimizers(method: Method) -> None:
-    """Have every optimiser step ask the method whether its gradients were adjusted."""
-    _watched.add(method)
-    _register_hook()
-
-
-@functools.cache
-def _register_hook() -> None:
-    def ask(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for method in list(_watched):
-            method.check_step(optimizer)
-
-    # After the step: Lightning computes the loss, and the method adjusts, within the step.
-    register_optimizer_step_post_hook(ask)

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import preserved_buffers
+from bmlr.encoders.features import masked_features
 from bmlr.functional import log_probabilities, masked_mean
 from bmlr.methods._support import (
     SteppedMethod,
@@ -17,7 +18,6 @@ from bmlr.methods._support import (
     classification,
     counted,
     draw_per_sample,
-    keep_samples,
     presence,
 )
 from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
@@ -138,7 +138,7 @@ class CML(SteppedMethod, WindowedMethod):
             return output.subset_logits([name for name, kept in zip(names, keep[0].tolist(), strict=True) if kept])
         features = {}
         for name, z in output.features.items():
-            features[name] = keep_samples(z, keep[:, names.index(name)].to(z.device))
+            features[name] = masked_features(z, keep[:, names.index(name)].to(z.device))
         with preserved_buffers(output.fusion):  # running statistics are those of all features
             return output.replace_features(features).logits
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
+from bmlr.encoders.features import masked_features
 from bmlr.methods._support import (
     SteppedMethod,
     all_reduce_mean,
     all_reduce_sum,
     batch_scores,
     draw_per_sample,
-    keep_samples,
     lead,
     presence,
 )
@@ -121,7 +121,7 @@ class OPM(SteppedMethod):
         features = {}
         for u, column in zip(names, keep.unbind(1), strict=True):
             z = output.features[u]
-            features[u] = keep_samples(z, column) / (1 - theta + 1e-5).to(z.dtype)
+            features[u] = masked_features(z, column) / (1 - theta + 1e-5).to(z.dtype)
         remaining = output.replace_features({u: features[u] for u in output.features})
         has_any = (keep & presence(output, names)).any(1)
         logs = {f"drop_{u}": rate for u, rate in zip(names, rates, strict=True)}

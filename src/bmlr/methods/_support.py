@@ -119,11 +119,6 @@ def pooled(features: Tensor) -> Tensor:
     return features if features.ndim == 2 else features.flatten(1, -2).mean(1)
 
 
-def keep_samples(features: Tensor, kept: Tensor) -> Tensor:
-    """Features of the samples in the boolean ``kept``, shape (B,); zero elsewhere."""
-    return torch.where(kept.reshape(-1, *[1] * (features.ndim - 1)), features, 0.0)
-
-
 # Scores and masks
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bmlr._checks import nearest_name
 from bmlr._modes import module_mode
 from bmlr.batch import input_size
-from bmlr.model import MultimodalClassifier, Output, masked_features
+from bmlr.encoders.features import masked_features
+from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Task, as_task
 from bmlr.wrapping._parts import EncoderParts, WrappedFusion, all_trainable, owned_parameters
 from bmlr.wrapping._runner import Runner
