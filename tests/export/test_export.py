@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import bmlr
+import checkpoints
 from bmlr.cli import main
 from bmlr.config import TrainerOptions
 from bmlr.diagnosis import measure_run_robustness
+from bmlr.encoders.pretrained import load
 from bmlr.export import export_model
 from bmlr.methods import LFM, ReconBoost
 from bmlr.runs import RunError, read_result
@@ -86,6 +88,42 @@ def test_onnx_has_names_masks_and_any_batch_size(tmp_path):
         expected = method.eval().predict(model.eval()(inputs, present))
     np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-5)
     np.testing.assert_allclose(alone, expected.unimodal_logits["audio"].numpy(), atol=1e-5)
+
+
+PREDICTING = [name for name in bmlr.methods.available() if bmlr.methods.get(name).predict is not bmlr.Method.predict]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in PREDICTING), ("LFM", {"head": "fusion"}), ("BMLR", {})],
+)
+def test_every_prediction_of_a_method_can_be_traced(tmp_path, name, options):
+    model, example = two_modalities()
+    method = bmlr.methods.get(name)(**options)
+    method.setup(model)
+    if hasattr(method, "num_members"):
+        method.num_members = 2
+    export_model(model, example, tmp_path, method=method, formats=["pt2"], masks=True)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    present = {"audio": torch.tensor([True, True, False]), "text": torch.tensor([True, False, True])}
+    inputs = {"audio": torch.randn(3, 4), "text": torch.randn(3, 6)}
+    with torch.no_grad():
+        expected = method.eval().predict(model.eval()(inputs, present))
+    torch.testing.assert_close(program(inputs, present)["logits"], expected.logits)
+
+
+def test_pretrained_encoders_of_text_and_images_are_exported(tmp_path):
+    for name in ("bert", "vit"):
+        (tmp_path / name).mkdir()
+        getattr(checkpoints, f"save_{name}")(tmp_path / name)
+    encoders = {"words": load(f"hf/{tmp_path / 'bert'}", "text"), "photo": load(f"hf/{tmp_path / 'vit'}", "image")}
+    model = bmlr.MultimodalClassifier(encoders, 3)
+    example = {"words": torch.randint(3, 20, (4, 6)), "photo": torch.randn(4, 3, 16, 16)}
+    export_model(model, example, tmp_path / "out", formats=["pt2"])
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    padded = {"words": torch.tensor([[7, 8, 9, 0, 0, 0]]), "photo": torch.randn(1, 3, 16, 16)}
+    with torch.no_grad():
+        torch.testing.assert_close(program(padded)["logits"], model.eval()(padded).logits)
 
 
 class Net(nn.Module):

@@ -119,7 +119,12 @@ class BlindModalityTest:
                 f"{effects[other].sample_change.value:.2g}."
             )
         few = f": {self.samples} samples are few" if self.samples < _MIN_SAMPLES else ""
-        return f"Whether the model uses {name} is unclear{few}; its {label} gets worse by {worse}."
+        better = shuffled.worse_by.value < 0
+        change = f"better by {_signed(shuffled.worse_by, -1)}" if better else f"worse by {worse}"
+        return (
+            f"Whether the model uses {name} is unclear{few}; its {label} gets {change} when {name} is "
+            f"{HOW['shuffled']}."
+        )
 
     @property
     def caption(self) -> str:

@@ -61,6 +61,9 @@ def measure_run_robustness(
         config = loaded.config
         for argument, names in {"missing": missing or {}, "noise": noise or {}}.items():
             check_names(argument, names, loaded.model.modalities)
+        for name in noise or {}:
+            if config.model_data.modalities[name].kind == "text":
+                raise ValueError(f"Words take no noise. Take them away at a rate instead: --missing {name}.")
         accelerated = config.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
         device = torch.device("cuda" if accelerated else "cpu")
         loaded.model.to(device), loaded.method.to(device)
