@@ -165,6 +165,19 @@ def test_checkpoints_that_cannot_be_taken_say_why(folders, tmp_path, how, messag
     assert "\n" not in str(error.value)
 
 
+def test_a_configuration_that_names_a_kernel_of_a_repository_loads_none(folders, tmp_path):
+    """Transformers would fetch the repository, and run it."""
+    folder = shutil.copytree(folders["vit"], tmp_path / "vit")
+    entries = json.loads((folder / "config.json").read_text()) | {"attn_implementation": "somebody/kernel"}
+    (folder / "config.json").write_text(json.dumps(entries))
+    encoder = load(f"hf/{folder}")
+    assert encoder.model.net.config._attn_implementation in {"sdpa", "eager"}
+    checkpoint = describe(f"hf/{folder}", "image")
+    checkpoint["config"]["_attn_implementation"] = "somebody/kernel"  # in the configuration of a run
+    again = PretrainedEncoder(f"hf/{folder}", "image", (3, 16, 16), checkpoint, weights=False)
+    assert again.model.net.config._attn_implementation in {"sdpa", "eager"}
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "options", "message"),
     [

@@ -29,6 +29,7 @@ T = TypeVar("T", bound=nn.Module)
 #: Packages whose classes are found without the user's help.
 _LIBRARIES = {"bmlr", "torch", "lightning"}
 _BASES: dict[str, type[nn.Module]] = {"encoder": nn.Module, "fusion": Fusion, "model": MultimodalClassifier}
+_BASE_NAMES = {"encoder": "torch.nn.Module", "fusion": "bmlr.fusion.Fusion", "model": "bmlr.MultimodalClassifier"}
 #: Modules and functions of the user's own choice. A file may name functions of these alone: any other function that
 #: is imported somewhere, such as os.system, would run with the arguments of the file.
 _trusted: set[str] = set()
@@ -160,7 +161,7 @@ def make_part(kind: Kind, entry: Entry, base: type[T], *arguments: Any, **offere
         raise ValueError(f"{kind.capitalize()} {path} cannot be made: {reason}.") from error
     if not isinstance(made, base):
         raise ValueError(
-            f"{kind.capitalize()} {path} should make a {base.__module__.split('._')[0]}.{base.__name__}. "
+            f"{kind.capitalize()} {path} should make a {_BASE_NAMES[kind]}. "
             f"Found an object of type {type(made).__name__}."
         )
     return made
@@ -195,10 +196,9 @@ def find_part(kind: Kind, path: str) -> Callable[..., Any]:
         )
     if module in sys.modules:
         near = nearest_name(name, [key for key, value in vars(sys.modules[module]).items() if callable(value)])
-        base = _BASES[kind]
         raise ValueError(
-            f"The module {module} should hold the {kind} {name}, a class derived from "
-            f"{base.__module__.split('._')[0]}.{base.__name__}, or a function. It has none.{near}"
+            f"The module {module} should hold the {kind} {name}, a class derived from {_BASE_NAMES[kind]}, or a "
+            f"function. It has none.{near}"
         )
     raise ValueError(
         f"'{path}' is {article} {kind} of your own: import its module first, on the command line by --import {module}."

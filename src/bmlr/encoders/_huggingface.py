@@ -46,9 +46,7 @@ def describe(name: str, kind: str) -> dict[str, Any]:
             ) from error
         raise ValueError(f"hf/{name} is no checkpoint of Transformers: {_first_sentence(text)}") from error
     part = _part_of(config, kind)
-    entries = json.loads(part.to_json_string())
-    for entry in ("transformers_version", "auto_map", "_name_or_path"):
-        entries.pop(entry, None)
+    entries = _plain_config(json.loads(part.to_json_string()))
     entries["model_type"] = part.model_type
     return {
         "id": _identity(place, str(file)),
@@ -175,23 +173,36 @@ def _part_of(config: Any, kind: str) -> Any:
 
 def _empty(checkpoint: Mapping[str, Any]) -> Any:
     """The model with random weights."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    entries = dict(checkpoint["config"])
-    config = AutoConfig.for_model(entries.pop("model_type"), **entries)
     make: Any = AutoModel.from_config
-    return make(config, trust_remote_code=False, dtype=torch.get_default_dtype())
+    return make(_config_of(checkpoint), trust_remote_code=False, dtype=torch.get_default_dtype())
+
+
+def _config_of(checkpoint: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    entries = _plain_config(checkpoint["config"])
+    return AutoConfig.for_model(entries.pop("model_type"), **entries)
+
+
+def _plain_config(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a configuration without those that name code, such as a repository with a kernel of attention."""
+    return {
+        name: _plain_config(value) if isinstance(value, dict) else value
+        for name, value in entries.items()
+        if not name.endswith("_implementation") and name not in {"transformers_version", "auto_map", "_name_or_path"}
+    }
 
 
 def _load(name: str, checkpoint: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """The model with its weights, and the parameters of its pooler that the checkpoint lacks."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
     from transformers.utils.hub import cached_file
 
     place = _place(name)
     revision = None if Path(place).is_dir() else checkpoint["id"]
-    entries = dict(checkpoint["config"])
-    config = AutoConfig.for_model(entries.pop("model_type"), **entries)
+    config = _config_of(checkpoint)
     try:
         found = _identity(place, str(cached_file(place, "config.json", revision=revision)))
         if found != checkpoint["id"]:
@@ -256,8 +267,9 @@ def _input_of(place: str, name: str, config: Any) -> EncoderInput:
     from transformers import AutoModel
 
     make: Any = AutoModel.from_config
+    plain = _config_of({"config": {**json.loads(config.to_json_string()), "model_type": config.model_type}})
     with torch.device("meta"):
-        argument = make(config, trust_remote_code=False).main_input_name
+        argument = make(plain, trust_remote_code=False).main_input_name
     kind = _KINDS.get(argument)
     if kind is None:
         raise ValueError(f"hf/{name} takes {argument}: encoders take images, text or sound.")
