@@ -5,6 +5,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+import task_subjects
 import torch
 import torch.distributed as dist
 from subjects import COMBINATIONS, gradients, kinds, make_loop
@@ -22,6 +23,8 @@ CASES = [
     for modalities in (2, 3)
     if (fusion, modalities) in {("concat", 2), ("film", 3), ("own", 3)}
 ]
+#: The same of labels and numbers, by the name of the task.
+CASES += [(subject, name, 2) for subject, name in task_subjects.SUPPORTED if name in {"multilabel", "sentiment"}]
 #: Optimiser steps of each kind of batch; the second also shows that no process waits for the first.
 STEPS = 2
 
@@ -53,7 +56,11 @@ def all_gradients(case: tuple[str, str, int], rank: int | None) -> list[dict[str
     """Gradients of every step of a case: of one process over whole batches, or of a rank over its half of each."""
     subject, fusion, modalities = case
     results = []
-    for loop, whole in kinds(make_loop(subject, modalities, fusion)):
+    if fusion in task_subjects.TASKS:
+        made = task_subjects.make_loop(subject, fusion, modalities)
+    else:
+        made = make_loop(subject, modalities, fusion)
+    for loop, whole in kinds(made):
         step = TrainingStep(loop.model, loop.method)
         wrapped: nn.Module = step
         batch = whole
