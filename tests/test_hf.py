@@ -7,6 +7,7 @@ from transformers import Trainer, TrainingArguments
 import bmlr
 from bmlr.integrations.hf import BalancedTrainer
 from bmlr.methods import available
+from bmlr.tasks import MultiLabel, Regression
 from test_wrap import INPUTS, make_text_batch, wrap_text_model
 from zoo import make_batch, make_model
 
@@ -56,6 +57,36 @@ def test_it_computes_what_a_balancer_computes(tmp_path, name, accumulate):
         torch.testing.assert_close(by_trainer.state_dict()[key], value, rtol=1e-5, atol=1e-6)
     start = make_model(2, "concat", seed=2).state_dict()
     assert any(not torch.equal(value, start[key]) for key, value in by_trainer.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "task"), [("BMLR", MultiLabel(3)), ("OGMGE", Regression()), ("AGM", Regression())])
+def test_labels_and_numbers_are_trained_and_evaluated_by_their_loss(tmp_path, name, task):
+    batch = make_batch(2, 12, seed=1)
+    scores = torch.stack([batch.inputs["audio"][:, k] for k in range(3)], 1)
+    batch.targets = (scores > 0).float() if task.num_outputs == 3 else scores[:, 0]
+    models = []
+    for _ in range(2):
+        torch.manual_seed(2)
+        encoders = {u: torch.nn.Linear(x.shape[1], 5) for u, x in batch.inputs.items()}
+        models.append(bmlr.MultimodalClassifier(encoders, task))
+    samples = samples_of(batch)
+    trainer = BalancedTrainer(
+        models[0],
+        arguments(tmp_path),
+        method=bmlr.methods.create(name),
+        train_dataset=samples,
+        eval_dataset=samples,
+    )
+    trainer.train()
+    optimizer = torch.optim.SGD(models[1].parameters(), lr=0.05)
+    balancer = bmlr.Balancer(models[1], bmlr.methods.create(name), optimizer, max_epochs=3)
+    for _ in range(3):
+        for part in balancer.epoch([batch]):
+            balancer.step(part)
+    for key, value in models[1].state_dict().items():
+        torch.testing.assert_close(models[0].state_dict()[key], value, rtol=1e-5, atol=1e-6)
+    expected = float(task.loss(balancer.predict(batch.inputs).logits, batch.targets))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path):

@@ -175,6 +175,30 @@ class TestNumbers:
             ReconBoost(mcr="real").setup(regressor())
 
 
+class Number(nn.Module):
+    """A model somebody has already, which returns one number per sample, as a column or not."""
+
+    def __init__(self, is_column):
+        super().__init__()
+        self.ear, self.eye, self.head, self.is_column = nn.Linear(1, 3), nn.Linear(1, 3), nn.Linear(6, 1), is_column
+
+    def forward(self, audio, video):
+        y = self.head(torch.cat([self.ear(audio), self.eye(video)], 1))
+        return y if self.is_column else y.squeeze(1)
+
+
+@pytest.mark.parametrize("is_column", [True, False])
+def test_a_wrapped_model_of_one_number(is_column):
+    encoders, net = {"audio": "ear", "video": "eye"}, Number(is_column)
+    model = bmlr.wrap(net, encoders, BATCH.inputs, task=Regression())
+    losses = DGL()(model(BATCH.inputs), NUMBERS)
+    torch.testing.assert_close(losses.terms["fused"], F.mse_loss(net(AUDIO, VIDEO).flatten(), NUMBERS))
+    with pytest.raises(ValueError, match="`task` should be given for a model of 1 output"):
+        bmlr.wrap(net, encoders, BATCH.inputs)
+    with pytest.raises(ValueError, match=r"`task` should have as many outputs as the model, 1\. Found MultiLabel"):
+        bmlr.wrap(net, encoders, BATCH.inputs, task=MultiLabel(2))
+
+
 class Recurrent(nn.Module):
     """Last state of an LSTM."""
 

@@ -96,7 +96,7 @@ def features_of(output: Any, name: str) -> Tensor:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Logits in the output of a model."""
+    """Logits in the output of a model, shape (B, C); one number per sample, shape (B,), is a column."""
     value = output
     if isinstance(output, Mapping):
         value = output.get("logits")
@@ -106,6 +106,8 @@ def logits_of(output: Any) -> Tensor:
         value = getattr(output, "logits", None)
     if isinstance(value, Tensor) and value.ndim == 2:
         return value
+    if isinstance(value, Tensor) and value.ndim == 1:
+        return value[:, None]
     found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(output).__name__
     raise ValueError(
         "The model should return logits of shape (B, C): a tensor, the first entry of a tuple or an entry 'logits'. "

@@ -122,6 +122,10 @@ class WrappedModel(MultimodalClassifier):
                     )
             parts = {name: EncoderParts(net, parameters) for name, parameters in owned.items()}
             dims = {name: z.shape[-1] for name, z in features.items()}
+            if task is None and logits.shape[1] == 1:
+                raise ValueError(
+                    "`task` should be given for a model of 1 output, such as bmlr.tasks.Regression(). Found none."
+                )
             self.task = as_task(logits.shape[1] if task is None else task)
             if self.task.num_outputs != logits.shape[1]:
                 raise ValueError(
