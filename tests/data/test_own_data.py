@@ -152,7 +152,7 @@ def test_the_table_of_the_page_runs_as_written(tmp_path, capsys, monkeypatch):
     exec(block, {})  # noqa: S102  (the project's own text)
     head = (tmp_path / "pets" / "table.csv").read_text().splitlines()[0]
     assert blocks("own-data.md", "csv")[0].splitlines()[0] == head
-    wanted = [line for line in commands("own-data.md") if "pets" in line or "manifest" in line]
+    wanted = [line for line in commands("own-data.md") if "pets" in line or "--data.root prepared" in line]
     assert len(wanted) == 5
     for line in wanted:
         more = ["--workers", "0", "--progress", "false"] if " prepare " in line else []
@@ -161,6 +161,15 @@ def test_the_table_of_the_page_runs_as_written(tmp_path, capsys, monkeypatch):
     assert "WARNING" not in printed
     assert "0 rejected" in printed
     assert "probability" in printed
+
+
+def test_the_datasets_of_the_page_run_as_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("own-data.md", "python") if block.startswith("# notes.py")]
+    exec(block, {"__name__": "notes"})  # noqa: S102  (the project's own text)
+    printed = capsys.readouterr().out
+    assert "multiclass ('summer', 'winter') {'sensor': 'vector', 'note': 'text'}" in printed
+    assert "True\ndict_keys(['fused', 'sensor', 'note'])" in printed
 
 
 class ReachedError(ValueError):

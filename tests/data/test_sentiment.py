@@ -807,4 +807,4 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["predict", str(tmp_path / "run"), *files, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)[0]["probabilities"]) == {"fused", *MODALITIES}
     assert main(["prepare", "mosi", str(source), str(tmp_path / "out"), "--size", "64"]) == 2
-    assert "`size` should be left out for 'mosi'" in capsys.readouterr().err
+    assert "Option --size should be left out for 'mosi'" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from bmlr.cli import main
 from bmlr.data import PrepareOptions
 from bmlr.data._group_split import split_by_group
 from bmlr.data.sets._forms import choose_frames
-from bmlr.data.sets._stored import sample_seed
+from bmlr.data.transforms._seeds import sample_seed
 
 
 def test_draws_are_those_of_earlier_versions():

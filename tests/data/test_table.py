@@ -124,7 +124,7 @@ def test_kinds_are_told_by_the_suffixes():
             "label,a,b\nx,1.npy,2.npy\ny,1.png,3.npy\n",
             r"column 'a' holds files of several kinds \(array in row 2, image",
         ),
-        ("label,a,b\nx,1.npy,\ny,2.npy,\n", "column 'b' should hold paths of files. All its cells are empty"),
+        ("label,a,b\nx,1.npy,\ny,2.npy,\n", "column 'b' should hold paths of files or texts. All its cells are empty"),
         ("label,a:image,b\nx,,1.npy\n", "column 'a' should hold paths of files"),
         ("label,a\nx,1.npy\n", r"at least 2 modalities. Found a.$"),
         ('label,a,b\nx,1.npy,2.npy\ny,"1.npy,2.npy\n', "cannot be read as CSV: row 3"),
@@ -591,7 +591,7 @@ def test_the_option_for_outside_files_is_for_tables_only(tmp_path, capsys, monke
     assert main([*command, "--allow-outside"]) == 0
     assert "4 samples" in capsys.readouterr().out
     assert main(["prepare", "ave", "data", "out", "--allow-outside"]) == 2
-    assert "Option `allow_outside` should be left out for 'ave'" in capsys.readouterr().err
+    assert "Option --allow-outside should be left out for 'ave'" in capsys.readouterr().err
 
 
 def test_recordings_of_all_formats_are_read(tmp_path):

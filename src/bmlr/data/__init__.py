@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bmlr._checks import check_choice
 from bmlr.data._base import (
@@ -19,6 +19,9 @@ from bmlr.data._base import (
 )
 from bmlr.data._selection import SelectedModalities
 from bmlr.data.store._options import PrepareOptions, PrepareResult
+
+if TYPE_CHECKING:
+    from bmlr.data.sets._datasets import DatasetData
 
 # Module and class of each data set. Imported on demand: most need more than torch and numpy.
 _DATA: dict[str, tuple[str, str]] = {
@@ -35,6 +38,10 @@ _DATA: dict[str, tuple[str, str]] = {
 
 
 def __getattr__(name: str) -> type[MultimodalData]:
+    if name == "DatasetData":
+        from bmlr.data.sets._datasets import DatasetData
+
+        return DatasetData
     for data, (_, class_name) in _DATA.items():
         if name == class_name:
             return get(data)
@@ -84,6 +91,46 @@ def create(name: str, **parameters: Any) -> MultimodalData:
     return get(name)(**parameters)
 
 
+def from_datasets(train: Any, val: Any, test: Any, **parameters: Any) -> DatasetData:
+    """A data set of torch or Hugging Face datasets whose items are dictionaries, which are taken as they are.
+
+    ``train``, :class:`bmlr.Balancer` and the diagnosis take it. All items are read once: to tell the form of every
+    modality, the task, and a checksum by which runs know their data.
+
+    * A value is a tensor, an array, lists of numbers, an image of Pillow or a text; None, or a key that is left out,
+      is a modality that the sample lacks. A value with no or one dimension is a vector, with two a sequence (T, d),
+      with three an image (C, H, W), with four frames (T, C, H, W). Texts become indices of the words of the training
+      split. Integers under a key that ends in ``ids`` or ``tokens`` are such indices, 0 being padding. ``forms`` says
+      what else a value is.
+    * A target is a text or an integer (a class), a list of texts or of zeros and ones (labels), a float or a list of
+      floats (numbers); ``task`` says what else it is.
+
+    Args:
+        train: Training split: a dataset with a length and items by position.
+        val: Validation split.
+        test: Test split.
+        **parameters: ``modalities``, names that are keys of the dictionaries, or keys by name; ``target``, key of the
+            target (``label``); ``group``, key of the group; ``task``; ``classes``, their names; ``forms``, a
+            :class:`Modality` by name; ``max_tokens`` of a text (256); ``name`` in tables and runs.
+
+    Raises:
+        ValueError: If a parameter is wrong. What is wrong with an item is told by ``prepare()``.
+
+    Example:
+        >>> import torch, bmlr
+        >>> def items(number):
+        ...     return [{"sensor": torch.randn(4), "note": "a red bird" if n % 2 else "a dog", "label": n % 2}
+        ...             for n in range(number)]
+        >>> data = bmlr.data.from_datasets(items(8), items(4), items(4), modalities=["sensor", "note"])
+        >>> data.prepare()
+        >>> data.task, data.modalities["note"].kind, data.split("train").batch([0, 1]).targets
+        (Multiclass(num_classes=2, class_weights=None, label_smoothing=0.0, ignore_index=None), 'text', tensor([0, 1]))
+    """
+    from bmlr.data.sets._datasets import DatasetData
+
+    return DatasetData(train, val, test, **parameters)
+
+
 def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None = None) -> PrepareResult:
     """Decode published files once, into a folder for training.
 
@@ -119,6 +166,7 @@ __all__ = [
     "available",
     "class_names",
     "create",
+    "from_datasets",
     "get",
     "prepare",
 ]

@@ -201,7 +201,6 @@ class MultimodalData(ABC):
     def split(self, name: SplitName) -> Split:
         """One split of the prepared data."""
 
-    @abstractmethod
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample from its files, shape (1, …).
 
@@ -214,8 +213,10 @@ class MultimodalData(ABC):
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If a file cannot be read as this modality, or a modality has no file; the message names it.
+            ValueError: If a file cannot be read as this modality, or a modality has no file; the message names it. Or
+                if the data set reads no files, as one that does not override this.
         """
+        raise ValueError(f"The data set '{self.name}' reads no new files: its class has no method load_files.")
 
     @property
     def task(self) -> Task:

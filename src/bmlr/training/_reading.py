@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bmlr.batch import Batch, tensors_of
 from bmlr.config import GivenModel, RunConfig, build_model, read_config
-from bmlr.data import SplitName
+from bmlr.data import MultimodalData, SplitName
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
 from bmlr.runs.layout import CONFIG
@@ -87,7 +87,7 @@ class LoadedRun:
         parameter = next(self.model.parameters())
         forms = self.config.data.modalities
         texts = {name for name in files if name in forms and forms[name].kind == "text"}
-        given = {name: file if name in texts else Path(file) for name, file in files.items()}
+        given = {name: Path(x) if isinstance(x, str) and name not in texts else x for name, x in files.items()}
         loaded = self.config.model_data.load_files(given)
         inputs = Batch(dict(loaded), torch.zeros(1)).to(parameter.device, dtype=parameter.dtype).inputs
         present = {
@@ -110,6 +110,7 @@ def load(
     root: Path | str | None = None,
     with_data: bool = False,
     model: MultimodalClassifier | None = None,
+    data: MultimodalData | None = None,
 ) -> LoadedRun:
     """Load a run, on the CPU.
 
@@ -121,6 +122,7 @@ def load(
         root: Folder of the data, if it was moved.
         with_data: Open the data too, for :func:`split_batches`, and check that it is the same.
         model: The model, of a run that was given a finished one; it gets the weights of the run.
+        data: The data, of a run whose data is in no files: of :func:`bmlr.data.from_datasets`.
 
     Raises:
         FileNotFoundError: If there is no run.
@@ -133,6 +135,8 @@ def load(
         config = dataclasses.replace(config, model=config.model.take(model, str(directory)))
     elif model is not None:
         raise ValueError(f"`model` should be left out: {directory} says by itself how its model is made.")
+    if data is not None:
+        config = dataclasses.replace(config, data=data)
     (open_data if with_data else restore_data)(directory, config)
     model = build_model(config.data, config.model, weights=False)
     config.method.setup(model)
@@ -149,6 +153,7 @@ def evaluate_run(
     weights: str = "best",
     root: Path | str | None = None,
     model: MultimodalClassifier | None = None,
+    data: MultimodalData | None = None,
 ) -> Score:
     """Score a run's weights on one split of its data.
 
@@ -158,12 +163,13 @@ def evaluate_run(
         weights: ``best`` or ``last``.
         root: Folder of the data, if it was moved.
         model: The model, of a run that was given a finished one.
+        data: The data, of a run whose data is in no files.
 
     Raises:
         FileNotFoundError: If there is no run.
         RunError: If its weights are missing or damaged, or its data is missing or other data.
     """
-    run = load(directory, weights=weights, root=root, with_data=True, model=model)
+    run = load(directory, weights=weights, root=root, with_data=True, model=model, data=data)
     return evaluate(run.model, run.method, split_batches(run.config, split))
 
 

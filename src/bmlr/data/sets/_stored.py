@@ -27,6 +27,7 @@ from bmlr.data.sets._texts import build_vocabulary, text_form
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.store._targets import make_task
+from bmlr.data.transforms._seeds import sample_seed
 from bmlr.data.transforms._tokens import HuggingFaceTokeniser, Tokeniser, load_tokeniser, tokeniser_of
 from bmlr.encoders.pretrained import EncoderInput
 from bmlr.tasks import Task
@@ -400,11 +401,3 @@ def _strata(targets: np.ndarray) -> np.ndarray:
     if targets.dtype.kind != "f" or targets.ndim == 2:
         return targets
     return np.searchsorted(np.quantile(targets, [0.2, 0.4, 0.6, 0.8]), targets)
-
-
-def sample_seed(seed: int, position: int) -> int:
-    """Seed of one sample's random transforms, below 2^63.
-
-    A hash of the epoch's seed and the position.
-    """
-    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> np.uint64(1))

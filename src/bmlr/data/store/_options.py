@@ -113,7 +113,7 @@ class PrepareOptions:
             value = getattr(self, field.name)
             if field.name in names and value != field.default:
                 raise ValueError(
-                    f"Option `{field.name}` should be left out for '{data}'. Found `{field.name} = {value}`."
+                    f"Parameter `{field.name}` should be left out for '{data}'. Found `{field.name} = {value}`."
                 )
 
     @property
