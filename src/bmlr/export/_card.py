@@ -32,7 +32,7 @@ def write_card(
     """
     config, model = loaded.config, loaded.model
     method, info = type(loaded.method).__name__, type(loaded.method).info
-    robustness, reason = _measure(run, model.modalities, weights, root)
+    robustness = _measure(run, model.modalities, weights, root)
     result = read_run(run).result or {}
     sections = [
         _front_matter(config.data.name, method, model.modalities),
@@ -44,7 +44,7 @@ def write_card(
         "## Data and protocol",
         _data_lines(loaded, result),
         "## Scores on the test split",
-        *_scores(run, loaded, result, robustness, reason, weights),
+        *_scores(run, loaded, result, robustness, weights),
         "## Inputs and outputs",
         _interface(loaded, masks=masks),
         "## Load it",
@@ -55,16 +55,14 @@ def write_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _measure(
-    run: Path, modalities: Sequence[str], weights: str, root: Path | str | None
-) -> tuple[Robustness | None, str]:
-    """Scores with all modalities and without each; else why there are none."""
+def _measure(run: Path, modalities: Sequence[str], weights: str, root: Path | str | None) -> Robustness | None:
+    """Scores with all modalities and without each; None without the data."""
     try:
-        return measure_run_robustness(run, {name: [1.0] for name in modalities}, weights=weights, root=root), ""
-    except RunError as error:  # the data is missing, or other data
+        return measure_run_robustness(run, {name: [1.0] for name in modalities}, weights=weights, root=root)
+    except RunError:  # the data is missing, or other data
         if root is not None:
             raise
-        return None, str(error)
+        return None
 
 
 def _front_matter(data: str, method: str, modalities: Sequence[str]) -> str:
@@ -92,7 +90,6 @@ def _scores(
     loaded: LoadedRun,
     result: Mapping[str, Any],
     robustness: Robustness | None,
-    reason: str,
     weights: str,
 ) -> list[str]:
     """Scores by modality, and what a missing modality costs."""
@@ -109,24 +106,41 @@ def _scores(
             f"{robustness.samples} samples, with 95 % intervals. `fused` is the prediction from all modalities.",
             table.markdown(),
             *_majority(result),
+            *(_metrics(result) if weights == "best" else []),
             "A modality that all samples lack costs:",
             without.markdown(),
         ]
     missing = (
-        f"What a missing modality costs was not measured, since the data was not at hand ({reason.rstrip('.')}). "
+        "What a missing modality costs was not measured, since the data was not at hand. "
         "`bmlr export RUN --data.root FOLDER` measures it."
     )
-    accuracies = _recorded(run) if weights == "best" and loaded.config.data.task.name == "multiclass" else {}
+    is_best = weights == "best"
+    accuracies = _recorded(run) if is_best and loaded.config.data.task.name == "multiclass" else {}
     if not accuracies:
-        return [missing]
+        return [*(_metrics(result) if is_best else []), missing]
     rows = [[name, estimate.percent] for name, estimate in accuracies.items()]
     table = Table(["accuracy", "score"], [[Cell(text) for text in row] for row in rows])
     return [
         "As recorded when the run was finished, with 95 % intervals.",
         table.markdown(),
         *_majority(result),
+        *_metrics(result),
         missing,
     ]
+
+
+def _metrics(result: Mapping[str, Any]) -> list[str]:
+    """Table of all metrics that a finished run recorded, fused and by modality."""
+    metrics: Mapping[str, Mapping[str, float | None]] = (result.get("test") or {}).get("metrics") or {}
+    if not metrics:
+        return []
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [
+        [u, *("–" if (value := values.get(name)) is None else f"{value:.3f}" for name in names)]
+        for u, values in metrics.items()
+    ]
+    table = Table(["metric", *names], [[Cell(text) for text in row] for row in rows])
+    return ["All metrics of the finished run:", table.markdown()]
 
 
 def _recorded(run: Path) -> dict[str, IntervalEstimate]:
