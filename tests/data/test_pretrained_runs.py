@@ -56,11 +56,13 @@ def words_of(folder, run, encoder):
     return [str(word) for word in words]
 
 
-def test_a_run_needs_neither_data_nor_checkpoint_to_predict(folder, tmp_path, capsys):
+def test_a_run_needs_neither_data_nor_checkpoint_to_predict(folder, tmp_path, capsys, monkeypatch):
     vit = shutil.copytree(folder / "vit", tmp_path / "vit")
     run = tmp_path / "run"
-    assert main(words_of(folder, run, f"hf/{vit}:frozen=true,pooling=cls")) == 0, capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(words_of(folder, run, "hf/vit:frozen=true,pooling=cls")) == 0, capsys.readouterr().err
     part = yaml.safe_load((run / "config.yaml").read_text())["model"]["encoders"]["photo"]
+    assert part["class_path"] == f"hf/{vit}"
     assert part["init_args"] == {"frozen": True, "pooling": "cls"}
     assert part["checkpoint"]["input"] == {"kind": "image", "size": [16, 16], "mean": [0.25] * 3, "std": [0.5] * 3}
     loaded = load(run)
@@ -108,12 +110,12 @@ def test_a_changed_checkpoint_is_another_run(folder, tmp_path, capsys):
         ("digits", "hf/{vit}:frosen=true", "Found 'frosen'. Did you mean 'frozen'?"),
         ("digits", "hf/{vit}:frozen=1", "should be true or false. Found 1"),
         ("digits", "hf/{vit}:preprocessing=ignor", "Did you mean 'ignore'?"),
-        ("digits", "hf/{vit}/nowhere", "is no checkpoint of Transformers"),
+        ("digits", "hf/{vit}/../vot", "Did you mean 'vit'?"),
         ("digits", "timm/resnet18", 'Run: pip install "bmlr[timm]"'),
     ],
 )
 def test_what_the_data_cannot_follow_is_told(folder, tmp_path, capsys, monkeypatch, data, encoder, message):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     name = encoder.format(vit=folder / "vit")
     words = ["train", data, "--method", "Joint", "--model.encoders.image", name, "--run", tmp_path / "run", *QUICK]

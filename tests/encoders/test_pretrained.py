@@ -195,11 +195,16 @@ def test_what_does_not_fit_a_model_is_told(folders, name, kind, options, message
 
 
 def test_names_without_a_model_are_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"written hf/NAME, hf/FOLDER or timm/NAME. Found 'vit'"):
         describe("vit", "image")
-    with pytest.raises(ValueError, match="hf/.*nowhere is no checkpoint of Transformers"):
-        describe(f"hf/{tmp_path}/nowhere", "image")
+    (tmp_path / "somewhere").mkdir()
+    with pytest.raises(ValueError, match="There is no folder .*somewher with.* Did you mean 'somewhere'"):
+        describe(f"hf/{tmp_path}/somewher", "image")
+    with pytest.raises(
+        ValueError, match="hf/nobody/nothing is no checkpoint of Transformers, in a folder or on the hub"
+    ):
+        describe("hf/nobody/nothing", "image")
 
 
 def test_timm_by_its_interface(tmp_path, monkeypatch):

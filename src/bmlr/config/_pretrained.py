@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from bmlr.config._parts import Entry
-from bmlr.encoders.pretrained import EncoderInput, PretrainedEncoder, check_arguments, describe, is_pretrained
+from bmlr.encoders.pretrained import (
+    EncoderInput,
+    PretrainedEncoder,
+    absolute_name,
+    check_arguments,
+    describe,
+    is_pretrained,
+)
 
 
 def with_checkpoint(part: Entry, kind: str) -> Entry:
@@ -20,7 +27,9 @@ def with_checkpoint(part: Entry, kind: str) -> Entry:
     if not is_pretrained(path):
         return part
     check_arguments(path, part["init_args"])
-    return part if "checkpoint" in part else {**part, "checkpoint": describe(path, kind)}
+    if "checkpoint" in part:
+        return part
+    return {**part, "class_path": absolute_name(path), "checkpoint": describe(path, kind)}
 
 
 def wanted_inputs(part: Entry) -> EncoderInput | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bmlr._checks import nearest_name
 from bmlr.encoders._preprocessing import EncoderInput
 
 #: Names of the inputs of Transformers' models, and what they are. ``input_values`` may also be features.
@@ -44,7 +45,9 @@ def describe(name: str, kind: str) -> dict[str, Any]:
             raise ValueError(
                 f"hf/{name} needs code of its own, which is never run: take a model of Transformers."
             ) from error
-        raise ValueError(f"hf/{name} is no checkpoint of Transformers: {_first_sentence(text)}") from error
+        raise ValueError(
+            f"hf/{name} is no checkpoint of Transformers, in a folder or on the hub: {_first_sentence(text)}"
+        ) from error
     part = _part_of(config, kind)
     entries = _plain_config(json.loads(part.to_json_string()))
     entries["model_type"] = part.model_type
@@ -160,6 +163,9 @@ def _tokenizer(place: str) -> Any:
 
 def _place(name: str) -> str:
     folder = Path(name).expanduser()
+    if not folder.is_dir() and name.startswith((".", "/", "~")):
+        near = nearest_name(folder.name, [entry.name for entry in folder.parent.glob("*") if entry.is_dir()])
+        raise ValueError(f"There is no folder {folder} with a checkpoint of Transformers.{near}")
     return str(folder) if folder.is_dir() else name
 
 

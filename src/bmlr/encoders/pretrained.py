@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,6 +123,20 @@ def is_pretrained(name: str) -> bool:
         (True, False)
     """
     return name.startswith(("hf/", "timm/"))
+
+
+def absolute_name(name: str) -> str:
+    """The name with the absolute path of its folder, if it has one, so that it holds in every working directory.
+
+    Example:
+        >>> absolute_name("hf/google/vit-base-patch16-224")
+        'hf/google/vit-base-patch16-224'
+    """
+    for prefix in ("hf/", "timm/local-dir:"):
+        folder = Path(name.removeprefix(prefix)).expanduser()
+        if name.startswith(prefix) and folder.is_dir():
+            return f"{prefix}{folder.absolute()}"
+    return name
 
 
 def describe(name: str, kind: str) -> dict[str, Any]:
