@@ -103,7 +103,7 @@ def test_schedules_and_warm_up_give_the_rates_they_should(tmp_path, monkeypatch)
     torch.testing.assert_close(steps[:, 0], 0.01 * 0.5 ** torch.arange(6.0))
 
 
-def test_a_plateau_follows_the_validation_accuracy(tmp_path):
+def test_a_plateau_follows_the_score_of_validation(tmp_path):
     schedule = {"class_path": "ReduceLROnPlateau", "init_args": {"patience": 0, "threshold": 2.0}}  # never better
     result = run(
         tmp_path, optimizer=OptimizerOptions(lr=0.01, schedule=schedule), trainer=dataclasses.replace(CPU, epochs=4)
@@ -111,7 +111,7 @@ def test_a_plateau_follows_the_validation_accuracy(tmp_path):
     metrics = pd.read_csv(result.directory / "metrics.csv")["lr"].tolist()
     assert metrics[0] == 0.01
     assert metrics[-1] < 0.0011
-    with pytest.raises(ValueError, match="ReduceLROnPlateau follows the accuracy, whose `mode` is max"):
+    with pytest.raises(ValueError, match="ReduceLROnPlateau follows the score .* its `mode` should be max"):
         run(
             tmp_path / "b",
             optimizer=OptimizerOptions(schedule={"class_path": "ReduceLROnPlateau", "init_args": {"mode": "min"}}),

@@ -165,7 +165,10 @@ class OptimizerOptions:
         if "max_lr" in known:
             arguments.setdefault("max_lr", before)
         if issubclass(cls, ReduceLROnPlateau) and arguments.setdefault("mode", "max") != "max":
-            raise ValueError("Parameter `schedule`: ReduceLROnPlateau follows the accuracy, whose `mode` is max.")
+            raise ValueError(
+                "Parameter `schedule`: ReduceLROnPlateau follows the score by which epochs are selected, larger for "
+                "better: its `mode` should be max."
+            )
         try:
             schedule = cls(optimizer, **arguments)
         except Exception as error:  # whatever parameters of wrong types cause in any class
