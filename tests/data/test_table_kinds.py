@@ -1,6 +1,7 @@
 """Tables of several labels, of numbers, of texts and of frames of any channels: from the table to a prediction."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -8,11 +9,15 @@ import pytest
 import torch
 
 import bmlr.data
+from bmlr.cli import main
+from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, build_model, fill_defaults
 from bmlr.data.sets._table_files import parse_table
 from bmlr.data.sets._table_store import prepare_table
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.transforms._tokens import Vocabulary, split_words
+from bmlr.methods import BMLR, Joint
 from bmlr.tasks import MultiLabel, Regression
+from bmlr.training import LoadedRun
 
 OPTIONS = PrepareOptions(workers=0, size=16, progress=False, max_rejected=0.5)
 WORDS = ("bird", "dog", "cat")
@@ -277,3 +282,91 @@ def test_arrays_that_are_no_frames_are_rejected(tmp_path, shape, message):
     result = prepare_table(tmp_path / "t.csv", tmp_path / "out", OPTIONS)
     assert len(result.rejected) == 1
     assert re.search(message, result.rejected[0].reason)
+
+
+# From the table to a prediction
+
+
+def test_a_pretrained_encoder_of_texts_has_its_tokens_also_where_its_checkpoint_is_gone(tmp_path, capsys, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "a", "bird", "dog", "cat", "seen", ","]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokeniser = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    tokeniser.save_pretrained(folder)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=len(words), **size, max_position_embeddings=16, pad_token_id=tokeniser.pad_token_id
+        )
+    ).save_pretrained(folder)
+    prepare_table(write_table(tmp_path, ["x", "y"] * 12), tmp_path / "out", OPTIONS)
+    line = [
+        "train",
+        "--data",
+        "manifest",
+        "--data.root",
+        "out",
+        "--method",
+        "Joint",
+        "--trainer.epochs",
+        "1",
+        "--run",
+        "r",
+    ]
+    line += ["--trainer.accelerator", "cpu", "--model.width", "4", "--model.encoders.caption", f"hf/{folder}"]
+    assert main(line) == 0, capsys.readouterr().err
+    kept = json.loads((tmp_path / "r" / "data.json").read_text())["preprocessing"]
+    assert kept["modalities"]["caption"]["padding"] == tokeniser.pad_token_id
+    folder.rename(tmp_path / "gone")
+    capsys.readouterr()
+    assert main(["predict", "r", "caption=A cat, seen", "a=a0.npy", "--json"]) == 0, capsys.readouterr().err
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert sum(answer["probabilities"]["caption"].values()) == pytest.approx(1)
+    assert main(["predict", "r", "caption=cat.txt", "a=a0.npy"]) == 2
+    assert "There is no text file cat.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["label", "target"])
+def test_labels_and_numbers_are_learnt_and_predicted(tmp_path, capsys, monkeypatch, column):
+    monkeypatch.chdir(tmp_path)
+    targets = [
+        ["loud", "loud|dim", "|"][n % 3] if column == "label" else f"{n % 3 - 1 + n / 1000:.3f}" for n in range(30)
+    ]
+    _, data = prepared(tmp_path, targets, column=column)
+    torch.manual_seed(0)
+    options = fill_defaults(data, ModelOptions(width=4, depth=1, heads=1), OptimizerOptions(), TrainerOptions())
+    model, method = build_model(data, options[0]), BMLR() if column == "label" else Joint()
+    method.setup(model)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    batch = data.split("train").batch(range(len(data.split("train"))))
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append(data.task.loss(model(batch.inputs, batch.present).logits, batch.targets))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 3
+    run = LoadedRun(RunConfig(data, method, *options, 0), model.eval(), method.eval())
+    monkeypatch.setattr("bmlr.training.load", lambda *_, **__: run)
+    line = ["predict", "r", "a=a1.npy", "caption=A dog, seen 1 times"]
+    assert main([*line, "--json"]) == 0, capsys.readouterr().err
+    (answer,) = json.loads(capsys.readouterr().out)
+    if column == "label":
+        assert answer["labels"] == ["dim", "loud"]
+        assert all(0 <= value <= 1 for value in answer["probabilities"]["fused"].values())
+    else:
+        assert answer["targets"]["fused"]["target"] == pytest.approx(0, abs=0.5)
+    assert main(line) == 0
+    assert column in capsys.readouterr().out
+    (tmp_path / "new.csv").write_text('id,a,caption\nbirds,a0.npy,"A bird, seen 0 times"\nnone,gone.npy,A dog\n')
+    assert main(["predict", "r", "new.csv", "--out", "out.csv"]) == 2
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        first, second = csv.DictReader(file)
+    wanted = {"label": ("labels", "labels by a"), "target": ("target", "target by a")}[column]
+    assert set(wanted) <= set(first)
+    assert first["sample"] == "birds"
+    assert (first["labels"] == "loud") if column == "label" else (abs(float(first["target"]) + 1) < 0.5)
+    assert "gone.npy" in second["error"]
