@@ -165,6 +165,21 @@ def test_fewer_epochs_of_several_passes_are_one_budget(tmp_path):
     assert [method.epochs for method in compare_runs(records).methods] == [20, 10]
 
 
+def test_runs_that_stopped_early_have_the_budget_they_were_given(tmp_path):
+    records = [
+        finished(tmp_path, name, 0, [1, 0], epochs=epochs, data_passes=float(epochs))
+        for name, epochs in (("Joint", 20), ("BMLR", 9))
+    ]
+    with pytest.raises(IncomparableError, match="had .* epochs"):
+        compare_runs(records)
+    for record in records:
+        record.config["trainer"] |= {"epochs": 30, "early_stopping": 3}
+    assert [method.epochs for method in compare_runs(records).methods] == [20, 9]
+    records[1].config["trainer"] |= {"epochs": 90}
+    with pytest.raises(IncomparableError, match="had 90 epochs and 90 data passes, the others 30"):
+        compare_runs(records)
+
+
 def test_bad_arguments_are_named(tmp_path):
     records = [finished(tmp_path, "Joint", 0, [1, 0])]
     with pytest.raises(

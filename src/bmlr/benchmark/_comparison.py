@@ -208,10 +208,11 @@ def _data_differences(records: Sequence[RunRecord]) -> list[str]:
 def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     """Sentences about methods with another budget than most.
 
-    Another budget is another number of epochs and clearly more or fewer data passes.
+    Another budget is another number of epochs and clearly more or fewer data passes. A run that may stop early has the
+    budget it was given, wherever it stopped.
     """
     budgets = {
-        label: (record.result["epochs"], float(record.result["data_passes"]))
+        label: _budget(record.result, (record.config or {}).get("trainer", {}))
         for label, members in groups.items()
         for record in members
         if record.result is not None
@@ -226,6 +227,13 @@ def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
         for label, (number, value) in budgets.items()
         if number != most_frequent and not low <= value <= high
     ]
+
+
+def _budget(result: Mapping[str, Any], trainer: Mapping[str, Any]) -> tuple[int, float]:
+    """Epochs and data passes of a run."""
+    done, passes = int(result["epochs"]), float(result["data_passes"])
+    planned = trainer.get("epochs") if trainer.get("early_stopping") else None
+    return (planned, passes * planned / done) if planned else (done, passes)
 
 
 def _span(values: Sequence[float]) -> str:
