@@ -82,26 +82,28 @@ class OptimizerOptions:
         self.groups = _read_groups(self.groups)
         self.schedule = _read_schedule(self.schedule)
 
-    def optimizer(self, model: MultimodalClassifier, others: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    def optimizer(
+        self, model: MultimodalClassifier, method_parameters: Iterable[nn.Parameter] = ()
+    ) -> torch.optim.Optimizer:
         """The optimiser.
 
         Args:
             model: The model, whose encoders are frozen as ``groups`` says.
-            others: Further parameters, such as those of a method.
+            method_parameters: Parameters of the method.
 
         Raises:
             ValueError: If ``groups`` do not fit the model.
         """
         if self.lr is None:
             raise ValueError("Parameter `lr` should be given where there is no data set to take a default from.")
-        groups = self.parameter_groups(model, others)
+        groups = self.parameter_groups(model, method_parameters)
         if self.name == "sgd":
             return torch.optim.SGD(groups, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
         return kind(groups, self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def parameter_groups(
-        self, model: MultimodalClassifier, others: Iterable[nn.Parameter] = ()
+        self, model: MultimodalClassifier, method_parameters: Iterable[nn.Parameter] = ()
     ) -> list[dict[str, Any]]:
         """Parameters of the optimiser, those without options of their own first."""
         by_option: dict[str, dict[str, Any]] = {"lr": {}, "weight_decay": {}, "freeze": {}}
@@ -109,11 +111,11 @@ class OptimizerOptions:
             for option, value in options.items():
                 by_option[option][name] = value
         groups = param_groups(model, by_option["lr"], by_option["weight_decay"], list(by_option["freeze"]))
-        rest = [p for p in others if p.requires_grad]
+        trained = [p for p in method_parameters if p.requires_grad]
         if groups[0]["name"] == "others":
-            groups[0]["params"] += rest
-        elif rest:
-            groups.insert(0, {"params": rest, "name": "others"})
+            groups[0]["params"] += trained
+        elif trained:
+            groups.insert(0, {"params": trained, "name": "others"})
         return groups
 
     @property
@@ -129,12 +131,15 @@ class OptimizerOptions:
         return self.schedule_interval or "epoch"
 
     def scheduler(self, optimizer: torch.optim.Optimizer, epochs: int, steps: Callable[[], int]) -> LRScheduler | None:
-        """Schedule, stepped once per :attr:`interval`; None for a constant rate.
+        """Make the schedule, stepped once per :attr:`interval`.
 
         Args:
             optimizer: The optimiser.
             epochs: Epochs of the whole training.
             steps: Gives the number of optimiser steps of the whole training.
+
+        Returns:
+            The schedule; None for a constant rate.
 
         Raises:
             ValueError: If there is no such schedule, or its parameters do not fit; the message is one sentence.
@@ -154,15 +159,15 @@ class OptimizerOptions:
         return self._make_schedule(optimizer, length)
 
     def _make_schedule(self, optimizer: torch.optim.Optimizer, length: Callable[[], int]) -> LRScheduler:
-        """Schedule of a class path; its length and rates may be left out."""
+        """Make the schedule of a class path, with length and rates left out."""
         cls = self._schedule_class()
         arguments = dict(self._entry["init_args"])
-        known = inspect.signature(cls).parameters
+        parameters = inspect.signature(cls).parameters
         before = [group["lr"] for group in optimizer.param_groups]
-        for name, given in (("total_steps", {"total_steps", "epochs"}), ("T_max", {"T_max"})):
-            if name in known and not given & set(arguments):
+        for name, alternatives in (("total_steps", {"total_steps", "epochs"}), ("T_max", {"T_max"})):
+            if name in parameters and not alternatives & set(arguments):
                 arguments[name] = length()
-        if "max_lr" in known:
+        if "max_lr" in parameters:
             arguments.setdefault("max_lr", before)
         if issubclass(cls, ReduceLROnPlateau) and arguments.setdefault("mode", "max") != "max":
             raise ValueError(
@@ -177,7 +182,7 @@ class OptimizerOptions:
         return schedule
 
     def check(self, epochs: int) -> None:
-        """Raise a ValueError if the schedule does not exist or its parameters do not fit."""
+        """Raise a ValueError if the schedule cannot be made."""
         weight = nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.SGD([weight], self.lr or 1e-3, momentum=0.9)  # some schedules move the momentum
         self.scheduler(optimizer, epochs, lambda: 1000 * epochs)

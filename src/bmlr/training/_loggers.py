@@ -16,10 +16,10 @@ from bmlr.runs.layout import TENSORBOARD
 
 
 def make_loggers(config: RunConfig, directory: Path) -> list[Logger]:
-    """Loggers of a run; they write nothing before they are started.
+    """Make the loggers of a run.
 
-    What a logger keeps on this machine goes into the run's directory, and its run has the directory's name, unless
-    their parameters say otherwise.
+    They write nothing before they are started. What a logger keeps on this machine goes into the run's directory, and
+    its run has the directory's name, unless their parameters say otherwise.
 
     Raises:
         ValueError: If there is no such logger, or its parameters do not fit.
@@ -29,9 +29,9 @@ def make_loggers(config: RunConfig, directory: Path) -> list[Logger]:
 
 def _make_logger(path: str, arguments: dict[str, Any], directory: Path) -> Logger:
     cls = resolve_class(path, Logger)  # type: ignore[type-abstract]
-    known = inspect.signature(cls).parameters
+    parameters = inspect.signature(cls).parameters
     defaults: dict[str, Any] = {}
-    if "save_dir" in known and known["save_dir"].default in {inspect.Parameter.empty, "."}:
+    if "save_dir" in parameters and parameters["save_dir"].default in {inspect.Parameter.empty, "."}:
         defaults["save_dir"] = directory
     name = cls.__name__ if cls.__module__.startswith("lightning.") else ""
     if name == "TensorBoardLogger":
@@ -61,7 +61,10 @@ def start_loggers(trainer: lightning.Trainer, config: RunConfig) -> None:
 
 
 def finish_loggers(trainer: lightning.Trainer) -> None:
-    """Close experiments that would take in the next run of this process too, as those of W&B do."""
+    """Close experiments.
+
+    One of W&B would take in the next run of this process too.
+    """
     for logger in trainer.loggers:
         if callable(finish := getattr(getattr(logger, "experiment", None), "finish", None)):
             finish()

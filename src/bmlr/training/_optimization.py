@@ -51,7 +51,7 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         self.check_options()
 
     def check_options(self) -> None:
-        """Raise a ValueError if an option does not fit the model or the method."""
+        """Raise a ValueError if an option does not fit."""
         self.optimizer_options.parameter_groups(self.model, self.method.parameters())
         if self.clip_norm is not None:
             check_clipping(self.clip_norm, self.model)

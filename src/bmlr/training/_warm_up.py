@@ -1,4 +1,4 @@
-"""Learning rates that rise over the first steps."""
+"""Warm-up of learning rates."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 
 class WarmUp:
-    """Learning rates that rise linearly over the first steps, on top of any schedule.
+    """Linear rise of learning rates over the first steps.
 
-    The rates are scaled for the step alone. A schedule that multiplies the last rate (step, cosine) and one that sets
-    it (OneCycleLR) find theirs unchanged.
+    It is on top of any schedule: the rates are scaled for the step alone. A schedule that multiplies the last rate
+    (step, cosine) and one that sets it (OneCycleLR) find theirs unchanged.
 
     Args:
         optimizer: The optimiser.
