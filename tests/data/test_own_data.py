@@ -172,6 +172,23 @@ def test_the_datasets_of_the_page_run_as_written(tmp_path, capsys, monkeypatch):
     assert "True\ndict_keys(['fused', 'sensor', 'note'])" in printed
 
 
+def test_the_tables_of_labels_and_numbers_of_the_page_run_as_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("own-data.md", "python") if block.startswith("# make_notes.py")]
+    exec(block, {})  # noqa: S102  (the project's own text)
+    wanted = [line for line in commands("own-data.md") if "notes/" in line or "--data.root with-" in line]
+    assert [shlex.split(line)[1] for line in wanted] == ["prepare", "train", "predict"] * 2
+    for line in wanted:
+        more = ["--workers", "0", "--progress", "false"] if " prepare " in line else []
+        more = ["--trainer.accelerator", "cpu"] if " train " in line else more
+        assert main([*shlex.split(line)[1:], *more]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "2 labels, any number per sample, 60 samples, 0 rejected" in printed
+    assert "numbers as targets, 60 samples, 0 rejected" in printed
+    assert printed.count("probabilities") == 1
+    assert printed.count("target") > 1
+
+
 class ReachedError(ValueError):
     """Raised in place of the work behind a command that was understood."""
 
