@@ -32,7 +32,7 @@ def main() -> None:
         result = train(create_data("digits"), method, seed=arguments.seed, runs=arguments.out, resume=True)
         test = result.content["test"]
         if table is None:
-            title = f"digits, test split, seed {arguments.seed} (majority rate {result.content['majority_rate']:.3f})"
+            title = f"digits, test split, seed {arguments.seed} (majority rate {result.content['constant_score']:.3f})"
             unimodal = [f"{modality} (%)" for modality in test["unimodal_accuracy"]]
             table = Table(
                 "method", "fused (%)", *unimodal, *(f"ratio {p}" for p in test["ratio"]), "seconds", title=title
@@ -44,7 +44,7 @@ def main() -> None:
             *("–" if value is None else f"{value:.2f}" for value in test["ratio"].values()),
             f"{result.content['seconds']:.0f}",
         )
-        figures.plot_accuracy(read_metrics(result.directory), ax).set_title(name)
+        figures.plot_scores(read_metrics(result.directory), ax).set_title(name)
     figure.suptitle(f"digits: validation accuracy per epoch, seed {arguments.seed}")
     path = arguments.out / "accuracy.png"
     figure.savefig(path, dpi=150)

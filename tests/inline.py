@@ -49,7 +49,8 @@ def finished(folder, label, seed, hits, targets=None, **changes):
         "test": {"accuracy": accuracy, "unimodal_accuracy": {"audio": accuracy, "image": accuracy / 2},
                  "ratio": {"audio/image": 2.0 if accuracy else None}, "samples": len(hits)},
         "validation": {"accuracy": accuracy}, "best_epoch": 0, "epochs": 3, "data_passes": 3.0,
-        "majority_rate": 0.35, "seconds": 60.0, "samples": {"train": 9, "val": 9, "test": len(hits)}, "digest": "d",
+        "metric": "accuracy", "monitor": "accuracy", "constant_score": 0.35, "seconds": 60.0,
+        "samples": {"train": 9, "val": 9, "test": len(hits)}, "digest": "d",
     } | changes  # fmt: skip
     config = {
         "data": {"class_path": "toy.Toy", "init_args": {"samples": 40, "protocol": "clean"}},

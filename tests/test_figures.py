@@ -22,7 +22,7 @@ def metrics(values):
 
 
 def test_curves_are_the_metrics_in_percent():
-    ax = figures.plot_accuracy(metrics([0.2, 0.5, 0.9]))
+    ax = figures.plot_scores(metrics([0.2, 0.5, 0.9]))
     fused, audio = ax.get_lines()
     assert fused.get_label() == "fused"
     assert list(fused.get_xdata()) == [1, 2, 3]
@@ -32,7 +32,7 @@ def test_curves_are_the_metrics_in_percent():
 
 
 def test_several_runs_are_drawn_as_mean_and_band():
-    ax = figures.plot_accuracy({"a": metrics([0.2, 0.4]), "b": metrics([0.4, 0.8])})
+    ax = figures.plot_scores({"a": metrics([0.2, 0.4]), "b": metrics([0.4, 0.8])})
     assert list(ax.get_lines()[0].get_ydata()) == pytest.approx([30, 60])
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     # One sample standard deviation of two values is their distance over the root of two.
@@ -42,12 +42,12 @@ def test_several_runs_are_drawn_as_mean_and_band():
 
 def test_curves_use_given_axes_and_name_missing_columns(tmp_path):
     _, ax = plt.subplots()
-    assert figures.plot_accuracy(metrics([0.1, 0.2]), ax, linewidth=3) is ax
+    assert figures.plot_scores(metrics([0.1, 0.2]), ax, linewidth=3) is ax
     assert ax.get_lines()[0].get_linewidth() == 3
     with pytest.raises(ValueError, match="`metrics` should hold a column val_accuracy"):
-        figures.plot_accuracy(pd.DataFrame({"epoch": [0]}))
+        figures.plot_scores(pd.DataFrame({"epoch": [0]}))
     with pytest.raises(ValueError, match="`metrics` should hold a column val_accuracy"):
-        figures.plot_accuracy({})
+        figures.plot_scores({})
     with pytest.raises(FileNotFoundError, match="There are no metrics in"):
         read_metrics(tmp_path)
     metrics([0.1, 0.2]).to_csv(tmp_path / "metrics.csv", index=False)
@@ -56,11 +56,11 @@ def test_curves_use_given_axes_and_name_missing_columns(tmp_path):
 
 def test_runs_of_different_lengths_or_columns_are_refused():
     with pytest.raises(ValueError, match="the same epochs"):
-        figures.plot_accuracy({"a": metrics([0.1, 0.2]), "b": metrics([0.1, 0.2, 0.3])})
+        figures.plot_scores({"a": metrics([0.1, 0.2]), "b": metrics([0.1, 0.2, 0.3])})
     with pytest.raises(ValueError, match="val_accuracy_audio is not in all"):
-        figures.plot_accuracy({"a": metrics([0.1]), "b": metrics([0.1]).drop(columns="val_accuracy_audio")})
+        figures.plot_scores({"a": metrics([0.1]), "b": metrics([0.1]).drop(columns="val_accuracy_audio")})
     with pytest.raises(ValueError, match="a column epoch"):
-        figures.plot_accuracy(metrics([0.1]).drop(columns="epoch"))
+        figures.plot_scores(metrics([0.1]).drop(columns="epoch"))
 
 
 def test_damaged_metrics(tmp_path):
@@ -114,7 +114,7 @@ def test_inner_labels_go_only_where_panels_share_the_axis():
     for share in (True, False):
         figure, axes = plt.subplots(1, 2, sharey=share)
         for ax in axes:
-            figures.plot_accuracy(metrics([0.1, 0.2]), ax)
+            figures.plot_scores(metrics([0.1, 0.2]), ax)
         assert axes[0].get_ylabel() == "validation accuracy (%)"
         assert bool(axes[1].get_ylabel()) is not share
         plt.close(figure)
@@ -132,7 +132,7 @@ def test_surface_writes_means_and_frames_the_best():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("α", "β")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "2"]
     assert {patch.get_xy() for patch in ax.patches} == {(0.5, -0.5)}
-    assert legend_texts(ax.get_figure()) == ["largest value, 90.0"]
+    assert legend_texts(ax.get_figure()) == ["best value, 90.0"]
     assert ax.get_legend().get_title().get_text() == "–: not run"
     assert not texts_overlap(ax)
     draw(ax)
@@ -142,7 +142,7 @@ def test_equal_values_of_the_surface_all_have_a_frame():
     table = pd.DataFrame({"alpha": [1, 1, 2, 2], "beta": [0, 0.5, 0, 0.5], "accuracy": [0.9, 0.5, 0.9, 0.1]})
     ax = figures.plot_surface(table)
     assert {patch.get_xy() for patch in ax.patches} == {(-0.5, -0.5), (0.5, -0.5)}
-    assert legend_texts(ax.get_figure()) == ["largest value, 90.0"]
+    assert legend_texts(ax.get_figure()) == ["best value, 90.0"]
 
 
 def test_text_on_the_surface_can_be_read():
@@ -174,7 +174,7 @@ def test_bad_tables():
 
 def test_bars_are_means_with_every_run_on_them():
     table = pd.DataFrame({"method": ["A", "B", "A"], "accuracy": [0.5, 0.9, 0.7], "accuracy_audio": [0.2, np.nan, 0.4]})
-    ax = figures.plot_methods(table, majority=0.25)
+    ax = figures.plot_methods(table, constant=0.25)
     assert sorted(bar.get_width() for bar in ax.patches) == pytest.approx([30, 60, 90])
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["A", "B"]
     dots = [c for c in ax.collections if len(c.get_offsets()) == 2]
@@ -260,4 +260,4 @@ def test_undefined_curves_and_single_epochs():
     table = pd.DataFrame({"epoch": [0], "val_accuracy_a": 0.5, "val_accuracy_b": 0.0, "val_ratio_a_b": [np.nan]})
     ax = figures.plot_ratio(table)
     assert legend_texts(ax.get_figure()) == ["a / b (not defined)", "balanced (1)"]
-    assert list(figures.plot_accuracy(table.assign(val_accuracy=0.5)).get_xticks()) == [1]
+    assert list(figures.plot_scores(table.assign(val_accuracy=0.5)).get_xticks()) == [1]

@@ -57,7 +57,7 @@ def test_files_hold_the_numbers(tmp_path):
     assert table.loc["BMLR", "accuracy_mean"] == 0.875
     assert table.loc["BMLR", "difference"] == pytest.approx(0.625)
     assert table.loc["BMLR", "difference_low"] <= 0.625 <= table.loc["BMLR", "difference_high"]
-    assert table["majority_rate"].unique().tolist() == [0.35]
+    assert table["constant_score"].unique().tolist() == [0.35]
     assert table.loc["LFM", "failed"] == 1
 
 

@@ -22,8 +22,8 @@ def test_means_and_deviations_are_numpys(tmp_path):
     records = [finished(tmp_path, "Joint", seed, some) for seed, some in rates.items()]
     summary = compare_runs(records).methods[0]
     values = [some.mean() for some in rates.values()]
-    assert summary.accuracy.mean == pytest.approx(np.mean(values))
-    assert summary.accuracy.std == pytest.approx(np.std(values, ddof=1))
+    assert summary.fused.mean == pytest.approx(np.mean(values))
+    assert summary.fused.std == pytest.approx(np.std(values, ddof=1))
     assert summary.unimodal["image"].mean == pytest.approx(np.mean(values) / 2)
     assert summary.ratio["audio/image"].mean == 2.0
     assert (summary.seeds, summary.data_passes.mean, summary.minutes.mean) == ((0, 1, 2, 3), 3.0, 1.0)
@@ -136,7 +136,7 @@ def test_failed_and_unfinished_runs_are_counted_and_said(tmp_path):
     ("change", "message"),
     [
         ({"protocol": "paper"}, r"Their protocol differs \(clean and paper\)"),
-        ({"majority_rate": 0.5}, "Their majority rate differs"),
+        ({"constant_score": 0.5}, "Their score of a constant prediction differs"),
         ({"samples": {"train": 9, "val": 9, "test": 5}}, "Their samples.test differs"),
         ({"epochs": 30, "data_passes": 30.0}, "'BMLR' had 30 epochs and 30 data passes, the others 3 epochs"),
     ],

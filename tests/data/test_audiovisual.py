@@ -329,7 +329,7 @@ def test_from_raw_media_to_prediction(crema_d, tmp_path, protocol):
     data = bmlr.data.create("crema-d", root=prepared.folder, protocol=protocol)
     result = train(data, bmlr.BMLR(), MODEL, trainer=TRAINER, run=tmp_path / "run")
     assert result.content["samples"] == {name: len(data.split(name)) for name in PARTS}
-    assert evaluate_run(tmp_path / "run").accuracy == pytest.approx(result.content["test"]["accuracy"])
+    assert evaluate_run(tmp_path / "run").fused == pytest.approx(result.content["test"]["accuracy"])
     name = data.split("test").ids[0]
     files = {"audio": source / f"AudioWAV/{name}.wav", "video": source / f"VideoFlash/{name}.flv"}
     probabilities = load(tmp_path / "run").predict(files)

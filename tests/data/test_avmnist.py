@@ -109,7 +109,7 @@ class TestParts:
         assert data.modalities["audio"].shape == Spectrogram().shape
         assert batch.targets.tolist() == [3, 1]
         assert batch.indices.tolist() == [3, 1]
-        assert data.majority_rate() == pytest.approx(0.1)
+        assert data.constant_score() == pytest.approx(0.1)
 
     @pytest.mark.parametrize("protocol", ["clean", "paper"])
     def test_pairs_agree_in_class_and_groups_are_speakers(self, make, protocol):

@@ -157,7 +157,7 @@ class TestParts:
         assert batch.indices.tolist() == [3, 1]
         assert batch.targets.tolist() == [3, 1]
         assert data.protocol == "clean"
-        assert data.majority_rate() < 0.11
+        assert data.constant_score() < 0.11
 
     def test_pairs_agree_in_class_and_split_and_groups_are_voices(self, spoken):
         data = Digits()

@@ -75,7 +75,7 @@ def test_counts_groups_and_rates_are_those_of_the_splits():
     found = inspect_data(data)
     assert {name: split.samples for name, split in found.splits.items()} == SIZES
     assert found.splits["test"].counts == {"left": 3, "right": 1}
-    assert found.splits["test"].majority_rate == 0.75 == data.majority_rate("test")
+    assert found.splits["test"].majority_rate == 0.75 == data.constant_score("test")
     assert {name: split.groups for name, split in found.splits.items()} == {"train": 4, "val": 2, "test": 2}
     assert (found.leaks, found.duplicates, found.alarms) == ((), (), ())
     assert found.remarks == (

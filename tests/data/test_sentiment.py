@@ -327,7 +327,7 @@ def test_targets_of_a_data_set(tmp_path, num_classes, conversion):
     expected = [literal_class(float(s["score"]), num_classes, conversion) for s in splits["test"]]
     assert data.split("test").targets.tolist() == expected
     majority = max(expected.count(c) for c in expected) / len(expected)
-    assert data.majority_rate() == pytest.approx(majority, abs=1e-6)
+    assert data.constant_score() == pytest.approx(majority, abs=1e-6)
 
 
 def test_zeros_can_be_left_out(tmp_path):
@@ -719,7 +719,7 @@ def test_prepare_train_evaluate_predict(tmp_path, layout, method):
     result = train(data, bmlr.methods.create(method), **options, runs=tmp_path / "runs")
     assert set(result.content["test"]["unimodal_accuracy"]) == set(MODALITIES)
     assert result.content["samples"] == {split: SIZES[published] for split, published in PARTS.items()}
-    assert result.content["majority_rate"] == data.majority_rate()
+    assert result.content["constant_score"] == data.constant_score()
     assert type(build_model(data, options["model"]).encoders["text"]).__name__ == "TransformerEncoder"
     score = evaluate_run(result.directory)
     assert score.as_dict() == result.content["test"]

@@ -48,12 +48,12 @@ def test_a_run_is_read_by_its_methods_predictions_on_validation_only(run, splits
     assert torch.equal(torch.rand(3), expected)
     assert set(splits) == {"val"}
     score = evaluate_run(run, split="val")
-    assert diagnosis.accuracy.value == pytest.approx(score.accuracy)
-    assert {u: m.alone.value for u, m in diagnosis.modalities.items()} == pytest.approx(score.unimodal_accuracy)
+    assert diagnosis.accuracy.value == pytest.approx(score.fused)
+    assert {u: m.alone.value for u, m in diagnosis.modalities.items()} == pytest.approx(score.unimodal)
     assert "UniformBaseline on toy, validation split, best weights" in diagnosis.caption
     assert "UniformBaseline" not in diagnosis.verdict.methods
     last = diagnose_run(run, split="test", weights="last")
-    assert last.accuracy.value == pytest.approx(evaluate_run(run, split="test", weights="last").accuracy)
+    assert last.accuracy.value == pytest.approx(evaluate_run(run, split="test", weights="last").fused)
 
 
 def test_the_command_prints_and_writes(run, splits, capsys, tmp_path, monkeypatch):
@@ -200,5 +200,5 @@ def test_a_run_of_two_processes_is_probed_by_two_and_printed_once(tmp_path):
     content = json.loads((tmp_path / "joint" / "diagnosis" / "diagnosis.json").read_text())
     for directory in (tmp_path / "joint" / "alone").iterdir():
         (modality,) = read_config(directory / "config.yaml").model.modalities
-        expected = evaluate_run(directory, split="val").accuracy
+        expected = evaluate_run(directory, split="val").fused
         assert content["modalities"][modality]["trained_alone"]["value"] == pytest.approx(expected)

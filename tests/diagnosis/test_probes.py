@@ -173,7 +173,7 @@ def test_a_probe_makes_ordinary_runs_of_one_modality_and_reuses_them(joint, tmp_
         assert dataclasses.replace(config.model, modalities=None) == joint_config.model
         assert (config.optimizer, config.trainer, config.seed) == (joint_config.optimizer, joint_config.trainer, 3)
         measures = first.modalities[modality]
-        assert measures.trained_alone.value == pytest.approx(evaluate_run(directory, split="val").accuracy)
+        assert measures.trained_alone.value == pytest.approx(evaluate_run(directory, split="val").fused)
     before, reads = stamps(tmp_path), []
     monkeypatch.setattr(Toy, "split", lambda data, name, original=Toy.split: reads.append(name) or original(data, name))
     again = diagnose_run(joint, probe=True, alone=tmp_path)
@@ -215,4 +215,4 @@ def test_samples_that_lack_the_modality_are_left_out(tmp_path):
     paths = (run.directory / "alone").glob("*/config.yaml")
     (directory,) = [path.parent for path in paths if read_config(path).model.modalities == ("video",)]
     score = evaluate_run(directory, split="val", weights="last")
-    assert diagnosis.modalities["video"].trained_alone.value == pytest.approx(score.accuracy)
+    assert diagnosis.modalities["video"].trained_alone.value == pytest.approx(score.fused)

@@ -111,7 +111,7 @@ def test_a_plateau_follows_the_score_of_validation(tmp_path):
     metrics = pd.read_csv(result.directory / "metrics.csv")["lr"].tolist()
     assert metrics[0] == 0.01
     assert metrics[-1] < 0.0011
-    with pytest.raises(ValueError, match="ReduceLROnPlateau follows the score .* its `mode` should be max"):
+    with pytest.raises(ValueError, match="ReduceLROnPlateau follows the monitored metric, whose `mode` is max"):
         run(
             tmp_path / "b",
             optimizer=OptimizerOptions(schedule={"class_path": "ReduceLROnPlateau", "init_args": {"mode": "min"}}),

@@ -172,8 +172,8 @@ def test_unusable_runs_are_listed_with_the_reason(tmp_path):
     assert excluded["bare"][0] == "unreadable"
     assert "holds a result.json but no config.yaml" in excluded["bare"][1]
     assert "are of different runs" in excluded["swapped"][1]
-    assert "accuracies in [0, 1]. Found accuracy = 1.2" in excluded["wild"][1]
-    assert "no usable entry majority_rate" in excluded["lacking"][1]
+    assert "accuracy in [0, 1]. Found accuracy = 1.2" in excluded["wild"][1]
+    assert "no usable entry constant_score" in excluded["lacking"][1]
     page = Page(report.path)
     for run in (cut, unfinished, failed, bare, swapped, wild, lacking):
         assert str(run) in page.text
@@ -279,7 +279,7 @@ def test_names_are_text_and_never_markup(tmp_path):
     assert "49" not in page.text.split("Written by bmlr")[0]
     assert HOSTILE.replace("\u2028", "").strip() in page.text
     assert str(folder) in page.text
-    assert json.loads(page.scripts[0])["sections"][0]["methods"][0]["measures"]["accuracy"][1]["name"] == HOSTILE
+    assert json.loads(page.scripts[0])["sections"][0]["methods"][0]["measures"]["score"][1]["name"] == HOSTILE
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=30))
@@ -350,8 +350,8 @@ def test_runs_of_training_are_read_as_they_are(tmp_path):
     assert sorted(report.sections) == ["toy, clean protocol", "toy, paper protocol"]
     assert (report.runs, report.excluded) == (4, ())
     measures = json.loads(Page(report.path).scripts[0])["sections"][0]["methods"][1]["measures"]
-    assert list(measures) == ["accuracy", "ratio", "share"]
-    assert [series["name"] for series in measures["accuracy"]] == ["fused", "audio", "image"]
+    assert list(measures) == ["score", "ratio", "share"]
+    assert [series["name"] for series in measures["score"]] == ["fused", "audio", "image"]
 
 
 # ---- command line -------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import bmlr
 from bmlr._modes import module_mode
 from bmlr.config import OptimizerOptions
 from bmlr.methods import EpochPlan, Joint, Pass
-from bmlr.tasks import Multiclass
 from bmlr.training import BalancedModule, Score, ScoreMetric, evaluate
 from toy import Toy
 
@@ -48,7 +47,7 @@ def test_it_trains_under_a_users_own_trainer_and_loaders():
     fit(module, 8)
     assert module.epochs_done == 8
     assert module.history[-1]["train_loss"] < module.history[0]["train_loss"]
-    assert module.val_score.accuracy > 0.5
+    assert module.val_score.fused > 0.5
 
 
 class Planning(Joint):
@@ -62,14 +61,18 @@ def test_a_method_that_plans_its_passes_needs_data():
 
 
 def test_score_counts_absent_modalities_out():
-    metric = ScoreMetric(["audio", "text"], Multiclass(3))
+    metric = ScoreMetric(["audio", "text"], bmlr.tasks.Multiclass(3))
     logits = torch.eye(3)
     batch = bmlr.Batch({}, torch.tensor([0, 1, 1]), present={"text": torch.tensor([True, False, True])})
     metric.update(bmlr.methods.Prediction(logits, {"audio": logits, "text": logits}), batch)
     score = metric.compute()
-    assert score == Score(pytest.approx(2 / 3), {"audio": pytest.approx(2 / 3), "text": 0.5}, 3)
+    assert (score.fused, score.samples) == (pytest.approx(2 / 3), 3)
+    assert score.unimodal == {"audio": pytest.approx(2 / 3), "text": 0.5}
     assert score.ratio == {"audio/text": pytest.approx(4 / 3)}
-    assert Score(1.0, {"a": 0.5, "b": 0.0}, 1).ratio == {"a/b": None}
+    unimodal = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.0}}
+    assert Score("accuracy", {"accuracy": 1.0}, unimodal, 1).ratio == {"a/b": None}
+    errors = {"a": {"mae": 0.5}, "b": {"mae": 1.0}}
+    assert Score("mae", {"mae": 0.4}, errors, 1).ratio == {"a/b": 2.0}  # above 1: a is ahead
 
 
 def test_evaluation_leaves_no_trace():
@@ -80,7 +83,8 @@ def test_evaluation_leaves_no_trace():
     state = torch.get_rng_state()
     first = evaluate(module.model, module.method, [Toy().split("val").batch(range(40))])
     second = evaluate(module.model, module.method, [Toy().split("val").batch([i]) for i in range(40)])
-    assert first == second
+    assert first.metrics == pytest.approx(second.metrics)  # sums of other batches round otherwise
+    assert first.unimodal == second.unimodal
     assert modes == [m.training for m in module.model.modules()]
     assert all(torch.equal(value, before[name]) for name, value in module.model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
@@ -124,15 +128,15 @@ def test_validation_test_and_prediction_are_those_of_the_method(method, tmp_path
     score = evaluate(module.model, module.method, [Toy().split("val").batch(range(40))])
     (validated,) = trainer.validate(module, loader, verbose=False)
     (tested,) = trainer.test(module, loader, verbose=False)
-    assert validated["val_accuracy"] == tested["test_accuracy"] == pytest.approx(score.accuracy)
-    assert tested["test_accuracy_image"] == pytest.approx(score.unimodal_accuracy["image"])
+    assert validated["val_accuracy"] == tested["test_accuracy"] == pytest.approx(score.fused)
+    assert tested["test_accuracy_image"] == pytest.approx(score.unimodal["image"])
     assert module.test_score == score
     predictions = trainer.predict(module, loader)
     inputs = trainer.predict(module, DataLoader([sample for sample, _ in pairs("val")], batch_size=16))
     for found in (predictions, inputs):
         classes = torch.cat([prediction.logits.argmax(1) for prediction in found])
         targets = torch.stack([target for _, target in pairs("val")])
-        assert float((classes == targets).float().mean()) == pytest.approx(score.accuracy)
+        assert float((classes == targets).float().mean()) == pytest.approx(score.fused)
     trainer.save_checkpoint(tmp_path / "module.ckpt")
     blank = make_module(method())
     loaded = BalancedModule.load_from_checkpoint(

@@ -51,7 +51,7 @@ def test_a_terminal_gets_a_bar_with_epochs_from_one(tmp_path, capsys, monkeypatc
         assert "\x1b[" not in output.partition("┏")[0]
         assert "epoch 1/2: validation accuracy" in output
     else:
-        assert re.search(r"validation: \d+\.\d %", output)
+        assert re.search(r"validation accuracy: \d+\.\d %", output)
         assert "% %" not in output
         assert ("\x1b[38" in output) == (not variables)
 
@@ -68,7 +68,7 @@ def test_configurations_that_cannot_work_are_remarked_upon(tmp_path, caplog):
         "--optimizer.lr or --trainer.epochs, or lower --trainer.batch_size."
     )
     assert splits == [
-        f"The {split} split has 12 samples: one of them is 8.3 % of its accuracy." for split in ("val", "test")
+        f"The {split} split has 12 samples: one of them is 8.3 % of its score." for split in ("val", "test")
     ]
 
 

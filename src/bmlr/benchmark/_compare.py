@@ -51,6 +51,7 @@ def compare(  # noqa: PLR0913
     baseline: str | None = None,
     out: Path | None = None,
     force: bool = False,
+    metrics: Sequence[str] = (),
 ) -> CompareResult:
     """Train every method with every seed, reusing finished runs, and compare them.
 
@@ -66,6 +67,7 @@ def compare(  # noqa: PLR0913
         baseline: Method the differences are to, one of ``methods``.
         out: Folder of the tables and figures; None writes none.
         force: Compare methods of different budgets too.
+        metrics: Further metrics of the fused prediction with a column in the table; the files hold all.
 
     Returns:
         The comparison, its table and the runs.
@@ -79,11 +81,16 @@ def compare(  # noqa: PLR0913
     if baseline is not None:
         find_label(baseline, labels)  # an unknown one is told before hours of training rather than after
     records = run_grid(jobs, Path(runs), engine)
-    return _conclude(sorted(records, key=lambda record: labels.index(record.label)), baseline, out, force)
+    return _conclude(sorted(records, key=lambda record: labels.index(record.label)), baseline, out, force, metrics)
 
 
 def compare_store(
-    runs: Iterable[Path], *, baseline: str | None = None, out: Path | None = None, force: bool = False
+    runs: Iterable[Path],
+    *,
+    baseline: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    metrics: Sequence[str] = (),
 ) -> CompareResult:
     """Compare the runs in folders, grouped by their settings.
 
@@ -92,6 +99,7 @@ def compare_store(
         baseline: Method the differences are to, as the table names it.
         out: Folder of the tables and figures; None writes none.
         force: Compare methods of different data or budgets too.
+        metrics: Further metrics of the fused prediction with a column in the table.
 
     Raises:
         FileNotFoundError: If a folder does not exist or holds no run.
@@ -101,12 +109,14 @@ def compare_store(
     groups = group_runs(find_runs(folders))
     if not groups:
         raise FileNotFoundError(f"There is no run in {', '.join(map(str, folders))}: no folder in it holds a {CONFIG}.")
-    return _conclude([record for members in groups.values() for record in members], baseline, out, force)
+    return _conclude([record for members in groups.values() for record in members], baseline, out, force, metrics)
 
 
-def _conclude(records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool) -> CompareResult:
+def _conclude(
+    records: Sequence[RunRecord], baseline: str | None, out: Path | None, force: bool, metrics: Sequence[str]
+) -> CompareResult:
     comparison = compare_runs(records, baseline=baseline, force=force)
-    table = comparison_table(comparison)
+    table = comparison_table(comparison, metrics=metrics)
     files: list[Path] = []
     if out is not None:
         files = write_table(table, comparison_frame(comparison), out, "table")

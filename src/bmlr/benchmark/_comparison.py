@@ -13,7 +13,7 @@ import pandas as pd
 from bmlr._checks import check_integer, nearest_name
 from bmlr.benchmark.specification import parse_method
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
-from bmlr.runs import RunRecord, group_runs
+from bmlr.runs import RunRecord, group_runs, metric_names, primary_score
 from bmlr.runs.settings import data_settings, method_settings
 
 #: Data passes may differ by this fraction and still count as one budget: methods sample a little more or less.
@@ -29,11 +29,13 @@ class MethodSummary:
         seeds: Seeds of the finished runs.
         failed: Number of runs that failed.
         unfinished: Number of other runs without a result.
-        accuracy: Fused accuracy.
-        unimodal: Accuracy of each modality.
-        ratio: Quotient of accuracies of each pair of modalities.
-        last_epoch: Fused accuracy after the last epoch, under the paper protocol.
-        best_on_test: Largest fused test accuracy of all epochs, under the paper protocol.
+        fused: Primary metric of the fused prediction.
+        unimodal: Primary metric of each modality.
+        metrics: All metrics of the fused prediction, by name.
+        unimodal_metrics: All metrics of each modality, by metric and modality.
+        ratio: Ratio of the primary metric of each pair of modalities.
+        last_epoch: Fused score after the last epoch, under the paper protocol.
+        best_on_test: Best fused test score of all epochs, under the paper protocol.
         difference: To the baseline; None for the baseline itself or without one.
         epochs: Epochs.
         data_passes: Samples seen in training over the size of the training split.
@@ -44,8 +46,10 @@ class MethodSummary:
     seeds: tuple[int, ...]
     failed: int
     unfinished: int
-    accuracy: Estimate
+    fused: Estimate
     unimodal: Mapping[str, Estimate]
+    metrics: Mapping[str, Estimate]
+    unimodal_metrics: Mapping[str, Mapping[str, Estimate]]
     ratio: Mapping[str, Estimate]
     last_epoch: Estimate
     best_on_test: Estimate
@@ -63,7 +67,9 @@ class Comparison:
         data: Name of the data set.
         protocol: Protocol.
         samples: Samples of the test split.
-        majority_rate: Fraction of its most frequent class.
+        metric: Name of the primary metric.
+        metrics: Names of all metrics, the primary one first.
+        constant_score: Primary metric of the best constant prediction, of classes the majority rate.
         modalities: Names of the modalities.
         pairs: Names of the ratios.
         baseline: Label of the method that the differences are taken to; None without one.
@@ -74,7 +80,9 @@ class Comparison:
     data: str
     protocol: str
     samples: int
-    majority_rate: float
+    metric: str
+    metrics: tuple[str, ...]
+    constant_score: float
     modalities: tuple[str, ...]
     pairs: tuple[str, ...]
     baseline: str | None
@@ -132,12 +140,17 @@ def compare_runs(
         for label, members in groups.items()
     )
     results = [record.finished_result for record in finished]
+    metric = str(results[0]["metric"])
     return Comparison(
         data=" and ".join(dict.fromkeys(result["data"] for result in results)),
         protocol=" and ".join(dict.fromkeys(result["protocol"] for result in results)),
         samples=results[0]["samples"]["test"],
-        majority_rate=results[0]["majority_rate"],
-        modalities=tuple(dict.fromkeys(name for result in results for name in result["test"]["unimodal_accuracy"])),
+        metric=metric,
+        metrics=tuple(dict.fromkeys([metric, *(m for result in results for m in metric_names(result["test"]))])),
+        constant_score=results[0]["constant_score"],
+        modalities=tuple(
+            dict.fromkeys(name for result in results for name in primary_score(result["test"], result["metric"])[1])
+        ),
         pairs=tuple(dict.fromkeys(name for result in results for name in result["test"]["ratio"])),
         baseline=baseline_label,
         methods=methods,
@@ -148,17 +161,20 @@ def compare_runs(
 def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Table with a row per run.
 
-    Its columns are method, seed, state, accuracies, ratios, epochs, data passes, seconds, error and directory.
+    Its columns are method, seed, state, metrics, ratios, epochs, data passes, seconds, error and directory.
     """
     rows = []
     for record in records:
         row: dict[str, Any] = {"method": record.label, "seed": record.config.get("seed"), "state": record.state}
         if record.result is not None:
             result = record.result
-            row |= {"accuracy": result["test"]["accuracy"]}
-            row |= {f"accuracy_{name}": value for name, value in result["test"]["unimodal_accuracy"].items()}
+            metric = result["metric"]
+            for name in dict.fromkeys([metric, *metric_names(result["test"])]):
+                row |= {name: result["test"][name]}
+                row |= {f"{name}_{u}": value for u, value in result["test"][f"unimodal_{name}"].items()}
             row |= {f"ratio_{name}": value for name, value in result["test"]["ratio"].items()}
-            row |= {"validation_accuracy": result["validation"]["accuracy"], "best_epoch": result.get("best_epoch")}
+            row |= {f"validation_{name}": result["validation"][name] for name in {metric: 0, result["monitor"]: 0}}
+            row |= {"best_epoch": result.get("best_epoch")}
             row |= {name: result[name] for name in ("epochs", "data_passes", "seconds")}
         row["error"] = (record.failure or {}).get("error", "")
         row["directory"] = str(record.directory)
@@ -174,7 +190,9 @@ def _summarise(
     def read(*keys: str) -> Estimate:
         return estimate(_value(result, keys) for result in results)
 
-    names = dict.fromkeys(name for result in results for name in result["test"]["unimodal_accuracy"])
+    metric = str(results[0]["metric"]) if results else "accuracy"
+    metrics = dict.fromkeys([metric, *(name for result in results for name in metric_names(result["test"]))])
+    names = dict.fromkeys(name for result in results for name in primary_score(result["test"], result["metric"])[1])
     pairs = dict.fromkeys(name for result in results for name in result["test"]["ratio"])
     minutes = estimate(result["seconds"] / 60 for result in results)
     return MethodSummary(
@@ -182,11 +200,13 @@ def _summarise(
         seeds=tuple(int(result["seed"]) for result in results),
         failed=sum(record.state == "failed" for record in members),
         unfinished=sum(record.state == "unfinished" for record in members),
-        accuracy=read("test", "accuracy"),
-        unimodal={name: read("test", "unimodal_accuracy", name) for name in names},
+        fused=read("test", metric),
+        unimodal={name: read("test", f"unimodal_{metric}", name) for name in names},
+        metrics={key: read("test", key) for key in metrics},
+        unimodal_metrics={key: {u: read("test", f"unimodal_{key}", u) for u in names} for key in metrics},
         ratio={name: read("test", "ratio", name) for name in pairs},
-        last_epoch=read("test_last_epoch", "accuracy"),
-        best_on_test=read("test_best_epoch", "accuracy"),
+        last_epoch=read("test_last_epoch", metric),
+        best_on_test=read("test_best_epoch", metric),
         difference=None if baseline is None else difference_of(members, baseline, n_resamples=n_resamples, seed=seed),
         epochs=int(results[0]["epochs"]) if results else None,
         data_passes=read("data_passes"),

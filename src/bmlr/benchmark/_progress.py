@@ -13,7 +13,8 @@ from bmlr._console import make_console
 from bmlr.benchmark._jobs import Job
 from bmlr.runs import read_metrics
 from bmlr.runs.layout import LOG, METRICS
-from bmlr.tables import format_duration, format_percent
+from bmlr.tables import format_duration
+from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -33,7 +34,7 @@ class _Watched:
         epochs_before: Epochs that were done before that.
         metrics: Time of the last change of its metrics.
         epochs: Epochs done.
-        accuracy: Last validation accuracy.
+        score: Last validation score by the monitored metric, as text.
         said: When the last line was printed.
     """
 
@@ -44,7 +45,7 @@ class _Watched:
     epochs_before: int = 0
     metrics: int | None = None
     epochs: int = 0
-    accuracy: float | None = None
+    score: str = "–"
     said: float = 0.0
 
 
@@ -152,7 +153,10 @@ def _look(watched: _Watched, directory: Path, now: float) -> None:
     first, watched.metrics = watched.metrics is None and metrics / 1e9 < watched.begun, metrics
     table: Any = read_metrics(directory)
     watched.epochs = len(table)
-    watched.accuracy = float(table["val_accuracy"].iloc[-1]) if "val_accuracy" in table and len(table) else None
+    # The primary metric is the first of the table.
+    names = [str(name).removeprefix("val_") for name in table if str(name).startswith("val_")]
+    name = watched.job.config.trainer.monitor or next(iter(names), "")
+    watched.score = metric_form(name).text(float(table[f"val_{name}"].iloc[-1])) if name in names else "–"
     if first:  # a resumed run
         watched.epochs_before = watched.epochs
 
@@ -161,7 +165,7 @@ def _line(watched: _Watched, now: float) -> str:
     epochs = watched.job.config.trainer.epochs or 0
     if not watched.epochs:
         return f"{watched.title}: epoch 1/{epochs}"
-    texts = [f"epoch {watched.epochs}/{epochs}", f"val {format_percent(watched.accuracy)}"]
+    texts = [f"epoch {watched.epochs}/{epochs}", f"val {watched.score}"]
     done = watched.epochs - watched.epochs_before
     if done and watched.metrics is not None and watched.begun is not None:
         pace = max(0.0, watched.metrics / 1e9 - watched.begun) / done

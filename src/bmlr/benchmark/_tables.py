@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
+from bmlr._checks import check_choice
 from bmlr.benchmark._comparison import Comparison, MethodSummary
 from bmlr.benchmark.statistics import Estimate
 from bmlr.data.store import describe_size
 from bmlr.tables import Cell, Table, format_mean, mark_best
+from bmlr.tasks import MetricForm, metric_form
 
 
-def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
-    """A comparison as a table: mean ± std in per cent.
+def comparison_table(comparison: Comparison, *, precision: int | None = None, metrics: Sequence[str] = ()) -> Table:
+    """A comparison as a table: mean ± std, of rates in per cent.
 
     Args:
         comparison: The comparison.
-        precision: Decimals of percentages.
+        precision: Decimals of the primary metric; by default 1 of rates, else 3.
+        metrics: Further metrics of the fused prediction with a column each.
+
+    Raises:
+        ValueError: If the runs have no such metric.
     """
-    methods = comparison.methods
+    for name in metrics:
+        check_choice("metrics", name, comparison.metrics)
+    methods, form = comparison.methods, metric_form(comparison.metric)
+    precision = form.digits if precision is None else precision
     columns: list[tuple[str, list[Cell]]] = [("method", [Cell(method.label) for method in methods])]
 
     def add(
         head: str,
         read: Callable[[MethodSummary], Estimate],
-        factor: float = 100,
+        factor: float = form.factor,
         digits: int = precision,
         *,
-        marked: bool = False,
+        marked: MetricForm | None = None,
     ) -> None:
         estimates = [read(method) for method in methods]
         if any(estimate.runs for estimate in estimates):
@@ -42,19 +51,29 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
                 )
                 for method, estimate in zip(methods, estimates, strict=True)
             ]
-            columns.append((head, mark_best(cells) if marked else cells))
+            columns.append((head, cells if marked is None else mark_best(cells, marked.goodness)))
 
     undefined = Estimate(math.nan, None, 0)
-    add("fused (%)", lambda method: method.accuracy, marked=True)
+    add(form.head("fused"), lambda method: method.fused, marked=form)
     for name in comparison.modalities:
-        add(f"{name} (%)", lambda method, name=name: method.unimodal.get(name, undefined), marked=True)  # type: ignore[misc]
+        add(form.head(name), lambda method, name=name: method.unimodal.get(name, undefined), marked=form)  # type: ignore[misc]
+    for name in dict.fromkeys(metrics):
+        other = metric_form(name)
+        if name != comparison.metric:
+            add(
+                other.head("fused"),
+                lambda method, name=name: method.metrics.get(name, undefined),  # type: ignore[misc]
+                other.factor,
+                other.digits,
+                marked=other,
+            )
     for pair in comparison.pairs:
         add(f"ratio {pair}", lambda method, pair=pair: method.ratio.get(pair, undefined), 1, 2)  # type: ignore[misc]
     if comparison.baseline is not None:
         head = f"difference to {comparison.baseline} (95 %)"
         columns.append((head, [Cell(_difference_text(method, comparison.baseline, precision)) for method in methods]))
-    add("last epoch (%)", lambda method: method.last_epoch)
-    add("best on test (%)", lambda method: method.best_on_test)
+    add(form.head("last epoch"), lambda method: method.last_epoch)
+    add(form.head("best on test"), lambda method: method.best_on_test)
     columns.append(("runs", [Cell(_runs_text(method)) for method in methods]))
     columns.append(("data passes", [Cell(_format_number(method.data_passes.mean, "g")) for method in methods]))
     columns.append(("minutes", [Cell(_format_number(method.minutes.mean, ".1f")) for method in methods]))
@@ -62,21 +81,22 @@ def comparison_table(comparison: Comparison, *, precision: int = 1) -> Table:
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:
-    """A comparison as numbers, a row per method, accuracies in [0, 1]."""
+    """A comparison as numbers, a row per method, with all metrics; rates in [0, 1]."""
     rows = []
     for method in comparison.methods:
         row: dict[str, Any] = {"method": method.label}
         row |= {"data": comparison.data, "protocol": comparison.protocol, "samples": comparison.samples}
-        row |= _numbers("accuracy", method.accuracy)
-        for name in comparison.modalities:
-            if name in method.unimodal:
-                row |= _numbers(f"accuracy_{name}", method.unimodal[name])
+        for metric in comparison.metrics:
+            row |= _numbers(metric, method.metrics.get(metric, Estimate(math.nan, None, 0)))
+            for name in comparison.modalities:
+                if name in method.unimodal_metrics.get(metric, {}):
+                    row |= _numbers(f"{metric}_{name}", method.unimodal_metrics[metric][name])
         for pair in comparison.pairs:
             if pair in method.ratio:
                 row |= _numbers(f"ratio_{pair}", method.ratio[pair])
         if method.last_epoch.runs:
-            row |= _numbers("last_epoch_accuracy", method.last_epoch)
-            row |= _numbers("best_on_test_accuracy", method.best_on_test)
+            row |= _numbers(f"last_epoch_{comparison.metric}", method.last_epoch)
+            row |= _numbers(f"best_on_test_{comparison.metric}", method.best_on_test)
         if comparison.baseline is not None:
             difference = method.difference
             row |= {
@@ -86,7 +106,7 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
                 "difference_high": None if difference is None else difference.high,
                 "resampled": "" if difference is None else difference.over,
             }
-        row |= {"majority_rate": comparison.majority_rate, "runs": len(method.seeds), "failed": method.failed}
+        row |= {"constant_score": comparison.constant_score, "runs": len(method.seeds), "failed": method.failed}
         row |= {"seeds": " ".join(map(str, method.seeds)), "epochs": method.epochs}
         row |= {"data_passes": method.data_passes.mean, "minutes": method.minutes.mean}
         rows.append(row)
@@ -117,12 +137,14 @@ def _difference_text(method: MethodSummary, baseline: str, digits: int) -> str:
 
 def _notes(comparison: Comparison) -> list[str]:
     seeds = max(len(method.seeds) for method in comparison.methods)
+    constant = metric_form(comparison.metric).constant_text(comparison.constant_score)
     over = dict.fromkeys(m.difference.over for m in comparison.methods if m.difference and m.difference.low is not None)
-    where = f"Test split of {comparison.data}, {comparison.samples} samples, {comparison.protocol} protocol"
+    noun = "sample" if comparison.samples == 1 else "samples"
+    where = f"Test split of {comparison.data}, {comparison.samples} {noun}, {comparison.protocol} protocol"
     notes = [
-        f"Majority rate {100 * comparison.majority_rate:.1f} %.",
+        f"{constant[:1].upper()}{constant[1:]}.",
         f"{where}, epoch selected on validation.",
-        *filter(None, [describe_size("test", comparison.samples)]),
+        *filter(None, [describe_size("test", comparison.samples)] if comparison.metric == "accuracy" else []),
         f"Mean ± sample standard deviation over {seeds} seeds." if seeds > 1 else "One seed.",
     ]
     if over:

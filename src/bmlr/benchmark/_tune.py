@@ -26,12 +26,15 @@ from bmlr.data import MultimodalData
 from bmlr.figures.style import set_title
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import DirectoryLock, RunRecord
-from bmlr.tables import Cell, Table, format_percent, mark_best
+from bmlr.tables import Cell, Table, mark_best
+from bmlr.tasks import MetricForm, metric_form
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 from bmlr.benchmark._study import TRIALS, Search, corners, counted_trials, next_trials, open_study
+
+_MONITOR = "monitor"  # attribute of a study: the metric that its values are of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class TuneResult:
     """A finished search.
 
     Attributes:
-        trials: A row per trial: method, number, state, parameters, validation accuracy, directories of its runs.
+        trials: A row per trial: method, number, state, parameters, validation score, directories of its runs.
         best: Best parameters of each method, by its text.
         table: The best of each method.
         files: What was written.
@@ -66,12 +69,13 @@ def tune(  # noqa: PLR0913
     engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TuneResult:
-    """Search parameters by validation accuracy, with equal trials for every method.
+    """Search parameters by the validation score, with equal trials for every method.
 
-    A trial is an ordinary run (one per seed) in the store of runs; its value is the validation accuracy of the
-    selected epoch, the mean over seeds. The test split decides nothing here. The search goes on where it was stopped:
-    trials are kept in a journal of Optuna's in ``out``, the sampler of each is seeded by its number, and a trial that
-    was under way is finished first, so that a search that was interrupted ends like one that was not.
+    A trial is an ordinary run (one per seed) in the store of runs; its value is the validation score of the
+    selected epoch, by the metric that selects it, the mean over seeds. The test split decides nothing here. The search
+    goes on where it was stopped: trials are kept in a journal of Optuna's in ``out``, the sampler of each is seeded by
+    its number, and a trial that was under way is finished first, so that a search that was interrupted ends like one
+    that was not.
 
     Args:
         data: Data set.
@@ -156,8 +160,8 @@ def _run_trials(
     grid = [job for jobs_of_trial in jobs for job in jobs_of_trial]
     records = iter(run_grid(grid, runs, engine, plan=False, say=None if say is print_line else say))
     for (method, trial), jobs_of_trial in zip(batch, jobs, strict=True):
-        value = _value([next(records) for _ in jobs_of_trial])
         study = studies[method.text]
+        value = _value([next(records) for _ in jobs_of_trial], study)
         if value is None:
             study.tell(trial.number, state=TrialState.FAIL)
         else:
@@ -172,11 +176,12 @@ def _place(study: Study, trial: FrozenTrial) -> int:
 
 def _outcome(study: Study, value: float | None) -> str:
     finished = [trial for trial in counted_trials(study) if trial.value is not None]
-    text = "failed" if value is None else f"validation {format_percent(value)}"
+    form = _form(study)
+    text = "failed" if value is None else f"validation {form.text(form.goodness(value))}"
     if not finished:
         return text
     best = _best(finished)
-    return f"{text}, best so far {format_percent(best.value)} by {parameters_text(best.params)}"
+    return f"{text}, best so far {form.text(form.goodness(best.value or 0))} by {parameters_text(best.params)}"
 
 
 def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -184,10 +189,22 @@ def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
     return max(trials, key=lambda trial: (float(trial.value or 0), -trial.number))
 
 
-def _value(records: Sequence[RunRecord]) -> float | None:
-    """Mean validation accuracy of a trial; None if a run failed."""
-    values = [None if record.result is None else float(record.result["validation"]["accuracy"]) for record in records]
-    defined = [value for value in values if value is not None and math.isfinite(value)]
+def _form(study: Study) -> MetricForm:
+    """Metric of a study, whose values are its goodness."""
+    return metric_form(study.user_attrs.get(_MONITOR, "accuracy"))
+
+
+def _value(records: Sequence[RunRecord], study: Study) -> float | None:
+    """Mean validation score of a trial, larger for better; None if a run failed."""
+    values = []
+    for record in records:
+        if record.result is None:
+            return None
+        metric = record.result["monitor"]
+        if study.user_attrs.get(_MONITOR) != metric:
+            study.set_user_attr(_MONITOR, metric)
+        values.append(metric_form(metric).goodness(float(record.result["validation"][metric])))
+    defined = [value for value in values if math.isfinite(value)]
     return sum(defined) / len(defined) if len(defined) == len(values) else None
 
 
@@ -197,12 +214,13 @@ def _conclude(studies: Mapping[str, Study], problem: Problem, runs: Path, folder
     best: dict[str, dict[str, Any]] = {}
     files: list[Path] = []
     for method in problem.methods:
-        trials = counted_trials(studies[method.text])
+        trials, form = counted_trials(studies[method.text]), _form(studies[method.text])
         for number, trial in enumerate(trials):
             directories = [str(job.directory(runs)) for job in problem.jobs(method, trial.params)]
             rows.append(
                 {"method": method.text, "trial": number, "state": trial.state.name.lower(), **trial.params,
-                 "validation_accuracy": trial.value, "directories": " ".join(directories)}
+                 f"validation_{form.name}": None if trial.value is None else form.goodness(trial.value),
+                 "directories": " ".join(directories)}
             )  # fmt: skip
         finished = [trial for trial in trials if trial.value is not None]
         if not finished:
@@ -211,13 +229,13 @@ def _conclude(studies: Mapping[str, Study], problem: Problem, runs: Path, folder
         best[method.text] = dict(winner.params)
         job = problem.jobs(method, winner.params)[0]
         files += _write_best(folder, method, job)
-        title = f"{job.config.data.name}: validation accuracy of {method.text}"
-        files += _write_surface(folder, method, problem.ranges[method.text], finished, title)
+        title = f"{job.config.data.name}: validation {form.title} of {method.text}"
+        files += _write_surface(folder, method, problem.ranges[method.text], finished, title, form)
     table = pd.DataFrame(rows)
     atomic_write_text(folder / TRIALS, table.to_csv(index=False))
-    shown = _table(table, best)
+    shown = _table(table, best, form)
     pictures = [
-        FigureFile(file, f"Validation accuracy over the grid, {file.stem.removeprefix('surface-')}.")
+        FigureFile(file, f"Validation {form.title} over the grid, {file.stem.removeprefix('surface-')}.")
         for file in files
         if file.suffix == ".png"
     ]
@@ -232,15 +250,20 @@ def _write_best(folder: Path, method: MethodSpecification, job: Job) -> list[Pat
 
 
 def _write_surface(
-    folder: Path, method: MethodSpecification, space: Mapping[str, Range], trials: Sequence[FrozenTrial], title: str
+    folder: Path,
+    method: MethodSpecification,
+    space: Mapping[str, Range],
+    trials: Sequence[FrozenTrial],
+    title: str,
+    form: MetricForm,
 ) -> list[Path]:
-    """Validation accuracy over two numeric parameters as CSV and figure.
+    """Validation score over two numeric parameters as CSV and figure.
 
     The figure needs a grid.
     """
     if len(space) != 2:
         return []
-    table = pd.DataFrame([{**trial.params, "accuracy": trial.value} for trial in trials])
+    table = pd.DataFrame([{**trial.params, form.name: form.goodness(trial.value or 0)} for trial in trials])
     path = folder / f"surface-{file_name(method.text)}.csv"
     x, y = space
     for name in space:
@@ -251,24 +274,25 @@ def _write_surface(
     atomic_write_text(path, table.to_csv(index=False))
     if not all(values.choices for values in space.values()):
         return [path]
-    axes = figures.plot_surface(table, x, y, "accuracy", label="validation accuracy (%)")
+    axes = figures.plot_surface(table, x, y, form.name, label=f"validation {form.label}")
     set_title(axes.get_figure(), title)
     return [path, *save_figure(axes.get_figure(), folder, f"surface-{file_name(method.text)}")]
 
 
-def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]]) -> Table:
+def _table(trials: pd.DataFrame, best: Mapping[str, Mapping[str, Any]], form: MetricForm) -> Table:
     rows = []
     for text, parameters in best.items():
         of_method = trials[trials["method"] == text]
         failed = int((of_method["state"] == "fail").sum())
-        accuracy = float(of_method["validation_accuracy"].max())
+        scores = form.goodness(1.0) * of_method[f"validation_{form.name}"].astype(float)
+        score = form.goodness(float(scores.max()))
         count = f"{len(of_method)} ({failed} failed)" if failed else str(len(of_method))
-        rows.append([Cell(text), Cell(parameters_text(parameters)), Cell(f"{100 * accuracy:.1f}"), Cell(count)])
-    accuracies = mark_best([row[2] for row in rows])
+        rows.append([Cell(text), Cell(parameters_text(parameters)), Cell(form.number(score)), Cell(count)])
+    marked = mark_best([row[2] for row in rows], form.goodness)
     return Table(
-        ["method", "best parameters", "validation (%)", "trials"],
-        [[*row[:2], accuracy, row[3]] for row, accuracy in zip(rows, accuracies, strict=True)],
-        ["Selected on the validation split, hence no estimate of the accuracy on new data."],
+        ["method", "best parameters", form.head("validation"), "trials"],
+        [[*row[:2], cell, row[3]] for row, cell in zip(rows, marked, strict=True)],
+        ["Selected on the validation split, hence no estimate of the score on new data."],
     )
 
 

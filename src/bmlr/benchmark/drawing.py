@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from bmlr._files import atomic_write
 from bmlr.benchmark._comparison import run_frame
 from bmlr.figures.style import STD, plain_text, save, set_title, shared_legend
 from bmlr.runs import RunRecord, group_runs, read_metrics
+from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,23 +37,23 @@ def draw_comparison(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     groups = group_runs(finished)
     metrics = {label: read_group(members) for label, members in groups.items()}
     about = describe(finished)
-    accuracy = draw_panels(metrics, figures.plot_accuracy)
-    set_title(accuracy, f"{about}: validation accuracy per epoch")
-    files = save_figure(accuracy, folder, "accuracy")
+    result = finished[0].finished_result
+    form = metric_form(result["metric"])
+    scores = draw_panels(metrics, functools.partial(figures.plot_scores, metric=form.name))
+    set_title(scores, f"{about}: validation {form.title} per epoch")
+    files = save_figure(scores, folder, form.name)
     with_ratio = {
         label: runs
         for label, runs in metrics.items()
         if any("val_ratio_" in str(name) for name in next(iter(runs.values())))
     }
     if with_ratio:
-        ratio = draw_panels(with_ratio, figures.plot_ratio)
-        set_title(ratio, f"{about}: ratio of validation accuracies per epoch")
+        ratio = draw_panels(with_ratio, functools.partial(figures.plot_ratio, metric=form.name))
+        set_title(ratio, f"{about}: {form.ratio_title} per epoch")
         files += save_figure(ratio, folder, "ratio")
     table = run_frame([record for members in groups.values() for record in members])
-    majority = (finished[0].result or {}).get("majority_rate")
-    measures = [str(name) for name in table if name == "accuracy" or str(name).startswith("accuracy_")]
-    axes = figures.plot_methods(table, measures=measures, majority=majority)
-    set_title(axes.get_figure(), f"{about}: test accuracy in the epoch selected on validation")
+    axes = figures.plot_methods(table, metric=form.name, constant=result["constant_score"])
+    set_title(axes.get_figure(), f"{about}: test {form.title} in the epoch selected on validation")
     return files + save_figure(axes.get_figure(), folder, "methods")
 
 

@@ -19,7 +19,8 @@ from bmlr.data import MultimodalData
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, RESULT
-from bmlr.tables import format_duration, format_percent
+from bmlr.tables import format_duration
+from bmlr.tasks import metric_form
 
 __all__ = ["Job", "make_jobs", "run_grid"]
 
@@ -159,8 +160,9 @@ def _outcome(task: Task, code: int) -> str:
     """
     record = read_run(task.directory)
     if record.result is not None:
-        accuracy = format_percent(record.result["validation"]["accuracy"])
-        return f"finished in {format_duration(record.result['seconds'])}, validation {accuracy}"
+        metric = record.result["monitor"]
+        score = metric_form(metric).text(record.result["validation"][metric])
+        return f"finished in {format_duration(record.result['seconds'])}, validation {score}"
     if code == STOPPED:
         return "was stopped from outside; the same command continues it"
     if record.failure is None or code != FAILED:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bmlr.runs import RunRecord, read_predictions
+from bmlr.tasks import metric_form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,15 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Difference of mean fused accuracy to the baseline, with its bootstrap interval.
+    """Difference of the mean fused score to the baseline, with its bootstrap interval.
 
     Attributes:
-        mean: The difference.
+        mean: The difference; positive where the metric is larger, also of errors.
         low: Lower end of the interval; None where there is too little to resample.
         high: Upper end.
         over: Axes that were resampled: seeds and samples, samples, seeds, or nothing.
         seeds: Seeds that both have.
+        metric: Name of the metric.
     """
 
     mean: float
@@ -46,17 +48,20 @@ class Difference:
     high: float | None
     over: str
     seeds: tuple[int, ...]
+    metric: str = "accuracy"
 
-    def text(self, digits: int = 1, *, mean: bool = True) -> str:
-        """The difference in points with its interval; the interval alone without ``mean``.
+    def text(self, digits: int | None = None, *, mean: bool = True) -> str:
+        """The difference, of rates in points, with its interval; the interval alone without ``mean``.
 
         Example:
             >>> Difference(0.05, 0.011, 0.09, "seeds", (0, 1)).text(), Difference(0.05, None, None, "", (0,)).text()
             ('+5.0 [+1.1, +9.0]', '+5.0')
         """
-        texts = [f"{100 * self.mean:+.{digits}f}"] if mean else []
+        form = metric_form(self.metric)
+        digits = form.digits if digits is None else digits
+        texts = [f"{form.factor * self.mean:+.{digits}f}"] if mean else []
         if self.low is not None and self.high is not None:
-            texts.append(f"[{100 * self.low:+.{digits}f}, {100 * self.high:+.{digits}f}]")
+            texts.append(f"[{form.factor * self.low:+.{digits}f}, {form.factor * self.high:+.{digits}f}]")
         return " ".join(texts)
 
 
@@ -71,7 +76,7 @@ def bootstrap_difference(
     point; it then reaches as far as Wilson's interval of the share of samples that differ, seen in none.
 
     Args:
-        first: Correctness of a method's predictions, shape (seeds, samples); with one column, its accuracies.
+        first: Correctness, or error, of a method's predictions, shape (seeds, samples); with one column, its scores.
         second: The same of the baseline, for the same seeds and samples.
         n_resamples: Number of resamples.
         level: Coverage of the interval.
@@ -105,7 +110,8 @@ def bootstrap_difference(
     rows, columns = gains.shape
     if np.ptp(gains) == 0:
         value = float(gains.flat[0])
-        if columns == 1 or value not in {-1.0, 0.0, 1.0}:
+        are_hits = np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()
+        if columns == 1 or not are_hits:
             return value, value
         unseen = float(binomtest(0, columns).proportion_ci(level, "wilson").high)
         return max(-1.0, value - unseen), min(1.0, value + unseen)
@@ -182,25 +188,29 @@ def difference_of(
     if not seeds:
         return None
     pairs = [[records[seed] for seed in seeds] for records in (first, second)]
-    accuracies = np.array([[record.finished_result["test"]["accuracy"] for record in records] for records in pairs])
-    correct = _correct_samples(*pairs)
-    if correct is not None:
-        interval = bootstrap_difference(*correct, n_resamples=n_resamples, seed=seed)
+    metric = str(pairs[0][0].finished_result.get("metric", "accuracy"))
+    scores = np.array([[record.finished_result["test"][metric] for record in records] for records in pairs])
+    by_sample = _sample_scores(pairs[0], pairs[1], metric)
+    if by_sample is not None:
+        interval = bootstrap_difference(*by_sample, n_resamples=n_resamples, seed=seed)
         over = "seeds and samples" if len(seeds) > 1 else "samples"
     else:
-        interval = bootstrap_difference(*accuracies[:, :, None], n_resamples=n_resamples, seed=seed)
+        interval = bootstrap_difference(*scores[:, :, None], n_resamples=n_resamples, seed=seed)
         over = "seeds" if len(seeds) > 1 else "nothing"
     low, high = (None, None) if interval is None else interval
-    return Difference(float((accuracies[0] - accuracies[1]).mean()), low, high, over, seeds)
+    return Difference(float((scores[0] - scores[1]).mean()), low, high, over, seeds, metric)
 
 
-def _correct_samples(
-    first: Sequence[RunRecord], second: Sequence[RunRecord]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Correctness of each prediction, shape (seeds, samples).
+def _sample_scores(
+    first: Sequence[RunRecord], second: Sequence[RunRecord], metric: str
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Correctness or absolute error of each prediction, shape (seeds, samples).
 
-    None unless all runs predicted the same samples.
+    None unless all runs predicted the same samples, and for a metric that is no mean over samples.
     """
+    score = _SAMPLE_SCORES.get(metric)
+    if score is None:
+        return None
     try:
         tables = [[read_predictions(record.directory) for record in records] for records in (first, second)]
     except FileNotFoundError:
@@ -208,5 +218,20 @@ def _correct_samples(
     targets = tables[0][0]["targets"]
     if any(not np.array_equal(table["targets"], targets) for group in tables for table in group):
         return None
-    correct = [np.stack([table["fused"] == table["targets"] for table in group]) for group in tables]
-    return correct[0], correct[1]
+    counted = targets >= 0 if metric == "accuracy" else np.ones(len(targets), dtype=bool)
+    scores = [np.stack([score(table["fused"], targets)[counted] for table in group]) for group in tables]
+    return scores[0], scores[1]
+
+
+def _hits(predicted: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
+    hits: NDArray[Any] = predicted == targets
+    return hits
+
+
+def _absolute_errors(predicted: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
+    errors: NDArray[Any] = np.abs(predicted.astype(np.float64) - targets).reshape(len(targets), -1).mean(axis=1)
+    return errors
+
+
+#: Metrics that are means over samples.
+_SAMPLE_SCORES = {"accuracy": _hits, "mae": _absolute_errors}

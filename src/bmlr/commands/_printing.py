@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bmlr import tables
 from bmlr._console import make_console
+from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,28 +43,24 @@ def print_table(table: tables.Table, console: Console) -> None:
     console.print(grid)
 
 
-def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print scores: accuracies, fused and per modality, and confidence ratios; other tasks' metrics."""
+def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]], metric: str) -> None:
+    """Print scores: the primary metric, fused and per modality, and its ratios."""
+    from bmlr.runs import primary_score
+
+    form = metric_form(metric)
     first = next(iter(scores.values()))
-    if metrics := first.get("metrics"):
-        table = Table("split", "", *metrics["fused"], title=title)
-        for split, score in scores.items():
-            for name, values in score["metrics"].items():
-                numbers = (math.nan if value is None else value for value in values.values())
-                table.add_row(split, name, *(tables.format_mean(value, factor=1, digits=3) for value in numbers))
-        make_console(120).print(table)
-        return
-    heads = ["split", "fused", *first["unimodal_accuracy"], *(f"ratio {pair}" for pair in first["ratio"])]
+    fused = "fused" if metric == "accuracy" else f"fused {form.title}"
+    heads = ["split", fused, *primary_score(first, metric)[1], *(f"ratio {pair}" for pair in first["ratio"])]
     rows = [
         [
             name,
-            tables.format_percent(score["accuracy"]),
-            *(tables.format_percent(value) for value in score["unimodal_accuracy"].values()),
+            form.text(primary_score(score, metric)[0]),
+            *(form.text(value) for value in primary_score(score, metric)[1].values()),
             *(tables.format_mean(math.nan if v is None else v, factor=1, digits=2) for v in score["ratio"].values()),
         ]
         for name, score in scores.items()
     ]
-    if len(first["unimodal_accuracy"]) > 2:  # the ratios of all pairs are too many columns for a terminal
+    if len(primary_score(first, metric)[1]) > 2:  # the ratios of all pairs are too many columns for a terminal
         heads, *rows = ([*line] for line in zip(heads, *rows, strict=True))
     table = Table(*heads, title=title)
     for row in rows:
@@ -71,17 +68,21 @@ def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
     make_console(120).print(table)
 
 
-def describe_samples(split: str, score: Mapping[str, Any]) -> str:
-    """Sentence on the number of samples, and the interval of the accuracy that follows from it."""
+def describe_samples(split: str, score: Mapping[str, Any], metric: str) -> str:
+    """Number of samples, the interval of an accuracy that follows from it, and other metrics, in sentences."""
     from bmlr.diagnosis.measures import wilson_interval
+    from bmlr.runs import metric_names
 
     samples = int(score["samples"])
-    if score.get("metrics"):
-        return f"{split} split: {samples} samples."
-    interval = wilson_interval(score["accuracy"], samples)
-    sentence = f"{split} split: {samples} samples, fused accuracy {tables.format_percent(score['accuracy'], interval)}"
+    value, form = float(score[metric]), metric_form(metric)
+    # Of a metric that is no share of the samples, the number of them alone tells no interval.
+    interval = wilson_interval(value, samples) if metric == "accuracy" and not math.isnan(value) else None
+    sentence = f"{split} split: {samples} sample{'' if samples == 1 else 's'}, fused {form.title} "
+    sentence += form.text(value, interval) + ("" if interval is None else ", a 95 % interval")
     few = ". These are few: small differences between methods mean nothing here" if samples < _FEW_SAMPLES else ""
-    return f"{sentence}, a 95 % interval{few}."
+    others = [f"{metric_form(name).title} {metric_form(name).text(score[name])}" for name in metric_names(score)]
+    more = f" Fused {', '.join(others[1:])}." if len(others) > 1 else ""
+    return f"{sentence}{few}.{more}"
 
 
 def raise_failures(records: Sequence[RunRecord]) -> None:

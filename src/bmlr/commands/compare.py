@@ -24,6 +24,7 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
     runs: Path = Path("runs"),
     baseline: str | None = None,
     out: Path | None = None,
+    metrics: list[str] | None = None,
     force: bool = False,
     dry_run: bool = False,
     engine: Annotated[EngineOptions, FLAT] = EngineOptions(),  # noqa: B008
@@ -44,6 +45,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
         baseline: Method the differences are to; by default joint training, where there are runs of it.
         out: Folder for the tables and figures.
+        metrics: Further metrics of the fused prediction with a column in the table, such as macro_f1, nll, ece, rmse or
+            auroc; the CSV files hold all metrics, of the modalities too.
         force: Compare runs of different data, protocol or budget too.
         dry_run: Say which runs there would be, how long they take and how large they are, and start nothing.
         engine: Where the runs are made.
@@ -67,11 +70,11 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
                 f"There are no runs to compare: no folder {runs}. Name it with --runs, or make runs: bmlr compare DATA "
                 "--methods NAME NAME."
             )
-        result = benchmark.compare_store([runs], baseline=baseline, out=out, force=force)
+        result = benchmark.compare_store([runs], baseline=baseline, out=out, force=force, metrics=metrics or [])
     else:
         result = benchmark.compare(
             data, methods, [0, 1, 2] if seeds is None else seeds, model=model, optimizer=optimizer, trainer=trainer,
-            runs=runs, engine=workers, baseline=baseline, out=out, force=force,
+            runs=runs, engine=workers, baseline=baseline, out=out, force=force, metrics=metrics or [],
         )  # fmt: skip
     print(result.table.markdown())
     for path in result.files:

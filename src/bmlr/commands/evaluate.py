@@ -53,15 +53,16 @@ def execute(
 
     score: Mapping[str, Any]
     try:
-        score = evaluate_run(run, split=split, weights=weights, root=data.root).as_dict()
+        measured = evaluate_run(run, split=split, weights=weights, root=data.root)
+        score, metric = measured.as_dict(), measured.metric
     except MissingDataError as error:
         recorded = _recorded_score(run, split, weights)
         if recorded is None or data.root is not None:
             raise
         print(f"{error} These are the scores recorded when the run was finished.")
-        score = recorded
-    print_scores(str(run), {f"{split}, {weights} weights": score})
-    print(describe_samples(split, score))
+        score, metric = recorded
+    print_scores(str(run), {f"{split}, {weights} weights": score}, metric)
+    print(describe_samples(split, score, metric))
 
 
 def _evaluate_corrupted(
@@ -118,13 +119,13 @@ def _levels(option: str, words: Sequence[str], default: Sequence[float]) -> dict
     return levels
 
 
-def _recorded_score(run: Path, split: str, weights: str) -> Mapping[str, Any] | None:
-    """Score in the result of a finished run; None if it has none of this split and weights."""
+def _recorded_score(run: Path, split: str, weights: str) -> tuple[Mapping[str, Any], str] | None:
+    """Score in the result of a finished run, and its primary metric; None if it has none of this split and weights."""
     from bmlr.runs import read_result
     from bmlr.runs.layout import RESULT
 
     name = {"test": "test", "val": "validation"}.get(split)
     if name is None or weights != "best" or not (run / RESULT).is_file():
         return None
-    score: Mapping[str, Any] = read_result(run)[name]
-    return score
+    result = read_result(run)
+    return result[name], result["metric"]

@@ -9,7 +9,7 @@ from bmlr.commands._printing import describe_samples, print_scores
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
-from bmlr.tables import format_percent
+from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from bmlr import training
@@ -62,8 +62,10 @@ def _print(result: training.RunResult) -> None:
     print_scores(
         f"{content['method']} on {content['data']} ({content['protocol']} protocol), seed {content['seed']}",
         {name: score for name, score in scores.items() if score is not None},
+        content["metric"],
     )
-    print(describe_samples("test", content["test"]))
+    print(describe_samples("test", content["test"], content["metric"]))
     if result.reused:
         print("The run was finished before; nothing was trained.")
-    print(f"majority rate {format_percent(content['majority_rate'])}, {content['seconds']:.1f} s, {result.directory}")
+    constant = metric_form(content["metric"]).constant_text(content["constant_score"])
+    print(f"{constant}, {content['seconds']:.1f} s, {result.directory}")

@@ -130,13 +130,21 @@ class OptimizerOptions:
             return "step" if issubclass(self._schedule_class(), (OneCycleLR, CyclicLR)) else "epoch"
         return self.schedule_interval or "epoch"
 
-    def scheduler(self, optimizer: torch.optim.Optimizer, epochs: int, steps: Callable[[], int]) -> LRScheduler | None:
+    def scheduler(
+        self,
+        optimizer: torch.optim.Optimizer,
+        epochs: int,
+        steps: Callable[[], int],
+        *,
+        larger_is_better: bool | None = True,
+    ) -> LRScheduler | None:
         """Make the schedule, stepped once per :attr:`interval`.
 
         Args:
             optimizer: The optimiser.
             epochs: Epochs of the whole training.
             steps: Gives the number of optimiser steps of the whole training.
+            larger_is_better: Of the monitored metric; None where it is not known yet.
 
         Returns:
             The schedule; None for a constant rate.
@@ -156,9 +164,11 @@ class OptimizerOptions:
 
         if self.schedule == "cosine":
             return CosineAnnealingLR(optimizer, length())
-        return self._make_schedule(optimizer, length)
+        return self._make_schedule(optimizer, length, larger_is_better)
 
-    def _make_schedule(self, optimizer: torch.optim.Optimizer, length: Callable[[], int]) -> LRScheduler:
+    def _make_schedule(
+        self, optimizer: torch.optim.Optimizer, length: Callable[[], int], larger_is_better: bool | None
+    ) -> LRScheduler:
         """Make the schedule of a class path, with length and rates left out."""
         cls = self._schedule_class()
         arguments = dict(self._entry["init_args"])
@@ -169,11 +179,12 @@ class OptimizerOptions:
                 arguments[name] = length()
         if "max_lr" in parameters:
             arguments.setdefault("max_lr", before)
-        if issubclass(cls, ReduceLROnPlateau) and arguments.setdefault("mode", "max") != "max":
-            raise ValueError(
-                "Parameter `schedule`: ReduceLROnPlateau follows the score by which epochs are selected, larger for "
-                "better: its `mode` should be max."
-            )
+        if issubclass(cls, ReduceLROnPlateau) and larger_is_better is not None:
+            mode = "max" if larger_is_better else "min"
+            if arguments.setdefault("mode", mode) != mode:
+                raise ValueError(
+                    f"Parameter `schedule`: ReduceLROnPlateau follows the monitored metric, whose `mode` is {mode}."
+                )
         try:
             schedule = cls(optimizer, **arguments)
         except Exception as error:  # whatever parameters of wrong types cause in any class
@@ -181,11 +192,11 @@ class OptimizerOptions:
         _check_rates(cls.__name__, before, [group["lr"] for group in optimizer.param_groups])
         return schedule
 
-    def check(self, epochs: int) -> None:
+    def check(self, epochs: int, *, larger_is_better: bool | None = None) -> None:
         """Raise a ValueError if the schedule cannot be made."""
         weight = nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.SGD([weight], self.lr or 1e-3, momentum=0.9)  # some schedules move the momentum
-        self.scheduler(optimizer, epochs, lambda: 1000 * epochs)
+        self.scheduler(optimizer, epochs, lambda: 1000 * epochs, larger_is_better=larger_is_better)
 
     @property
     def _entry(self) -> Entry:

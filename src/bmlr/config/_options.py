@@ -150,6 +150,8 @@ class TrainerOptions:
             default they are not clipped.
         modality_dropout: Probability that training leaves a modality out of a sample, one for all or by modality as
             {audio: 0.3}. A sample never loses all of them.
+        monitor: Validation metric by which the epoch is selected, such as accuracy, macro_f1, balanced_accuracy, nll or
+            ece; by default the task's primary one: accuracy, mean_average_precision of labels, mae of numbers.
         early_stopping: Epochs without a better validation score after which training stops; by default it does not.
         num_workers: Processes that load data; 0 loads in the training process.
         threads: Threads that compute in a training process; None takes OMP_NUM_THREADS, else one for a small model and
@@ -176,6 +178,7 @@ class TrainerOptions:
     accumulate_grad_batches: int = 1
     gradient_clip_val: dict[str, float] | float | None = None
     modality_dropout: dict[str, float] | float = 0.0
+    monitor: str | None = None
     early_stopping: int | None = None
     num_workers: int = dataclasses.field(default=0, metadata=_NO_EFFECT)
     threads: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
@@ -251,6 +254,8 @@ class TrainerOptions:
         """
         fields = dataclasses.fields(TrainerOptions)
         ignored = {field.name for field in fields if not field.metadata.get("affects_result", True)}
+        if entries.get("monitor") is None:
+            ignored.add("monitor")
         if entries.get("on_nonfinite", "stop") == "stop":  # a run that it stops has no result
             ignored |= {"on_nonfinite", "max_nonfinite"}
         return {name: value for name, value in entries.items() if name not in ignored}

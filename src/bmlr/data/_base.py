@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -277,18 +276,9 @@ class MultimodalData(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} gives no preprocessing.")
 
-    def majority_rate(self, split: SplitName = "test") -> float:
-        """Accuracy of the best constant answer: the fraction of the most frequent class; NaN for numbers.
-
-        Of several labels it is the mean over them, as their accuracy is.
-        """
-        targets = self.split(split).targets
-        if self.task.name == "regression":
-            return math.nan
-        if self.task.name == "multilabel":
-            rates = targets.double().mean(0)
-            return float(torch.maximum(rates, 1 - rates).mean())
-        return float(torch.bincount(targets, minlength=len(self.classes)).max() / len(targets))
+    def constant_score(self, split: SplitName = "test") -> float:
+        """Primary metric of the best constant prediction; of classes the fraction of the most frequent one."""
+        return self.task.constant_score(self.split(split).targets)
 
 
 def check_files(files: Mapping[str, Path], modalities: Collection[str]) -> None:

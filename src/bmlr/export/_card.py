@@ -11,8 +11,9 @@ import numpy as np
 from bmlr._version import __version__
 from bmlr.diagnosis import IntervalEstimate, Robustness, measure_run_robustness
 from bmlr.diagnosis.measures import wilson_interval
-from bmlr.runs import RunError, read_predictions, read_run
-from bmlr.tables import Cell, Table, format_percent
+from bmlr.runs import RunError, metric_names, read_predictions, read_run
+from bmlr.tables import Cell, Table
+from bmlr.tasks import metric_form
 from bmlr.training import LoadedRun
 
 _PROTOCOLS = {
@@ -131,15 +132,14 @@ def _scores(
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:
     """Table of all metrics that a finished run recorded, fused and by modality."""
-    metrics: Mapping[str, Mapping[str, float | None]] = (result.get("test") or {}).get("metrics") or {}
-    if not metrics:
+    test = result.get("test") or {}
+    forms = [metric_form(name) for name in metric_names(test)]
+    if not forms:
         return []
-    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    rows = [
-        [u, *("–" if (value := values.get(name)) is None else f"{value:.3f}" for name in names)]
-        for u, values in metrics.items()
-    ]
-    table = Table(["metric", *names], [[Cell(text) for text in row] for row in rows])
+    unimodal = list(test[f"unimodal_{forms[0].name}"])
+    rows = [["fused", *(form.text(test[form.name]) for form in forms)]]
+    rows += [[u, *(form.text(test[f"unimodal_{form.name}"].get(u)) for form in forms)] for u in unimodal]
+    table = Table(["metric", *(form.title for form in forms)], [[Cell(text) for text in row] for row in rows])
     return ["All metrics of the finished run:", table.markdown()]
 
 
@@ -160,8 +160,12 @@ def _recorded(run: Path) -> dict[str, IntervalEstimate]:
 
 
 def _majority(result: Mapping[str, Any]) -> list[str]:
-    rate = result.get("majority_rate")
-    return [] if rate is None else [f"Always guessing the most frequent class has {format_percent(rate)}."]
+    value, form = result.get("constant_score"), metric_form(str(result.get("metric", "accuracy")))
+    if value is None:
+        return []
+    if form.name == "accuracy":
+        return [f"Always guessing the most frequent class has {form.text(value)}."]
+    return [f"The best constant prediction has {form.title} {form.text(value)}."]
 
 
 def _interface(loaded: LoadedRun, *, masks: bool) -> str:

@@ -4,13 +4,13 @@ They take arrays and tables and read no file. Figures of one panel take ``ax`` a
 per modality return the Axes by name.
 """
 
-from bmlr.figures._curves import plot_accuracy, plot_ratio, plot_reshaped_share
+from bmlr.figures._curves import plot_ratio, plot_reshaped_share, plot_scores
 from bmlr.figures._tables import plot_methods, plot_surface
 
 __all__ = [
-    "plot_accuracy",
     "plot_methods",
     "plot_ratio",
     "plot_reshaped_share",
+    "plot_scores",
     "plot_surface",
 ]

@@ -1,4 +1,4 @@
-"""Curves over epochs: accuracy, ratio of accuracies, share of reshaped labels."""
+"""Curves over epochs: scores, ratio of scores, share of reshaped labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bmlr.figures.style import STD, add_legend, drop_inner_labels, look, open_panel, plain_text, ratio_ticks, tidy
+from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,44 +20,47 @@ if TYPE_CHECKING:
 Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
 
 
-def plot_accuracy(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
-    """Validation accuracy per epoch, fused and by modality (Fig. 6).
+def plot_scores(metrics: Metrics, ax: Axes | None = None, *, metric: str = "accuracy", **line: Any) -> Axes:
+    """A validation metric per epoch, fused and by modality (Fig. 6).
 
     Args:
         metrics: Metrics of a run as :func:`bmlr.runs.read_metrics` gives them; or of several runs by name (seeds),
             of which the mean is drawn, with a band of one sample standard deviation.
         ax: Where to draw; a new figure if left out.
+        metric: Name of the metric.
         **line: Further properties of the lines.
 
     Raises:
-        ValueError: If there is no validation accuracy among the metrics, or the runs differ in columns or epochs.
+        ValueError: If there is no such metric among the metrics, or the runs differ in columns or epochs.
 
     Example:
         >>> import pandas as pd
         >>> table = pd.DataFrame({"epoch": [0, 1], "val_accuracy": [0.4, 0.6], "val_accuracy_audio": [0.3, 0.5]})
-        >>> [line.get_label() for line in plot_accuracy(table).get_lines()]
+        >>> [line.get_label() for line in plot_scores(table).get_lines()]
         ['fused', 'audio']
     """
     runs = _runs(metrics)
-    columns = _columns(runs, "val_accuracy")
+    prefix, form = f"val_{metric}", metric_form(metric)
+    columns = [name for name in _columns(runs, prefix) if name == prefix or name.startswith(f"{prefix}_")]
     ax = open_panel(ax)
     for number, name in enumerate(columns):
-        label = plain_text(name.removeprefix("val_accuracy").removeprefix("_") or "fused")
-        _draw(ax, runs, name, 100, **{"label": label, **look(number), **line})
-    ax.set(ylabel="validation accuracy (%)", ylim=(0, 102))
+        label = plain_text(name.removeprefix(prefix).removeprefix("_") or "fused")
+        _draw(ax, runs, name, form.factor, **{"label": label, **look(number), **line})
+    ax.set(ylabel=f"validation {form.label}", **({"ylim": (0, 102)} if form.is_rate else {}))
     return _finish(ax)
 
 
-def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
-    """Ratio of validation accuracies per epoch (the paper's A/V ratio).
+def plot_ratio(metrics: Metrics, ax: Axes | None = None, *, metric: str = "accuracy", **line: Any) -> Axes:
+    """Ratio of the modalities' validation scores per epoch (the paper's A/V ratio).
 
     At 1 the modalities are balanced.
 
     The axis is logarithmic: 2 and 1/2 are as far from balance.
 
     Args:
-        metrics: Metrics of a run, or of several by name, as :func:`plot_accuracy` takes them.
+        metrics: Metrics of a run, or of several by name, as :func:`plot_scores` takes them.
         ax: Where to draw; a new figure if left out.
+        metric: Name of the metric that is compared.
         **line: Further properties of the lines.
 
     Raises:
@@ -72,7 +76,7 @@ def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
     runs = _runs(metrics)
     columns = _columns(runs, "val_ratio_")
     ax = open_panel(ax)
-    pairs = _pairs(runs[0])
+    pairs = _pairs(runs[0], metric)
     shown = [np.array([1.0])]
     for number, name in enumerate(columns, start=1):  # the fused prediction's look is not used here
         label = plain_text(pairs.get(name, name.removeprefix("val_ratio_")))
@@ -85,7 +89,7 @@ def plot_ratio(metrics: Metrics, ax: Axes | None = None, **line: Any) -> Axes:
     # Panels of one axis: the last one's range would cut the curves of those before it.
     if any(other is not ax and other.has_data() for other in ax.get_shared_y_axes().get_siblings(ax)):
         low, high = min(low, ax.get_ylim()[0]), max(high, ax.get_ylim()[1])
-    ax.set(ylabel="ratio of validation accuracies", yscale="log", ylim=(low, high))
+    ax.set(ylabel=metric_form(metric).ratio_title, yscale="log", ylim=(low, high))
     ax.yaxis.set_major_locator(FixedLocator(ratio_ticks(low, high)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -96,7 +100,7 @@ def plot_reshaped_share(metrics: Metrics, ax: Axes | None = None, **line: Any) -
     """Fraction of reshaped training labels per epoch and modality (Fig. 3a).
 
     Args:
-        metrics: Metrics of a run, or of several by name, as :func:`plot_accuracy` takes them.
+        metrics: Metrics of a run, or of several by name, as :func:`plot_scores` takes them.
         ax: Where to draw; a new figure if left out.
         **line: Further properties of the lines.
 
@@ -158,12 +162,12 @@ def _draw(ax: Axes, runs: list[pd.DataFrame], name: str, factor: float, **line: 
     return mean.to_numpy(), spread.to_numpy()
 
 
-def _pairs(metrics: pd.DataFrame) -> dict[str, str]:
+def _pairs(metrics: pd.DataFrame, metric: str) -> dict[str, str]:
     """Label of every ratio's column.
 
-    Modalities are read from the accuracies' columns: a name may hold a _ itself.
+    Modalities are read from the metric's columns: a name may hold a _ itself.
     """
-    prefix = "val_accuracy_"
+    prefix = f"val_{metric}_"
     modalities = [name.removeprefix(prefix) for name in map(str, metrics) if name.startswith(prefix)]
     return {f"val_ratio_{a}_{b}": f"{a} / {b}" for a, b in itertools.combinations(modalities, 2)}
 

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from bmlr.figures.style import COLOURS, HATCHES, STD, add_legend, column, open_panel, plain_text, tidy
+from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RUN, _MAJORITY = "one run", "majority rate"
+_RUN = "one run"
 _GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "epsilon": "ε", "tau": "τ", "lambda": "λ"}
 
 
@@ -24,22 +25,20 @@ def plot_surface(
     y: str = "beta",
     value: str = "accuracy",
     *,
-    label: str = "accuracy (%)",
-    factor: float = 100.0,
+    label: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A measure over two parameters as a map with values (Fig. 5).
 
-    The colours grow lighter with the value, in grey print too; the largest value, and any equal to it, has a frame.
+    The colours grow lighter with the value, in grey print too; the best value, and any equal to it, has a frame.
     Rows of the same parameters (seeds) are averaged; a combination that was not run is left blank with a dash.
 
     Args:
         table: A row per run.
         x: Column of the parameter along the horizontal axis.
         y: Column of the parameter along the vertical axis.
-        value: Column of the measure.
-        label: What the measure is, with its unit.
-        factor: Factor of the values, 100 for per cent.
+        value: Column of the measure: the name of a metric, or of a number that should be large.
+        label: What the measure is, with its unit; by default the metric.
         ax: Where to draw; a new figure if left out.
 
     Raises:
@@ -59,7 +58,9 @@ def plot_surface(
                 f"`table[{name!r}]` should hold finite numbers, at least one. Found {list(table[name])[:5]}."
             )
         columns[argument] = numbers.astype(float)
-    grid = pd.DataFrame(columns).pivot_table(values="value", index="y", columns="x", aggfunc="mean") * factor
+    form = metric_form(value)
+    grid = pd.DataFrame(columns).pivot_table(values="value", index="y", columns="x", aggfunc="mean") * form.factor
+    digits, best = form.digits, form.goodness(np.nanmax(form.goodness(1.0) * grid.to_numpy()))
     values = grid.to_numpy()
     height, width = values.shape
     ax = open_panel(ax, 1.9 + 0.68 * width, 1.2 + 0.48 * height)
@@ -70,11 +71,13 @@ def plot_surface(
             continue
         red, green, blue, _ = image.cmap(image.norm(number))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        ax.text(index, row, f"{number:.1f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
+        ax.text(
+            index, row, f"{number:.{digits}f}", ha="center", va="center", fontsize=9, color="white" if dark else "black"
+        )
     # White inside black shows on every colour.
-    for colour, line, text in (("black", 3.6, f"largest value, {np.nanmax(values):.1f}"), ("white", 1.6, None)):
+    for colour, line, text in (("black", 3.6, f"best value, {best:.{digits}f}"), ("white", 1.6, None)):
         frame = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3, "clip_on": False, "label": text}
-        for row, index in np.argwhere(values == np.nanmax(values)):
+        for row, index in np.argwhere(values == best):
             ax.add_patch(_rectangle((float(index) - 0.5, float(row) - 0.5), **frame))
     ax.set_xticks(range(width), [f"{number:g}" for number in grid.columns])
     ax.set_yticks(range(height), [f"{number:g}" for number in grid.index])
@@ -82,7 +85,7 @@ def plot_surface(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure: Any = ax.get_figure()
-    figure.colorbar(image, ax=ax, label=label, pad=0.03).outline.set_visible(False)
+    figure.colorbar(image, ax=ax, label=label or form.label, pad=0.03).outline.set_visible(False)
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "borderaxespad": 0.3}
     add_legend(ax, title="–: not run" if np.isnan(values).any() else None, fontsize=9, title_fontsize=9, **above)
     return ax
@@ -91,25 +94,25 @@ def plot_surface(
 def plot_methods(
     table: pd.DataFrame,
     *,
+    metric: str = "accuracy",
     measures: Sequence[str] | None = None,
-    majority: float | None = None,
-    label: str = "accuracy (%)",
-    factor: float = 100.0,
+    constant: float | None = None,
+    label: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Bars of the accuracy of every method, fused and by modality.
+    """Bars of the score of every method, fused and by modality.
 
     Bars are means, lines one sample standard deviation.
 
     Every run is drawn as a small circle as well, so that three seeds are not taken for more than they are.
 
     Args:
-        table: A row per run: its method in the column ``method``, its accuracy in ``accuracy``, that of each modality
-            in ``accuracy_<modality>``. A missing accuracy (NaN) is left out.
-        measures: Columns drawn; all that begin with ``accuracy`` if left out.
-        majority: Accuracy of always answering the most frequent class, drawn as a line.
-        label: What is measured, with its unit.
-        factor: Factor of the values, 100 for per cent.
+        table: A row per run: its method in the column ``method``, its score in one named like the metric, that of each
+            modality in ``<metric>_<modality>``. A missing score (NaN) is left out.
+        metric: Name of the metric.
+        measures: Columns drawn; all of the metric if left out.
+        constant: Score of the best constant prediction, of classes the majority rate, drawn as a line.
+        label: What is measured, with its unit; by default the metric.
         ax: Where to draw; a new figure if left out.
 
     Raises:
@@ -122,19 +125,22 @@ def plot_methods(
         [71.0, 75.0]
     """
     names = [str(name) for name in dict.fromkeys(column(table, "method", "method"))]
-    bars = [name for name in map(str, table) if name == "accuracy" or name.startswith("accuracy_")]
+    form = metric_form(metric)
+    bars = [name for name in map(str, table) if name == metric or name.startswith(f"{metric}_")]
     columns = list(bars if measures is None else measures)
     if not names or not columns:
-        raise ValueError("`table` should hold at least one row and a column accuracy. Found none.")
+        raise ValueError(f"`table` should hold at least one row and a column {metric}. Found none.")
     for measure in columns:
         column(table, measure, "measures")
     ax = open_panel(ax, 6.4, 0.9 + len(names) * (0.17 * len(columns) + 0.16))
     thickness = 0.8 / len(columns)
     for number, measure in enumerate(columns):
-        text = plain_text(measure.removeprefix("accuracy").removeprefix("_") or "fused")
+        text = plain_text(measure.removeprefix(metric).removeprefix("_") or "fused")
         colour = ("0.45", *COLOURS[1:])[number % len(COLOURS)]  # grey for black: circles and lines show on it
         for position, name in enumerate(names):
-            values = factor * table.loc[table["method"].astype(str) == name, measure].dropna().to_numpy(dtype=float)
+            values = form.factor * table.loc[table["method"].astype(str) == name, measure].dropna().to_numpy(
+                dtype=float
+            )
             if not len(values):
                 continue
             height = position + (number - (len(columns) - 1) / 2) * thickness
@@ -145,15 +151,17 @@ def plot_methods(
                 ax.errorbar(values.mean(), height, xerr=values.std(ddof=1), **error)
                 circle: dict[str, Any] = {"s": 9, "facecolor": "white", "edgecolor": "black", "linewidth": 0.6}
                 ax.scatter(values, np.full(len(values), height), zorder=3, label=_RUN, **circle)
-    if majority is not None:
-        ax.axvline(factor * majority, color="black", linewidth=1, linestyle=(0, (4, 2)), label=_MAJORITY)
+    line = "majority rate" if metric == "accuracy" else "constant prediction"
+    if constant is not None:
+        ax.axvline(form.factor * constant, color="black", linewidth=1, linestyle=(0, (4, 2)), label=line)
     ax.set_yticks(range(len(names)), ["\n".join(map(plain_text, textwrap.wrap(name, 44))) for name in names])
-    ax.set(xlabel=label, ylim=(len(names) - 0.45, -0.55))
-    ax.set_xlim(left=0)
+    ax.set(xlabel=label or form.label, ylim=(len(names) - 0.45, -0.55))
+    if form.is_rate or ax.get_xlim()[0] > 0:
+        ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     tidy(ax)
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "frameon": False}
-    add_legend(ax, last=(_RUN, STD, _MAJORITY), borderaxespad=0.2, fontsize=9, **above)
+    add_legend(ax, last=(_RUN, STD, line), borderaxespad=0.2, fontsize=9, **above)
     return ax
 
 

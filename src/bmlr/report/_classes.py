@@ -54,7 +54,9 @@ class ClassTables:
 
 
 def make_class_tables(section: Section) -> ClassTables:
-    """Make the class tables of all methods with predictions."""
+    """Make the class tables of all methods with predictions; none where targets are no classes."""
+    if section.form.name != "accuracy":
+        return ClassTables(None, (), ())
     predictions: dict[str, list[dict[str, NDArray[Any]]]] = {}
     missing = []
     for group in section.groups:
@@ -68,7 +70,7 @@ def make_class_tables(section: Section) -> ClassTables:
     arrays = [values for tables in predictions.values() for table in tables for values in table.values()]
     number = 1 + max(int(values.max()) for values in arrays)
     names = _class_names(section, number)
-    counts = np.bincount(first["targets"], minlength=len(names))
+    counts = np.bincount(first["targets"][first["targets"] >= 0], minlength=len(names))
     columns = {label: _accuracy_cells(tables, "fused", len(names)) for label, tables in predictions.items()}
     rows = [
         [Cell(name, value=index), Cell(str(counts[index]), value=int(counts[index])),
@@ -89,7 +91,8 @@ def _method_classes(
     columns += [(f"{kind[:1].upper()}{kind[1:]} (%)", _accuracy_cells(tables, kind, len(names))) for kind in kinds]
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     for table in tables:
-        np.add.at(counts, (table["targets"], table["fused"]), 1)
+        counted = table["targets"] >= 0
+        np.add.at(counts, (table["targets"][counted], table["fused"][counted]), 1)
     accuracy = Table.from_columns(columns, title=f"{group.label}, accuracy by class")
     is_matrix = len(names) <= MATRIX_CLASSES
     confusion = (_matrix if is_matrix else _frequent)(counts, names, group.label)

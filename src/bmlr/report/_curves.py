@@ -22,19 +22,21 @@ def section_curves(section: Section) -> dict[str, Any]:
 
     The looks number the colours: 0 is the fused prediction's, a modality has the same one in every measure.
     """
+    form, metric = section.form, section.form.name
     looks = {name: number for number, name in enumerate(section.modalities, start=1)}
     pairs = {f"val_ratio_{a}_{b}": f"{a}/{b}" for a, b in itertools.combinations(section.modalities, 2)}
     columns = {
-        "accuracy": {"val_accuracy": ("fused", 0)} | {f"val_accuracy_{u}": (u, look) for u, look in looks.items()},
+        "score": {f"val_{metric}": ("fused", 0)} | {f"val_{metric}_{u}": (u, look) for u, look in looks.items()},
         "ratio": {column: (label, number) for number, (column, label) in enumerate(pairs.items(), start=1)},
         "share": {f"train_reshaped_{u}": (u, look) for u, look in looks.items()},
     }
+    factors = {"score": form.factor, "ratio": 1.0, "share": 100.0}
     methods = []
     for group in section.groups:
         metrics = list(_usable_metrics(group).values())
         measures = {
             measure: [
-                {"name": label, "look": look, **_curve(metrics, column, 1 if measure == "ratio" else 100)}
+                {"name": label, "look": look, **_curve(metrics, column, factors[measure])}
                 for column, (label, look) in named.items()
                 if metrics and all(column in table for table in metrics)
             ]
@@ -43,6 +45,7 @@ def section_curves(section: Section) -> dict[str, Any]:
         methods.append(
             {
                 "label": group.label,
+                "score": {"title": f"validation {form.label}", "digits": form.digits, "rate": form.is_rate},
                 "runs": len(metrics),
                 "epochs": [int(epoch) + 1 for epoch in metrics[0]["epoch"]] if metrics else [],
                 "measures": {measure: series for measure, series in measures.items() if series},

@@ -10,7 +10,7 @@ from bmlr.benchmark.statistics import Difference, difference_of, estimate
 from bmlr.data.store import describe_size
 from bmlr.report._sections import MethodGroup, Section, isolate
 from bmlr.runs import RunRecord
-from bmlr.tables import format_mean, format_percent
+from bmlr.tables import format_mean
 
 #: Methods up to which each has a sentence of its own.
 _SENTENCES = 5
@@ -48,23 +48,26 @@ def differences_to(section: Section, baseline: MethodGroup | None) -> dict[str, 
 
 
 def conclude(section: Section, baseline: MethodGroup | None, differences: Differences) -> Conclusion:
-    """State every method's accuracy and its difference to the baseline.
+    """State every method's score and its difference to the baseline.
 
     Many methods are counted, and the best of them stated.
     """
     compared = [group for group in section.groups if group is not baseline]
-    ranked = sorted(compared, key=lambda group: -_mean(group))
+    ranked = sorted(compared, key=lambda group: -section.form.goodness(_mean(section, group)))
     shown = ranked if len(ranked) <= _SENTENCES else ranked[:3]
-    statements = [] if baseline is None else [(baseline.label, f"{_accuracies(section, baseline)}.")]
+    statements = [] if baseline is None else [(baseline.label, f"{_scores(section, baseline)}.")]
     for group in shown:
-        text = _accuracies(section, group, short=baseline is not None)
+        text = _scores(section, group, short=baseline is not None)
         if baseline is not None:
-            text += f", {_difference_text(group, baseline, differences[group.label], section.modalities)}"
+            text += f", {_difference_text(section, group, baseline, differences[group.label])}"
         else:
-            points = 100 * (_mean(group) - section.majority)
-            text += f"; {abs(points):.1f} points {'above' if points >= 0 else 'below'} the majority rate"
+            than = "the majority rate" if section.form.name == "accuracy" else "that of a constant prediction"
+            gain = _mean(section, group) - section.constant
+            text += f"; {_amount(section, gain)} {'above' if gain >= 0 else 'below'} {than}"
         statements.append((group.label, f"{text}."))
-    remarks = _counts(ranked, baseline, differences) if baseline is not None and len(ranked) > len(shown) else []
+    remarks = (
+        _counts(section, ranked, baseline, differences) if baseline is not None and len(ranked) > len(shown) else []
+    )
     return Conclusion(statements, [*remarks, *_limits(section, baseline)])
 
 
@@ -77,7 +80,8 @@ def _limits(section: Section, baseline: MethodGroup | None) -> list[str]:
         remarks.append("There is no run of Joint to compare with; --baseline names another method.")
     elif len(section.groups) == 1:
         remarks.append(f"There is no method to compare {baseline.label} with.")
-    if (size := describe_size("test", section.groups[0].runs[0].finished_result["samples"]["test"])) is not None:
+    samples = section.groups[0].runs[0].finished_result["samples"]["test"]
+    if section.form.name == "accuracy" and (size := describe_size("test", samples)) is not None:
         remarks.append(size)
     if max(len(group.runs) for group in section.groups) == 1:
         only = len(section.groups) == 1
@@ -86,7 +90,9 @@ def _limits(section: Section, baseline: MethodGroup | None) -> list[str]:
     return remarks
 
 
-def _counts(groups: Sequence[MethodGroup], baseline: MethodGroup, differences: Differences) -> list[str]:
+def _counts(
+    section: Section, groups: Sequence[MethodGroup], baseline: MethodGroup, differences: Differences
+) -> list[str]:
     """Count the methods above and below the baseline."""
     above, below, unclear = [], [], 0
     for group in groups:
@@ -94,9 +100,9 @@ def _counts(groups: Sequence[MethodGroup], baseline: MethodGroup, differences: D
         if isinstance(difference, str) or difference.low is None or difference.high is None:
             unclear += 1
         elif difference.low > 0:
-            above.append(f"{group.label} {100 * difference.mean:+.1f}")
+            above.append(f"{group.label} {section.form.number(difference.mean, signed=True)}")
         elif difference.high < 0:
-            below.append(f"{group.label} {100 * difference.mean:+.1f}")
+            below.append(f"{group.label} {section.form.number(difference.mean, signed=True)}")
         else:
             unclear += 1
     counts = []
@@ -108,13 +114,17 @@ def _counts(groups: Sequence[MethodGroup], baseline: MethodGroup, differences: D
     return [remark, "Where methods do not differ, about one interval in twenty excludes zero all the same."]
 
 
-def _difference_text(
-    group: MethodGroup, baseline: MethodGroup, difference: Difference | str, modalities: Sequence[str]
-) -> str:
+def _amount(section: Section, difference: float) -> str:
+    """Size of a difference, of rates in points."""
+    return f"{section.form.number(abs(difference))}{' points' if section.form.is_rate else ''}"
+
+
+def _difference_text(section: Section, group: MethodGroup, baseline: MethodGroup, difference: Difference | str) -> str:
     if isinstance(difference, str):
         return f"not comparable with {baseline.label}: {difference.rstrip('.')}"
-    points = round(100 * difference.mean, 1)
-    side = "level with" if points == 0 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+    shown = round(section.form.factor * difference.mean, section.form.digits)
+    amount = _amount(section, difference.mean)
+    side = "level with" if shown == 0 else f"{amount} {'above' if shown > 0 else 'below'}"
     text = f"{side} {baseline.label}"
     if difference.low is None or difference.high is None:
         text += ", without an interval"
@@ -122,42 +132,44 @@ def _difference_text(
         includes = difference.low <= 0 <= difference.high
         text += f" {difference.text(mean=False)}, the interval {'includes' if includes else 'excludes'} zero"
     changes = []
-    for name in modalities:
-        gain = _gain(group.runs, baseline.runs, name, difference.seeds)
-        changes += [] if gain is None else [f"{isolate(name)} {100 * gain:+.1f}"]
+    for name in section.modalities:
+        gain = _gain(section, (group.runs, baseline.runs), name, difference.seeds)
+        changes += [] if gain is None else [f"{isolate(name)} {section.form.number(gain, signed=True)}"]
     return f"{text}; {', '.join(changes)}" if changes else text
 
 
 def _gain(
-    runs: Sequence[RunRecord], baseline: Sequence[RunRecord], modality: str, seeds: Sequence[int]
+    section: Section, runs: tuple[Sequence[RunRecord], Sequence[RunRecord]], modality: str, seeds: Sequence[int]
 ) -> float | None:
-    """Mean difference of a modality's accuracy over common seeds."""
+    """Mean difference of a modality's score to that of a baseline, over common seeds."""
     means = []
-    for records in (runs, baseline):
-        values = [_unimodal(record, modality) for record in records if record.config["seed"] in seeds]
+    for records in runs:
+        values = [_unimodal(section, record, modality) for record in records if record.config["seed"] in seeds]
         if not values or None in values:
             return None
         means.append(estimate(values).mean)
     return means[0] - means[1]
 
 
-def _accuracies(section: Section, group: MethodGroup, *, short: bool = False) -> str:
-    """Fused accuracy with its spread, and unless ``short`` those of the modalities."""
-    fused = estimate(run.finished_result["test"]["accuracy"] for run in group.runs)
-    text = f"{format_mean(fused.mean, fused.std)} %"
+def _scores(section: Section, group: MethodGroup, *, short: bool = False) -> str:
+    """Fused score with its spread, and unless ``short`` those of the modalities."""
+    form = section.form
+    fused = estimate(run.finished_result["test"][form.name] for run in group.runs)
+    text = format_mean(fused.mean, fused.std, factor=form.factor, digits=form.digits) + (" %" if form.is_rate else "")
+    text = text if form.name == "accuracy" else f"{form.title} {text}"
     if short:
         return text
     text += f" over {len(group.runs)} seeds" if len(group.runs) > 1 else " in one run"
     for name in section.modalities:
-        alone = estimate(_unimodal(run, name) for run in group.runs)
-        text += f", {isolate(name)} {format_percent(alone.mean)}" if alone.runs else ""
+        alone = estimate(_unimodal(section, run, name) for run in group.runs)
+        text += f", {isolate(name)} {form.text(alone.mean)}" if alone.runs else ""
     return text
 
 
-def _unimodal(run: RunRecord, modality: str) -> float | None:
-    value = run.finished_result["test"]["unimodal_accuracy"].get(modality)
+def _unimodal(section: Section, run: RunRecord, modality: str) -> float | None:
+    value = run.finished_result["test"][f"unimodal_{section.form.name}"].get(modality)
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _mean(group: MethodGroup) -> float:
-    return estimate(run.finished_result["test"]["accuracy"] for run in group.runs).mean
+def _mean(section: Section, group: MethodGroup) -> float:
+    return estimate(run.finished_result["test"][section.form.name] for run in group.runs).mean

@@ -30,10 +30,9 @@ from bmlr.report._curves import section_curves, section_measures
 from bmlr.report._differences import conclude, differences_to
 from bmlr.report._export import export_table
 from bmlr.report._sections import ExcludedRun, MethodGroup, Section, exclude_run, make_sections, methods_text
-from bmlr.report._tables import method_table, run_table, sortable
+from bmlr.report._tables import method_table, metric_table, run_table, sortable
 from bmlr.runs import RunRecord, find_runs
 from bmlr.runs.layout import CONFIG, DIAGNOSIS
-from bmlr.tables import format_percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +138,7 @@ def _exports(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     for number, section in enumerate(content["sections"]):
         heading, classes = section["section"].heading, section["classes"]
         tables = {"methods": section["table"], "runs": section["run_table"]}
+        tables |= {"metrics": section["metrics"]} if section["metrics"] is not None else {}
         tables |= {"classes": classes.accuracy} if classes.accuracy is not None else {}
         for index, method in enumerate(classes.methods):
             tables |= {f"classes-{index}": method.accuracy, f"confusion-{index}": method.confusion}
@@ -159,7 +159,6 @@ def _render(content: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     )
-    environment.filters["percent"] = format_percent
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     files = resources.files("bmlr.report")
     texts = {name: (files / f"page.{name}").read_text(encoding="utf-8").strip() for name in ("css", "js")}
@@ -244,6 +243,7 @@ def _section_content(
         ],
         "table": methods,
         "rows": list(zip(section.groups, methods.rows, strict=True)),
+        "metrics": metric_table(section),
         "run_table": runs_table,
         "run_rows": [
             {
@@ -283,16 +283,17 @@ def _read_diagnosis(directory: Path) -> str:
 
 
 def _draw_bars(section: Section) -> _Figure:
-    """Bars of the test accuracy of every method."""
+    """Bars of the test score of every method."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    form = section.form
     table = pd.DataFrame(
         {
             "method": group.label,
-            "accuracy": run.finished_result["test"]["accuracy"],
+            form.name: run.finished_result["test"][form.name],
             **{
-                f"accuracy_{name}": run.finished_result["test"]["unimodal_accuracy"].get(name)
+                f"{form.name}_{name}": run.finished_result["test"][f"unimodal_{form.name}"].get(name)
                 for name in section.modalities
             },
         }
@@ -306,12 +307,13 @@ def _draw_bars(section: Section) -> _Figure:
     with mpl.rc_context({"svg.hashsalt": "bmlr", "svg.fonttype": "path"}):
         figure = Figure(figsize=(7.2, height), layout="constrained")  # outside pyplot, which would keep it
         ax = figure.subplots()
-        figures.plot_methods(_numeric(table), majority=section.majority, label="test accuracy (%)", ax=ax)
+        shown: dict[str, Any] = {"metric": form.name, "constant": section.constant, "label": f"test {form.label}"}
+        figures.plot_methods(_numeric(table), **shown, ax=ax)
         return _Figure(
             _as_uri(figure),
-            "Test accuracy of every method, in the epoch selected on validation",
-            f"Bars of the test accuracy of {who}, fused and for {' and '.join(section.modalities)}; the numbers are "
-            "those of the table of methods.",
+            f"Test {form.title} of every method, in the epoch selected on validation",
+            f"Bars of the test {form.title} of {who}, fused and for {' and '.join(section.modalities)}; the numbers "
+            "are those of the table of methods.",
         )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bmlr.methods
-from bmlr.runs import DirectoryLock, RunRecord, group_runs
+from bmlr.runs import DirectoryLock, RunRecord, group_runs, metric_names, primary_score
 from bmlr.runs.settings import data_settings, method_settings, settings, settings_key, software_version, text_of
+from bmlr.tasks import MetricForm, metric_form
 
 # Marks of direction, and characters that are written from right to left.
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI", "R", "AL"}
@@ -28,7 +28,7 @@ class ExcludedRun:
         details: Traceback of a failed run, or the end of its log, or "".
         method: Its method and seed, or "".
         epochs: Epochs that are done, of those planned, or "".
-        validation: Validation accuracy of the last of them.
+        validation: Validation score of the last of them, as text.
     """
 
     directory: Path
@@ -37,7 +37,7 @@ class ExcludedRun:
     details: str = ""
     method: str = ""
     epochs: str = ""
-    validation: float | None = None
+    validation: str = "–"
 
     @property
     def is_begun(self) -> bool:
@@ -78,7 +78,9 @@ class Section:
         modalities: Names of the modalities.
         pairs: Names of the ratios.
         groups: The methods.
-        majority: Accuracy of always answering the most frequent class of the test split.
+        form: Primary metric.
+        metrics: Names of all metrics, the primary one first.
+        constant: Score of the best constant prediction on the test split, of classes the majority rate.
     """
 
     heading: str
@@ -87,7 +89,9 @@ class Section:
     modalities: Sequence[str]
     pairs: Sequence[str]
     groups: Sequence[MethodGroup]
-    majority: float
+    form: MetricForm
+    metrics: Sequence[str]
+    constant: float
 
 
 def exclude_run(record: RunRecord) -> ExcludedRun:
@@ -102,10 +106,15 @@ def exclude_run(record: RunRecord) -> ExcludedRun:
     if state == "stopped" and _is_running(record.directory):
         state, reason = "running", f"{epochs} epochs are done."
     name = str((config.get("method") or {}).get("class_path", "")).rpartition(".")[2]
-    accuracy = metrics["val_accuracy"].iloc[-1] if metrics is not None and "val_accuracy" in metrics else None
+    # The primary metric is the first of the table.
+    scores = [] if metrics is None else [column for column in map(str, metrics) if column.startswith("val_")]
+    metric = (config.get("trainer") or {}).get("monitor") or next(iter(scores), "val_").removeprefix("val_")
+    shown = "–"
+    if metrics is not None and f"val_{metric}" in scores:
+        shown = metric_form(metric).text(float(metrics[f"val_{metric}"].iloc[-1]))
     return ExcludedRun(
         record.directory, state, reason, record.details, f"{name}, seed {config.get('seed')}" if name else "", epochs,
-        None if accuracy is None or not math.isfinite(accuracy) else float(accuracy),
+        shown,
     )  # fmt: skip
 
 
@@ -161,7 +170,9 @@ def _make_section(runs: list[RunRecord]) -> Section:
     groups = _make_groups(runs)
     results = [record.finished_result for record in runs]
     first = results[0]
-    modalities = list(dict.fromkeys(name for result in results for name in result["test"]["unimodal_accuracy"]))
+    metric = str(first["metric"])
+    form = metric_form(metric)
+    modalities = list(dict.fromkeys(name for result in results for name in primary_score(result["test"], metric)[1]))
     pairs = list(dict.fromkeys(name for result in results for name in result["test"]["ratio"]))
     samples = first["samples"]
     parameters = {
@@ -174,7 +185,7 @@ def _make_section(runs: list[RunRecord]) -> Section:
         "Data": f"{isolate(first['data'])}{_in_brackets(parameters)}",
         "Protocol": f"{first['protocol']}{_PROTOCOLS.get(first['protocol'], '')}",
         "Samples": f"{samples['train']} training, {samples['val']} validation, {samples['test']} test",
-        "Majority rate": f"{100 * first['majority_rate']:.1f} % of the test split is of the most frequent class",
+        **_constant_fact(form, first["constant_score"]),
         "Modalities": ", ".join(modalities),
         "Methods and runs": f"{methods_text(groups)}, {_counted(len(runs), 'run')}",
         "Shared settings": ", ".join(f"{key} {value}" for key, value in shared.items()) or "none",
@@ -187,8 +198,17 @@ def _make_section(runs: list[RunRecord]) -> Section:
         modalities=modalities,
         pairs=pairs,
         groups=groups,
-        majority=first["majority_rate"],
+        form=form,
+        metrics=tuple(dict.fromkeys([metric, *(name for result in results for name in metric_names(result["test"]))])),
+        constant=first["constant_score"],
     )
+
+
+def _constant_fact(form: MetricForm, value: float) -> dict[str, str]:
+    """What a constant prediction scores."""
+    if form.name == "accuracy":
+        return {"Majority rate": f"{form.text(value)} of the test split is of the most frequent class"}
+    return {"Constant prediction": f"{form.title} {form.text(value)}"}
 
 
 _PROTOCOLS = {

@@ -12,6 +12,7 @@ from bmlr.report._differences import Differences
 from bmlr.report._sections import MethodGroup, Section, seeds_text
 from bmlr.runs import RunRecord
 from bmlr.tables import Cell, Table, format_mean, leading_number, mark_best
+from bmlr.tasks import MetricForm, metric_form
 
 #: Reads a number of a run; None where it is not defined.
 Read = Callable[[RunRecord], float | None]
@@ -35,15 +36,17 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
     groups = section.groups
     add("Method", "", [_name_cell(group.label) for group in groups])
     add("Runs", "Number of runs, which differ in the seed alone", [_runs_cell(group) for group in groups])
+    form = section.form
     for head, note, read in _score_columns(section, "test"):
-        add(head, note, mark_best([_mean_cell(group, read, 100, 1) for group in groups]))
+        add(head, note, mark_best([_score_cell(group, read, form) for group in groups], form.goodness))
     for pair in section.pairs:
         cells = [_mean_cell(group, _reader("test", "ratio", pair), 1, 2) for group in groups]
-        note = "Quotient of the modalities' accuracies; 1 is balanced"
+        note = "Quotient of the modalities' scores; 1 is balanced, above it the first is ahead"
         add(f"Ratio {pair}", note, mark_best(cells, _closeness_to_one))
     if baseline is not None and len(groups) > 1:
         note = (
-            "Fused accuracy less that of the other method, in points: mean, and 95 % bootstrap interval over the seeds "
+            f"Fused {form.title} less that of the other method{', in points' if form.is_rate else ''}: mean, and 95 % "
+            "bootstrap interval over the seeds "
             "both have and the test samples. Three seeds tell little of the spread between seeds: the interval is "
             "rather too narrow"
         )
@@ -51,7 +54,8 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
         add(f"Difference to {baseline.label} (95 %)", note, cells)
     if any("test_last_epoch" in run.finished_result for group in groups for run in group.runs):
         for split, (head, note) in _PAPER_COLUMNS.items():
-            add(head, note, [_mean_cell(group, _reader(split, "accuracy"), 100, 1) for group in groups])
+            cells = [_score_cell(group, _reader(split, form.name), form) for group in groups]
+            add(form.head(head), note, cells)
     passes = [_mean_cell(group, _reader("data_passes"), 1, 1, std=False) for group in groups]
     add("Data passes", "Samples seen in training, over the size of the training split", passes)
     minutes = [_mean_cell(group, _reader("seconds"), 1 / 60, 1, std=False) for group in groups]
@@ -59,12 +63,28 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
     return Table.from_columns(columns, head_notes=notes)
 
 
+def metric_table(section: Section) -> Table | None:
+    """All metrics of the fused prediction of every method, mean ± std over seeds; None where there is but one."""
+    if len(section.metrics) < 2:
+        return None
+    columns = [("Method", [_name_cell(group.label) for group in section.groups])]
+    notes = {}
+    for form in map(metric_form, section.metrics):
+        cells = [_score_cell(group, _reader("test", form.name), form) for group in section.groups]
+        head = f"{form.heading}{' (%)' if form.is_rate else ''}"
+        columns.append((head, mark_best(cells, form.goodness)))
+        notes[head] = "larger is better" if form.larger_is_better else "smaller is better"
+    return Table.from_columns(columns, ["Fused prediction on the test split."], "Metrics", notes)
+
+
 def run_table(section: Section) -> Table:
     """A row per run, in the order of the groups."""
     scores = _score_columns(section, "test")
+    form = section.form
+    selected = form.head("Validation")
     heads = ["Method", "Seed", *(head for head, _, _ in scores), *(f"Ratio {pair}" for pair in section.pairs)]
     notes = {head: note for head, note, _ in scores} | {
-        "Validation (%)": "Fused accuracy on the validation split, by which the epoch was selected",
+        selected: "Fused score on the validation split, in the selected epoch",
         "Epoch": "The epoch selected on validation, and the number of epochs",
     }
     rows = []
@@ -72,16 +92,16 @@ def run_table(section: Section) -> Table:
         for run in group.runs:
             result = run.finished_result
             row = [_name_cell(group.label), Cell(str(result["seed"]), value=result["seed"])]
-            row += [_number_cell(read(run), 100, 1) for _, _, read in scores]
+            row += [_number_cell(read(run), form.factor, form.digits) for _, _, read in scores]
             row += [_number_cell(_reader("test", "ratio", pair)(run), 1, 2) for pair in section.pairs]
             epoch = result["best_epoch"] + 1
             row += [
-                _number_cell(result["validation"]["accuracy"], 100, 1),
+                _number_cell(_reader("validation", form.name)(run), form.factor, form.digits),
                 Cell(f"{epoch} of {result['epochs']}", value=epoch),
                 _number_cell(result["seconds"], 1 / 60, 1),
             ]
             rows.append(row)
-    return Table([*heads, "Validation (%)", "Epoch", "Minutes"], rows, head_notes=notes)
+    return Table([*heads, selected, "Epoch", "Minutes"], rows, head_notes=notes)
 
 
 def sortable(table: Table) -> Table:
@@ -97,20 +117,26 @@ def sortable(table: Table) -> Table:
 
 
 _PAPER_COLUMNS = {
-    "test_last_epoch": ("Last epoch (%)", "Fused accuracy on the test split after the last epoch"),
+    "test_last_epoch": ("Last epoch", "Fused score on the test split after the last epoch"),
     "test_best_epoch": (
-        "Best on test (%)",
-        "Largest fused test accuracy of all epochs: selected on the test split, hence optimistic",
+        "Best on test",
+        "Best fused test score of all epochs: selected on the test split, hence optimistic",
     ),
 }
 
 
 def _score_columns(section: Section, split: str) -> list[tuple[str, str, Read]]:
-    """Head, explanation and reader of each accuracy."""
-    columns = [("Fused (%)", "Accuracy of the fused prediction on the test split", _reader(split, "accuracy"))]
+    """Head, explanation and reader of the primary metric, fused and by modality."""
+    form = section.form
+    title = form.heading
+    better = "" if form.larger_is_better else "; smaller is better"
+    note = f"{title} of the fused prediction on the test split{better}"
+    columns = [(form.head("Fused"), note, _reader(split, form.name))]
     for name in section.modalities:
-        note = f"Accuracy of the logits of {name} alone, over the samples that have it"
-        columns.append((f"{name[:1].upper()}{name[1:]} (%)", note, _reader(split, "unimodal_accuracy", name)))
+        note = f"{title} of the logits of {name} alone, over the samples that have it{better}"
+        columns.append(
+            (form.head(f"{name[:1].upper()}{name[1:]}"), note, _reader(split, f"unimodal_{form.name}", name))
+        )
     return columns
 
 
@@ -142,6 +168,10 @@ def _mean_cell(group: MethodGroup, read: Read, factor: float, digits: int, *, st
     return Cell(f"{text}*" if missing else text, value=factor * mean.mean, note=note)
 
 
+def _score_cell(group: MethodGroup, read: Read, form: MetricForm) -> Cell:
+    return _mean_cell(group, read, form.factor, form.digits)
+
+
 def _number_cell(value: float | None, factor: float, digits: int) -> Cell:
     return Cell("–") if value is None else Cell(f"{factor * value:.{digits}f}", value=factor * value)
 
@@ -152,7 +182,7 @@ def _difference_cell(difference: Difference | str | None) -> Cell:
     if isinstance(difference, str):
         return Cell("–", note=difference)
     note = f"resampled over {difference.over}; {seeds_text(difference.seeds)}"
-    return Cell(difference.text(), value=100 * difference.mean, note=note)
+    return Cell(difference.text(), value=metric_form(difference.metric).factor * difference.mean, note=note)
 
 
 def _runs_cell(group: MethodGroup) -> Cell:

@@ -3,8 +3,7 @@
   const { sections, ratio_steps: ratioSteps } = JSON.parse(document.getElementById("curves").textContent);
   const exported = JSON.parse(document.getElementById("exports").textContent);
   const titles = {
-    accuracy: "validation accuracy (%)",
-    ratio: "ratio of accuracies (log scale)",
+    ratio: "ratio of modalities (log scale)",
     share: "training labels reshaped (%)",
   };
 
@@ -165,6 +164,17 @@
     const values = methods.flatMap((method) => (method.measures[measure] || []).flatMap((series) =>
       series.mean.flatMap((mean, i) => (mean === null ? [] : [mean - (series.spread[i] || 0), mean + (series.spread[i] || 0)]))
     ));
+    if (measure === "score" && values.length && !methods[0].score.rate) {
+      const [least, most] = [Math.min(...values), Math.max(...values)];
+      const raw = (most - least || Math.abs(most) || 1) / 4;
+      const power = 10 ** Math.floor(Math.log10(raw));
+      const step = power * [1, 2, 5, 10].find((size) => size * power >= raw);
+      const low = step * Math.floor(least / step);
+      const high = step * Math.max(Math.ceil(most / step), Math.floor(least / step) + 1);
+      const ticks = [];
+      for (let i = 0; i <= Math.round((high - low) / step); i++) ticks.push(Number((low + i * step).toPrecision(6)));
+      return { low, high, ticks, position: (value) => value };
+    }
     if (measure !== "ratio") {
       const whole = measure === "share" || !values.length;
       const low = whole ? 0 : Math.max(0, 10 * Math.floor(Math.min(...values) / 10));
@@ -205,11 +215,13 @@
     return segments;
   }
 
-  const format = (series, i, measure) => {
+  const titleOf = (method, measure) => (measure === "score" ? method.score.title : titles[measure]);
+
+  const format = (method, series, i, measure) => {
     if (series.mean[i] === null) return "–";
-    const digits = measure === "ratio" ? 2 : 1;
+    const digits = measure === "score" ? method.score.digits : measure === "ratio" ? 2 : 1;
     const spread = series.spread[i];
-    const unit = measure === "ratio" ? "" : " %";
+    const unit = measure === "ratio" || (measure === "score" && !method.score.rate) ? "" : " %";
     return series.mean[i].toFixed(digits) + (spread === null ? "" : ` ± ${spread.toFixed(digits)}`) + unit;
   };
 
@@ -226,10 +238,10 @@
     });
     const show = (i) => {
       epoch.textContent = String(method.epochs[i]);
-      for (const { series, value } of values) value.textContent = format(series, i, measure);
+      for (const { series, value } of values) value.textContent = format(method, series, i, measure);
     };
     const text = (i) => `epoch ${method.epochs[i]}: ` +
-      values.map(({ series }) => `${series.name} ${format(series, i, measure)}`).join(", ");
+      values.map(({ series }) => `${series.name} ${format(method, series, i, measure)}`).join(", ");
     return { list, show, text };
   }
 
@@ -253,9 +265,9 @@
 
     const svg = svgElement("svg", {
       viewBox: `0 0 ${width} ${height}`, tabindex: "0", role: "img",
-      "aria-label": `${titles[measure]} per epoch of ${method.label}; arrow keys read the values of an epoch`,
+      "aria-label": `${titleOf(method, measure)} per epoch of ${method.label}; arrow keys read the values of an epoch`,
     });
-    svg.append(svgElement("text", { x: 0, y: 11 }, titles[measure]));
+    svg.append(svgElement("text", { x: 0, y: 11 }, titleOf(method, measure)));
     for (const tick of axis.ticks) {
       const even = measure === "ratio" && tick === 1;
       svg.append(svgElement("line", { x1: area.left, x2: area.right, y1: round(y(tick)), y2: round(y(tick)), class: even ? "even" : "grid" }));

@@ -87,7 +87,7 @@ def draw_bars(made: ExperimentRuns, folder: Path) -> DrawnFigures:
                 accuracies = {f"accuracy_{modality}": value for modality, value in score["unimodal_accuracy"].items()}
                 rows.append({"method": row.label, "accuracy": score["accuracy"], **accuracies})
         if rows:
-            axes = figures.plot_methods(pd.DataFrame(rows), majority=data.majority_rate())
+            axes = figures.plot_methods(pd.DataFrame(rows), constant=data.constant_score())
             caption = f"{made.experiment.title}: test accuracy on {name}, every run as a circle."
             title = f"{name}: {made.experiment.title}, test accuracy in the epoch selected on validation"
             set_title(axes.get_figure(), title)
@@ -127,7 +127,7 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> Drawings:
     metrics = {label: read_group(records) for label, records in groups.items()}
     accuracy = "validation accuracy per epoch"
     return {
-        "accuracy": (accuracy, lambda: draw_panels(metrics, figures.plot_accuracy)),
+        "accuracy": (accuracy, lambda: draw_panels(metrics, figures.plot_scores)),
         "ratio": (_RATIO, lambda: draw_panels(metrics, figures.plot_ratio)),
     }
 

@@ -219,7 +219,7 @@ def _comparability(made: ExperimentRuns) -> str:
 
 def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
     methods = {row.label: bmlr.methods.get(row.method) for row in made.experiment.rows}
-    rates = ", ".join(f"{name} {100 * data.majority_rate():.1f} %" for name, data in made.data.items())
+    rates = ", ".join(f"{name} {100 * data.constant_score():.1f} %" for name, data in made.data.items())
     protocols = " and ".join(dict.fromkeys(data.protocol for data in made.data.values()))
     seeds = ", ".join(map(str, settings.seeds))
     noun = "seed" if len(settings.seeds) == 1 else "seeds"

@@ -11,7 +11,7 @@ try:
     from bmlr.runs._metrics import read_metrics
     from bmlr.runs._predictions import PredictionTable, read_predictions
     from bmlr.runs._records import RunRecord, find_runs, read_run, write_failure
-    from bmlr.runs._result import read_result
+    from bmlr.runs._result import metric_names, primary_score, read_result
     from bmlr.runs.settings import group_runs
 except ModuleNotFoundError as error:
     raise missing_extra(error) from error
@@ -25,6 +25,8 @@ __all__ = [
     "RunRecord",
     "find_runs",
     "group_runs",
+    "metric_names",
+    "primary_score",
     "read_metrics",
     "read_predictions",
     "read_result",

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bmlr.runs.layout import RESULT
 from bmlr.runs.storage import read_json
+from bmlr.tasks import metric_form
 
 _REMEDY = "Remove it and resume the run to have it written again."
 
 #: Entries of every result with their types, by the path to them.
 _ENTRIES: dict[str, Any] = {
     "data": str, "protocol": str, "method": str, "seed": int, "best_epoch": int, "epochs": int, "data_passes": float,
-    "majority_rate": float, "seconds": float, "digest": str, "samples": dict, "samples.train": int, "samples.val": int,
-    "samples.test": int, "test": dict, "test.accuracy": float, "test.unimodal_accuracy": dict, "test.ratio": dict,
-    "validation": dict, "validation.accuracy": float,
+    "seconds": float, "digest": str, "samples": dict, "samples.train": int, "samples.val": int, "samples.test": int,
+    "metric": str, "monitor": str, "test": dict, "test.ratio": dict, "validation": dict,
 }  # fmt: skip
-
-
-#: Accuracies, which are null where the targets are numbers.
-_NOT_FOR_NUMBERS = ("majority_rate", "test.accuracy", "validation.accuracy")
 
 
 def read_result(directory: Path) -> dict[str, Any]:
     """Read and check the ``result.json`` of a run.
 
     Returns:
-        The entries. Accuracies of modalities that no sample has, and of numbers, are NaN, in the file null.
+        The entries. A metric that is not defined, such as of a modality that no sample has, is NaN, in the file null.
+        Results from before there were metrics beside accuracy are read as well.
 
     Raises:
         FileNotFoundError: If the run has no result.
@@ -39,25 +37,55 @@ def read_result(directory: Path) -> dict[str, Any]:
         result = read_json(path)
     except ValueError as error:
         raise ValueError(f"{error} {_REMEDY}") from error
+    _fill_older(result)
+    metric = result["metric"]
     for name, kind in _ENTRIES.items():
         _check_entry(result, name, kind, path)
+    _check_entry(result, f"test.unimodal_{metric}", dict, path)
+    if metric == "accuracy":  # others may be undefined, as of a label that never occurs
+        for name in ("constant_score", "test.accuracy", "validation.accuracy"):
+            _check_entry(result, name, float, path)
     for name in ("test", "validation", "test_last_epoch", "test_best_epoch"):
         if (score := result.get(name)) is not None:
             _check_score(score, f"{path}: {name}")
-            accuracies = score.get("unimodal_accuracy") or {}
-            score["accuracy"] = math.nan if score.get("accuracy") is None else score["accuracy"]
-            score["unimodal_accuracy"] = {u: math.nan if value is None else value for u, value in accuracies.items()}
-    result["majority_rate"] = math.nan if result["majority_rate"] is None else result["majority_rate"]
+            _fill_undefined(score, metric)
+    if result.get("constant_score") is None:
+        result["constant_score"] = math.nan
     return result
+
+
+def _fill_older(result: dict[str, Any]) -> None:
+    """Entries of a result from before there were metrics beside accuracy."""
+    result.setdefault("metric", "accuracy")
+    result.setdefault("monitor", result["metric"])
+    if "majority_rate" in result:
+        result["constant_score"] = result.pop("majority_rate")
+
+
+def _fill_undefined(score: dict[str, Any], metric: str) -> None:
+    """NaN for null."""
+    for name in dict.fromkeys([metric, *metric_names(score)]):
+        if score.get(name) is None:
+            score[name] = math.nan
+        values = score.get(f"unimodal_{name}") or {}
+        score[f"unimodal_{name}"] = {u: math.nan if value is None else value for u, value in values.items()}
+
+
+def metric_names(score: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics in a score of a result, the primary one first."""
+    return [name for name in score if f"unimodal_{name}" in score]
+
+
+def primary_score(score: Mapping[str, Any], metric: str) -> tuple[float, dict[str, float]]:
+    """Fused and unimodal values of a metric in a score of a result."""
+    return float(score[metric]), dict(score.get(f"unimodal_{metric}") or {})
 
 
 def _check_entry(result: dict[str, Any], name: str, kind: Any, path: Path) -> None:
     value: Any = result
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
-    if kind is float and value is None and name in _NOT_FOR_NUMBERS:
-        fits = isinstance(result.get("test"), dict) and "metrics" in result["test"]
-    elif kind is float:
+    if kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     else:
         fits = isinstance(value, kind) and not isinstance(value, bool)
@@ -69,15 +97,16 @@ def _check_entry(result: dict[str, Any], name: str, kind: Any, path: Path) -> No
 
 
 def _check_score(score: Any, where: str) -> None:
-    """Raise unless accuracies are in [0, 1] and ratios non-negative.
+    """Raise unless metrics are numbers, rates are in [0, 1] and ratios are non-negative.
 
-    None stands for a modality that no sample has, and for a ratio by zero.
+    None stands for a metric that is not defined, and for a ratio by zero.
     """
-    accuracies = {"accuracy": score.get("accuracy"), **(score.get("unimodal_accuracy") or {})}
-    for name, value in accuracies.items():
-        absent = value is None and (name != "accuracy" or "metrics" in score)
-        if not absent and not (isinstance(value, (int, float)) and 0 <= value <= 1):
-            raise ValueError(f"{where} should hold accuracies in [0, 1]. Found {name} = {value!r}.")
+    for metric in metric_names(score):
+        form = metric_form(metric)
+        for name, value in {metric: score[metric], **(score[f"unimodal_{metric}"] or {})}.items():
+            if value is not None and not (isinstance(value, (int, float)) and (not form.is_rate or 0 <= value <= 1)):
+                allowed = f"{form.title} in [0, 1]" if form.is_rate else f"{form.title} as a number"
+                raise ValueError(f"{where} should hold {allowed}. Found {name} = {value!r}.")
     for name, value in (score.get("ratio") or {}).items():
         if value is not None and not (isinstance(value, (int, float)) and value >= 0):
             raise ValueError(f"{where} should hold non-negative ratios. Found {name} = {value!r}.")

@@ -12,6 +12,9 @@ from bmlr.config import TrainerOptions, resolve_class
 from bmlr.data import MultimodalData
 from bmlr.runs._records import RunRecord
 
+#: Settings that only a finished run names: version of the package, and content of the data.
+_ORIGIN = ("bmlr", "data.content")
+
 
 def group_runs(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     """Group the seeds of each configuration, by label.
@@ -83,7 +86,8 @@ def data_settings(record: RunRecord) -> dict[str, Any]:
             "init_args": parameters,
             "samples": result["samples"],
             "content": result.get("data_content"),
-            "majority rate": round(float(result["majority_rate"]), 6),
+            "metric": result["metric"],
+            "score of a constant prediction": round(float(result["constant_score"]), 6),
         }
     )
 
@@ -125,7 +129,13 @@ def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 def _label(group: Mapping[str, Any], all_groups: Sequence[Mapping[str, Any]]) -> str:
     """Name of the method, with the settings that its groups differ in."""
     same_method = [flat for flat in all_groups if flat["method.class_path"] == group["method.class_path"]]
-    different = [key for key in group if len({settings_key(flat.get(key)) for flat in same_method}) > 1]
+    # An unfinished run has no origin yet, which says nothing of it.
+    different = [
+        key
+        for key in group
+        if len({settings_key(flat.get(key)) for flat in same_method}) > 1
+        and not (key in _ORIGIN and group[key] is None)
+    ]
     distinctive = {
         key.removeprefix("method.init_args."): text_of(group[key])
         for key in different
@@ -146,7 +156,7 @@ def _origin(record: RunRecord) -> tuple[str | None, str | None]:
 
 def _origin_settings(members: Sequence[RunRecord]) -> dict[str, str | None]:
     version, content = next((_origin(record) for record in members if record.result is not None), (None, None))
-    return {"bmlr": version, "data.content": content and content[:8]}
+    return dict(zip(_ORIGIN, (version, content and content[:8]), strict=True))
 
 
 def _class_name(flat: Mapping[str, Any]) -> str:

@@ -80,6 +80,10 @@ class Task(ABC):
     def label_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss of each sample, shape (B,), from labels of the shape of the logits."""
 
+    @abstractmethod
+    def constant_score(self, targets: Tensor) -> float:
+        """Primary metric of the best constant prediction for these targets."""
+
     def has_target(self, targets: Tensor) -> Tensor | None:
         """Samples with a target, boolean, shape (B,); None for all."""
         return None

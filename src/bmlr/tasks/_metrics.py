@@ -27,9 +27,9 @@ _LEFT_OUT = -1
 def multiclass_metrics(num_classes: int, ignore_index: int | None) -> MetricCollection:
     """Metrics of classes."""
     left_out = _Ignoring(ignore_index)
-    accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=_LEFT_OUT)
-    f1 = MulticlassF1Score(num_classes, average="macro", ignore_index=_LEFT_OUT)
-    calibration = MulticlassCalibrationError(num_classes, n_bins=15, ignore_index=_LEFT_OUT)
+    accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=_LEFT_OUT, validate_args=False)
+    f1 = MulticlassF1Score(num_classes, average="macro", ignore_index=_LEFT_OUT, validate_args=False)
+    calibration = MulticlassCalibrationError(num_classes, n_bins=15, ignore_index=_LEFT_OUT, validate_args=False)
     return _collect(
         {
             "accuracy": LambdaInputTransformer(accuracy, _largest, left_out),
@@ -43,11 +43,11 @@ def multiclass_metrics(num_classes: int, ignore_index: int | None) -> MetricColl
 
 def multilabel_metrics(num_labels: int) -> MetricCollection:
     """Metrics of labels."""
-    f1 = MultilabelF1Score(num_labels, average="macro")
+    f1 = MultilabelF1Score(num_labels, average="macro", validate_args=False)
     return _collect(
         {
-            "auroc": LabelMean(binary_auroc, needs_absence=True),
-            "mean_average_precision": LabelMean(binary_average_precision),
+            "auroc": LabelMean(num_labels, binary_auroc, needs_absence=True),
+            "mean_average_precision": LabelMean(num_labels, binary_average_precision),
             "macro_f1": LambdaInputTransformer(f1, _sigmoid, Tensor.long),
         }
     )
@@ -69,11 +69,11 @@ def sentiment_metrics() -> MetricCollection:
     """Metrics of sentiment from −3 to 3."""
     numbers = _Columns(1)
     f1 = {
-        convention: MulticlassF1Score(2, average="weighted", ignore_index=_LEFT_OUT)
+        convention: MulticlassF1Score(2, average="weighted", ignore_index=_LEFT_OUT, validate_args=False)
         for convention in ("nonnegative", "positive")
     }
-    accuracy = {convention: BinaryAccuracy(ignore_index=_LEFT_OUT) for convention in f1}
-    seven = MulticlassAccuracy(7, average="micro")
+    accuracy = {convention: BinaryAccuracy(ignore_index=_LEFT_OUT, validate_args=False) for convention in f1}
+    seven = MulticlassAccuracy(7, average="micro", validate_args=False)
     return _collect(
         {
             "acc2_nonnegative": LambdaInputTransformer(accuracy["nonnegative"], _is_nonnegative, _is_nonnegative),
@@ -149,20 +149,24 @@ class LabelMean(Metric):
     probabilities: list[Tensor]
     targets: list[Tensor]
 
-    def __init__(self, metric: Callable[[Tensor, Tensor], Tensor], *, needs_absence: bool = False) -> None:
+    def __init__(
+        self, num_labels: int, metric: Callable[[Tensor, Tensor], Tensor], *, needs_absence: bool = False
+    ) -> None:
         super().__init__()
-        self.metric, self.needs_absence = metric, needs_absence
+        self.num_labels, self.metric, self.needs_absence = num_labels, metric, needs_absence
         self.add_state("probabilities", [], dist_reduce_fx="cat")
         self.add_state("targets", [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add logits and targets, shape (B, L)."""
-        self.probabilities.append(_sigmoid(logits))
-        self.targets.append(targets.long())
+        # Flat and of one type: those of a process without samples are so, in the exchange of distributed training.
+        self.probabilities.append(_sigmoid(logits).flatten())
+        self.targets.append(targets.float().flatten())
 
     def compute(self) -> Tensor:
         """The mean over the usable labels."""
-        probabilities, targets = dim_zero_cat(self.probabilities), dim_zero_cat(self.targets)
+        probabilities = dim_zero_cat(self.probabilities).view(-1, self.num_labels)
+        targets = dim_zero_cat(self.targets).view(-1, self.num_labels).long()
         usable = targets.amax(0) == 1
         if self.needs_absence:
             usable &= targets.amin(0) == 0

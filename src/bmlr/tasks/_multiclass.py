@@ -161,6 +161,12 @@ class Multiclass(Classification):
 
         return multiclass_metrics(self.num_classes, self.ignore_index)
 
+    def constant_score(self, targets: Tensor) -> float:
+        """Fraction of the most frequent class."""
+        has_target = self.has_target(targets)
+        classes = self.class_indices(targets if has_target is None else targets[has_target])
+        return float(torch.bincount(classes, minlength=self.num_classes).max() / len(classes))
+
     def choice_logits(self, logits: Tensor) -> Tensor:
         """The logits, shape (B, C)."""
         return logits

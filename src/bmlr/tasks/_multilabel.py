@@ -115,6 +115,11 @@ class MultiLabel(Classification):
 
         return multilabel_metrics(self.num_labels)
 
+    def constant_score(self, targets: Tensor) -> float:
+        """Mean rate of the labels that occur, the average precision of constant probabilities."""
+        rates = targets.double().mean(0)
+        return float(rates[rates > 0].mean())
+
     def choice_logits(self, logits: Tensor) -> Tensor:
         """Logits (0, ℓ) of absent and there, shape (B·L, 2)."""
         flat = logits.flatten()

@@ -108,6 +108,11 @@ class Regression(Task):
         """The targets, shape (B, K)."""
         return targets.reshape(-1, self.num_outputs)
 
+    def constant_score(self, targets: Tensor) -> float:
+        """Mean absolute error of the median."""
+        values = self.labels(targets).double()
+        return float((values - values.median(dim=0).values).abs().mean())
+
     def metrics(self) -> MetricCollection:
         """Mean absolute error, root mean squared error and Pearson's correlation."""
         from bmlr.tasks._metrics import regression_metrics

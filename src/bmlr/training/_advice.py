@@ -30,11 +30,12 @@ def describe_run(config: RunConfig, *, parameters: int, steps: int, threads: int
     data, epochs = config.model_data, config.trainer.epochs or 1
     sizes = ", ".join(f"{len(data.split(split))} {split}" for split in SPLITS)
     kept = 2 * 4 * parameters  # weights of the best and the last epoch
+    epochs_text = f"{epochs} epoch{'' if epochs == 1 else 's'} of {steps} step{'' if steps == 1 else 's'}"
     checkpoints = 2 * (1 if config.optimizer.name == "sgd" else 3) * 4 * parameters
     noun = "thread" if threads == 1 else "threads"
     return (
-        f"{type(config.method).__name__} on {data.name} ({sizes} samples): {parameters:,} parameters, {epochs} epochs "
-        f"of {steps} steps, {threads} {noun} on {device}, {format_size(kept)} on disk and {format_size(checkpoints)} "
+        f"{type(config.method).__name__} on {data.name} ({sizes} samples): {parameters:,} parameters, {epochs_text}, "
+        f"{threads} {noun} on {device}, {format_size(kept)} on disk and {format_size(checkpoints)} "
         "more while it trains."
     )
 
@@ -63,7 +64,8 @@ def advise(config: RunConfig, steps: int, threads: int) -> list[str]:
         )
     counts = {split: len(data.split(split)) for split in ("val", "test")}
     remarks += [
-        f"The {split} split has {count} samples: one of them is {format_percent(1 / max(1, count))} of its accuracy."
+        f"The {split} split has {count} sample{'' if count == 1 else 's'}: one of them is "
+        f"{format_percent(1 / max(1, count))} of its score."
         for split, count in counts.items()
         if count < _FEW_SAMPLES
     ]

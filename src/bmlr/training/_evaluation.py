@@ -12,7 +12,7 @@ from torch import Tensor
 from bmlr.batch import as_batch
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
-from bmlr.training._scores import Score, ScoreMetric, flatten_score, merit
+from bmlr.training._scores import Score, ScoreMetric, flatten_score
 
 
 class NoLoaders(CombinedLoader):
@@ -49,6 +49,13 @@ class EvaluatedModule(lightning.LightningModule):
         self.val_score: Score | None = None
         self.test_score: Score | None = None
         self._metric = ScoreMetric(model.modalities, model.task)
+        #: Metric by which epochs are compared; ``None`` is the task's primary.
+        self.monitor: str | None = None
+
+    @property
+    def monitored(self) -> str:
+        """Metric by which epochs are compared."""
+        return self.monitor or self.model.task.primary
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Prediction:
         """Predictions of the method.
@@ -67,10 +74,7 @@ class EvaluatedModule(lightning.LightningModule):
         """Compute the score and log it; within training only for the progress bar and callbacks."""
         self.val_score = self._finish_score()
         if self.trainer.state.fn == "fit":
-            primary = self.model.task.primary
-            value = self.val_score.metrics["fused"][primary] if self.val_score.metrics else self.val_score.accuracy
-            self.log(f"val_{primary}", value, prog_bar=True, logger=False)
-            self.log("val_merit", merit(self.val_score.as_dict(), self.model.task), logger=False)
+            self.log(f"val_{self.monitored}", self.val_score.metrics[self.monitored], prog_bar=True, logger=False)
         else:
             self._log_score("val", self.val_score)
 

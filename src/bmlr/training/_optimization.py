@@ -15,6 +15,7 @@ from bmlr.methods import EpochPlan, Method
 from bmlr.modality_dropout import ModalityDropout, check_dropout
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import check_clipping, clip_gradients
+from bmlr.tasks import metric_form
 from bmlr.training._evaluation import EvaluatedModule
 from bmlr.training._warm_up import WarmUp
 from bmlr.training.loader import planned_requests
@@ -62,13 +63,16 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         """The optimiser over model and method, and its schedule per epoch."""
         self.check_options()
         options = self.optimizer_options
+        larger = metric_form(self.monitored).larger_is_better
         optimizer = options.optimizer(self.model, self.method.parameters())
         if options.warmup_steps:
             self._warm_up = WarmUp(optimizer, options.warmup_steps, lambda: self.trainer.global_step)
-        schedule = options.scheduler(optimizer, self.trainer.max_epochs or 1, self._count_steps)
+        schedule = options.scheduler(
+            optimizer, self.trainer.max_epochs or 1, self._count_steps, larger_is_better=larger
+        )
         if schedule is None:
             return optimizer
-        config = {"scheduler": schedule, "interval": options.interval, "monitor": "val_merit"}
+        config = {"scheduler": schedule, "interval": options.interval, "monitor": f"val_{self.monitored}"}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _count_steps(self) -> int:

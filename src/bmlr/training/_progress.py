@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 
 from bmlr.config import RunConfig
-from bmlr.tables import format_duration, format_percent
+from bmlr.tables import format_duration
+from bmlr.tasks import metric_form
 from bmlr.training._advice import advise, advise_on_labels, describe_run
 from bmlr.training._module import BalancedModule
-from bmlr.training._scores import Score
 from bmlr.training._threads import choose_threads
 
 _log = logging.getLogger("bmlr.training")
@@ -108,11 +108,12 @@ class _ProgressBar(RichProgressBar):
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
-        """The metrics without Lightning's version of the log, and accuracies in the form of people."""
+        """The metrics without Lightning's version of the log, and scores in the form of people."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        if isinstance(accuracy := metrics.pop("val_accuracy", None), float):
-            metrics["validation"] = format_percent(accuracy)
+        name = pl_module.monitored if isinstance(pl_module, BalancedModule) else ""
+        if isinstance(value := metrics.pop(f"val_{name}", None), float):
+            metrics[f"validation {metric_form(name).title}"] = metric_form(name).text(value)
         return dict(metrics)
 
 
@@ -125,20 +126,12 @@ class _EpochLines(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, BalancedModule) and pl_module.val_score is not None:
             score = pl_module.val_score
+            name = pl_module.monitored
+            form = metric_form(name)
+            alone = ", ".join(f"{u} {form.text(metrics[name])}" for u, metrics in score.unimodal_metrics.items())
             self.console.print(
                 f"epoch {pl_module.epochs_done + 1}/{trainer.max_epochs}: "
-                f"validation {_describe_score(score, pl_module.model.task.primary)}",
+                f"validation {form.title} {form.text(score.metrics[name])} ({alone})",
                 highlight=False,
                 soft_wrap=True,
             )
-
-
-def _describe_score(score: Score, primary: str) -> str:
-    """Primary metric of the fused and the unimodal predictions."""
-    if not score.metrics:
-        alone = ", ".join(f"{name} {format_percent(value)}" for name, value in score.unimodal_accuracy.items())
-        return f"accuracy {format_percent(score.accuracy)} ({alone})"
-    values = {name: metrics[primary] for name, metrics in score.metrics.items()}
-    fused = values.pop("fused")
-    alone = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-    return f"{primary} {fused:.3f} ({alone})"

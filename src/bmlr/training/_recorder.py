@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from bmlr.runs.storage import (
     write_checkpoint,
     write_json,
 )
+from bmlr.tasks import metric_form
 from bmlr.training._checkpoints import Checkpoint
 from bmlr.training._directory import RunResult, remove_checkpoints
 from bmlr.training._module import BalancedModule
 from bmlr.training._reading import split_batches
-from bmlr.training._scores import Score, evaluate, merit
+from bmlr.training._scores import Score, evaluate
 from bmlr.training._termination import Termination
 from bmlr.training._trainer import software_versions
 from bmlr.training._weights import load_weights, read_run_weights, save_weights
@@ -87,11 +89,15 @@ class Recorder:
             raise RunError("The validation split was not scored.")
         if self.config.data.protocol == "paper":
             self.test_scores.append(self._score(module, "test").as_dict())
-        task, validation = module.model.task, score.as_dict()
-        if self.best is None or merit(validation, task) > merit(self.best["validation"], task):
-            self.best = {"epoch": module.epochs_done, "validation": validation}
+        if self.best is None or self._is_better(module, score):
+            self.best = {"epoch": module.epochs_done, "validation": score.as_dict()}
             if module.trainer.is_global_zero:
                 save_weights(self.directory / "best.safetensors", module.model, module.method)
+
+    def _is_better(self, module: BalancedModule, score: Score) -> bool:
+        """Whether a validation score is better than that of the best epoch."""
+        name, best = module.monitored, (self.best or {})["validation"]
+        return metric_form(name).is_better(score.metrics[name], best[name])
 
     def checkpoint_step(self, module: BalancedModule) -> None:
         """Write a checkpoint where one is due; stop where requested.
@@ -174,11 +180,9 @@ class Recorder:
         return RunResult(self.directory, content)
 
     def _predict_test(self, module: BalancedModule, check: Callable[[], None]) -> Score:
-        """Score the test split and write the predicted classes, if it is classes."""
-        if module.model.task.name != "multiclass":
-            return self._score(module, "test", lambda *_: check())
+        """Score the test split and write the predicted classes."""
         samples = len(self.config.model_data.split("test"))
-        predictions = PredictionTable(module.model.modalities, samples, module.device)
+        predictions = PredictionTable(module.model.modalities, samples, module.device, task=module.model.task)
 
         def on_batch(prediction: Prediction, batch: Batch) -> None:
             predictions.add(prediction, batch)
@@ -205,12 +209,14 @@ class Recorder:
             "classes": list(data.classes),
             "method": type(module.method).__name__,
             "seed": self.config.seed,
+            "metric": test.metric,
+            "monitor": module.monitored,
             "test": test.as_dict(),
             "validation": best["validation"],
             "best_epoch": best["epoch"],
             "epochs": len(history),
             "data_passes": round(float(history["samples"].sum()) / len(data.split("train")), 3),
-            "majority_rate": data.majority_rate("test"),
+            "constant_score": data.constant_score("test"),
             "reshaped_share": {
                 name: history[f"train_reshaped_{name}"].tolist()
                 for name in module.model.modalities
@@ -228,9 +234,9 @@ class Recorder:
             "versions": software_versions(),
         }
         if self.test_scores:
-            epoch = max(
-                range(len(self.test_scores)), key=lambda number: merit(self.test_scores[number], module.model.task)
-            )
+            form = metric_form(test.metric)
+            values = [form.goodness(score[test.metric]) for score in self.test_scores]
+            epoch = max(range(len(values)), key=lambda number: (not math.isnan(values[number]), values[number]))
             content["test_last_epoch"] = self.test_scores[-1]
             content["test_best_epoch"] = {"epoch": epoch, **self.test_scores[epoch]}
         return content

@@ -1,4 +1,4 @@
-"""Accuracy of the fused and the unimodal predictions, and their ratios."""
+"""Metrics of the fused and the unimodal predictions, and the ratios of the modalities."""
 
 from __future__ import annotations
 
@@ -7,73 +7,63 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics import MetricCollection, SumMetric
 
+from bmlr._checks import nearest_name
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
-from bmlr.tasks import Classification, Task, joint_mask
+from bmlr.tasks import Task, metric_form
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Accuracy and balance of a model on one split of the data.
+    """Metrics and balance of a model on one split of the data.
 
     Attributes:
-        accuracy: Fraction of samples whose class has the largest fused logit; of several labels the fraction that is
-            predicted right; NaN for numbers.
-        unimodal_accuracy: The same for the logits of each modality, over the samples that have it.
+        metric: Name of the primary metric, such as ``accuracy``.
+        metrics: Metrics of the fused prediction, by name.
+        unimodal_metrics: The same of each modality's logits, over the samples that have it, by modality.
         samples: Number of samples.
-        metrics: Metrics of the task, by name, of ``fused`` and each modality; empty for classes.
     """
 
-    accuracy: float
-    unimodal_accuracy: dict[str, float]
+    metric: str
+    metrics: dict[str, float]
+    unimodal_metrics: dict[str, dict[str, float]]
     samples: int
-    metrics: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fused(self) -> float:
+        """Primary metric of the fused prediction."""
+        return self.metrics[self.metric]
+
+    @property
+    def unimodal(self) -> dict[str, float]:
+        """Primary metric of each modality."""
+        return {name: metrics[self.metric] for name, metrics in self.unimodal_metrics.items()}
 
     @property
     def ratio(self) -> dict[str, float | None]:
-        """Accuracy ratio of every pair of modalities, keyed ``audio/image``.
+        """Ratio of the primary metric of every pair of modalities, keyed ``audio/image``.
 
-        1 is balanced. None where the denominator is zero.
+        1 is balanced; above it the first is ahead, also where errors are compared. None where the denominator is zero.
         """
-        return {
-            f"{a}/{b}": self.unimodal_accuracy[a] / self.unimodal_accuracy[b] if self.unimodal_accuracy[b] else None
-            for a, b in itertools.combinations(self.unimodal_accuracy, 2)
-        }
+        values, larger = self.unimodal, metric_form(self.metric).larger_is_better
+        quotients = {f"{a}/{b}": (a, b) if larger else (b, a) for a, b in itertools.combinations(values, 2)}
+        return {pair: values[a] / values[b] if values[b] else None for pair, (a, b) in quotients.items()}
 
     def as_dict(self) -> dict[str, object]:
-        """The score as plain data, for ``result.json``."""
-        return {
-            "accuracy": self.accuracy,
-            "unimodal_accuracy": self.unimodal_accuracy,
-            "ratio": self.ratio,
-            "samples": self.samples,
-            **({"metrics": self.metrics} if self.metrics else {}),
-        }
-
-
-def merit(score: Mapping[str, Any], task: Task) -> float:
-    """Number by which epochs are chosen, larger for a better score; −∞ if it is NaN.
-
-    It is the accuracy of classes, and the primary metric of other tasks, with its sign turned where smaller is better.
-
-    Args:
-        score: A score as plain data.
-        task: The task it is of.
-    """
-    if not score.get("metrics"):
-        return float(score["accuracy"])
-    value = score["metrics"]["fused"][task.primary]
-    if value is None or math.isnan(value):
-        return -math.inf
-    return float(value) if task.larger_is_better else -float(value)
+        """The score as plain data, for ``result.json``: each metric, and as ``unimodal_…`` that of each modality."""
+        content: dict[str, object] = {}
+        for name, value in self.metrics.items():
+            content[name] = value
+            content[f"unimodal_{name}"] = {u: metrics[name] for u, metrics in self.unimodal_metrics.items()}
+        return content | {"ratio": self.ratio, "samples": self.samples}
 
 
 class ScoreMetric(nn.Module):
@@ -88,68 +78,58 @@ class ScoreMetric(nn.Module):
         super().__init__()
         self.modalities, self.task = tuple(modalities), task
         # A prefix: the names of modules may not be those of attributes, such as "train", which a modality may have.
-        self._means = nn.ModuleDict({f"accuracy_{name}": MeanMetric() for name in ("fused", *self.modalities)})
-        # Accuracy is all that is asked of classes here: further metrics of every batch would cost time.
-        metrics = {} if task.name == "multiclass" else {name: task.metrics() for name in ("fused", *self.modalities)}
-        self._metrics = nn.ModuleDict({f"metrics_{name}": collection for name, collection in metrics.items()})
-        self._samples = SumMetric()
+        names = ("fused", *self.modalities)
+        self._metrics = nn.ModuleDict({f"metrics_{name}": task.metrics() for name in names})
+        self._samples = nn.ModuleDict({f"samples_{name}": SumMetric() for name in names})
+        self._places = list(dict.fromkeys([task.primary, *map(str, task.metrics())]))
         self.reset()
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
-        """Add a batch."""
+        """Add a batch.
+
+        Raises:
+            ValueError: If its targets are none of the task.
+        """
+        self.task.check_targets(batch.targets, len(batch))
         self._add("fused", prediction.logits, batch.targets, None)
         for name, logits in prediction.unimodal_logits.items():
             self._add(name, logits, batch.targets, (batch.present or {}).get(name))
-        self._samples.update(len(batch))
 
     def compute(self) -> Score:
         """The score so far; NaN for a modality without samples."""
-        values = {name: float(self._mean(name).compute()) for name in ("fused", *self.modalities)}
-        metrics = {name: self._compute_metrics(name, math.isnan(mean)) for name, mean in values.items()}
-        if not isinstance(self.task, Classification):
-            values = dict.fromkeys(values, math.nan)
-        samples = int(self._samples.compute())
-        return Score(values.pop("fused"), values, samples, metrics if self._metrics else {})
+        values = {name: self._compute(name) for name in ("fused", *self.modalities)}
+        samples = int(self._counter("fused").compute())
+        return Score(self.task.primary, values.pop("fused"), values, samples)
 
     def reset(self) -> None:
         """Remove all batches."""
-        self._samples.reset()
-        self._samples.update(0.0)
         for name in ("fused", *self.modalities):
-            # An update of no weight: a process without a sample of a modality takes part in the sum all the same,
-            # and torchmetrics would warn of a metric that was never updated.
-            self._mean(name).reset()
-            self._mean(name).update(0.0, 0.0)
-        for collection in self._metrics.values():
-            cast("MetricCollection", collection).reset()
+            self._collection(name).reset()
+            self._counter(name).reset()
+            self._counter(name).update(0.0)
 
-    def _mean(self, name: str) -> MeanMetric:
-        return cast("MeanMetric", self._means[f"accuracy_{name}"])
+    def _collection(self, name: str) -> MetricCollection:
+        return cast("MetricCollection", self._metrics[f"metrics_{name}"])
+
+    def _counter(self, name: str) -> SumMetric:
+        return cast("SumMetric", self._samples[f"samples_{name}"])
+
+    def _compute(self, name: str) -> dict[str, float]:
+        """Metrics by name, the primary first."""
+        if not self._counter(name).compute():  # the same in all processes
+            return dict.fromkeys(self._places, math.nan)
+        with warnings.catch_warnings():
+            # A process without a sample of a modality takes part in the exchange all the same.
+            warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric")
+            values = self._collection(name).compute()
+        return {place: float(values[place]) for place in self._places}
 
     def _add(self, name: str, logits: Tensor, targets: Tensor, mask: Tensor | None) -> None:
-        task, mask = self.task, joint_mask(mask, self.task.has_target(targets))
-        if isinstance(task, Classification):
-            hits = (task.choice_logits(logits).argmax(1) == task.class_indices(targets)).float()
-            hits = task.per_sample(hits)
-        else:
-            hits = torch.zeros(len(logits), device=logits.device)  # whose weights count the samples
-        self._mean(name).update(hits, 1.0 if mask is None else mask.float())
-        if self._metrics:
-            collection = cast("MetricCollection", self._metrics[f"metrics_{name}"])
-            if mask is None or mask.any():
-                rows = slice(None) if mask is None else mask
-                collection.update(logits[rows], targets[rows])
-
-    def _compute_metrics(self, name: str, is_empty: bool) -> dict[str, float]:
-        """Metrics of the task; NaN for a modality without samples."""
-        if not self._metrics:
-            return {}
-        collection = cast("MetricCollection", self._metrics[f"metrics_{name}"])
-        if is_empty:
-            return {str(metric): math.nan for metric in collection}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a process that has none of the samples, for which others wait
-            return {metric: float(value) for metric, value in collection.compute().items()}
+        if mask is not None:
+            logits, targets = logits[mask], targets[mask]
+        if len(targets):
+            self._collection(name).update(logits, targets)
+        self._counter(name).update(len(targets))
 
 
 @torch.no_grad()
@@ -188,14 +168,25 @@ def evaluate(
     return score
 
 
+def check_monitor(name: str | None, task: Task) -> str | None:
+    """Metric by which epochs are compared; None is the primary one.
+
+    Raises:
+        ValueError: If the task has no such metric; the message names those it has.
+    """
+    names = [str(name) for name in task.metrics()]
+    if name is not None and name not in names:
+        raise ValueError(
+            f"Parameter `monitor` should be a metric of the task: {', '.join(names)}. Found `monitor = {name!r}`."
+            f"{nearest_name(name, names)}"
+        )
+    return name
+
+
 def flatten_score(prefix: str, score: Score) -> Mapping[str, float]:
     """The score as one number per name, for loggers."""
     flat: dict[str, float] = {}
-    if not math.isnan(score.accuracy):
-        flat |= {f"{prefix}_ratio_{pair.replace('/', '_')}": value for pair, value in score.ratio.items() if value}
-        flat |= {f"{prefix}_accuracy": score.accuracy}
-        flat |= {f"{prefix}_accuracy_{name}": value for name, value in score.unimodal_accuracy.items()}
-    for name, metrics in score.metrics.items():
-        suffix = "" if name == "fused" else f"_{name}"
-        flat |= {f"{prefix}_{metric}{suffix}": value for metric, value in metrics.items()}
-    return flat
+    for metric, value in score.metrics.items():
+        flat[f"{prefix}_{metric}"] = value
+        flat |= {f"{prefix}_{metric}_{name}": metrics[metric] for name, metrics in score.unimodal_metrics.items()}
+    return flat | {f"{prefix}_ratio_{pair.replace('/', '_')}": value for pair, value in score.ratio.items() if value}

@@ -26,6 +26,7 @@ from bmlr.methods import Method
 from bmlr.modality_dropout import ModalityDropout
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import RunError
+from bmlr.tasks import metric_form
 from bmlr.training._checkpoints import LoadedCheckpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
 from bmlr.training._errors import translate_errors
@@ -34,6 +35,7 @@ from bmlr.training._loggers import finish_loggers, start_loggers
 from bmlr.training._module import BalancedModule
 from bmlr.training._processes import is_first_process
 from bmlr.training._recorder import Recorder
+from bmlr.training._scores import check_monitor
 from bmlr.training._termination import RunWatch, Termination
 from bmlr.training._threads import restored_threads
 from bmlr.training._trainer import make_trainer, silence_lightning
@@ -61,7 +63,7 @@ def train(
     * ``best.safetensors``, ``last.safetensors``: weights of the selected and the last epoch;
     * ``data.json``, ``data.safetensors``: what new files need to be read as the training data was;
     * ``last.ckpt``, ``previous.ckpt``: the last two checkpoints, until the run is finished;
-    * ``predictions.safetensors``: predicted classes of the test split in the selected epoch;
+    * ``predictions.safetensors``: predictions for the test split in the selected epoch;
     * ``nonfinite.json``: losses and gradients that were not finite, if there were any;
     * ``result.json``, written last: the result.
 
@@ -70,8 +72,9 @@ def train(
     interruption.
 
     Under the ``clean`` protocol of a data set, the test split is read once, at the end, with the weights of the
-    selected epoch (the first of the best validation accuracy). Under ``paper`` it is also scored after every epoch, as
-    the papers do, and the result shows the last and the best of these scores.
+    selected epoch: the first of the best validation score, by the metric ``trainer.monitor`` or the task's primary one,
+    of classes accuracy. Under ``paper`` it is also scored after every epoch, as the papers do, and the result shows the
+    last and the best of these scores.
 
     Args:
         data: Data set.
@@ -213,7 +216,10 @@ def make_module(config: RunConfig) -> BalancedModule:
     module.modality_dropout = (
         ModalityDropout(options.modality_dropout, config.seed) if options.modality_dropout else None
     )
+    module.monitor = check_monitor(options.monitor, module.model.task)
     module.check_options()
+    better = metric_form(module.monitored).larger_is_better
+    config.optimizer.check(config.trainer.epochs or 1, larger_is_better=better)
     # Convert to float64 before a checkpoint is loaded: Lightning converts after, and would round the loaded weights
     # to float32.
     return module.double() if config.trainer.precision == "64-true" else module
