@@ -29,11 +29,11 @@ def test_a_regressor_of_three_modalities_goes_all_the_way(tmp_path, monkeypatch,
     Path("table.csv").write_text("\n".join(rows) + "\n")
     assert main(["prepare", "manifest", "table.csv", "prepared", "--workers", "0"]) == 0
     assert main(["train", "manifest", "--data.root", "prepared", *TRAIN, "--run", "run"]) == 0
-    test = json.loads(Path("run/result.json").read_text())["test"]["metrics"]
+    test = json.loads(Path("run/result.json").read_text())["test"]
 
     assert main(["evaluate", "run", "--missing", "words=1", "--noise", "x"]) == 0
     scores = json.loads(Path("run/robustness/robustness.json").read_text())["scores"]
-    assert scores[0]["scores"]["fused"]["value"] == pytest.approx(test["fused"]["mae"], rel=1e-5)
+    assert scores[0]["scores"]["fused"]["value"] == pytest.approx(test["mae"], rel=1e-5)
     assert scores[1]["missing"] == {"words": 1.0}
     capsys.readouterr()
     assert main(["evaluate", "run", "--noise", "words"]) == 2
@@ -48,7 +48,7 @@ def test_a_regressor_of_three_modalities_goes_all_the_way(tmp_path, monkeypatch,
     assert "predicts no classes: leave out --probe and --removal" in capsys.readouterr().err
 
     assert main(["export", "run", "--formats", "pt2"]) == 0
-    assert f"| fused | {test['fused']['mae']:.3f} " in Path("run/export/README.md").read_text()
+    assert f"| fused | {test['mae']:.3f} " in Path("run/export/README.md").read_text()
     run = bmlr.load("run")
     files = {"x": "x3.npy", "words": "w3.txt", "steps": "steps3.npy"}
     inputs, _ = run.read(files)
