@@ -74,7 +74,7 @@ evaluate a --import nowhere -> Option --import: nowhere cannot be imported
 predict -> bmlr predict needs RUN, FILES: bmlr predict RUN FILES... [options]
 predict nowhere a.wav -> There is no run in nowhere
 predict nowhere a.wav --jsn -> There is no option --jsn. Did you mean '--json'?
-diagnose a --removal cut -> Option --removal should be one of absent, zero, mean, shuffle. Found cut.
+diagnose a --removal cut -> Option --removal should be one of absent, zero, mean, shuffle, noise. Found cut.
 prepare crema-d a -> bmlr prepare needs DEST: bmlr prepare DATA SOURCE DEST [options]
 prepare cremad a b -> Did you mean 'crema-d'?
 prepare ave a b --size 1 -> Option --size should be an integer of at least 8. Found 1.

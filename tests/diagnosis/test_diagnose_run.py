@@ -112,7 +112,7 @@ def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp
     ("arguments", "message"),
     [
         (["nowhere"], "There is no run in nowhere"),
-        (["RUN", "--split", "train", "--probe"], "`probe` fits to the training split"),
+        (["RUN", "--split", "train", "--probe"], "Option --probe fits to the training split"),
         (["RUN", "--split", "validation"], "split"),
         (["RUN", "--weights", "first"], "weights"),
     ],
