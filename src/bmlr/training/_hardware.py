@@ -172,6 +172,8 @@ def check_port(processes: int, rank: int) -> None:
     port = os.environ.get("MASTER_PORT", "")
     if processes == 1 or rank or not port.isdecimal() or torch.distributed.is_torchelastic_launched():
         return  # torchrun listens there itself
+    if torch.distributed.is_initialized():
+        return  # an earlier run of these processes, as of a diagnosis, listens there: they have met
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
