@@ -13,6 +13,7 @@ from bmlr._checks import nearest_name
 from bmlr.batch import Batch
 from bmlr.data._base import MultimodalData, Preprocessing, Split, SplitName
 from bmlr.encoders.pretrained import EncoderInput
+from bmlr.tasks import Task
 
 
 class SelectedModalities(MultimodalData):
@@ -57,6 +58,11 @@ class SelectedModalities(MultimodalData):
     def with_preprocessing(self, wanted: Mapping[str, EncoderInput]) -> MultimodalData:
         """The kept modalities with inputs as encoders want them."""
         return SelectedModalities(self.source.with_preprocessing(wanted), tuple(self.modalities))
+
+    @property
+    def task(self) -> Task:
+        """Task of the complete data set."""
+        return self.source.task
 
     @property
     def content_digest(self) -> str | None:
