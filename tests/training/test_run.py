@@ -80,7 +80,7 @@ def test_predictions_are_those_the_result_counts(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    result = trained(tmp_path, trainer=dataclasses.replace(CPU, epochs=10))
+    result = trained(tmp_path, trainer=dataclasses.replace(CPU, epochs=20))
     assert result.content["test"]["accuracy"] > result.content["constant_score"] + 0.2
 
 
