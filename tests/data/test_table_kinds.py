@@ -20,6 +20,7 @@ from bmlr.tasks import MultiLabel, Regression
 from bmlr.training import LoadedRun
 
 OPTIONS = PrepareOptions(workers=0, size=16, progress=False, max_rejected=0.5)
+TRAIN = ["train", "--data", "manifest", "--data.root", "out", "--method", "Joint", "--trainer.epochs", "1"]
 WORDS = ("bird", "dog", "cat")
 
 
@@ -327,6 +328,15 @@ def test_a_pretrained_encoder_of_texts_has_its_tokens_also_where_its_checkpoint_
     assert sum(answer["probabilities"]["caption"].values()) == pytest.approx(1)
     assert main(["predict", "r", "caption=cat.txt", "a=a0.npy"]) == 2
     assert "There is no text file cat.txt" in capsys.readouterr().err
+
+
+def test_one_modality_of_numbers_is_trained_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, data = prepared(tmp_path, [f"{n / 7:.3f}" for n in range(30)], column="target")
+    assert bmlr.data.SelectedModalities(data, ["a"]).task == Regression()
+    line = [*TRAIN, "--run", "r"]
+    line += ["--model.modalities", "a", "--model.width", "4", "--trainer.accelerator", "cpu"]
+    assert main(line) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("column", ["label", "target"])
