@@ -808,3 +808,23 @@ def test_from_the_command_line(tmp_path, capsys):
     assert set(json.loads(capsys.readouterr().out)[0]["probabilities"]) == {"fused", *MODALITIES}
     assert main(["prepare", "mosi", str(source), str(tmp_path / "out"), "--size", "64"]) == 2
     assert "Option --size should be left out for 'mosi'" in capsys.readouterr().err
+
+
+def test_scores_stay_numbers_with_the_customary_metrics(tmp_path):
+    options = runnable()
+    from bmlr.training import evaluate_run, train
+
+    splits = without_some(made_content(text=768))
+    prepare_sentiment(
+        "mosi", write(tmp_path / "aligned_50.pkl", LAYOUTS["aligned_50.pkl"][2](splits)), tmp_path / "out"
+    )
+    data = MOSI(tmp_path / "out", task="sentiment")
+    result = train(data, bmlr.methods.create("Joint"), **options, run=tmp_path / "run")
+    assert data.split("test").targets.tolist() == pytest.approx(data.scores("test"))
+    assert (content["metric"], data.hparams["task"]) == ("mae", "sentiment")
+    score = evaluate_run(tmp_path / "run")
+    assert {"mae", "pearson", "acc7", "acc2_nonnegative", "f1_positive"} <= set(score.metrics)
+    assert score.metrics == pytest.approx({name: content["test"][name] for name in score.metrics}, nan_ok=True)
+    assert "task" not in MOSI(tmp_path / "out").hparams
+    with pytest.raises(ValueError, match="`num_classes` and `drop_zeros` are for classes"):
+        MOSI(tmp_path / "out", task="sentiment", num_classes=2)

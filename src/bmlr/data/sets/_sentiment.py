@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -22,13 +22,15 @@ from bmlr.data.store._cache import content_digest, read_manifest
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._samples import StoredSample
 from bmlr.data.store._store import Store
+from bmlr.tasks import Multiclass, Regression, Sentiment, Task
 
 
 class SentimentData(StoredData):
     """Clips of opinions in text, vision and audio.
 
-    Sentiment scores in [−3, 3] become classes. Read are, without executing anything in them, MMSA's ``aligned_50.pkl``
-    and ``unaligned_50.pkl`` (BERT features of width 768) and MulT's ``<name>_data.pkl`` and ``<name>_data_noalign.pkl``
+    Sentiment scores in [−3, 3] become classes, or stay numbers (``task``). Read are, without executing anything in
+    them, MMSA's ``aligned_50.pkl`` and ``unaligned_50.pkl`` (BERT features of width 768) and MulT's
+    ``<name>_data.pkl`` and ``<name>_data_noalign.pkl``
     (GloVe, 300). The file is converted once, by ``bmlr prepare`` or into the cache.
 
     Values that are NaN or infinite become 0 and are counted. Padding is left out: steps beyond a stated length, steps
@@ -48,6 +50,8 @@ class SentimentData(StoredData):
         num_classes: 7, 3 or 2; see :func:`sentiment_classes`.
         conversion: ``round`` or, for 7 classes, ``bins``.
         drop_zeros: Leave out the samples whose score is exactly zero ("Non0"); with 2 classes only.
+        task: ``classes``; or ``sentiment``, the score itself with Acc-2, Acc-7, F1, MAE and correlation, by absolute
+            loss; or ``regression``, the score with MAE, RMSE and correlation, by squared loss.
         standardise: Shift and scale each dimension of vision and audio to mean 0 and standard deviation 1 of the time
             steps of the training split. Text is left as it is.
         incomplete: How an absent modality is given: ``mask`` marks it in ``present``; ``zeros`` does not, for methods
@@ -62,7 +66,7 @@ class SentimentData(StoredData):
     #: The paper's settings but for the width: 128 for the Transformers, which the paper does not state.
     defaults: ClassVar[TrainingDefaults] = TrainingDefaults(width=32)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (every parameter is an option)
         self,
         root: str | Path | None = None,
         *,
@@ -71,6 +75,7 @@ class SentimentData(StoredData):
         num_classes: Literal[7, 3, 2] = 7,
         conversion: Literal["round", "bins"] = "round",
         drop_zeros: bool = False,
+        task: Literal["classes", "sentiment", "regression"] = "classes",
         standardise: bool = True,
         incomplete: Literal["mask", "zeros"] = "mask",
         cache: str | Path | None = None,
@@ -94,12 +99,30 @@ class SentimentData(StoredData):
                     f"Found `{parameter} = {value!r}`, `num_classes = {num_classes}`."
                 )
         self.num_classes, self.conversion, self.drop_zeros = num_classes, conversion, drop_zeros
+        self._target_kind = check_choice("task", task, ("classes", "sentiment", "regression"))
         self.standardise = standardise
         self.incomplete = check_choice("incomplete", incomplete, ("mask", "zeros"))
         self.cache = None if cache is None else str(Path(cache).expanduser())
         self.classes = ("negative", "positive") if drop_zeros else CLASS_NAMES[num_classes]
+        if task != "classes":
+            if (num_classes, drop_zeros) != (7, False):
+                raise ValueError(f"Parameters `num_classes` and `drop_zeros` are for classes. Found `task = {task!r}`.")
+            self.classes = ()
         widths = {"text": 768, **PUBLISHED_FILES[self.name].widths}
         self.modalities = {name: Modality("sequence", (50, widths[name])) for name in MODALITIES}
+
+    @property
+    def task(self) -> Task:
+        """Classes, sentiment or numbers."""
+        if self._target_kind == "classes":
+            return Multiclass(len(self.classes))
+        return Sentiment() if self._target_kind == "sentiment" else Regression()
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """Parameters of the constructor, by name; without the task where it is classes, as before there were others."""
+        entries = {name: value for name, value in super().hparams.items() if name != "task"}
+        return entries if self._target_kind == "classes" else {**entries, "task": self._target_kind}
 
     @classmethod
     def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
@@ -153,11 +176,13 @@ class SentimentData(StoredData):
 
     def _open(self) -> Store:
         folder, arrays = self._source
-        targets = sentiment_classes(arrays["scores"], self.num_classes, self.conversion)
+        labels = sentiment_classes(arrays["scores"], self.num_classes, self.conversion)
+        names = self.classes or CLASS_NAMES[7]
+        targets = labels if self.classes else arrays["scores"].astype(np.float32)
         columns = (arrays[name].tolist() for name in ("ids", "split", "videos", "scores"))
         samples = tuple(
-            StoredSample(identity, self.classes[target], SPLITS[split], video, {}, {"score": score})
-            for target, identity, split, video, score in zip(targets.tolist(), *columns, strict=True)
+            StoredSample(identity, names[target], SPLITS[split], video, {}, {"score": score})
+            for target, identity, split, video, score in zip(labels.tolist(), *columns, strict=True)
         )
         return Store(
             folder=folder,
@@ -167,7 +192,7 @@ class SentimentData(StoredData):
             modalities={name: Modality("sequence", (-1, arrays[name].shape[1])) for name in MODALITIES},
             arrays={name: arrays[name] for name in MODALITIES},
             offsets={name: np.array(arrays[f"{name}_offsets"]) for name in MODALITIES},
-            key={},
+            key={} if self.classes else {"task": "regression"},
             digest=content_digest(read_manifest(folder)),
         )
 
