@@ -810,21 +810,25 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "Option --size should be left out for 'mosi'" in capsys.readouterr().err
 
 
-def test_scores_stay_numbers_with_the_customary_metrics(tmp_path):
-    options = runnable()
-    from bmlr.training import evaluate_run, train
+def test_scores_stay_numbers_with_the_customary_metrics(tmp_path, capsys):
+    pytest.importorskip("lightning")
+    from bmlr.cli import main
+    from bmlr.runs import read_result
+    from bmlr.training import evaluate_run
 
     splits = without_some(made_content(text=768))
-    prepare_sentiment(
-        "mosi", write(tmp_path / "aligned_50.pkl", LAYOUTS["aligned_50.pkl"][2](splits)), tmp_path / "out"
-    )
+    prepare_sentiment("mosi", write(tmp_path / "aligned_50.pkl", mmsa(splits)), tmp_path / "out")
     data = MOSI(tmp_path / "out", task="sentiment")
-    result = train(data, bmlr.methods.create("Joint"), **options, run=tmp_path / "run")
+    words = ["--data.root", str(tmp_path / "out"), "--data.task", "sentiment", "--method", "Joint"]
+    words += ["--model.width", "2", "--model.heads", "2", "--trainer.epochs", "1", "--trainer.batch_size", "8"]
+    assert main(["train", "mosi", *words, "--trainer.accelerator", "cpu", "--run", str(tmp_path / "run")]) == 0
+    assert "Acc-7" in capsys.readouterr().out
+    test = read_result(tmp_path / "run")["test"]
     assert data.split("test").targets.tolist() == pytest.approx(data.scores("test"))
-    assert (content["metric"], data.hparams["task"]) == ("mae", "sentiment")
+    assert data.hparams["task"] == "sentiment"
+    assert "task" not in MOSI(tmp_path / "out").hparams
     score = evaluate_run(tmp_path / "run")
     assert {"mae", "pearson", "acc7", "acc2_nonnegative", "f1_positive"} <= set(score.metrics)
-    assert score.metrics == pytest.approx({name: content["test"][name] for name in score.metrics}, nan_ok=True)
-    assert "task" not in MOSI(tmp_path / "out").hparams
+    assert score.metrics == pytest.approx({name: test[name] for name in score.metrics}, nan_ok=True)
     with pytest.raises(ValueError, match="`num_classes` and `drop_zeros` are for classes"):
         MOSI(tmp_path / "out", task="sentiment", num_classes=2)

@@ -25,6 +25,12 @@ def test_runs_of_two_versions_of_the_package_are_two_groups(tmp_path):
     assert groups(tmp_path) == {"Joint:bmlr=0.1.0": 2, "Joint:bmlr=9.0": 1}
 
 
+def test_what_an_unfinished_run_cannot_tell_yet_is_not_in_its_label(tmp_path):
+    make_run(tmp_path / "a", "BMLR", result={"data_content": "0123456789"})
+    (make_run(tmp_path / "b", "BMLR", method_args={"beta": 0.9}) / "result.json").unlink()
+    assert groups(tmp_path) == {"BMLR": 1, "BMLR:beta=0.9": 1}
+
+
 def test_epochs_stand_behind_the_label(tmp_path):
     make_run(tmp_path / "a", epochs=3)
     make_run(tmp_path / "b", epochs=5)

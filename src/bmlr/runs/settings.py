@@ -129,12 +129,11 @@ def _groups_of_settings(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 def _label(group: Mapping[str, Any], all_groups: Sequence[Mapping[str, Any]]) -> str:
     """Name of the method, with the settings that its groups differ in."""
     same_method = [flat for flat in all_groups if flat["method.class_path"] == group["method.class_path"]]
-    # An unfinished run has no origin yet, which says nothing of it.
+    # An unfinished run has no origin yet, which tells it from no other.
     different = [
         key
         for key in group
-        if len({settings_key(flat.get(key)) for flat in same_method}) > 1
-        and not (key in _ORIGIN and group[key] is None)
+        if len({settings_key(flat.get(key)) for flat in same_method if key in flat or key not in _ORIGIN}) > 1
     ]
     distinctive = {
         key.removeprefix("method.init_args."): text_of(group[key])
@@ -155,8 +154,12 @@ def _origin(record: RunRecord) -> tuple[str | None, str | None]:
 
 
 def _origin_settings(members: Sequence[RunRecord]) -> dict[str, str | None]:
-    version, content = next((_origin(record) for record in members if record.result is not None), (None, None))
-    return dict(zip(_ORIGIN, (version, content and content[:8]), strict=True))
+    """Settings that only finished runs name; empty without one."""
+    for record in members:
+        if record.result is not None:
+            version, content = _origin(record)
+            return dict(zip(_ORIGIN, (version, content and content[:8]), strict=True))
+    return {}
 
 
 def _class_name(flat: Mapping[str, Any]) -> str:
