@@ -83,7 +83,7 @@ def augment_frames(
         >>> augment_frames(frames, 32, torch.tensor([7, 8]), train=True).shape
         torch.Size([2, 3, 3, 32, 32])
     """
-    _check_frames(frames, len(mean))
+    _check_frames(frames)
     check_integer("size", size, 1)
     channels = frames.shape[4]
     shift, divisor = (_per_channel(u, values, channels, frames.device) for u, values in (("mean", mean), ("std", std)))
@@ -156,12 +156,12 @@ def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> tuple[
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def _check_frames(frames: Tensor, channels: int) -> None:
+def _check_frames(frames: Tensor) -> None:
     if frames.dtype not in {torch.uint8, torch.float32}:
         raise ValueError(f"`frames` should be uint8, from 0 to 255, or float32. Found dtype {frames.dtype}.")
-    if frames.ndim != 5 or frames.shape[4] != channels or 0 in frames.shape[1:]:
+    if frames.ndim != 5 or 0 in frames.shape[1:]:
         raise ValueError(
-            f"`frames` should have shape (B, T, H, W, {channels}), T, H and W at least 1. Found {tuple(frames.shape)}."
+            f"`frames` should have shape (B, T, H, W, C), all but B at least 1. Found {tuple(frames.shape)}."
         )
 
 
