@@ -15,8 +15,8 @@ from bmlr._checks import check_integer
 from bmlr.data._base import Modality, SplitName
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
+from bmlr.data.sets._grouped import GroupedData
 from bmlr.data.sets._media import audio_reader, make_audio_reader, make_video_reader, note_lengths
-from bmlr.data.sets._stored import GroupedData
 from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._plausibility import check_labels

@@ -12,7 +12,7 @@ import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import SplitName
-from bmlr.data.sets._stored import GroupedData
+from bmlr.data.sets._grouped import GroupedData
 from bmlr.data.sets._table_store import prepare_table
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store

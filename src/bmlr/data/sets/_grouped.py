@@ -1,0 +1,69 @@
+"""Stored data sets with splits drawn by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bmlr._checks import check_integer
+from bmlr.data._base import SPLITS, SplitName
+from bmlr.data._group_split import check_fractions, split_by_group
+from bmlr.data.sets._stored import StoredData
+from bmlr.data.store._store import Store
+
+
+class GroupedData(StoredData):
+    """A stored data set with splits drawn by group.
+
+    Args:
+        root: The prepared folder, or its parent if that holds no other of this data set.
+        protocol: ``clean`` or ``paper``.
+        split_seed: Seed of the drawn splits.
+        val_fraction: Fraction of the samples drawn for validation, in (0, 1).
+        test_fraction: Fraction of the samples drawn for testing, in (0, 1).
+
+    Raises:
+        ValueError: If a parameter is out of its range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        protocol: Literal["clean", "paper"] = "clean",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+    ) -> None:
+        super().__init__(root, protocol=protocol)
+        self.split_seed = check_integer("split_seed", split_seed, 0)
+        check_fractions(val_fraction, test_fraction, positive=True)
+        self.val_fraction, self.test_fraction = float(val_fraction), float(test_fraction)
+
+    def _published_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
+        """Indices of the samples of each published split."""
+        splits = np.array([sample.split or "" for sample in store.samples])
+        return {name: np.flatnonzero(splits == name) for name in SPLITS}
+
+    def _draw_rows(
+        self, store: Store, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float = 0.0
+    ) -> dict[SplitName, np.ndarray]:
+        """Split ``rows`` by group."""
+        positions_of = split_by_group(
+            groups,
+            _strata(store.targets[rows]),
+            val_fraction=self.val_fraction,
+            test_fraction=test_fraction,
+            seed=self.split_seed,
+        )
+        return {name: rows[positions] for name, positions in positions_of.items()}
+
+
+def _strata(targets: np.ndarray) -> np.ndarray:
+    """What splits have in like proportion: classes, labels, or fifths of the range of numbers by rank."""
+    if targets.dtype.kind != "f" or targets.ndim == 2:
+        return targets
+    return np.searchsorted(np.quantile(targets, [0.2, 0.4, 0.6, 0.8]), targets)
