@@ -84,7 +84,7 @@ def test_failed_runs_are_told_after_the_table(tmp_path, capsys):
         (["compare", "--data", "digts", "--methods", "BMLR"], "Did you mean 'digits'"),
         (
             ["compare", "--data", "toy.Toy", "--methods", "BMLR", "--baseline", "Joint"],
-            "`baseline` should be one of BMLR",
+            "Option --baseline should be one of BMLR",
         ),
         (
             ["compare", "--data", "toy.Toy", "--methods", "BMLR", "--address", "auto"],

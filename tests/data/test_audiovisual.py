@@ -385,7 +385,7 @@ class TestCommandLine:
             (["kinetics-sounds", "/nowhere", "dest"], "There is no folder /nowhere"),
             (["cremad", "/nowhere", "dest"], "Did you mean 'crema-d'"),
             (["ave", "/nowhere"], "needs DEST"),
-            (["ave", "/nowhere", "dest", "--size", "2"], "`size`"),
+            (["ave", "/nowhere", "dest", "--size", "2"], "Option --size should be"),
             (["ave", "/nowhere", "dest", "--dtype", "int8"], "dtype"),
             (["ave", "/nowhere", "dest", "--sise", "2"], "sise"),
         ],

@@ -22,7 +22,7 @@ from bmlr.diagnosis._tables import plain_values
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
 from bmlr.tables import Cell, Table
-from bmlr.tasks import Multiclass, Task
+from bmlr.tasks import MetricForm, Multiclass, Task, metric_form
 
 #: Rates and levels of a modality that is named without any.
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -70,9 +70,9 @@ class Robustness:
     sweeps: dict[str, list[tuple[float, CorruptedScore]]]
 
     @property
-    def is_rate(self) -> bool:
-        """Whether the metric is a fraction, shown in per cent."""
-        return self.metric == "accuracy"
+    def form(self) -> MetricForm:
+        """How the metric is shown."""
+        return metric_form(self.metric)
 
     def rows(self) -> list[CorruptedScore]:
         """All scores, each corruption once."""
@@ -83,7 +83,7 @@ class Robustness:
     def table(self) -> Table:
         """A row per corruption."""
         names = list(self.clean.scores)
-        lost = "points lost" if self.is_rate else "worse by"
+        lost = "points lost" if self.form.is_rate else "worse by"
         rows = [
             [
                 Cell(str(score.corruption.effective) or "clean"),
@@ -93,7 +93,9 @@ class Robustness:
             ]
             for score in self.rows()
         ]
-        return Table(["corruption", names[0], lost, *names[1:]], rows, [self.caption], f"{self.metric}: {self.subject}")
+        return Table(
+            ["corruption", names[0], lost, *names[1:]], rows, [self.caption], f"{self.form.title}: {self.subject}"
+        )
 
     @property
     def caption(self) -> str:
@@ -109,8 +111,8 @@ class Robustness:
         if math.isnan(estimate.value):
             return "–"
         if math.isnan(estimate.low):
-            return f"{estimate.value:.3f}"
-        return estimate.percent if self.is_rate else str(estimate)
+            return self.form.text(estimate.value)
+        return estimate.percent if self.form.is_rate else str(estimate)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -112,7 +112,8 @@ def plot_robustness(robustness: Robustness, axes: Mapping[str, Axes] | None = No
     if not robustness.sweeps:
         raise ValueError("`robustness` should hold a sweep. Found single rates only, which make no curve.")
     panels = open_panels(axes, list(robustness.sweeps), size=(4.2, 3.4))
-    factor = 100 if robustness.is_rate else 1
+    form = robustness.form
+    factor = form.factor
     for label, sweep in robustness.sweeps.items():
         ax, kind, modality = panels[label], *label.split(" ", 1)
         levels = [(100 if kind == "missing" else 1) * level for level, _ in sweep]
@@ -126,8 +127,8 @@ def plot_robustness(robustness: Robustness, axes: Mapping[str, Axes] | None = No
             ax.fill_between(levels, low, high, color=style["color"], alpha=0.13, linewidth=0)
         unit = "samples without" if kind == "missing" else "noise on"
         ax.set_xlabel(plain_text(f"{unit} {modality} ({'%' if kind == 'missing' else 'its std'})"))
-        ax.set_ylabel(f"{robustness.metric}{' (%)' if robustness.is_rate else ''}")
-        if robustness.is_rate:
+        ax.set_ylabel(form.label)
+        if form.is_rate:
             ax.set_ylim(0, 102)
         drop_inner_labels(ax)
         tidy(ax)

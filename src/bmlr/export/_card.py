@@ -97,7 +97,7 @@ def _scores(
     if robustness is not None:
         scores = {name: robustness.format(score) for name, score in robustness.clean.scores.items()}
         table = Table([robustness.metric, "score"], [[Cell(name), Cell(text)] for name, text in scores.items()])
-        lost = "points lost" if robustness.is_rate else "worse by"
+        lost = "points lost" if robustness.form.is_rate else "worse by"
         rows = [
             [label.removeprefix("missing "), robustness.format(score.scores["fused"]), robustness.format(score.lost)]
             for label, ((_, score),) in robustness.sweeps.items()
