@@ -79,7 +79,7 @@ def test_failed_runs_are_told_after_the_table(tmp_path, capsys):
     [
         (["compare", "--data", "toy.Toy"], "--data and --methods belong together"),
         (["compare", "--methods", "Joint"], "--data and --methods belong together"),
-        (["compare", "--runs", "nowhere"], "There is no run nowhere: no such folder"),
+        (["compare", "--runs", "nowhere"], "There are no runs to compare: no folder nowhere"),
         (["compare", "--data", "toy.Toy", "--methods", "BMRL"], "Did you mean 'BMLR'"),
         (["compare", "--data", "digts", "--methods", "BMLR"], "Did you mean 'digits'"),
         (
