@@ -17,6 +17,8 @@ from bmlr.commands import COMMANDS
 from bmlr.commands.help_pages import examples, format_help, read_texts
 from bmlr.commands.options import REQUIRED, Command, class_options
 from bmlr.commands.parsing import read_arguments
+from bmlr.data import Modality
+from bmlr.data.sets.new_samples import list_new_samples
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
 from toy import Toy
@@ -237,8 +239,8 @@ def test_words_become_arguments(monkeypatch, tmp_path):
     compare = read("compare", "digits", "--methods", "Joint", "BMLR", "--seeds", "-1", "2", "--processes=3")
     assert (compare["methods"], compare["seeds"], compare["engine"].processes) == (["Joint", "BMLR"], [-1, 2], 3)
     assert read("reproduce", "fig1", "table1", "--data", "crema-d:root=x")["data"] == ["crema-d:root=x"]
-    assert read("predict", "r", "-0a.mp4", "--json", "b c.mp4")["files"] == [Path("-0a.mp4"), Path("b c.mp4")]
-    assert read("predict", "r", "--", "--odd.mp4")["files"] == [Path("--odd.mp4")]
+    assert read("predict", "r", "-0a.mp4", "--json", "b c.mp4")["files"] == ["-0a.mp4", "b c.mp4"]
+    assert read("predict", "r", "--", "--odd.mp4")["files"] == ["--odd.mp4"]
 
 
 def test_the_command_line_counts_more_than_files(tmp_path):
@@ -265,7 +267,9 @@ def test_the_home_folder_is_known_everywhere(tmp_path, capsys, monkeypatch):
     assert arguments["data"].root == str(tmp_path / "p")
     assert read("inspect", "manifest", "--data.root=~/q")["data"].root == str(tmp_path / "q")
     assert read("prepare", "ave", "~/a", "~", "--train-list=~/l")["options"].train_list == tmp_path / "l"
-    assert read("predict", "~/r", "audio=~/a.wav", "'~'/b")["files"] == [Path(f"audio={tmp_path}/a.wav"), Path("'~'/b")]
+    files = read("predict", "~/r", "audio=~/a.wav")["files"]
+    (sample,) = list_new_samples(files, {"audio": Modality("spectrogram", (1, 4, 4))})
+    assert sample.files == {"audio": tmp_path / "a.wav"}
     assert read("report", "~/r")["runs"] == [tmp_path / "r"]
     assert main(["reproduce", "table4", "--data", "manifest:root=~/none"]) == 2
     assert f"There is no prepared 'manifest' in {tmp_path}/none" in capsys.readouterr().err

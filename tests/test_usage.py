@@ -64,7 +64,7 @@ train digits --method BMLR --model list.yaml -> list.yaml should hold options by
 train digits --method BMLR --data.samples -> Option --data.samples needs a value
 train synthetic --method BMLR --data.samples 3 -> Option --data.samples should be whole numbers by name
 train synthetic --method BMLR --data.samples {train: -> Option --data.samples should be whole numbers by name
-train mine.Data --method BMLR -> The data set: mine cannot be imported: No module named 'mine'.
+train nomodule.Data --method BMLR -> The data set: nomodule cannot be imported: No module named 'nomodule'.
 train digits --method bmlr.data.Digits -> Option --method: bmlr.data.Digits should be a class derived from
 evaluate -> bmlr evaluate needs RUN: bmlr evaluate RUN [options]
 evaluate a b -> bmlr evaluate takes RUN and options. Found one word more: b.

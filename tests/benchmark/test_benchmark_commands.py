@@ -267,7 +267,7 @@ def test_reproduce_takes_prepared_data_by_name(tmp_path, capsys, monkeypatch):
         assert main([*named, *arguments]) == 0
         printed = capsys.readouterr()
         assert "| UniformBaseline | " in printed.out
-        assert "on crema-d the paper's numbers are of other settings: 70 epochs, batch 64" in printed.out
+        assert "n crema-d the paper's numbers are of other settings: 70 epochs, batch 64" in printed.out
         assert "other data" not in printed.out
         assert "digits" not in printed.err
     assert "3 runs in runs: 3 finished before." in printed.err  # both are the same data

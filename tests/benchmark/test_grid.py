@@ -138,8 +138,8 @@ def test_runs_of_another_process_are_waited_for(tmp_path, monkeypatch):
 
 
 def test_engines_check_their_options():
-    assert EngineOptions(processes=3).make() == LocalEngine(3)
-    assert EngineOptions("ray", gpus_per_run=0.5, address="auto").make() == RayEngine("auto", None, 1, 0.5)
+    assert EngineOptions(processes=3).make(None) == LocalEngine(3)
+    assert EngineOptions("ray", gpus_per_run=0.5, address="auto").make(None) == RayEngine("auto", None, 1, 0.5)
     for options, message in (
         ({"address": "auto"}, "Option --address is for --engine ray only"),
         ({"gpus_per_run": 1.0}, "Option --gpus-per-run is for --engine ray only"),
@@ -149,7 +149,7 @@ def test_engines_check_their_options():
         ({"engine": "ray", "gpus_per_run": -0.5}, "`gpus_per_run` should be a non-negative"),
     ):
         with pytest.raises(ValueError, match=message):
-            EngineOptions(**options).make()
+            EngineOptions(**options).make(None)
 
 
 def test_runs_of_one_server_do_not_touch_each_other(tmp_path):

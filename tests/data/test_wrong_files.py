@@ -140,7 +140,7 @@ def test_folders_that_are_no_frames(tmp_path, capsys):
         row[3] = "none"
     command = write_table(tmp_path, HEAD, rows)
     assert main(command) == 2
-    assert "'none' is a folder; only a column of kind 'frames' takes folders" in capsys.readouterr().err
+    assert "'none' is a folder; only a column of kind 'frames' or 'flow' takes folders" in capsys.readouterr().err
     command = write_table(tmp_path, [*HEAD[:3], "photo:frames", HEAD[4]], rows)
     assert main(command) == 2
     assert "should hold images, the frames of a video. It holds none" in capsys.readouterr().err

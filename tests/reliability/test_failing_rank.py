@@ -60,7 +60,10 @@ def test_parts_that_do_not_divide_are_scored_as_by_one_process(whole):
     content = json.loads((whole / "result.json").read_text())
     assert content["data"] == Toy.name
     for split, weights, entry in (("test", "best", "test"), ("val", "best", "validation")):
-        assert evaluate_run(whole, split=split, weights=weights).as_dict() == content[entry]
+        alone = evaluate_run(whole, split=split, weights=weights).as_dict()
+        assert alone.keys() == content[entry].keys()
+        for name, value in alone.items():  # sums over two processes are rounded elsewhere
+            assert content[entry][name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
         assert content[entry]["samples"] == 41
     table = pd.read_csv(whole / "metrics.csv")
     assert table["samples"].tolist() == [42, 42]  # filled up from the beginning, so that all take part in every step

@@ -96,6 +96,7 @@ def test_ctrl_c_says_what_is_kept_and_twice_stops_at_once(tmp_path, server):
     arguments = [*ARGUMENTS, "--method=toy.SlowJoint", "--trainer.num_workers=2", "--run", str(folder)]
 
     def stop(line, times):
+        command.output.unlink(missing_ok=True)  # that of the run before
         process = command.start(arguments)
         deadline = time.monotonic() + 60
         # The process makes the file once it has started.

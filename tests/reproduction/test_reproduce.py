@@ -227,7 +227,7 @@ def test_figure_5_is_a_grid_of_runs(tmp_path, monkeypatch):
     saved = record_figures(monkeypatch)
     result = made(tmp_path, ["fig5"])
     assert {title_of(figure) for figure in saved} == {"toy: validation accuracy of BMLR"}
-    assert legend_texts(saved[0])[0].startswith("largest value, ")
+    assert legend_texts(saved[0])[0].startswith("best value, ")
     surface = pd.read_csv(tmp_path / "out" / "fig5-toy" / "surface-BMLR.csv")
     assert surface[["alpha", "beta"]].to_numpy().tolist() == [[0.5, 0.1], [0.5, 0.5], [1.0, 0.1], [1.0, 0.5]]
     assert tmp_path / "out" / "fig5-toy" / "surface-BMLR.png" in result.files

@@ -9,7 +9,7 @@ COMMANDS = {
     "inspect": "Check a data set and draw samples of it.",
     "train": "Train a model on a data set by a method.",
     "evaluate": "Score the weights of a run on a split.",
-    "predict": "Predict the classes of new files.",
+    "predict": "Predict the classes, labels or numbers of new files.",
     "export": "Write the model of a run for services.",
     "diagnose": "Find the undertrained modalities of a run.",
     "compare": "Train and compare methods over several seeds.",

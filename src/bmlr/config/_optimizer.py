@@ -209,6 +209,8 @@ class OptimizerOptions:
 
 def _read_groups(groups: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
     """Options by modality, in one form for all that mean the same."""
+    if groups is not None and not isinstance(groups, Mapping):
+        raise ValueError(f"Parameter `groups` should be options by modality. Found {groups!r}.")
     read: dict[str, dict[str, Any]] = {}
     for name, options in (groups or {}).items():
         where = f"groups.{name}"

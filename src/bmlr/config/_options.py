@@ -79,6 +79,8 @@ class ModelOptions:
             names = str(self.modalities).split(",") if text else [str(name) for name in self.modalities]
             self.modalities = tuple(name.strip() for name in names)
         if self.encoders is not None:
+            if not isinstance(self.encoders, Mapping):
+                raise ValueError(f"Parameter `encoders` should be encoders by modality. Found {self.encoders!r}.")
             parts = {str(name): read_part(part, f"Encoder '{name}'") for name, part in self.encoders.items()}
             self.encoders = {name: parts[name] for name in sorted(parts)} or None
         if not (isinstance(self.fusion, str) and set(self.fusion).isdisjoint(".:")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -52,7 +53,8 @@ def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
         expected = set(module.state_dict())
         if set(state) != expected:
             raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")
-        for name, value in module.state_dict().items():
+        # Other state of a method may have another shape at the end of a training than in its best epoch.
+        for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
             if state[name].shape != value.shape:
                 raise RunError(
                     f"{path} is of another {prefix}: its '{name}' has shape {tuple(state[name].shape)}, and that of "
