@@ -29,7 +29,8 @@ def main() -> None:
     module = BalancedModule(model, bmlr.BMLR(alpha=1.0, beta=0.5), OptimizerOptions(lr=1e-3))
     trainer = lightning.Trainer(max_epochs=10, accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
     trainer.fit(module, train_loader, val_loader)
-    print(f"validation accuracy={module.val_score.fused:.3f}, {module.val_score.unimodal}")
+    if (score := module.val_score) is not None:
+        print(f"validation accuracy={score.fused:.3f}, {score.unimodal}")
 
 
 def make_loader(data: MultimodalData, name: SplitName) -> DataLoader[Any]:

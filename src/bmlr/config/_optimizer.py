@@ -207,10 +207,14 @@ class OptimizerOptions:
         return resolve_class(self._entry["class_path"], LRScheduler)
 
 
-def _read_groups(groups: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
-    """Options by modality, in one form for all that mean the same."""
+def _check_mapping(groups: object) -> None:
     if groups is not None and not isinstance(groups, Mapping):
         raise ValueError(f"Parameter `groups` should be options by modality. Found {groups!r}.")
+
+
+def _read_groups(groups: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+    """Options by modality, in one form for all that mean the same."""
+    _check_mapping(groups)
     read: dict[str, dict[str, Any]] = {}
     for name, options in (groups or {}).items():
         where = f"groups.{name}"
