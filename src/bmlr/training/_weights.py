@@ -55,7 +55,7 @@ def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
             raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")
         # Other state of a method may have another shape at the end of a training than in its best epoch.
         for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
-            if state[name].shape != value.shape:
+            if name in state and state[name].shape != value.shape:
                 raise RunError(
                     f"{path} is of another {prefix}: its '{name}' has shape {tuple(state[name].shape)}, and that of "
                     f"this {prefix} {tuple(value.shape)}."
