@@ -83,7 +83,8 @@ def video(path, times, width=64, height=48):
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 25)
         for time in times:
-            frame = av.VideoFrame(width, height, "yuv420p")
+            # Not an empty frame: what is in its memory decides whether the encoder takes it.
+            frame = av.VideoFrame.from_ndarray(np.full((height * 3 // 2, width), 128, np.uint8), format="yuv420p")
             frame.pts, frame.time_base = round(time * 25), Fraction(1, 25)
             for packet in stream.encode(frame):
                 container.mux(packet)
