@@ -93,7 +93,7 @@ def video(path, times, width=64, height=48):
     return path
 
 
-@pytest.mark.parametrize("gap", [20_000, 1_000_000])
+@pytest.mark.parametrize("gap", [15_000, 20_000])
 def test_a_video_of_two_frames_that_lasts_for_days(tmp_path, gap):
     path = video(tmp_path / "x.mkv", [0, 1, gap])
     with refused(r"x\.mkv cannot be read: it is too long: at most 14400 s"):
