@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.data._base import Kind, Modality
-from bmlr.data.readers._base import FileContent, Interval, reader_parameters
+from bmlr.data.readers._base import FileContent, FileReader, Interval
 from bmlr.data.readers._files import blame_bytes, check_file
 
 
 @dataclasses.dataclass(frozen=True)
-class ArrayReader:
+class ArrayReader(FileReader):
     """Reader of ``.npy`` files of numbers, as float32; never unpickles.
 
     Args:
@@ -39,16 +39,6 @@ class ArrayReader:
         kind: Kind = self.kind
         row = () if self.width is None else (self.width,)
         return Modality(kind, (-1, *row) if kind == "sequence" else row)
-
-    @property
-    def window(self) -> float | None:
-        """Length in seconds read of a file, or None for all."""
-        return None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters."""
-        return reader_parameters(self)
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read an array."""

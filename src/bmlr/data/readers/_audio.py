@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from bmlr._checks import check_choice, check_non_negative
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import FileContent, Interval, check_min_length, reader_parameters
+from bmlr.data.readers._base import FileContent, FileReader, Interval, check_min_length
 from bmlr.data.readers._container import MediaStream, open_stream
 from bmlr.data.readers._files import blame_bytes, check_file
 from bmlr.data.readers._wave import decode_sndfile, is_sndfile
@@ -79,7 +79,7 @@ def read_audio_interval(path: Path, sample_rate: int, interval: Interval) -> tup
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioReader:
+class AudioReader(FileReader):
     """Reader of audio as log spectrograms, of samples clipped to [−1, 1].
 
     Args:
@@ -120,17 +120,12 @@ class AudioReader:
         """Length in seconds read of a file, or None for all."""
         return self.spectrogram.seconds
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters."""
-        return reader_parameters(self)
-
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read the beginning of a file or of an interval."""
-        start, stop = interval or Interval()
-        window = Interval(start, start + self.spectrogram.seconds)
-        waveform, seconds = read_audio_interval(path, self.spectrogram.sample_rate, window.within(stop))
-        available = (seconds if stop is None else min(stop, seconds)) - start
+        interval = interval or Interval()
+        window = interval.beginning(self.spectrogram.seconds)
+        waveform, seconds = read_audio_interval(path, self.spectrogram.sample_rate, window)
+        available = interval.length_in(seconds)
         check_min_length(path, available, self.min_seconds)
         if self.silence is not None and np.abs(waveform).max() <= self.silence:
             raise ValueError(

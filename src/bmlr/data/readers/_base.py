@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from bmlr._checks import check_integer, check_non_negative, check_positive
 from bmlr.data._base import Modality
 
 
@@ -42,12 +43,22 @@ class Interval(NamedTuple):
         stops = [time for time in (self.stop, stop) if time is not None]
         return Interval(self.start, min(stops, default=None))
 
+    def beginning(self, seconds: float | None) -> Interval:
+        """Its first seconds; None for all of it."""
+        return self if seconds is None else self.within(self.start + seconds)
+
+    def length_in(self, seconds: float) -> float:
+        """Length of its part of a file that lasts so many seconds."""
+        return (seconds if self.stop is None else min(self.stop, seconds)) - self.start
+
 
 class FileReader(Protocol):
     """Decoder of one modality's files into arrays.
 
-    It can be pickled, for worker processes.
+    It can be pickled, for worker processes. A dataclass that derives from it has its fields for parameters.
     """
+
+    version: ClassVar[int]
 
     @property
     def modality(self) -> Modality:
@@ -60,6 +71,7 @@ class FileReader(Protocol):
     @property
     def window(self) -> float | None:
         """Length in seconds read of a file, or None for all."""
+        return None
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -67,6 +79,8 @@ class FileReader(Protocol):
 
         Other values lead to another store.
         """
+        fields: Any = self
+        return {"reader": type(self).__name__, "version": self.version, **dataclasses.asdict(fields)}
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read a file, or an interval of audio or video.
@@ -79,12 +93,32 @@ class FileReader(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class FrameReader(FileReader):
+    """What readers of frames at a steady rate have in common; see :class:`VideoReader`."""
+
+    size: int = 224
+    fps: float = 1.0
+    min_seconds: float = 0.0
+    seconds: float | None = None
+    frame_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("size", self.size, 1)
+        check_positive("fps", self.fps)
+        check_non_negative("min_seconds", self.min_seconds)
+        if self.seconds is not None:
+            check_positive("seconds", self.seconds)
+        if self.frame_rate is not None:
+            check_positive("frame_rate", self.frame_rate)
+
+    @property
+    def window(self) -> float | None:
+        """Length in seconds read of a file, or None for all."""
+        return self.seconds
+
+
 MAX_PIXELS = 50_000_000  # of an image or frame, unless given; a few kilobytes can unpack to gigabytes
-
-
-def reader_parameters(reader: Any) -> dict[str, Any]:
-    """Name, version and fields of a reader."""
-    return {"reader": type(reader).__name__, "version": reader.version, **dataclasses.asdict(reader)}
 
 
 def check_min_length(path: Path, seconds: float, min_seconds: float) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from bmlr._checks import check_integer, check_non_negative, check_positive
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import FileContent, Interval, check_min_length, reader_parameters
+from bmlr.data.readers._base import FileContent, FrameReader, Interval, check_min_length
 from bmlr.data.readers._files import blame_bytes, check_file
 from bmlr.data.readers._video import natural_key
 
@@ -22,7 +21,7 @@ _MAX_CHANNELS = 64  # more is an axis of pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameArrayReader:
+class FrameArrayReader(FrameReader):
     """Reader of frames in an array, or in a folder with an array each.
 
     An array holds frames (T, H, W, C) or (T, C, H, W), the shorter end being the channels, or (T, H, W) of one channel.
@@ -40,38 +39,17 @@ class FrameArrayReader:
         ValueError: If a parameter is out of its range.
     """
 
-    size: int = 224
-    fps: float = 1.0
-    min_seconds: float = 0.0
-    seconds: float | None = None
-    frame_rate: float | None = None
-
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        check_integer("size", self.size, 1)
-        check_positive("fps", self.fps)
-        check_non_negative("min_seconds", self.min_seconds)
 
     @property
     def modality(self) -> Modality:
         """Frames (T, H, W, C), T by the file, C by the first of all."""
         return Modality("frames", (-1,))
 
-    @property
-    def window(self) -> float | None:
-        """Length in seconds read of a file, or None for all."""
-        return self.seconds
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters."""
-        return reader_parameters(self)
-
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read the beginning of an array of frames, or of an interval."""
-        start, stop = interval or Interval()
-        window = Interval(start, None if self.seconds is None else start + self.seconds).within(stop)
+        interval = interval or Interval()
+        start, window = interval.start, interval.beginning(self.seconds)
         frames = _read_folder(Path(path)) if Path(path).is_dir() else _read_frames(Path(path))
         rate = self.frame_rate or self.fps
         seconds = len(frames) / rate
@@ -86,7 +64,7 @@ class FrameArrayReader:
         channels = frames[0].shape[-1]
         if len(chosen) * self.size**2 * channels * 4 > _MAX_BYTES:
             raise ValueError(f"{path} holds more than a gigabyte of frames: take smaller --size, --fps or --seconds.")
-        available = (seconds if stop is None else min(stop, seconds)) - start
+        available = interval.length_in(seconds)
         check_min_length(Path(path), available, self.min_seconds)
         return FileContent(np.stack([_resize(np.asarray(frames[index]), self.size) for index in chosen]), available)
 

@@ -10,13 +10,13 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import MAX_PIXELS, FileContent, Interval, check_pixels, reader_parameters
+from bmlr.data.readers._base import MAX_PIXELS, FileContent, FileReader, Interval, check_pixels
 from bmlr.data.readers._files import blame_bytes, check_file
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _on_black(image: Image.Image) -> Image.Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageReader:
+class ImageReader(FileReader):
     """Reader of images in colour; see :func:`read_rgb_image`.
 
     Args:
@@ -213,16 +213,6 @@ class ImageReader:
     def modality(self) -> Modality:
         """An image (H, W, 3)."""
         return Modality("image", (self.size, self.size, 3))
-
-    @property
-    def window(self) -> float | None:
-        """Length in seconds read of a file, or None for all."""
-        return None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters."""
-        return reader_parameters(self)
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read an image."""

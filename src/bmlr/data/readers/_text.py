@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bmlr.data._base import Modality
-from bmlr.data.readers._base import FileContent, Interval, reader_parameters
+from bmlr.data.readers._base import FileContent, FileReader, Interval
 from bmlr.data.readers._files import check_file
 
 _MAX_BYTES = 1 << 24  # of a text file; a larger one is a corpus or no text
 
 
 @dataclasses.dataclass(frozen=True)
-class TextReader:
+class TextReader(FileReader):
     """Reader of text files in UTF-8, as bytes; data sets tokenise them."""
 
     version: ClassVar[int] = 1
@@ -27,16 +27,6 @@ class TextReader:
     def modality(self) -> Modality:
         """Bytes (N,), N by the text."""
         return Modality("text", (-1,))
-
-    @property
-    def window(self) -> float | None:
-        """Length in seconds read of a file; text has none."""
-        return None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters."""
-        return reader_parameters(self)
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read a text file."""

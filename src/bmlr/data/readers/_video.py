@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bmlr._checks import check_integer, check_non_negative, check_positive
+from bmlr._checks import check_integer
 from bmlr.data._base import Modality
 from bmlr.data.readers._base import (
     MAX_PIXELS,
     FileContent,
+    FrameReader,
     Interval,
     check_min_length,
     check_pixels,
-    reader_parameters,
 )
 from bmlr.data.readers._container import MediaStream, open_stream
 from bmlr.data.readers._images import read_rgb_image, resize_to_square
@@ -124,7 +124,7 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoReader:
+class VideoReader(FrameReader):
     """Reader of video frames at a steady rate; see :func:`read_frames`.
 
     A folder of images is read as the frames of a video; see :func:`read_frame_folder`.
@@ -141,23 +141,12 @@ class VideoReader:
         ValueError: If a parameter is out of its range.
     """
 
-    size: int = 224
-    fps: float = 1.0
-    min_seconds: float = 0.0
-    seconds: float | None = None
-    frame_rate: float | None = None
     max_pixels: int = MAX_PIXELS
 
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_integer("size", self.size, 1)
-        check_positive("fps", self.fps)
-        check_non_negative("min_seconds", self.min_seconds)
-        if self.seconds is not None:
-            check_positive("seconds", self.seconds)
-        if self.frame_rate is not None:
-            check_positive("frame_rate", self.frame_rate)
+        super().__post_init__()
         check_integer("max_pixels", self.max_pixels, 1)
 
     @property
@@ -165,26 +154,16 @@ class VideoReader:
         """Frames (T, H, W, 3), T by the duration."""
         return Modality("frames", (-1, self.size, self.size, 3))
 
-    @property
-    def window(self) -> float | None:
-        """Length in seconds read of a file, or None for all."""
-        return self.seconds
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters."""
-        return reader_parameters(self)
-
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read the beginning of a video or of an interval."""
-        start, stop = interval or Interval()
-        window = Interval(start, None if self.seconds is None else start + self.seconds).within(stop)
+        interval = interval or Interval()
+        window = interval.beginning(self.seconds)
         if Path(path).is_dir():
             rate = self.frame_rate or self.fps
             frames, seconds = read_frame_folder(path, self.fps, self.size, window, rate, self.max_pixels)
         else:
             frames, seconds = read_frames(path, self.fps, self.size, window, self.max_pixels)
-        available = (seconds if stop is None else min(stop, seconds)) - start
+        available = interval.length_in(seconds)
         check_min_length(path, available, self.min_seconds)
         return FileContent(frames, available)
 
