@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 
-def capture_random_state() -> dict[str, Any]:
+def capture_random_state(*, gpus: bool = True) -> dict[str, Any]:
     """State of all generators, in types that ``torch.load(weights_only=True)`` reads.
+
+    Without ``gpus`` those of GPUs are left out: a process that loads data must not touch them.
 
     Lightning's ``isolate_rng`` collects the same, but its NumPy arrays make a checkpoint that only an unsafe load
     reads, and it needs the ``train`` extra.
@@ -20,7 +22,7 @@ def capture_random_state() -> dict[str, Any]:
     kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the legacy stream is the one user code draws from)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if gpus and torch.cuda.is_available() else [],
         "numpy": [kind, np.asarray(keys).tolist(), *position],
         "python": random.getstate(),
     }
@@ -41,8 +43,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def preserved_random_state() -> Iterator[None]:
-    """Restore the state of all generators on exit.
+def preserved_random_state(*, gpus: bool = True) -> Iterator[None]:
+    """Restore the state of all generators on exit; see :func:`capture_random_state`.
 
     Example:
         >>> import torch
@@ -52,7 +54,7 @@ def preserved_random_state() -> Iterator[None]:
         >>> bool((torch.rand(3) == inside).all())
         True
     """
-    state = capture_random_state()
+    state = capture_random_state(gpus=gpus)
     try:
         yield
     finally:

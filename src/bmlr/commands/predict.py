@@ -18,6 +18,8 @@ from bmlr._files import atomic_write_text, check_output, json_text
 from bmlr.tables import format_percent
 
 _LIKELY = 0.5  # a label is predicted above it
+#: Columns of the multimodal prediction, by task.
+_HEADS = {"regression": ["target"], "multilabel": ["labels"], "multiclass": ["class", "probability"]}
 
 
 def execute(
@@ -124,18 +126,21 @@ def _answer(values: dict[str, float], task: str) -> str:
 
 
 def _print_one(predicted: dict[str, dict[str, float]], task: str) -> None:
-    columns = {"regression": ["target"], "multilabel": ["labels", "probabilities"]}
-    table = Table("from", *columns.get(task, ["class", "probability", "next"]))
+    more = {"regression": [], "multilabel": ["probabilities"], "multiclass": ["next"]}
+    table = Table("from", *_HEADS[task], *more[task])
     for name, values in predicted.items():
         ranked = [f"{label} {format_percent(value)}" for label, value in sorted(values.items(), key=lambda u: -u[1])]
-        cells = {"regression": [], "multilabel": [", ".join(ranked[:5])]}
-        others = cells.get(task) if task in cells else [format_percent(_best(values)[1]), ", ".join(ranked[1:3])]
-        table.add_row(name, _answer(values, task), *(others or ()))
+        others: list[str] = []
+        if task == "multilabel":
+            others = [", ".join(ranked[:5])]
+        elif task == "multiclass":
+            others = [format_percent(_best(values)[1]), ", ".join(ranked[1:3])]
+        table.add_row(name, _answer(values, task), *others)
     make_console(120).print(table)
 
 
 def _print_many(results: Sequence[dict[str, Any]], task: str, modalities: Sequence[str]) -> None:
-    head = {"regression": ["target"], "multilabel": ["labels"]}.get(task, ["class", "probability"])
+    head = _HEADS[task]
     table = Table("sample", *head, *(f"by {name}" for name in modalities))
     for result in results:
         if (predicted := _values(result)) is None:
@@ -152,13 +157,8 @@ def _csv_text(results: Sequence[dict[str, Any]], task: str, classes: Sequence[st
     """A row per sample: the answer, those of each modality, probabilities of all classes or labels, error."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    if task == "regression":
-        head = ["target", *(f"target by {name}" for name in modalities)]
-    elif task == "multilabel":
-        head = ["labels", *(f"labels by {name}" for name in modalities)]
-    else:
-        head = ["class", "probability", *(f"class by {name}" for name in modalities)]
-    head += [f"P({name})" for name in classes]
+    answer = _HEADS[task][0]
+    head = [*_HEADS[task], *(f"{answer} by {name}" for name in modalities), *(f"P({name})" for name in classes)]
     writer.writerow(["sample", *head, "error"])
     for result in results:
         if (predicted := _values(result)) is None:

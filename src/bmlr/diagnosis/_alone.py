@@ -95,7 +95,7 @@ def _load_alone(run: Path, modality: str, weights: str, device: torch.device) ->
     loaded = load(run, weights=weights)
     config, model, method = loaded.config, loaded.model, loaded.method
     torch.manual_seed(config.seed)
-    untrained = build_model(config.data, config.model).to(next(model.parameters()).dtype)
+    untrained = build_model(config.model_data, config.model).to(next(model.parameters()).dtype)
     model.to(device), method.to(device)
     return TrainedAlone(
         model.encoders[modality], _UnimodalClassifier(model, method, modality), untrained.encoders[modality].to(device)

@@ -23,23 +23,16 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such model.
     """
-    import timm
     from timm.data import resolve_model_data_config
 
     net = _create(name, pretrained=False)
-    config = {key: net.pretrained_cfg[key] for key in _SOURCE if net.pretrained_cfg.get(key)}
-    config["model_args"] = _arguments_of(name)
     data = resolve_model_data_config(net)
     channels, height, width = data["input_size"]
     if channels != 3:
         raise ValueError(f"timm/{name} takes images of {channels} channels. Encoders of images take 3.")
     wanted = EncoderInput("image", size=(height, width), mean=tuple(data["mean"]), std=tuple(data["std"]))
-    digest = hashlib.sha256(json.dumps([timm.__version__.split(".")[0], config], sort_keys=True).encode())
-    if folder := _folder_of(name):
-        for path in sorted(folder.glob("*.safetensors")):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return {"id": digest.hexdigest(), "config": config, "input": wanted.as_dict()}
+    config, identity = _identify(name, net)
+    return {"id": identity, "config": config, "input": wanted.as_dict()}
 
 
 class TimmEncoder(nn.Module):
@@ -65,14 +58,14 @@ class TimmEncoder(nn.Module):
         super().__init__()
         self.name, self.pooling = name, pooling
         self.input = EncoderInput.from_dict(checkpoint["input"])
-        if weights and describe(name)["id"] != checkpoint["id"]:
-            raise ValueError(
-                f"timm/{name} is not the checkpoint that this run began with: it has changed. Put it back, or "
-                "choose another folder for the run."
-            )
         options = {} if pooling is None else {"global_pool": pooling}
         if weights:
             self.net = _create(name, pretrained=True, **options)
+            if _identify(name, self.net)[1] != checkpoint["id"]:
+                raise ValueError(
+                    f"timm/{name} is not the checkpoint that this run began with: it has changed. Put it back, or "
+                    "choose another folder for the run."
+                )
         else:  # without the folder or the hub that the weights came from
             config = checkpoint["config"]
             self.net = _create(config["architecture"], pretrained=False, **{**config["model_args"], **options})
@@ -86,6 +79,20 @@ class TimmEncoder(nn.Module):
             self.net.set_grad_checkpointing(self.training)
         features: Tensor = self.net(x)
         return features
+
+
+def _identify(name: str, net: Any) -> tuple[dict[str, Any], str]:
+    """What makes a model again without its weights, and a checksum of it and of weights in a folder."""
+    import timm
+
+    config = {key: net.pretrained_cfg[key] for key in _SOURCE if net.pretrained_cfg.get(key)}
+    config["model_args"] = _arguments_of(name)
+    digest = hashlib.sha256(json.dumps([timm.__version__.split(".")[0], config], sort_keys=True).encode())
+    if folder := _folder_of(name):
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return config, digest.hexdigest()
 
 
 def _folder_of(name: str) -> Path | None:

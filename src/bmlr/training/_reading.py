@@ -138,7 +138,7 @@ def load(
     if data is not None:
         config = dataclasses.replace(config, data=data)
     (open_data if with_data else restore_data)(directory, config)
-    model = build_model(config.data, config.model, weights=False)
+    model = build_model(config.model_data, config.model, weights=False)
     config.method.setup(model)
     if config.trainer.precision == "64-true":
         model, _ = model.double(), config.method.double()

@@ -196,7 +196,7 @@ def _as_model(
 def make_module(config: RunConfig) -> BalancedModule:
     """Model and method with their initial weights, drawn from the seed."""
     lightning.seed_everything(config.seed, verbose=False)
-    network = build_model(config.data, config.model)
+    network = build_model(config.model_data, config.model)
     if config.trainer.compile:
         for encoder in network.encoders.values():
             encoder.compile()

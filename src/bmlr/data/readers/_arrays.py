@@ -43,20 +43,29 @@ class ArrayReader(FileReader):
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read an array."""
         path = Path(path)
-        check_file(path, "array")
-        with (
-            blame_bytes(path, "a .npy file of numbers", lambda error: " ".join(str(error).split())),
-            path.open("rb") as file,
-        ):
-            values = np.load(file, allow_pickle=False)
+        values = load_numbers(path)
         dimensions = 1 if self.kind == "vector" else 2
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-            raise ValueError(f"{path} should hold one array of real numbers.")
         if values.ndim != dimensions:
             raise ValueError(
                 f"{path} should hold a {self.kind} of {dimensions} dimensions. Found shape {values.shape}."
             )
         return FileContent(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def load_numbers(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """An array of real numbers from a .npy file, read or mapped into memory.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything else.
+    """
+    check_file(path, "array")
+    # An open file is closed whatever is in it; mapping takes a path alone.
+    with blame_bytes(path, "a .npy file of numbers", _describe_error), path.open("rb") as file:
+        values = np.load(path, mmap_mode="r", allow_pickle=False) if mapped else np.load(file, allow_pickle=False)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        raise ValueError(f"{path} should hold one array of real numbers.")
+    return values
 
 
 def _describe_error(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +11,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr.data._base import Modality
+from bmlr.data.readers._arrays import load_numbers
 from bmlr.data.readers._base import FileContent, FrameReader, Interval, check_min_length
-from bmlr.data.readers._files import blame_bytes, check_file
-from bmlr.data.readers._video import natural_key
+from bmlr.data.readers._video import SteadyFrames, natural_key
 
 _MAX_BYTES = 1 << 30  # of the frames kept of one file
 _MAX_CHANNELS = 64  # more is an axis of pixels
@@ -49,24 +48,16 @@ class FrameArrayReader(FrameReader):
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read the beginning of an array of frames, or of an interval."""
         interval = interval or Interval()
-        start, window = interval.start, interval.beginning(self.seconds)
         frames = _read_folder(Path(path)) if Path(path).is_dir() else _read_frames(Path(path))
-        rate = self.frame_rate or self.fps
-        seconds = len(frames) / rate
-        length = (seconds if window.stop is None else min(window.stop, seconds)) - start
-        if length <= 0:
-            raise ValueError(
-                f"{path} should last beyond {start:g} s, the start of its interval. It lasts {seconds:.2f} s."
-            )
-        count = math.ceil(length * self.fps - 0.5 - 1e-9)
-        middles = [(k + 0.5) / self.fps for k in range(count)] or [length / 2]
-        chosen = [min(int((start + middle) * rate + 1e-9), len(frames) - 1) for middle in middles]
-        channels = frames[0].shape[-1]
-        if len(chosen) * self.size**2 * channels * 4 > _MAX_BYTES:
+        window = interval.beginning(self.seconds)
+        steady = SteadyFrames(Path(path), len(frames), self.frame_rate or self.fps, window, self.fps)
+        if max(steady.count, 1) * self.size**2 * frames[0].shape[-1] * 4 > _MAX_BYTES:
             raise ValueError(f"{path} holds more than a gigabyte of frames: take smaller --size, --fps or --seconds.")
-        available = interval.length_in(seconds)
+        available = interval.length_in(steady.seconds)
         check_min_length(Path(path), available, self.min_seconds)
-        return FileContent(np.stack([_resize(np.asarray(frames[index]), self.size) for index in chosen]), available)
+        return FileContent(
+            np.stack([_resize(np.asarray(frames[index]), self.size) for index in steady.indices()]), available
+        )
 
 
 def list_arrays(folder: Path) -> list[Path]:
@@ -82,7 +73,7 @@ def _read_folder(folder: Path) -> list[np.ndarray]:
         raise ValueError(f"{folder} should hold arrays (.npy), a frame each. It holds none.")
     frames = []
     for path in paths:
-        values = _load(path)
+        values = load_numbers(path, mapped=True)
         if values.ndim not in {2, 3}:
             raise ValueError(
                 f"{path} should hold one frame of shape (H, W, C), (C, H, W) or (H, W). Found {values.shape}."
@@ -95,21 +86,12 @@ def _read_folder(folder: Path) -> list[np.ndarray]:
 
 def _read_frames(path: Path) -> np.ndarray:
     """Frames (T, H, W, C) of a file, mapped into memory."""
-    values = _load(path)
+    values = load_numbers(path, mapped=True)
     if values.ndim not in {3, 4} or not values.size:
         raise ValueError(
             f"{path} should hold frames of shape (T, H, W, C), (T, C, H, W) or (T, H, W). Found {values.shape}."
         )
     return _channels_last(path, values)
-
-
-def _load(path: Path) -> np.ndarray:
-    check_file(path, "array")
-    with blame_bytes(path, "a .npy file of numbers", lambda error: " ".join(str(error).split())):
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-        raise ValueError(f"{path} should hold one array of real numbers.")
-    return values
 
 
 def _channels_last(path: Path, values: np.ndarray) -> np.ndarray:

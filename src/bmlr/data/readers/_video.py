@@ -94,22 +94,48 @@ def read_frame_folder(
         ValueError: If the folder holds no images, or one of them cannot be read.
         OSError: If the folder cannot be read now.
     """
-    start, stop = interval or Interval()
     images = list_images(folder)
     if not images:
         raise ValueError(f"{folder} should hold images, the frames of a video. It holds none.")
-    seconds = len(images) / frame_rate
-    length = (seconds if stop is None else min(stop, seconds)) - start
-    if length <= 0:
-        raise ValueError(
-            f"{folder} should last beyond {start:g} s, the start of its interval. It lasts {seconds:.2f} s."
-        )
-    count = math.ceil(length * fps - 0.5 - 1e-9)
-    if count > (limit := _max_frames(size)):
+    steady = SteadyFrames(folder, len(images), frame_rate, interval or Interval(), fps)
+    if steady.count > (limit := _max_frames(size)):
         raise ValueError(f"{folder} holds too many images: at most {limit} frames of this size are kept. {_LESS}.")
-    middles = [(k + 0.5) / fps for k in range(count)] or [length / 2]
-    indices = [min(int((start + middle) * frame_rate + 1e-9), len(images) - 1) for middle in middles]
-    return np.stack([read_rgb_image(images[index], size, max_pixels) for index in indices]), seconds
+    frames = np.stack([read_rgb_image(images[index], size, max_pixels) for index in steady.indices()])
+    return frames, steady.seconds
+
+
+class SteadyFrames:
+    """Frames at a steady rate of frames at another.
+
+    Args:
+        path: Where they are, for the message.
+        total: Number of given frames.
+        frame_rate: Given frames per second.
+        interval: Interval to read.
+        fps: Frames per second of the result.
+
+    Attributes:
+        seconds: Duration of the given frames.
+        count: Number of frames of the result; 0 stands for one of a shorter interval.
+
+    Raises:
+        ValueError: If the interval begins behind the last frame.
+    """
+
+    def __init__(self, path: Path, total: int, frame_rate: float, interval: Interval, fps: float) -> None:
+        self.total, self.frame_rate, self.fps, self.start = total, frame_rate, fps, interval.start
+        self.seconds = total / frame_rate
+        self._length = interval.length_in(self.seconds)
+        if self._length <= 0:
+            raise ValueError(
+                f"{path} should last beyond {self.start:g} s, the start of its interval. It lasts {self.seconds:.2f} s."
+            )
+        self.count = math.ceil(self._length * fps - 0.5 - 1e-9)
+
+    def indices(self) -> list[int]:
+        """Index of the given frame at the middle of each frame of the result."""
+        middles = [(k + 0.5) / self.fps for k in range(self.count)] or [self._length / 2]
+        return [min(int((self.start + middle) * self.frame_rate + 1e-9), self.total - 1) for middle in middles]
 
 
 def list_images(folder: Path) -> list[Path]:

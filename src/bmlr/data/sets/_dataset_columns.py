@@ -8,7 +8,7 @@ import numpy as np
 
 from bmlr.data._base import SPLITS, Modality
 from bmlr.data.sets._dataset_items import as_values
-from bmlr.data.transforms._tokens import Tokeniser, Vocabulary, split_words
+from bmlr.data.transforms._tokens import Tokeniser, Vocabulary, describe_cut, split_words
 
 _VOCABULARY = 20_000  # words of the texts of the training split
 _KINDS: dict[int, Any] = {1: "vector", 2: "sequence", 3: "image", 4: "frames"}
@@ -72,10 +72,7 @@ class Column:
             raise ValueError(f"`train` should have '{self.key}'. Every item lacks it.")
         if not isinstance(self._first, str):
             return None
-        vocabulary = Vocabulary.of_texts(self._texts, _VOCABULARY)
-        if not vocabulary.words:
-            raise ValueError(f"The texts '{self.key}' of `train` should share words. No word is in two of them.")
-        return vocabulary
+        return Vocabulary.of_shared(self._texts, _VOCABULARY, f"The texts '{self.key}' of `train`")
 
     def form(self, tokeniser: Tokeniser | None, max_tokens: int) -> Modality:
         """Form of the inputs.
@@ -98,10 +95,4 @@ class Column:
 
     def describe_cut(self, max_tokens: int) -> str | None:
         """A remark on texts that are cut off."""
-        longer = sum(words > max_tokens for words in self._words)
-        if not longer:
-            return None
-        return (
-            f"{longer} of {len(self._words)} texts of '{self.name}' have more than {max_tokens} tokens, up to "
-            f"{max(self._words)}. Their first {max_tokens} are used; `max_tokens` takes more."
-        )
+        return describe_cut(self.name, self._words, max_tokens, "`max_tokens`")

@@ -86,7 +86,7 @@ class DatasetData(MultimodalData):
             "modalities": self.keys,
             "target": self.target,
             "group": self.group,
-            "task": None if task is None else {"name": type(task).__name__, **task.hparams},
+            "task": None if task is None else _task_entry(task),
             "classes": None if self.given_classes is None else list(self.given_classes),
             "forms": {u: dataclasses.asdict(form) for u, form in self.given_forms.items()} or None,
             "max_tokens": self.max_tokens,
@@ -107,13 +107,11 @@ class DatasetData(MultimodalData):
     @property
     def task(self) -> Task:
         """The task given, or that of the targets."""
-        self.prepare()
         return self._content.task
 
     @property
     def content_digest(self) -> str:
         """SHA-256 checksum of all items."""
-        self.prepare()
         return self._content.digest
 
     @property
@@ -124,7 +122,6 @@ class DatasetData(MultimodalData):
     def split(self, name: SplitName) -> DatasetSplit:
         """One split."""
         check_choice("name", name, SPLITS)
-        self.prepare()
         return DatasetSplit(self._datasets[name], self.keys, self._content, name)
 
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -151,7 +148,7 @@ class DatasetData(MultimodalData):
         """Classes, forms, task and vocabularies."""
         known = self._content
         entries = {
-            "task": {"name": type(known.task).__name__, **known.task.hparams},
+            "task": _task_entry(known.task),
             "optional": sorted(known.optional),
             "digest": known.digest,
             "tokenisers": {name: tokeniser.as_dict() for name, tokeniser in known.tokenisers.items()},
@@ -305,8 +302,8 @@ def read_items(dataset: Any, positions: Sequence[int], split: str, *, seed: int 
     """
     for position in positions:
         own = sample_seed(0 if seed is None else seed + 1, position)
-        with preserved_random_state():
-            torch.manual_seed(own)
+        with preserved_random_state(gpus=False):
+            torch.default_generator.manual_seed(own)
             np.random.seed(own % 2**32)  # noqa: NPY002  (the legacy stream is the one user code draws from)
             random.seed(own)
             item = dataset[position]
@@ -340,6 +337,10 @@ def _names_of(dataset: Any, target: str) -> tuple[str, ...] | None:
     feature = (getattr(dataset, "features", None) or {}).get(target)
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     return None if names is None else tuple(map(str, names))
+
+
+def _task_entry(task: Task) -> dict[str, Any]:
+    return {"name": type(task).__name__, **task.hparams}
 
 
 def _make_task(task: Task | Mapping[str, Any] | None) -> Task | None:

@@ -60,8 +60,8 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
     for code, split in enumerate(SPLITS):
         numbers = np.bincount(targets[arrays["split"] == code], minlength=len(classes)).tolist()
         counts[split] = dict(zip(classes, numbers, strict=True))
-    notes = (*_notes(arrays), *_check_widths(name, path, arrays), *describe_counts(counts))
     samples = {split: sum(by_class.values()) for split, by_class in counts.items()}
+    notes = (*_notes(arrays), *_check_widths(name, path, arrays), *describe_counts(counts, samples))
     return PrepareResult(folder, classes, counts, samples, (), len(targets) if made else 0, notes)
 
 

@@ -304,7 +304,7 @@ def _read_row(
     if len(cells) != len(table.columns):
         return SourceSample(name, ""), [f"it has {len(cells)} cells, the first row has {len(table.columns)}"]
     problems = []
-    label = _cell(table, cells, "target" if table.task == "regression" else "label")
+    label = _cell(table, cells, "target" if "target" in table.columns else "label")
     word = _cell(table, cells, "split")
     split = SPLIT_WORDS.get(word.casefold())
     if word and split is None:

@@ -8,7 +8,7 @@ from bmlr.data._base import Modality
 from bmlr.data.readers._text import bytes_to_text
 from bmlr.data.sets._forms import Form
 from bmlr.data.store._store import Store
-from bmlr.data.transforms._tokens import Tokeniser, Vocabulary
+from bmlr.data.transforms._tokens import Tokeniser, Vocabulary, describe_cut
 
 
 def build_vocabulary(store: Store, name: str, rows: np.ndarray, size: int) -> Vocabulary:
@@ -23,25 +23,14 @@ def build_vocabulary(store: Store, name: str, rows: np.ndarray, size: int) -> Vo
     Raises:
         ValueError: If no word is in two texts.
     """
-    vocabulary = Vocabulary.of_texts((bytes_to_text(store.values(name, row)) for row in rows.tolist()), size)
-    if not vocabulary.words:
-        raise ValueError(
-            f"The texts of '{name}' in the training split of {store.folder} should share words. No word is in two of "
-            "them."
-        )
-    return vocabulary
+    texts = (bytes_to_text(store.values(name, row)) for row in rows.tolist())
+    return Vocabulary.of_shared(texts, size, f"The texts of '{name}' in the training split of {store.folder}")
 
 
 def text_form(store: Store, name: str, tokeniser: Tokeniser, max_tokens: int) -> tuple[Form, str | None]:
     """How stored texts become tokens, and a remark on those that are cut off."""
     present = np.flatnonzero(store.present(name)).tolist()
     lengths = [tokeniser.encode(bytes_to_text(store.values(name, row)), max_tokens)[1] for row in present]
-    longer, longest = sum(length > max_tokens for length in lengths), max(lengths)
-    remark = None
-    if longer:
-        remark = (
-            f"{longer} of {len(lengths)} texts of '{name}' have more than {max_tokens} tokens, up to {longest}. Their "
-            f"first {max_tokens} are used; --data.max_tokens takes more."
-        )
-    modality = Modality("text", (min(longest, max_tokens),), tokeniser.num_tokens, tokeniser.padding)
-    return Form(modality, tokeniser=tokeniser, max_tokens=max_tokens), remark
+    modality = Modality("text", (min(max(lengths), max_tokens),), tokeniser.num_tokens, tokeniser.padding)
+    form = Form(modality, tokeniser=tokeniser, max_tokens=max_tokens)
+    return form, describe_cut(name, lengths, max_tokens, "--data.max_tokens")

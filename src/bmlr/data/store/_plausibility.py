@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from bmlr.data.store._samples import SourceSample, StoredSample
-from bmlr.data.store._targets import SEPARATOR, TaskName, read_number, split_labels
+from bmlr.data.store._targets import SEPARATOR, TargetForm, TaskName, read_number
 
 _MAX_NAMES = 5  # named in a sentence
 _FEW = 2  # samples of a class that can hardly be learnt
@@ -77,8 +77,7 @@ def check_labels(
     """
 
     def labels_of(sample: SourceSample) -> list[str]:
-        several = task == "multilabel" and SEPARATOR in sample.label
-        return split_labels(sample.label) if several else [sample.label]
+        return TargetForm(task).names(sample.label) if SEPARATOR in sample.label else [sample.label]
 
     cleaned, notes = _clean_names(samples)
     spellings: dict[str, set[str]] = collections.defaultdict(set)
@@ -255,21 +254,21 @@ def _variants(counts: Mapping[str, int]) -> list[list[str]]:
     return [group for group in order if len(group) > 1]
 
 
-def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[str, int] | None = None) -> list[str]:
+def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[str, int]) -> list[str]:
     """Notes on the numbers of samples by split and class.
 
     Args:
         counts: Number of samples by split ("" where there is none) and class or label; of numbers there are none.
-        samples: Number of samples by split; None adds up the classes.
+        samples: Number of samples by split.
 
     Example:
-        >>> describe_counts({"train": {"Cat": 90, "cat": 60}, "test": {"Cat": 6, "cat": 0}})[0]
+        >>> counts = {"train": {"Cat": 90, "cat": 60}, "test": {"Cat": 6, "cat": 0}}
+        >>> describe_counts(counts, {"train": 150, "test": 6})[0]
         "Warning: classes 'Cat' and 'cat' differ by case, spaces, '_' or '-' only. If they are one, write it one way."
     """
     classes = list(dict.fromkeys(label for by_class in counts.values() for label in by_class))
     if not classes:
         return []
-    sizes = {split: sum(by_class.values()) for split, by_class in counts.items()} if samples is None else samples
     totals = {label: sum(by_class.get(label, 0) for by_class in counts.values()) for label in classes}
     notes = [
         f"Warning: classes {_listed(group, ' and ')} differ by case, spaces, '_' or '-' only. If they are one, write "
@@ -279,7 +278,7 @@ def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[st
     few = [label for label, total in totals.items() if total <= _FEW]
     if few:
         notes.append(f"Warning: {_count(few)} at most {_FEW} samples: {_listed(few)}.")
-    if everywhere := [label for label, total in totals.items() if total == sum(sizes.values())]:
+    if everywhere := [label for label, total in totals.items() if total == sum(samples.values())]:
         notes.append(f"Warning: every sample has the label {_listed(everywhere)}, which so tells nothing.")
     splits = [split for split in counts if split]
     if len(splits) > 1:
@@ -291,7 +290,7 @@ def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[st
         elsewhere = [label for label, names in homes.items() if len(names) > 1 and "train" not in names]
         if elsewhere:
             notes.append(f"Warning: {_count(elsewhere)} no training sample: {_listed(elsewhere)}.")
-    return notes + [sentence for split in splits if (sentence := describe_size(split, sizes[split])) is not None]
+    return notes + [sentence for split in splits if (sentence := describe_size(split, samples[split])) is not None]
 
 
 def describe_size(split: str, samples: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -62,10 +62,10 @@ class TargetForm:
         return targets
 
 
-def make_task(name: str, classes: Sequence[str], **options: Any) -> Task:
+def make_task(name: str, classes: Sequence[str]) -> Task:
     """The task of stored targets."""
     if name == "regression":
-        return Regression(**options)
+        return Regression()
     return MultiLabel(len(classes)) if name == "multilabel" else Multiclass(len(classes))
 
 

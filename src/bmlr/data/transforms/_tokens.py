@@ -7,7 +7,7 @@ import functools
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,24 @@ class Tokeniser(ABC):
     @abstractmethod
     def as_dict(self) -> dict[str, Any]:
         """Everything that makes it again, as JSON."""
+
+
+def describe_cut(name: str, lengths: Sequence[int], max_tokens: int, option: str) -> str | None:
+    """A remark on texts that are cut off, or None.
+
+    Args:
+        name: The modality.
+        lengths: Number of tokens of each text.
+        max_tokens: Number of tokens that are used.
+        option: What takes more.
+    """
+    longer = sum(length > max_tokens for length in lengths)
+    if not longer:
+        return None
+    return (
+        f"{longer} of {len(lengths)} texts of '{name}' have more than {max_tokens} tokens, up to {max(lengths)}. Their "
+        f"first {max_tokens} are used; {option} takes more."
+    )
 
 
 class Vocabulary(Tokeniser):
@@ -69,6 +87,18 @@ class Vocabulary(Tokeniser):
         counts = collections.Counter(word for text in texts for word in set(split_words(text)))
         frequent = sorted((-count, word) for word, count in counts.items() if count > 1)
         return cls(sorted(word for _, word in frequent[:size]))
+
+    @classmethod
+    def of_shared(cls, texts: Iterable[str], size: int, subject: str) -> Vocabulary:
+        """Words of texts; see :meth:`of_texts`.
+
+        Raises:
+            ValueError: If no word is in two texts; ``subject`` says of what.
+        """
+        vocabulary = cls.of_texts(texts, size)
+        if not vocabulary.words:
+            raise ValueError(f"{subject} should share words. No word is in two of them.")
+        return vocabulary
 
     def encode(self, text: str, max_tokens: int) -> tuple[np.ndarray, int]:
         """Indices of the first words, and the number of all."""
