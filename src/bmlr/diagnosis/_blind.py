@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_integer, check_non_negative
 from bmlr._modes import module_mode
-from bmlr.batch import named_tensors
+from bmlr.batch import Batch, named_tensors
 from bmlr.diagnosis._predictions import check_batch
 from bmlr.diagnosis._removal import modules_of
 from bmlr.diagnosis._replacements import RemovalMode, RemovalOptions, Replacements, is_mask, make_replacements
 from bmlr.diagnosis._resampling import IntervalEstimate, ResampledMeans
 from bmlr.diagnosis._sample_scores import (
     HOW,
-    Functions,
     InputBatches,
     SampleScore,
+    ScoreAndAnswer,
     ScoreCollector,
     classifier_functions,
     pairs_of,
@@ -246,20 +246,20 @@ def blind_modality_test(  # noqa: PLR0913  (one call says all of a model and its
     names = list(first.inputs if modalities is None else modalities)
     check_batch(first, names, 0)
     options = RemovalOptions(None, names, baselines or {}, n_draws, pool_size)
-    ways = {way: _replacements(way, names, batches, options, seed) for way in WAYS}
+    ways = {way: _replacements(way, names, first, batches, options, seed) for way in WAYS}
     if isinstance(score, MultimodalClassifier):
         modules = [score] if method is None else [score, method]
-        functions: Functions = classifier_functions(score, method)
+        functions: ScoreAndAnswer = classifier_functions(score, method)
     else:
         modules = modules_of(score, module)
         functions = plain_functions(score, answer)
-    collector = ScoreCollector(*functions, ways, modules, n_draws)
+    collector = ScoreCollector(functions, ways, modules, n_draws)
     with module_mode(*modules, training=False):
         for number, pair in enumerate(pairs_of(batches)):
             collector.add(*pair, number)
     columns = collector.columns()
     sign = -1.0 if larger_is_better else 1.0
-    means = _resample(columns, sign, n_resamples, seed)
+    means = _resample(columns, collector.tested, sign, n_resamples, seed)
     if margin is None:
         margin = 0.02 * float(np.abs(columns["score"]).mean())
     effects: dict[str, dict[str, WayEffect]] = {name: {} for name in names}
@@ -304,36 +304,35 @@ def _is_none(change: IntervalEstimate, margin: float) -> bool:
 
 
 def _resample(
-    columns: Mapping[str, np.ndarray], sign: float, n_resamples: int, seed: int
+    columns: Mapping[str, np.ndarray], tested: Sequence[tuple[str, str]], sign: float, n_resamples: int, seed: int
 ) -> dict[tuple[str, str], ResampledMeans]:
     """Resampled means of each modality and way; the same seed makes the same resamples."""
     means = {}
-    for column in columns:
-        name, _, rest = column.rpartition("/")
-        if rest != "score" or not name:
-            continue
-        modality, _, way = name.rpartition("/")
+    for name, way in tested:
+        changed = f"{name}/{way}"
+        scores = columns[f"{changed}/score"]
         table = {
-            "score": columns[column],
-            "worse_by": sign * (columns[column] - columns["score"]),
-            "sample_change": columns[f"{name}/sample"],
+            "score": scores,
+            "worse_by": sign * (scores - columns["score"]),
+            "sample_change": columns[f"{changed}/sample"],
         }
-        if f"{name}/answer" in columns:
-            table["answer_change"] = columns[f"{name}/answer"]
-        resampled = means[modality, way] = ResampledMeans(table, n_resamples=n_resamples, seed=seed)
+        if f"{changed}/answer" in columns:
+            table["answer_change"] = columns[f"{changed}/answer"]
+        resampled = means[name, way] = ResampledMeans(table, n_resamples=n_resamples, seed=seed)
         if not np.isin(columns["score"], (0, 1)).all():  # a loss that never changes is no proportion of zero
             resampled.proportions.clear()
     return means
 
 
 def _replacements(
-    way: str, names: Sequence[str], batches: Iterable[Any], options: RemovalOptions, seed: int
+    way: str, names: Sequence[str], first: Batch, batches: Iterable[Any], options: RemovalOptions, seed: int
 ) -> Replacements:
-    """Replacements of a way; of words, which have no mean, none for ``removed`` without a baseline."""
+    """Replacements of a way; of words, which have no mean, none for ``removed`` without a baseline.
+
+    What has a mean is told from the ``first`` batch.
+    """
     mode, given = WAYS[way], options.baselines if way == "removed" else {}
-    inputs = InputBatches(batches)
     if mode == "mean":
-        first = next(iter(inputs))
         names = [
             name
             for name in names
@@ -341,7 +340,7 @@ def _replacements(
             or all(x.is_floating_point() or is_mask(key, x) for key, x in named_tensors(first.inputs[name]).items())
         ]
     options = dataclasses.replace(options, mode=mode, baselines=given, modalities=names)
-    return make_replacements(names, inputs, options, seed) if names else Replacements({}, "")
+    return make_replacements(names, InputBatches(batches), options, seed) if names else Replacements({}, "")
 
 
 def _signed(estimate: IntervalEstimate, sign: float = 1) -> str:

@@ -155,13 +155,12 @@ def make_predictor(
     names = first_modalities(batches) if options.modalities is None else options.modalities
     check_modalities(names)
     modules = modules_of(model, module)
-    parameter = next((p for m in modules for p in m.parameters()), None)
     return ReplacedInputPredictor(
         lambda batch: model(dict(batch.inputs)),
         None,
         modalities=names,
         modules=modules,
-        device=None if parameter is None else parameter.device,
+        device=device_of(modules),
         replacements=make_replacements(names, batches, options, seed),
     )
 
@@ -180,6 +179,12 @@ def modules_of(model: Callable[..., Tensor], module: nn.Module | Sequence[nn.Mod
             "to switch to evaluation mode. Found None."
         )
     return [module] if isinstance(module, nn.Module) else list(module)
+
+
+def device_of(modules: Sequence[nn.Module]) -> torch.device | None:
+    """Device of the first parameter; None without any."""
+    parameter = next((p for module in modules for p in module.parameters()), None)
+    return None if parameter is None else parameter.device
 
 
 def _classifier_predictor(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr.batch import Batch, input_size, map_tensors
+from bmlr.diagnosis._removal import device_of
 from bmlr.diagnosis._replacements import Replacements, chosen_inputs
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
@@ -18,10 +19,8 @@ from bmlr.model import MultimodalClassifier
 #: Score of each sample, shape (B,), from inputs by modality and targets.
 SampleScore: TypeAlias = Callable[[dict[str, Any], Any], Tensor]
 _Presence: TypeAlias = Mapping[str, Tensor] | None
-_Score: TypeAlias = Callable[[dict[str, Any], Any, _Presence], Tensor]
-_Answer: TypeAlias = Callable[[dict[str, Any], _Presence], Tensor]
-#: Score of each sample, and the answers if they are to be compared.
-Functions: TypeAlias = tuple[_Score, _Answer | None]
+#: Score of each sample, and what gives the answers if they are to be compared, once the scores are found right.
+ScoreAndAnswer: TypeAlias = Callable[[dict[str, Any], Any, _Presence], tuple[Tensor, Callable[[], Tensor] | None]]
 
 #: What each way does to a modality.
 HOW = {"shuffled": "taken from other samples", "removed": "taken away", "noise": "replaced by noise"}
@@ -32,15 +31,13 @@ class ScoreCollector:
 
     def __init__(
         self,
-        score: _Score,
-        answer: _Answer | None,
+        score_and_answer: ScoreAndAnswer,
         ways: Mapping[str, Replacements],
         modules: Sequence[nn.Module],
         n_draws: int,
     ) -> None:
-        self._score, self._answer, self._ways, self._n_draws = score, answer, ways, n_draws
-        parameter = next((p for module in modules for p in module.parameters()), None)
-        self._device = torch.device("cpu") if parameter is None else parameter.device
+        self._score_and_answer, self._ways, self._n_draws = score_and_answer, ways, n_draws
+        self._device = device_of(modules) or torch.device("cpu")
         self._columns: dict[str, list[Tensor]] = {}
         #: Modalities and ways, in the order of the table.
         self.tested = [
@@ -54,8 +51,7 @@ class ScoreCollector:
         present = None if present is None else {name: mask.to(self._device) for name, mask in present.items()}
         with contextlib.suppress(ValueError):  # of targets that are no tensors the score itself takes care
             targets = map_tensors(lambda x: x.to(self._device), targets)
-        intact = self._scores(inputs, targets, present, number, "as it is")
-        answers = None if self._answer is None else self._answer(dict(inputs), present).cpu()
+        intact, answers = self._evaluate(inputs, targets, present, number, "as it is")
         self._append("score", intact)
         for name, way in self.tested:
             replacements = self._ways[way]
@@ -64,10 +60,10 @@ class ScoreCollector:
             for _ in range(self._n_draws if replacements.n_draws > 1 else 1):
                 replaced = chosen_inputs(mask, replacements.by_name[name](inputs[name]), inputs[name])
                 changed = {**inputs, name: replaced}
-                scores = self._scores(changed, targets, present, number, f"with {name} {HOW[way]}")
+                scores, others = self._evaluate(changed, targets, present, number, f"with {name} {HOW[way]}")
                 draw = [scores, (scores - intact).abs()]
-                if self._answer is not None and answers is not None:
-                    draw.append(_answer_change(answers, self._answer(changed, present).cpu()))
+                if answers is not None and others is not None:
+                    draw.append(_answer_change(answers, others))
                 draws.append(draw)
             for kind, values in zip(("score", "sample", "answer"), zip(*draws, strict=True), strict=False):
                 mean = torch.stack(values).mean(0)
@@ -80,8 +76,11 @@ class ScoreCollector:
     def _append(self, name: str, values: Tensor) -> None:
         self._columns.setdefault(name, []).append(values)
 
-    def _scores(self, inputs: dict[str, Any], targets: Any, present: _Presence, number: int, state: str) -> Tensor:
-        scores = self._score(dict(inputs), targets, present)
+    def _evaluate(
+        self, inputs: dict[str, Any], targets: Any, present: _Presence, number: int, state: str
+    ) -> tuple[Tensor, Tensor | None]:
+        """Checked scores, and answers."""
+        scores, answer = self._score_and_answer(inputs, targets, present)
         count = _size(inputs)
         if not isinstance(scores, Tensor) or tuple(scores.shape) != (count,):
             found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
@@ -91,30 +90,30 @@ class ScoreCollector:
             )
         if not bool(scores.isfinite().all()):
             raise ValueError(f"`score` gives NaN or infinite numbers in batch {number}, {state}.")
-        return scores.detach().cpu().double()
+        return scores.detach().cpu().double(), None if answer is None else answer().cpu()
 
 
-def plain_functions(score: SampleScore, answer: Callable[[dict[str, Any]], Tensor] | None) -> Functions:
+def plain_functions(score: SampleScore, answer: Callable[[dict[str, Any]], Tensor] | None) -> ScoreAndAnswer:
     """Score and answers of functions that know no masks of presence."""
-    return (
-        lambda inputs, targets, present: score(inputs, targets),
-        None if answer is None else lambda inputs, present: answer(inputs),
+    return lambda inputs, targets, present: (
+        score(dict(inputs), targets),
+        None if answer is None else lambda: answer(dict(inputs)),
     )
 
 
-def classifier_functions(model: MultimodalClassifier, method: Method | None) -> Functions:
+def classifier_functions(model: MultimodalClassifier, method: Method | None) -> ScoreAndAnswer:
     """Loss of the task of each sample, and predictions."""
     dtype = next(model.parameters()).dtype
 
-    def logits(inputs: dict[str, Any], present: _Presence) -> Tensor:
+    def score_and_answer(
+        inputs: dict[str, Any], targets: Any, present: _Presence
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
         typed = {u: map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x, x) for u, x in inputs.items()}
         output = model(typed, present)
-        return output.logits if method is None else method.predict(output).logits
+        logits = output.logits if method is None else method.predict(output).logits
+        return model.task.sample_losses(logits, targets), lambda: model.task.predict(logits)
 
-    return (
-        lambda inputs, targets, present: model.task.sample_losses(logits(inputs, present), targets),
-        lambda inputs, present: model.task.predict(logits(inputs, present)),
-    )
+    return score_and_answer
 
 
 def _answer_change(before: Tensor, after: Tensor) -> Tensor:
