@@ -58,8 +58,7 @@ def measure_config(config: RunConfig) -> dict[str, float]:
             enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
         ).fit(module)  # fmt: skip
-    size = config.trainer.batch_size or config.data.defaults.batch_size
-    validation = _VALIDATION * -(-len(config.model_data.split("val")) // size)
+    validation = _VALIDATION * -(-len(config.model_data.split("val")) // config.batch_size)
     weights = sum(value.numel() * value.element_size() for value in module.parameters())
     return {"epoch_seconds": clock.step_seconds * (clock.steps_per_epoch + validation), "weights": weights}
 

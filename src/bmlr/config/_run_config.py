@@ -59,6 +59,11 @@ class RunConfig:
         return self.model.select(self.data)
 
     @property
+    def batch_size(self) -> int:
+        """Samples of a batch: those of the trainer's options, else the data set's default."""
+        return self.trainer.batch_size or self.data.defaults.batch_size
+
+    @property
     def user_modules(self) -> list[str]:
         """Modules of the user's own classes."""
         classes = own_modules({"class_path": class_path(type(instance))} for instance in (self.data, self.method))

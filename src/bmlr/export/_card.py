@@ -220,8 +220,7 @@ def _python(imported: str, code: str) -> str:
 
 def _training_lines(loaded: LoadedRun, result: Mapping[str, Any], weights: str) -> str:
     config = loaded.config
-    batch_size = config.trainer.batch_size or config.data.defaults.batch_size
-    lines = [f"* Seed {config.seed}, batches of {batch_size} samples"]
+    lines = [f"* Seed {config.seed}, batches of {config.batch_size} samples"]
     if result:
         epochs = result["epochs"]
         if weights == "best":

@@ -75,7 +75,7 @@ def collect_run(
     indices = np.arange(len(positions))
     if max_samples is not None and len(indices) > max_samples:
         indices = np.sort(np.random.default_rng(seed).choice(indices, max_samples, replace=False))
-    size = config.trainer.batch_size or config.data.defaults.batch_size
+    size = config.batch_size
     requests = [BatchRequest(tuple(indices[start : start + size].tolist())) for start in range(0, len(indices), size)]
     dtype = next(model.parameters()).dtype
     rows: list[dict[str, Tensor]] = []

@@ -183,6 +183,5 @@ def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_s
         world_size: Number of processes.
     """
     samples = config.model_data.split(split)
-    size = config.trainer.batch_size or config.data.defaults.batch_size
-    requests = ordered_requests(len(samples), size, rank=rank, world_size=world_size)
+    requests = ordered_requests(len(samples), config.batch_size, rank=rank, world_size=world_size)
     return RequestLoader(samples, requests, num_workers=config.trainer.num_workers)

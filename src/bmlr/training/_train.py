@@ -117,8 +117,7 @@ def train(
 def _train(config: RunConfig, directory: Path, *, resume: bool) -> RunResult:
     """Train a configuration that is not finished."""
     check_hardware(config.trainer)
-    batch_size = config.trainer.batch_size or config.data.defaults.batch_size
-    with Termination(directory) as termination, translate_errors(directory, batch_size), restored_threads():
+    with Termination(directory) as termination, translate_errors(directory, config.batch_size), restored_threads():
         fitter = make_trainer(config, directory, RunWatch(termination))
         config.data.prepare()
         module = make_module(config)
@@ -205,7 +204,7 @@ def make_module(config: RunConfig) -> BalancedModule:
         config.method,
         config.optimizer,
         data=config.model_data,
-        batch_size=config.trainer.batch_size or config.data.defaults.batch_size,
+        batch_size=config.batch_size,
         num_workers=config.trainer.num_workers,
         seed=config.seed,
         on_nonfinite=config.trainer.on_nonfinite,
