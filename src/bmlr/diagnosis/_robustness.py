@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from bmlr._modes import module_mode
 from bmlr.batch import Batch, as_batch
 from bmlr.diagnosis._corruption import Corruption, check_names, input_scales
 from bmlr.diagnosis._predictions import check_batch, first_modalities
-from bmlr.diagnosis._removal import AbsentModalityPredictor, ModelFunction, modules_of
+from bmlr.diagnosis._removal import AbsentModalityPredictor, ModelFunction, device_of, modules_of
 from bmlr.diagnosis._replacements import RemovalOptions, chosen_inputs, make_replacements
 from bmlr.diagnosis._resampling import IntervalEstimate, ResampledMeans
 from bmlr.diagnosis._tables import plain_values
@@ -74,6 +75,11 @@ class Robustness:
         """How the metric is shown."""
         return metric_form(self.metric)
 
+    @property
+    def lost_head(self) -> str:
+        """Head of a column of what is lost."""
+        return "points lost" if self.form.is_rate else "worse by"
+
     def rows(self) -> list[CorruptedScore]:
         """All scores, each corruption once."""
         scores = [self.clean, *([] if self.fixed is None else [self.fixed])]
@@ -83,7 +89,6 @@ class Robustness:
     def table(self) -> Table:
         """A row per corruption."""
         names = list(self.clean.scores)
-        lost = "points lost" if self.form.is_rate else "worse by"
         rows = [
             [
                 Cell(str(score.corruption.effective) or "clean"),
@@ -93,9 +98,8 @@ class Robustness:
             ]
             for score in self.rows()
         ]
-        return Table(
-            ["corruption", names[0], lost, *names[1:]], rows, [self.caption], f"{self.form.title}: {self.subject}"
-        )
+        heads = ["corruption", names[0], self.lost_head, *names[1:]]
+        return Table(heads, rows, [self.caption], f"{self.form.title}: {self.subject}")
 
     @property
     def caption(self) -> str:
@@ -252,8 +256,7 @@ class _FunctionPredictor:
         self.modules = modules_of(model, module)
         self.task = task
         self._model, self._replacements = model, make_replacements(self.modalities, batches, options, seed)
-        parameter = next((p for m in self.modules for p in m.parameters()), None)
-        self._device = torch.device("cpu") if parameter is None else parameter.device
+        self._device = device_of(self.modules) or torch.device("cpu")
 
     def predict(self, batch: Batch, kept: Mapping[str, Tensor]) -> Prediction:
         """Logits of a batch, inputs replaced where a mask is False."""
@@ -293,13 +296,13 @@ class _Scorer:
         return dataclasses.replace(self._scores[key], corruption=corruption)
 
     def _compare(self, corruption: Corruption, predicted: _Predicted) -> CorruptedScore:
-        columns = predicted.columns()
+        columns = predicted.columns
         if columns is None:  # a metric that is no mean over samples, such as AUROC: without intervals
-            values, clean = predicted.values(), self._clean.values()
+            values, clean = predicted.values, self._clean.values
             scores = {name: IntervalEstimate(value, math.nan, math.nan) for name, value in values.items()}
             lost = self._sign * (clean["fused"] - values["fused"])
             return CorruptedScore(corruption, scores, IntervalEstimate(lost, math.nan, math.nan))
-        clean_columns = self._clean.columns() or {}
+        clean_columns = self._clean.columns or {}
         means = ResampledMeans({**columns, "clean": clean_columns["fused"]}, n_resamples=1000, seed=self._seed)
         order = ("clean", "fused") if self._sign > 0 else ("fused", "clean")
         return CorruptedScore(corruption, {name: means.estimate(name) for name in columns}, means.difference(*order))
@@ -320,10 +323,8 @@ class _Scorer:
                 prediction = self._predictor.predict(corrupted, kept)
                 unimodal = {u: x.cpu() for u, x in prediction.unimodal_logits.items()}
                 collected.append((Prediction(prediction.logits.cpu(), unimodal), corrupted))
-        if not sum(len(batch) for _, batch in collected):
-            raise ValueError("`batches` should hold at least one sample. Found none.")
         task = self._predictor.task
-        if task is None:
+        if task is None or not any(len(batch) for _, batch in collected):
             raise ValueError("`batches` should hold at least one sample. Found none.")
         return _Predicted.join(collected, task)
 
@@ -346,6 +347,7 @@ class _Predicted:
             masks[name] = torch.cat([_mask(batch, name) for _, batch in collected])
         return cls(task, logits, torch.cat([batch.targets.cpu() for _, batch in collected]), masks)
 
+    @functools.cached_property
     def columns(self) -> dict[str, np.ndarray] | None:
         """Score of each sample by name, NaN where it does not count; None for a metric that is no mean over samples."""
         score = _SAMPLE_SCORES.get(self.task.primary)
@@ -359,6 +361,7 @@ class _Predicted:
             columns[name] = torch.where(counted, values, torch.nan).numpy()
         return columns
 
+    @functools.cached_property
     def values(self) -> dict[str, float]:
         """Primary metric by name; NaN without samples."""
         values = {}

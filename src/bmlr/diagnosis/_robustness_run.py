@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from bmlr._checks import check_choice
 from bmlr._files import atomic_write, atomic_write_text, json_text
 from bmlr._random import preserved_random_state
 from bmlr.diagnosis._corruption import check_names
 from bmlr.diagnosis._robustness import Levels, Robustness, measure_robustness
+from bmlr.diagnosis._run import run_device
 from bmlr.tables import write_table
 
 if TYPE_CHECKING:
+    from bmlr.config import RunConfig
     from bmlr.data import SplitName
+    from bmlr.training.loader import RequestLoader
 
 #: Training samples, evenly spaced, that the units of noise come from.
 _TRAINING_SAMPLES = 1000
@@ -53,7 +54,6 @@ def measure_run_robustness(
         ValueError: If an argument does not fit.
     """
     from bmlr.training import load, split_batches
-    from bmlr.training.loader import BatchRequest, RequestLoader
 
     check_choice("split", split, ("train", "val", "test"))
     with preserved_random_state():
@@ -64,24 +64,27 @@ def measure_run_robustness(
         for name in noise or {}:
             if config.model_data.modalities[name].kind == "text":
                 raise ValueError(f"Words take no noise. Take them away at a rate instead: --missing {name}.")
-        accelerated = config.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-        device = torch.device("cuda" if accelerated else "cpu")
+        device = run_device(config)
         loaded.model.to(device), loaded.method.to(device)
-        training = config.model_data.split("train")
-        step = max(1, len(training) // _TRAINING_SAMPLES)
-        size = config.trainer.batch_size or config.data.defaults.batch_size
-        indices = range(0, len(training), step)
-        requests = [BatchRequest(tuple(indices[start : start + size])) for start in range(0, len(indices), size)]
         return measure_robustness(
             loaded.model,
             split_batches(config, split),
             missing,
             noise,
-            training_batches=RequestLoader(training, requests, num_workers=config.trainer.num_workers),
+            training_batches=_spaced_training_batches(config) if noise else None,
             method=loaded.method,
             seed=seed,
             subject=f"{type(loaded.method).__name__} on {config.data.name}, {split} split, {weights} weights",
         )
+
+
+def _spaced_training_batches(config: RunConfig) -> RequestLoader:
+    from bmlr.training.loader import RequestLoader, ordered_requests
+
+    training = config.model_data.split("train")
+    step = max(1, len(training) // _TRAINING_SAMPLES)
+    requests = ordered_requests(len(training), config.batch_size, world_size=step)
+    return RequestLoader(training, requests, num_workers=config.trainer.num_workers)
 
 
 def write_robustness(robustness: Robustness, directory: Path | str) -> list[Path]:

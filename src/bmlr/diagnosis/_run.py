@@ -22,6 +22,7 @@ from bmlr.monitor import GRADIENTS
 from bmlr.tasks import Multiclass
 
 if TYPE_CHECKING:
+    from bmlr.config import RunConfig
     from bmlr.data import SplitName
 
 _SPLITS = {"train": "training split", "val": "validation split", "test": "test split"}
@@ -83,8 +84,7 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
                 f"a run of several modalities, with --probe to compare it with such runs; bmlr evaluate {run} scores "
                 "this one."
             )
-        accelerated = config.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
-        target = torch.device(device) if device is not None else torch.device("cuda" if accelerated else "cpu")
+        target = run_device(config) if device is None else torch.device(device)
         model.to(target), method.to(target)
         batches = split_batches(config, split)
         name, epoch = type(method).__name__, ""
@@ -116,3 +116,9 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
         can_probe=True,
     )
     return summarise(predictions, background, thresholds or Thresholds(), seed=config.seed)
+
+
+def run_device(config: RunConfig) -> torch.device:
+    """The GPU unless the run was kept off it."""
+    accelerated = config.trainer.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available()
+    return torch.device("cuda" if accelerated else "cpu")
