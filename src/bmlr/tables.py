@@ -23,6 +23,7 @@ __all__ = [
     "Table",
     "format_mean",
     "format_percent",
+    "join_names",
     "leading_number",
     "mark_best",
     "write_table",
@@ -175,6 +176,16 @@ def leading_number(text: str) -> float | None:
     """
     match = re.match(r"[+-]?[0-9]+(\.[0-9]+)?", text)
     return float(match[0]) if match else None
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names as in a sentence.
+
+    Example:
+        >>> join_names(["audio"]), join_names(["audio", "video", "text"])
+        ('audio', 'audio, video and text')
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def mark_best(cells: Sequence[Cell], goodness: Callable[[float], float] = float) -> list[Cell]:

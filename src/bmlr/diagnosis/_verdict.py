@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from bmlr.diagnosis._judge import Evidence, Location, Status, Thresholds, choose_methods, judge
 from bmlr.diagnosis._resampling import IntervalEstimate
-from bmlr.tables import format_percent
+from bmlr.tables import format_percent, join_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +133,8 @@ class _Writer:
             sentences.append(f"Without another method: {self._plain_advice(behind)}.")
         if uninformative := verdict.with_status("uninformative"):
             sentences.append(
-                f"Balancing cannot help {_join(uninformative)} and may hurt the rest: check that its inputs are read "
-                "and aligned with the targets, or leave it out."
+                f"Balancing cannot help {join_names(uninformative)} and may hurt the rest: check that its inputs are "
+                "read and aligned with the targets, or leave it out."
             )
         if verdict.with_status("weak", "unused"):
             how = (
@@ -165,12 +165,12 @@ class _Writer:
         verdict = self.verdict
         ahead = [u for u in verdict.status if u not in behind and u not in verdict.with_status("uninformative")]
         if any(verdict.location[u] == "encoder" for u in behind):
-            slower = f" or {_join(ahead)} a smaller one" if ahead else ""
+            slower = f" or {join_names(ahead)} a smaller one" if ahead else ""
             return (
-                f"start from an encoder of {_join(behind)} trained alone, give it a larger learning rate{slower}, "
+                f"start from an encoder of {join_names(behind)} trained alone, give it a larger learning rate{slower}, "
                 "or train longer"
             )
-        hide = f"leave {_join(ahead)} out of some training batches, " if ahead else ""
+        hide = f"leave {join_names(ahead)} out of some training batches, " if ahead else ""
         return f"{hide}refit the classifier head on frozen encoders, or train longer"
 
     def _undertrained(self, u: str) -> str:
@@ -280,7 +280,3 @@ def _interval(estimate: IntervalEstimate) -> str:
 
 def _estimate(estimate: IntervalEstimate | None) -> str:
     return "–" if estimate is None else f"{estimate.value:.2f} {_interval(estimate)}"
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

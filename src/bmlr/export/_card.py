@@ -12,7 +12,7 @@ from bmlr._version import __version__
 from bmlr.diagnosis import IntervalEstimate, Robustness, measure_run_robustness
 from bmlr.diagnosis.measures import wilson_interval
 from bmlr.runs import RunError, metric_names, read_predictions, read_run
-from bmlr.tables import Cell, Table
+from bmlr.tables import Cell, Table, join_names
 from bmlr.tasks import metric_form
 from bmlr.training import LoadedRun
 
@@ -39,8 +39,8 @@ def write_card(
         _front_matter(config.data.name, method, model.modalities),
         f"# {method} on {config.data.name}",
         (
-            f"A model of {_join(model.modalities)}, trained by {method} ([{info.paper}]({info.url}), {info.venue}) "
-            f"with bmlr {(result.get('versions') or {}).get('bmlr', __version__)}. Its task: {config.data.task.name}."
+            f"A model of {join_names(model.modalities)}, trained by {method} ([{info.paper}]({info.url}), {info.venue})"
+            f" with bmlr {(result.get('versions') or {}).get('bmlr', __version__)}. Its task: {config.data.task.name}."
         ),
         "## Data and protocol",
         _data_lines(loaded, result),
@@ -97,12 +97,12 @@ def _scores(
     if robustness is not None:
         scores = {name: robustness.format(score) for name, score in robustness.clean.scores.items()}
         table = Table([robustness.metric, "score"], [[Cell(name), Cell(text)] for name, text in scores.items()])
-        lost = "points lost" if robustness.form.is_rate else "worse by"
         rows = [
             [label.removeprefix("missing "), robustness.format(score.scores["fused"]), robustness.format(score.lost)]
             for label, ((_, score),) in robustness.sweeps.items()
         ]
-        without = Table(["without", robustness.metric, lost], [[Cell(text) for text in row] for row in rows])
+        heads = ["without", robustness.metric, robustness.lost_head]
+        without = Table(heads, [[Cell(text) for text in row] for row in rows])
         return [
             f"{robustness.samples} samples, with 95 % intervals. `fused` is the prediction from all modalities.",
             table.markdown(),
@@ -230,13 +230,9 @@ def _training_lines(loaded: LoadedRun, result: Mapping[str, Any], weights: str) 
         lines.append(f"* Digest of the configuration: `{result['digest']}`")
     else:
         lines.append("* The run is not finished")
-    parameters = sum(p.numel() for p in {id(p): p for p in loaded.model.parameters()}.values())
+    parameters = sum(p.numel() for p in loaded.model.parameters())
     lines.append(f"* {parameters:,} parameters".replace(",", " "))
     return "\n".join(lines)
-
-
-def _join(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _quoted(text: str) -> str:

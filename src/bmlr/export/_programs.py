@@ -73,10 +73,9 @@ def trace(module: PredictionModule, inputs: Mapping[str, Any], *, masks: bool) -
         with torch.no_grad(), _quiet():
             return torch.export.export(module, arguments, dynamic_shapes=shapes)
     except Exception as error:  # a model may fail in any way under symbolic shapes
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RunError(
-            f"The model cannot be exported: {reason} Shapes and branches of a module's forward should not depend on "
-            "values or on the number of samples, as by len(x), int(x.sum()) or `if x.any()`."
+            f"The model cannot be exported: {_reason(error)} Shapes and branches of a module's forward should not "
+            "depend on values or on the number of samples, as by len(x), int(x.sum()) or `if x.any()`."
         ) from error
 
 
@@ -133,8 +132,7 @@ def write_onnx(
                 dynamic_shapes=tuple(axes),
             )
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise RunError(f"The model cannot be written as ONNX: {reason} Leave it out: --formats pt2.") from error
+        raise RunError(f"The model cannot be written as ONNX: {_reason(error)} Leave it out: --formats pt2.") from error
     if onnx_program is None:
         raise RunError("torch wrote no ONNX program.")
     onnx_program.model.metadata_props.update(metadata)
@@ -149,6 +147,11 @@ def write_onnx(
         return {name: torch.from_numpy(value) for name, value in zip(outputs, values, strict=True)}
 
     return run
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something, else its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def largest_difference(
