@@ -60,7 +60,7 @@ def by_accelerate(model, method, accumulate, clip, folder):
 
 
 def by_trainer(model, method, accumulate, clip, folder):
-    from transformers import TrainingArguments  # not by the processes that import this module
+    from transformers import TrainingArguments  # slow to import
 
     from bmlr.integrations.hf import BalancedTrainer
 

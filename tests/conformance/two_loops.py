@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from lightning.pytorch.strategies import DDPStrategy
-from test_agreement import SIZE, Classifier, by_balancer, loader, make_trainer, samples
+from test_agreement import SIZE, Classifier, by_balancer, by_trainer, loader, make_trainer, samples
 from torch.utils.data import DataLoader
 
 import bmlr
@@ -33,7 +33,7 @@ def under_lightning(method, half, find_unused):
 
 
 def run(rank, folder, port):
-    """Train in a LightningModule and under Accelerate, and store the weights."""
+    """Train by every other trainer, and store the weights."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
@@ -46,6 +46,7 @@ def run(rank, folder, port):
     for name in METHODS:
         states[f"lightning {name}"] = under_lightning(make_method(name), half, name == "LFM").state_dict()
         states[f"accelerate {name}"] = under_accelerate(make_method(name), name == "LFM").state_dict()
+        states[f"trainer {name}"] = under_trainer(make_method(name), folder).state_dict()
     for train, *arguments in (
         (under_lightning, make_method("LFM"), half, False),
         (under_accelerate, make_method("LFM"), False),
@@ -71,6 +72,13 @@ def under_accelerate(method, find_unused):
     for _ in range(2):
         for batch in balancer.epoch(prepared):
             balancer.step(batch)
+    return model
+
+
+def under_trainer(method, folder):
+    """The model, trained in these processes."""
+    model = make_wrapped()[0]
+    by_trainer(model, method, 1, None, folder)
     return model
 
 
