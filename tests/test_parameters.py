@@ -152,3 +152,11 @@ def test_gradients_are_clipped_by_modality():
     assert moved[False]["encoders.video"] == moved[True]["encoders.video"] > 1e-2
     with pytest.raises(ValueError, match=r"`clip_norm` should name .* Did you mean 'audio'"):
         bmlr.Balancer(model, bmlr.BMLR(), optimizer, max_epochs=1, clip_norm={"audoi": 1.0})
+
+
+def test_an_unknown_part_freezes_nothing():
+    model = make_model()
+    with pytest.raises(KeyError):
+        model.freeze("audio", "audoi")
+    assert all(p.requires_grad for p in model.train().parameters())
+    assert model.frozen == frozenset()

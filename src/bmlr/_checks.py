@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,13 @@ def check_unit_interval(name: str, value: float) -> float:
     return float(value)
 
 
+def check_weights(name: str, weights: Sequence[float], count: int, noun: str) -> tuple[float, ...]:
+    """Return ``weights``, or raise a ValueError unless there are ``count``, each finite and positive."""
+    if len(weights) != count:
+        raise ValueError(f"`{name}` should hold a weight for each of the {count} {noun}. Found {len(weights)}.")
+    return tuple(check_positive(name, float(weight)) for weight in weights)
+
+
 def check_integer(name: str, value: int, minimum: int) -> int:
     """Return ``value``, or raise a ValueError unless it is an integer ≥ ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -58,6 +65,16 @@ def nearest_name(value: str, allowed: Iterable[str]) -> str:
     by_folded = {name.casefold(): name for name in allowed}
     close = difflib.get_close_matches(str(value).casefold(), by_folded, n=1, cutoff=0.62)
     return f" Did you mean '{by_folded[close[0]]}'?" if close else ""
+
+
+def check_modalities(argument: str, names: Iterable[str], modalities: Collection[str]) -> None:
+    """Raise a ValueError unless all names are modalities."""
+    for name in names:
+        if name not in modalities:
+            raise ValueError(
+                f"`{argument}` should name modalities among {', '.join(modalities)}. "
+                f"Found '{name}'.{nearest_name(name, modalities)}"
+            )
 
 
 def check_named(name: str, value: Any) -> None:

@@ -192,9 +192,7 @@ class Balancer:
         """Take an optimiser step."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        self.method.adjust_gradients(self.model)
-        if self.clip_norm is not None:
-            clip_gradients(self._optimized(), self.clip_norm, self.model)
+        self._adjust()
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -202,6 +200,12 @@ class Balancer:
             self.scaler.update()
         self.steps += 1
         self._accumulated = 0
+
+    def _adjust(self) -> None:
+        """Adjust the unscaled gradients by the method, and clip them."""
+        self.method.adjust_gradients(self.model)
+        if self.clip_norm is not None:
+            clip_gradients(self._optimized(), self.clip_norm, self.model)
 
     def _planned(self, plan: EpochPlan, train: Iterable[Any]) -> Iterator[Batch]:
         """Batches of all passes of a plan."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmlr._checks import check_integer, check_unit_interval, nearest_name
+from bmlr._checks import check_integer, check_modalities, check_unit_interval
 from bmlr.batch import Batch
 from bmlr.methods import Method
 
@@ -65,7 +65,7 @@ class ModalityDropout:
         """
         names = sorted(batch.inputs)  # the draws do not depend on the order of the modalities
         rates = dict.fromkeys(names, self.rates) if isinstance(self.rates, float) else self.rates
-        check_names("rates", rates, names)
+        check_modalities("rates", rates, names)
         generator = np.random.default_rng([self.seed, *position])
         dropped = generator.random((len(batch), len(names))) < [rates.get(name, 0.0) for name in names]
         spared = generator.random((len(batch), len(names)))
@@ -102,19 +102,9 @@ def check_rates(argument: str, rates: Mapping[str, float] | float) -> Rates:
     return {name: rate for name, rate in checked.items() if rate} or 0.0
 
 
-def check_names(argument: str, rates: Rates, modalities: Collection[str]) -> None:
-    """Raise a ValueError unless rates are of known modalities."""
-    for name in rates if isinstance(rates, dict) else ():
-        if name not in modalities:
-            raise ValueError(
-                f"`{argument}` should name modalities among {', '.join(modalities)}. "
-                f"Found '{name}'.{nearest_name(name, modalities)}"
-            )
-
-
 def check_dropout(argument: str, rates: Rates, modalities: Collection[str], method: Method) -> None:
     """Raise a ValueError if a modality is unknown, or the method needs all of them."""
-    check_names(argument, rates, modalities)
+    check_modalities(argument, rates if isinstance(rates, dict) else (), modalities)
     if rates and method.needs_all_modalities:
         raise ValueError(
             f"{type(method).__name__} needs every modality in every sample: `{argument}` should be 0. Found {rates}."

@@ -257,9 +257,10 @@ class MultimodalClassifier(nn.Module):
         Raises:
             KeyError: If there is no such modality.
         """
+        parts = [self._part(name) for name in names]
         self.frozen = self.frozen | set(names)
-        for name in names:
-            (self.fusion if name == FUSION else self.encoders[name]).requires_grad_(False)
+        for part in parts:
+            part.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
@@ -267,9 +268,12 @@ class MultimodalClassifier(nn.Module):
         super().train(mode)
         for name in self.frozen:
             # One by one: a wrapped head holds the whole model, and not all of it is the head's.
-            for part in (self.fusion if name == FUSION else self.encoders[name]).modules():
-                part.training = False
+            for module in self._part(name).modules():
+                module.training = False
         return self
+
+    def _part(self, name: str) -> nn.Module:
+        return self.fusion if name == FUSION else self.encoders[name]
 
     def split_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs by modality, from all that a loader gives by name; the rest, such as labels, is left out."""

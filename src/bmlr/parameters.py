@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def param_groups(
     _check_shared(model, options, freeze)
     model.freeze(*freeze)
     parts = _parts(model)
-    own = {id(p): name for name in options for p in parts[name]}
+    own = {id(p): name for name in options for p in parts[name].parameters()}
     groups: dict[str, list[nn.Parameter]] = {"": [], **{name: [] for name in options}}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -111,26 +111,32 @@ def clip_gradients(
         return
     parts = _parts(model)
     for name, norm in max_norm.items():
-        clip_grad_norm_(parts[name], norm)
+        clip_grad_norm_(parts[name].parameters(), norm)
 
 
-def _parts(model: MultimodalClassifier) -> dict[str, list[nn.Parameter]]:
-    """Parameters of each encoder and of the fusion."""
-    return {
-        **{name: list(encoder.parameters()) for name, encoder in model.encoders.items()},
-        FUSION: list(model.fusion.parameters()),
-    }
+def shared_parameters(parts: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Pairs of parts that share a parameter, with the parameter.
+
+    Args:
+        parts: Modules by name.
+    """
+    owners: dict[int, str] = {}
+    for name, part in parts.items():
+        for parameter in part.parameters():
+            owner = owners.setdefault(id(parameter), name)
+            if owner != name:
+                yield owner, name, parameter
 
 
-def _shared(model: MultimodalClassifier) -> Iterable[tuple[str, str, str]]:
+def _parts(model: MultimodalClassifier) -> dict[str, nn.Module]:
+    """The encoders and the fusion."""
+    return {**dict(model.encoders.items()), FUSION: model.fusion}
+
+
+def _shared(model: MultimodalClassifier) -> Iterator[tuple[str, str, str]]:
     """Pairs of parts that share a parameter, with its name."""
     names = {id(p): name for name, p in model.named_parameters()}
-    owners: dict[int, str] = {}
-    for part, parameters in _parts(model).items():
-        for parameter in parameters:
-            owner = owners.setdefault(id(parameter), part)
-            if owner != part:
-                yield owner, part, names[id(parameter)]
+    return ((first, second, names[id(p)]) for first, second, p in shared_parameters(_parts(model)))
 
 
 def _check_shared(

@@ -262,3 +262,13 @@ def format_size(number: float) -> str:
         ('2.0 MB', '4.5 GB')
     """
     return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number of things in words.
+
+    Example:
+        >>> format_count(1, "run"), format_count(3, "run")
+        ('1 run', '3 runs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

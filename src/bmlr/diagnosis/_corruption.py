@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmlr._checks import check_non_negative, check_unit_interval, nearest_name
+from bmlr._checks import check_non_negative, check_unit_interval
 from bmlr.batch import Batch, as_batch, map_tensors, tensors_of
 
 
@@ -104,16 +104,6 @@ def input_scales(batches: Iterable[Any], names: Iterable[str]) -> dict[str, list
             raise ValueError(f"No sample has '{name}': the scale of its noise is not known.")
         scales[name] = [max(square / count - (total / count) ** 2, 0.0) ** 0.5 for count, total, square in totals]
     return scales
-
-
-def check_names(argument: str, names: Iterable[str], modalities: Sequence[str]) -> None:
-    """Raise a ValueError unless all names are modalities."""
-    for name in names:
-        if name not in modalities:
-            raise ValueError(
-                f"`{argument}` should name modalities among {', '.join(modalities)}. Found '{name}'."
-                f"{nearest_name(name, modalities)}"
-            )
 
 
 def _is_padding(x: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bmlr._checks import check_modalities
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, as_batch
-from bmlr.diagnosis._corruption import Corruption, check_names, input_scales
+from bmlr.diagnosis._corruption import Corruption, input_scales
 from bmlr.diagnosis._predictions import check_batch, first_modalities
 from bmlr.diagnosis._removal import AbsentModalityPredictor, ModelFunction, device_of, modules_of
 from bmlr.diagnosis._replacements import RemovalOptions, chosen_inputs, make_replacements
@@ -197,7 +198,7 @@ def measure_robustness(  # noqa: PLR0913  (one call says all of a model and its 
             raise ValueError("`method` goes with a bmlr.MultimodalClassifier. Found a model given as a function.")
         predictor = _FunctionPredictor(model, batches, module, removal, task, seed)
     for argument, names in {"missing": missing, "noise": noise}.items():
-        check_names(argument, names, predictor.modalities)
+        check_modalities(argument, names, predictor.modalities)
     scales = input_scales(batches if training_batches is None else training_batches, noise) if noise else {}
     scorer = _Scorer(predictor, batches, scales, seed)
     fixed = Corruption(_single(missing), _single(noise))

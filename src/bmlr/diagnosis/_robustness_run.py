@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmlr._checks import check_choice
+from bmlr._checks import check_choice, check_modalities
 from bmlr._files import atomic_write, atomic_write_text, json_text
 from bmlr._random import preserved_random_state
-from bmlr.diagnosis._corruption import check_names
 from bmlr.diagnosis._robustness import Levels, Robustness, measure_robustness
 from bmlr.diagnosis._run import run_device
 from bmlr.tables import write_table
@@ -60,7 +59,7 @@ def measure_run_robustness(
         loaded = load(run, weights=weights, root=root, with_data=True)
         config = loaded.config
         for argument, names in {"missing": missing or {}, "noise": noise or {}}.items():
-            check_names(argument, names, loaded.model.modalities)
+            check_modalities(argument, names, loaded.model.modalities)
         for name in noise or {}:
             if config.model_data.modalities[name].kind == "text":
                 raise ValueError(f"Words take no noise. Take them away at a rate instead: --missing {name}.")

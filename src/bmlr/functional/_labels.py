@@ -271,14 +271,14 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
     # Confidences far below one are the difference of large logits. Taking that difference in float64 costs a few
     # operations on (B,) vectors and keeps λ exact to 1e-7 where float32 alone would lose it (|logit| ≥ 16).
     wide = torch.float32 if targets.device.type == "mps" else torch.float64
-    soft = targets.is_floating_point()
+    log_labels = targets.to(wide).log() if targets.is_floating_point() else None
     index = targets.long()[:, None]
     rows = []
     for values in logits.values():
         largest = values.amax(1, keepdim=True)
         log_sum = (values - largest).exp_().sum(1).to(wide).log()
-        if soft:
-            true = (values.to(wide) + targets.to(wide).log()).logsumexp(1)
+        if log_labels is not None:
+            true = (values.to(wide) + log_labels).logsumexp(1)
         else:
             true = values.gather(1, index).to(wide).squeeze(1)
         rows.append(true - largest.to(wide).squeeze(1) - log_sum)

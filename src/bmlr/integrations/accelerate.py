@@ -14,7 +14,6 @@ from bmlr.balancer import Balancer
 from bmlr.batch import Batch
 from bmlr.methods import Losses, Method
 from bmlr.model import MultimodalClassifier
-from bmlr.parameters import clip_gradients
 
 
 class AcceleratedBalancer(Balancer):
@@ -105,9 +104,7 @@ class AcceleratedBalancer(Balancer):
             self.method.backward(Losses(dict(terms)), self.model, scale=scale)
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients(self.optimizer)
-                self.method.adjust_gradients(self.model)
-                if self.clip_norm is not None:
-                    clip_gradients(self._optimized(), self.clip_norm, self.model)
+                self._adjust()
                 self.steps += 1
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from bmlr.batch import Batch
-from bmlr.methods import EpochContext, EpochPlan, Losses, Method
+from bmlr.integrations._common import check_model, check_one_pass, start_one_pass
+from bmlr.methods import EpochContext, Losses, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.wrapping import WrappedModel
 
@@ -47,16 +48,8 @@ class BalancedTrainer(Trainer):
     def __init__(
         self, model: MultimodalClassifier, args: TrainingArguments | None = None, *, method: Method, **options: Any
     ) -> None:
-        if not isinstance(model, MultimodalClassifier):
-            raise ValueError(
-                "`model` should be a bmlr.MultimodalClassifier, or a model of your own in bmlr.wrap(model, ...). "
-                f"Found {type(model).__name__}."
-            )
-        if method.plans_passes:
-            raise ValueError(
-                f"`method` should train by one pass over the data per epoch. {type(method).__name__} makes passes of "
-                "its own, which a Trainer cannot: use bmlr.Balancer."
-            )
+        check_model(model)
+        check_one_pass(method, "a Trainer cannot: use bmlr.Balancer")
         if args is not None and args.fp16 and method.changes_gradients:
             raise ValueError(
                 f"`fp16` should be off: {type(method).__name__} changes gradients before they are clipped, and the "
@@ -158,8 +151,7 @@ class _Epochs(TrainerCallback):
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin the epoch, whose number the state holds."""
         trainer = self.trainer
-        if trainer.method.start_epoch(trainer.epoch_context(int(state.epoch or 0))) != EpochPlan():
-            raise RuntimeError(f"{type(trainer.method).__name__} planned several passes: it should say `plans_passes`.")
+        start_one_pass(trainer.method, trainer.epoch_context(int(state.epoch or 0)))
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End the epoch."""

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from bmlr.batch import Batch, as_batch
+from bmlr.integrations._common import check_model, check_one_pass, start_one_pass
 from bmlr.loaders import batches_in_order, count_samples
-from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Prediction
+from bmlr.methods import EpochContext, Losses, Method, Prediction
 from bmlr.model import MultimodalClassifier
 
 
@@ -56,19 +57,11 @@ class BalancedMixin(lightning.LightningModule):
         Raises:
             ValueError: If the method cannot train the model, or makes passes over the data of its own.
         """
-        if method.plans_passes:
-            raise ValueError(
-                f"`method` should train by one pass over the data per epoch. {type(method).__name__} makes passes of "
-                "its own, which loaders of yours cannot: use bmlr.Balancer, or BalancedModule with `data`."
-            )
+        check_one_pass(method, "loaders of yours cannot: use bmlr.Balancer, or BalancedModule with `data`")
         self._connect(model, method)
 
     def _connect(self, model: MultimodalClassifier, method: Method) -> None:
-        if not isinstance(model, MultimodalClassifier):
-            raise ValueError(
-                "`model` should be a bmlr.MultimodalClassifier, or a model of your own in bmlr.wrap(model, ...). "
-                f"Found {type(model).__name__}."
-            )
+        check_model(model)
         if not method.is_set_up_for(model):
             method.setup(model)
         self.method = method
@@ -161,8 +154,7 @@ class BalancedMixin(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Start the method's epoch."""
         super().on_train_epoch_start()
-        if self.method.start_epoch(self.epoch_context()) != EpochPlan():
-            raise RuntimeError(f"{type(self.method).__name__} planned several passes: it should say `plans_passes`.")
+        start_one_pass(self.method, self.epoch_context())
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the method's gradients, scaled as the trainer scaled the loss.

@@ -16,6 +16,7 @@ from bmlr.batch import Batch
 from bmlr.methods._steps import watch_optimizers
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
+from bmlr.parameters import shared_parameters
 from bmlr.tasks import Task
 
 
@@ -372,13 +373,8 @@ class Method(nn.Module, ABC):
 
 def _check_separate(name: str, model: MultimodalClassifier) -> None:
     """Raise a ValueError if two encoders share a parameter, which the method would change twice."""
-    owners: dict[int, str] = {}
-    for modality, encoder in model.encoders.items():
-        for parameter in encoder.parameters():
-            owner = owners.setdefault(id(parameter), modality)
-            if owner != modality:
-                raise ValueError(
-                    f"{name} acts on each encoder by itself and would count the parameters that '{owner}' and "
-                    f"'{modality}' share twice: give each modality an encoder of its own, or choose a method of losses "
-                    "such as BMLR."
-                )
+    for first, second, _ in shared_parameters(dict(model.encoders.items())):
+        raise ValueError(
+            f"{name} acts on each encoder by itself and would count the parameters that '{first}' and '{second}' share "
+            "twice: give each modality an encoder of its own, or choose a method of losses such as BMLR."
+        )

@@ -18,7 +18,7 @@ from bmlr.functional import (
     smooth_labels,
 )
 from bmlr.methods._base import Method
-from bmlr.methods._support import classification, counted
+from bmlr.methods._support import classification
 from bmlr.methods._types import ALL_TASKS, CLASSIFICATION, Losses, MethodInfo, Remedy
 from bmlr.model import Output
 
@@ -297,7 +297,7 @@ def _reshaped_fractions(output: Output, intensity: Mapping[str, Tensor], targets
     """Fraction of reshaped labels per modality."""
     fractions = {}
     for name, xi in intensity.items():
-        mask = counted(output.task, targets, output.mask(name))
+        mask = output.task.counted(targets, output.mask(name))
         choices = None if mask is None else classification(output.task).choice_mask(mask)
         fractions[f"reshaped_{name}"] = masked_mean((xi > 0).to(xi.dtype), choices)
     return fractions

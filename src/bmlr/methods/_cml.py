@@ -16,7 +16,6 @@ from bmlr.methods._support import (
     SteppedMethod,
     WindowedMethod,
     classification,
-    counted,
     draw_per_sample,
     presence,
 )
@@ -153,7 +152,7 @@ class CML(SteppedMethod, WindowedMethod):
         for k, mask in enumerate(masks, start=1):
             is_deserved = correct[k] & ~correct[k - 1]
             values = task.per_sample(self._penalties(confidence[k] - confidence[k - 1], is_deserved))
-            terms.append(self._reduce(values, counted(task, targets, mask)))
+            terms.append(self._reduce(values, task.counted(targets, mask)))
         return torch.stack(terms).sum()
 
     def _penalties(self, rises: Tensor, is_deserved: Tensor) -> Tensor:

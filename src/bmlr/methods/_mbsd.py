@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr.functional import log_probabilities, masked_mean, widened
-from bmlr.methods._support import WindowedMethod, classification, counted, pair_mask
+from bmlr.methods._support import WindowedMethod, classification, pair_mask
 from bmlr.methods._types import CLASSIFICATION, Losses, MethodInfo
 from bmlr.model import Output
 
@@ -79,7 +79,7 @@ class MBSD(WindowedMethod):
         pairs = []
         for u, v in combinations(logits, 2):
             values = task.per_sample(self._distillation(choices[u], choices[v], classes, len(logits)))
-            pairs.append(masked_mean(values, counted(task, targets, pair_mask(output, u, v))))
+            pairs.append(masked_mean(values, task.counted(targets, pair_mask(output, u, v))))
         return Losses({**terms, "distillation": self.weight * torch.stack(pairs).mean()})
 
     def _distillation(self, first: Tensor, second: Tensor, targets: Tensor, num_modalities: int) -> Tensor:

@@ -15,7 +15,6 @@ from bmlr.methods._base import Method
 from bmlr.methods._support import classification, pooled, select
 from bmlr.methods._types import Conformance, EpochContext, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
-from bmlr.tasks import joint_mask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +128,7 @@ def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) 
     features, targets = [], []
     with module_mode(model, training=False):
         for batch in batches:
-            mask = joint_mask((batch.present or {}).get(name), model.task.has_target(batch.targets))
+            mask = model.task.counted(batch.targets, (batch.present or {}).get(name))
             kept = batch if mask is None else select(batch, mask)
             features.append(pooled(model.encode(name, kept.inputs[name])).float().cpu())
             targets.append(classification(model.task).class_indices(kept.targets).cpu())

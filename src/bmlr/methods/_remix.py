@@ -143,14 +143,15 @@ class Remix(HeadedMethod):
         self._masked = tuple(name for name in model.modalities if name != kept)
         present = batch.present or {}
         z = model.encode(kept, batch.inputs[kept], present.get(kept))
-        if self.masked_encoder == "run":
-            with torch.no_grad():
-                for name in self._masked:
-                    model.encode(name, batch.inputs[name], present.get(name))
-        features = {
-            name: z if name == kept else model.zero_features(name, x).to(z)
-            for name, x in ((name, batch.inputs[name]) for name in model.modalities)
-        }
+        features = {kept: z}
+        for name in self._masked:
+            if self.masked_encoder == "run":
+                with torch.no_grad():
+                    zeros = torch.zeros_like(model.encode(name, batch.inputs[name], present.get(name)))
+            else:
+                zeros = model.zero_features(name, batch.inputs[name])
+            features[name] = zeros.to(z)
+        features = {name: features[name] for name in model.modalities}
         unimodal = Output({kept: z}, model.fusion, model.task, batch.present)
         alone = self.heads[kept](match_dtype(pooled(z), self.heads[kept]))
         return Losses(

@@ -15,7 +15,7 @@ from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
 from bmlr.methods._types import Losses, Prediction
 from bmlr.model import MultimodalClassifier, Output
-from bmlr.tasks import Classification, Regression, Task, joint_mask
+from bmlr.tasks import Classification, Regression, Task
 
 
 class WindowedMethod(Method):
@@ -158,11 +158,6 @@ def lead(scores: Tensor, others: Tensor, task: Task) -> Tensor:
     as in MLB for regression (Kontras et al., 2024).
     """
     return others / scores if isinstance(task, Regression) else scores / others
-
-
-def counted(task: Task, targets: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Samples of ``mask`` that have a target, shape (B,); None for all."""
-    return joint_mask(mask, task.has_target(targets))
 
 
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:

@@ -11,6 +11,7 @@ from typing import Any
 import bmlr.methods
 from bmlr.runs import DirectoryLock, RunRecord, group_runs, metric_names, primary_score
 from bmlr.runs.settings import data_settings, method_settings, settings, settings_key, software_version, text_of
+from bmlr.tables import format_count
 from bmlr.tasks import MetricForm, metric_form
 
 # Marks of direction, and characters that are written from right to left.
@@ -163,7 +164,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def methods_text(groups: Sequence[MethodGroup]) -> str:
     """Numbers of methods and of their settings, as text."""
     methods, settings = len({_class(group.runs[0]) for group in groups}), len({group.label for group in groups})
-    return _counted(methods, "method") + (f" in {settings} settings" if settings > methods else "")
+    return format_count(methods, "method") + (f" in {settings} settings" if settings > methods else "")
 
 
 def _make_section(runs: list[RunRecord]) -> Section:
@@ -187,7 +188,7 @@ def _make_section(runs: list[RunRecord]) -> Section:
         "Samples": f"{samples['train']} training, {samples['val']} validation, {samples['test']} test",
         **_constant_fact(form, first["constant_score"]),
         "Modalities": ", ".join(modalities),
-        "Methods and runs": f"{methods_text(groups)}, {_counted(len(runs), 'run')}",
+        "Methods and runs": f"{methods_text(groups)}, {format_count(len(runs), 'run')}",
         "Shared settings": ", ".join(f"{key} {value}" for key, value in shared.items()) or "none",
         "Versions": _versions(results),
     }
@@ -255,10 +256,6 @@ def _compare_settings(groups: Sequence[MethodGroup]) -> tuple[dict[str, str], li
         else:
             different.append(f"The methods differ in {key}: {_listed(values)}.")
     return {name: shared[key] for key, name in _SHOWN.items() if shared.get(key, "null") != "null"}, different
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _by_value(values: Mapping[str, str]) -> dict[str, list[str]]:

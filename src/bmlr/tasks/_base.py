@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bmlr.functional import masked_mean
+from bmlr.tasks._forms import metric_form
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -32,8 +33,11 @@ class Task(ABC):
     name: ClassVar[str]
     #: Metric by which runs are compared and epochs chosen.
     primary: ClassVar[str]
-    #: Whether a larger value of it is better.
-    larger_is_better: ClassVar[bool] = True
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger value of the primary metric is better."""
+        return metric_form(self.primary).larger_is_better
 
     @property
     @abstractmethod
@@ -88,9 +92,13 @@ class Task(ABC):
         """Samples with a target, boolean, shape (B,); None for all."""
         return None
 
+    def counted(self, targets: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Samples of ``mask`` that have a target, shape (B,); None for all."""
+        return joint_mask(mask, self.has_target(targets))
+
     def average(self, values: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean of sample losses, shape (B,), over the samples of ``mask`` that have a target; zero without any."""
-        return masked_mean(values, joint_mask(mask, self.has_target(targets)))
+        return masked_mean(values, self.counted(targets, mask))
 
     def loss(self, logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean loss.

@@ -75,7 +75,11 @@ class MetricForm:
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether a value is better than another; any is better than NaN."""
-        return self.goodness(value) > self.goodness(than) or (math.isnan(than) and not math.isnan(value))
+        return self.order(value) > self.order(than)
+
+    def order(self, value: float) -> tuple[bool, float]:
+        """Key by which values are sorted, the best last and NaN first."""
+        return not math.isnan(value), self.goodness(value)
 
     def constant_text(self, value: float | None) -> str:
         """Words for the score of the best constant prediction."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bmlr._checks import check_integer, check_positive, check_targets, check_unit_interval
+from bmlr._checks import check_integer, check_targets, check_unit_interval, check_weights
 from bmlr.functional import log_probabilities, soft_cross_entropy, widened
-from bmlr.tasks._base import Classification, Task, joint_mask
+from bmlr.tasks._base import Classification, Task
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -57,12 +57,7 @@ class Multiclass(Classification):
         check_integer("num_classes", self.num_classes, 2)
         check_unit_interval("label_smoothing", self.label_smoothing)
         if self.class_weights is not None:
-            if len(self.class_weights) != self.num_classes:
-                raise ValueError(
-                    f"`class_weights` should hold a weight for each of the {self.num_classes} classes. "
-                    f"Found {len(self.class_weights)}."
-                )
-            weights = tuple(check_positive("class_weights", float(weight)) for weight in self.class_weights)
+            weights = check_weights("class_weights", self.class_weights, self.num_classes, "classes")
             object.__setattr__(self, "class_weights", weights)
 
     @property
@@ -132,7 +127,7 @@ class Multiclass(Classification):
         if weights is None or targets.is_floating_point():
             return super().average(values, targets, mask)
         of_samples = weights[self.choice_targets(targets).long()]
-        if (counted := joint_mask(mask, self.has_target(targets))) is not None:
+        if (counted := self.counted(targets, mask)) is not None:
             values, of_samples = torch.where(counted, values, 0.0), torch.where(counted, of_samples, 0.0)
         return values.sum() / of_samples.sum().clamp(min=torch.finfo(values.dtype).tiny)
 

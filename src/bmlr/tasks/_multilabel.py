@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bmlr._checks import check_integer, check_positive
+from bmlr._checks import check_integer, check_weights
 from bmlr.functional import widened
 from bmlr.tasks._base import Classification
 
@@ -54,12 +54,7 @@ class MultiLabel(Classification):
     def __post_init__(self) -> None:
         check_integer("num_labels", self.num_labels, 1)
         if self.pos_weight is not None:
-            if len(self.pos_weight) != self.num_labels:
-                raise ValueError(
-                    f"`pos_weight` should hold a weight for each of the {self.num_labels} labels. "
-                    f"Found {len(self.pos_weight)}."
-                )
-            weights = tuple(check_positive("pos_weight", float(weight)) for weight in self.pos_weight)
+            weights = check_weights("pos_weight", self.pos_weight, self.num_labels, "labels")
             object.__setattr__(self, "pos_weight", weights)
 
     @property

@@ -51,7 +51,6 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     primary: ClassVar[str] = "mae"
-    larger_is_better: ClassVar[bool] = False
 
     num_outputs: int = 1
     criterion: Literal["mse", "mae", "huber"] = "mse"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from bmlr._processors import count_processors
 from bmlr.config import RunConfig
 from bmlr.data import SPLITS
-from bmlr.tables import format_percent, format_size
+from bmlr.tables import format_count, format_percent, format_size
 
 #: Path of a weight below which Adam has hardly left the initial weights: every step moves one by at most the rate.
 _SHORTEST_PATH = 0.01
@@ -30,12 +30,11 @@ def describe_run(config: RunConfig, *, parameters: int, steps: int, threads: int
     data, epochs = config.model_data, config.trainer.epochs or 1
     sizes = ", ".join(f"{len(data.split(split))} {split}" for split in SPLITS)
     kept = 2 * 4 * parameters  # weights of the best and the last epoch
-    epochs_text = f"{epochs} epoch{'' if epochs == 1 else 's'} of {steps} step{'' if steps == 1 else 's'}"
+    epochs_text = f"{format_count(epochs, 'epoch')} of {format_count(steps, 'step')}"
     checkpoints = 2 * (1 if config.optimizer.name == "sgd" else 3) * 4 * parameters
-    noun = "thread" if threads == 1 else "threads"
     return (
         f"{type(config.method).__name__} on {data.name} ({sizes} samples): {parameters:,} parameters, {epochs_text}, "
-        f"{threads} {noun} on {device}, {format_size(kept)} on disk and {format_size(checkpoints)} "
+        f"{format_count(threads, 'thread')} on {device}, {format_size(kept)} on disk and {format_size(checkpoints)} "
         "more while it trains."
     )
 
@@ -58,13 +57,13 @@ def advise(config: RunConfig, steps: int, threads: int) -> list[str]:
         )
     if config.optimizer.name != "sgd" and steps * rate < _SHORTEST_PATH:
         remarks.append(
-            f"{steps} step{'' if steps == 1 else 's'} at a learning rate of {rate:g} can move no weight by more than "
+            f"{format_count(steps, 'step')} at a learning rate of {rate:g} can move no weight by more than "
             f"{steps * rate:.2g}, too little to learn much: raise --optimizer.lr or --trainer.epochs, or lower "
             "--trainer.batch_size."
         )
     counts = {split: len(data.split(split)) for split in ("val", "test")}
     remarks += [
-        f"The {split} split has {count} sample{'' if count == 1 else 's'}: one of them is "
+        f"The {split} split has {format_count(count, 'sample')}: one of them is "
         f"{format_percent(1 / max(1, count))} of its score."
         for split, count in counts.items()
         if count < _FEW_SAMPLES

@@ -49,11 +49,10 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         self.modality_dropout: ModalityDropout | None = None
         self.clip_norm: Mapping[str, float] | None = None
         self._warm_up: WarmUp | None = None
-        self.check_options()
+        optimizer.parameter_groups(model, method.parameters())  # freezes encoders, or says what does not fit
 
     def check_options(self) -> None:
-        """Raise a ValueError if an option does not fit."""
-        self.optimizer_options.parameter_groups(self.model, self.method.parameters())
+        """Raise a ValueError if clipping or dropout does not fit."""
         if self.clip_norm is not None:
             check_clipping(self.clip_norm, self.model)
         if self.modality_dropout is not None:

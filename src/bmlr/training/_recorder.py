@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -235,8 +234,8 @@ class Recorder:
         }
         if self.test_scores:
             form = metric_form(test.metric)
-            values = [form.goodness(score[test.metric]) for score in self.test_scores]
-            epoch = max(range(len(values)), key=lambda number: (not math.isnan(values[number]), values[number]))
+            values = [score[test.metric] for score in self.test_scores]
+            epoch = max(range(len(values)), key=lambda number: form.order(values[number]))
             content["test_last_epoch"] = self.test_scores[-1]
             content["test_best_epoch"] = {"epoch": epoch, **self.test_scores[epoch]}
         return content

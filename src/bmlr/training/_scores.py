@@ -81,7 +81,7 @@ class ScoreMetric(nn.Module):
         names = ("fused", *self.modalities)
         self._metrics = nn.ModuleDict({f"metrics_{name}": task.metrics() for name in names})
         self._samples = nn.ModuleDict({f"samples_{name}": SumMetric() for name in names})
-        self._places = list(dict.fromkeys([task.primary, *map(str, task.metrics())]))
+        self._places = list(dict.fromkeys([task.primary, *map(str, self._collection("fused"))]))
         self.reset()
 
     def update(self, prediction: Prediction, batch: Batch) -> None:
