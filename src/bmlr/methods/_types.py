@@ -13,7 +13,16 @@ from torch import Tensor
 from bmlr.batch import Batch
 from bmlr.model import MultimodalClassifier
 
-Family = Literal["baseline", "labels and losses", "gradient scale", "data and alternation", "gradient combination"]
+Family = Literal[
+    "baseline",
+    "labels and losses",
+    "gradient scale",
+    "data and alternation",
+    "gradient combination",
+    "architecture and heads",
+    "distillation",
+    "fusion and inference",
+]
 
 
 #: Names of all tasks, for methods whose losses are those of the task.
