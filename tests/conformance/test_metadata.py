@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -61,3 +62,9 @@ def test_no_page_is_about_a_method_that_does_not_exist():
         assert named, page
         for word in named:
             assert word.removeprefix("bmlr.methods.") in METHODS, page
+
+
+@each_method
+def test_the_page_on_fidelity_says_what_it_was_compared_with(name):
+    rows = re.findall(r"^\| ([^|]*) \|", (DOCS.parent / "fidelity.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert any(name in cell.split(", ") for cell in rows), name
