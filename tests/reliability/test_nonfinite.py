@@ -130,6 +130,28 @@ def test_large_finite_gradients_are_finite():
     assert not all_finite([parameter])
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+def test_a_check_finds_one_bad_entry_and_changes_none(dtype, bad):
+    good, parameter = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2, 3, dtype=dtype))
+    good.grad = torch.tensor([-0.0, 1e-42])  # a zero's sign and a number below the normal ones
+    parameter.grad = torch.ones(1, 1, dtype=dtype).expand(2, 3)
+    assert all_finite([good, parameter])
+    assert torch.equal(parameter.grad, torch.ones(2, 3, dtype=dtype))
+    assert good.grad.view(torch.int32).tolist() == torch.tensor([-0.0, 1e-42]).view(torch.int32).tolist()
+    parameter.grad = parameter.grad.clone()
+    parameter.grad[1, 2] = bad
+    assert not all_finite([good, parameter])
+
+
+def test_a_check_reads_sparse_gradients():
+    embedding = torch.nn.Embedding(5, 2, sparse=True)
+    embedding(torch.tensor([1, 1])).sum().backward()
+    assert all_finite(embedding.parameters())
+    embedding.weight.grad = embedding.weight.grad * float("nan")
+    assert not all_finite(embedding.parameters())
+
+
 # Skip
 
 
