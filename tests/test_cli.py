@@ -112,20 +112,52 @@ def test_a_nan_loss_fails_with_its_place(tmp_path, capsys):
     assert "not finite at epoch 1, step" in message
 
 
-def test_the_methods_are_listed_with_their_papers(capsys):
+def test_the_methods_are_listed_with_their_facts(capsys, monkeypatch):
     assert main(["methods", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == bmlr.methods.available()
     by_name = {row["name"]: row for row in rows}
     assert by_name["BMLR"]["parameters"] == {"alpha": 1.0, "beta": 0.5}
     assert by_name["BMLR"]["tasks"] == ["multiclass", "multilabel"]
+    assert by_name["BMLR"]["allows_absent_modalities"]
+    assert not by_name["AGM"]["allows_absent_modalities"]
+    assert (by_name["BMLR"]["min_modalities"], by_name["BMLR"]["max_modalities"]) == (2, None)
     assert all(row["paper"] and row["venue"] and row["family"] and row["cost"] for row in rows)
-    assert main(["methods"]) == 0
-    assert "Label Space" in capsys.readouterr().out
     assert main(["methods", "--format", "markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(rows) + 2
-    assert {line.count(" | ") for line in lines} == {6}
+    assert {line.count(" | ") for line in lines} == {7}
+    for width in (100, 200):  # a terminal of so many columns
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr("rich.console.Console.is_terminal", True)
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("TERM", "dumb")
+        assert main(["methods"]) == 0
+        table = capsys.readouterr().out
+        assert max(map(len, table.splitlines())) <= width
+        assert "…" not in table  # nothing is cut off
+        firsts = [line.split()[0] for line in table.splitlines() if line.strip()]
+        assert [word for word in firsts if word in by_name] == bmlr.methods.available()
+        assert "GRADIENT SCALE" in table
+        assert "none absent" in table
+        assert "ICCV 2023" in table
+
+
+def test_one_method_is_shown_with_its_formula(capsys):
+    assert main(["methods", "agm", "--method.alpha", "2.5"]) == 0
+    page = capsys.readouterr().out
+    assert "Boosting Multi-modal Model Performance" in page
+    assert "https://arxiv.org/abs/2308.07686" in page
+    assert "parameters  alpha=2.5, first_epoch=0" in page
+    assert r"\kappa_u = \exp" in page
+    assert "alpha: Strength" in page
+    assert ":math:" not in page
+    assert ">>>" not in page
+    assert "``" not in page
+    assert main(["methods", "AGM", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["max_modalities"] is None
+    assert "one method. Found AGM, and CML too" in error_of(capsys, ["methods", "AGM", "CML"])
+    assert "or a class of yours" in error_of(capsys, ["methods", "AGN"])
 
 
 def help_of(capsys, *arguments):

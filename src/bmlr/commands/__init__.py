@@ -16,7 +16,7 @@ COMMANDS = {
     "tune": "Search parameters of methods on the validation split.",
     "report": "Write runs as one offline HTML page.",
     "reproduce": "Make the tables and figures of the BMLR paper.",
-    "methods": "List the methods with papers, costs, tasks and defaults.",
+    "methods": "List the methods with families, costs, tasks and defaults.",
 }
 
 __all__ = ["COMMANDS"]

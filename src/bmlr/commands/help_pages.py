@@ -105,7 +105,8 @@ def _class_text(name: str, option: Option) -> str:
         return f"One of {', '.join(bmlr.data.available())}, or a class of yours as module.Class; {first}".rstrip(
             "; "
         ) + ("" if first else ".")
-    return "bmlr methods lists them; or a class of yours as module.Class."
+    first = ", which may be the first word without --method" if option.default is not REQUIRED else ""
+    return f"bmlr methods lists them; or a class of yours as module.Class{first}."
 
 
 def _folded_rows(command: Command, groups: Sequence[OptionGroup], texts: dict[str, str]) -> list[str]:

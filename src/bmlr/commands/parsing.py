@@ -147,13 +147,13 @@ def name_options(command: Command, message: str) -> str:
 def _assign_positional(command: Command, words: Sequence[str], entries: dict[str, _Entry]) -> None:
     """Give positional words their names, in order; the last may take several."""
     if command.classes and not command.positional:
-        if words and "data" in command.classes and "data" not in entries and not words[0].startswith("-"):
-            entries["data"] = _Entry(words[0], "The data set")
+        first = next(iter(command.classes))
+        kind = noun(first).partition(" ")[2]
+        if words and first not in entries and not words[0].startswith("-"):
+            entries[first] = _Entry(words[0], f"The {kind}")
             words = words[1:]
-        if words and "data" in entries and not words[0].startswith("-"):
-            raise ValueError(
-                f"bmlr {command.name} takes one data set. Found {entries['data'].value}, and {words[0]} too."
-            )
+        if words and first in entries and not words[0].startswith("-"):
+            raise ValueError(f"bmlr {command.name} takes one {kind}. Found {entries[first].value}, and {words[0]} too.")
         if words:
             raise ValueError(_unexpected(command, words[0], "options only"))
         return
@@ -285,9 +285,8 @@ def usage(command: Command) -> str:
     """Usage of a command in one line."""
     words = [option.name.upper() + ("..." if option.item is not None else "") for option in command.positional]
     for name, option in command.classes.items():
-        required = option.default is REQUIRED
-        if name == "data":
-            words.append("DATA" if required else "[DATA]")
+        if name == next(iter(command.classes)):
+            words.append(name.upper() if option.default is REQUIRED else f"[{name.upper()}]")
         else:
             words.append(f"--{name} NAME")
     return " ".join(["bmlr", command.name, *words, "[options]"])

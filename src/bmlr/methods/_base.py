@@ -54,6 +54,8 @@ class Method(nn.Module, ABC):
     tasks_reason: ClassVar[str] = "it is written for class indices"
     #: Smallest number of modalities; balancing compares at least two.
     min_modalities: ClassVar[int] = 2
+    #: Largest number of modalities; None is no limit.
+    max_modalities: ClassVar[int | None] = None
     #: Whether every sample must have every modality.
     needs_all_modalities: ClassVar[bool] = False
     #: Whether it acts on each encoder by itself, whose parameters must then belong to one modality.
@@ -111,12 +113,17 @@ class Method(nn.Module, ABC):
         """Check the number of modalities.
 
         Raises:
-            ValueError: If there are fewer than :attr:`min_modalities`.
+            ValueError: If there are fewer than :attr:`min_modalities` or more than :attr:`max_modalities`.
         """
         if len(names) < self.min_modalities:
             raise ValueError(
                 f"Method {type(self).__name__} needs a model of at least {self.min_modalities} modalities. "
                 f"Found {', '.join(names)}. Train a modality alone by Joint."
+            )
+        if self.max_modalities is not None and len(names) > self.max_modalities:
+            raise ValueError(
+                f"Method {type(self).__name__} is written for {self.max_modalities} modalities. "
+                f"Found {', '.join(names)}: choose some of them, or another method."
             )
 
     def check_task(self, task: Task) -> None:
