@@ -86,7 +86,9 @@ DEFAULTS = {
         "meta_size=8, meta_scope='first', seed=0"
     ),
     "MBSD": "weight=1.0, first_epoch=0, last_epoch=None",
+    "MLB": "alpha=0.5, beta=2.0",
     "MMPareto": "boost=1.5, rescale='tensor'",
+    "MSLR": "rates=None, memory=5",
     "OGMGE": "alpha=0.3, noise=True, scope='weight', reference='mean', first_epoch=0, last_epoch=50, seed=0",
     "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=5, seed=0",
     "OnlyReshape": "alpha=1.0, beta=0.5",
@@ -126,6 +128,7 @@ LEAST = {
     "DiagnosingRelearning": {"reinit_epoch": 1, "reinit_num": 0},
     "LFM": {"alpha": "constant", "label_weight": 0.0, "schedule_epochs": 1, "meta_size": 1, "seed": 0},
     "MBSD": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0},
+    "MLB": {"alpha": 0.0, "beta": 0.0},
     "OGMGE": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
     "OPM": {"rate": 0.0, "strength": 0.0, "probability": 0.0, "warmup": 0, "seed": 0},
     "OnlyReshape": {"beta": 0.0},

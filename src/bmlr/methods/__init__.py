@@ -21,7 +21,9 @@ from bmlr.methods._dgl import DGL
 from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
+from bmlr.methods._mlb import MLB
 from bmlr.methods._mmpareto import MMPareto
+from bmlr.methods._mslr import MSLR
 from bmlr.methods._ogm_ge import OGMGE
 from bmlr.methods._opm import OPM
 from bmlr.methods._reconboost import ReconBoost
@@ -106,6 +108,8 @@ __all__ = [
     "DGL",
     "LFM",
     "MBSD",
+    "MLB",
+    "MSLR",
     "OGMGE",
     "OPM",
     "CMLBalanceBenchmark",

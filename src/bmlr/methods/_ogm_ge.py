@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.methods._support import SteppedMethod, WindowedMethod, all_reduce_sum, batch_scores, lead
+from bmlr.methods._modulation import SCOPES, ScoredMethod, encoder_gradients, mean_of_others, scale_gradients
+from bmlr.methods._support import SteppedMethod, WindowedMethod, batch_scores, lead
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression, Task
 
-#: Numbers of dimensions of the gradients that each scope scales.
-_DIMENSIONS = {"weight": range(2, 100), "conv": (4,), "all": range(100)}
 
-
-class OGMGE(SteppedMethod, WindowedMethod):
+class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
     r"""On-the-fly Gradient Modulation with Generalisation Enhancement (Peng et al., 2022).
 
     Joint training whose encoder gradients are scaled down where a modality is ahead, with noise added to all of them:
@@ -103,11 +101,10 @@ class OGMGE(SteppedMethod, WindowedMethod):
         super().__init__()
         self.alpha = check_non_negative("alpha", alpha)
         self.noise = bool(noise)
-        self.scope = check_choice("scope", scope, tuple(_DIMENSIONS))
+        self.scope = check_choice("scope", scope, tuple(SCOPES))
         self.reference = check_choice("reference", reference, ("mean", "min"))
         self.set_window(first_epoch, last_epoch)
         self.seed = check_integer("seed", seed, 0)
-        self._scores: Tensor | None = None  # of the optimiser step under way
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused loss; training also adds up the scores."""
@@ -115,25 +112,22 @@ class OGMGE(SteppedMethod, WindowedMethod):
         if not (self.training and self.is_acting):
             return Losses(terms)
         scores = batch_scores(output, targets)
-        self._scores = scores if self._scores is None else self._scores + scores
+        self.add_sums(scores)
         names = sorted(output.features)
         return Losses(terms, {f"score_{u}": s / len(targets) for u, s in zip(names, scores, strict=True)})
 
     @torch.no_grad()
     def change_gradients(self, model: MultimodalClassifier) -> None:
         """Scale the encoders' gradients by k and add the noise."""
-        if self._scores is None:
+        if (scores := self.take_sums()) is None:
             return
-        coefficients = self.coefficients(all_reduce_sum(self._scores), model.task)
-        self._scores = None
+        coefficients = self.coefficients(scores, model.task)
         generators: dict[torch.device, torch.Generator] = {}
         for name, coefficient in zip(sorted(model.encoders), coefficients, strict=True):
-            gradients = self._gradients(model.encoders[name])
-            if not gradients:
-                continue
-            noise = [self._draw(g, generators) for g in gradients] if self.noise else None
-            torch._foreach_mul_(gradients, coefficient.to(gradients[0].dtype))
-            if noise is not None:
+            gradients = encoder_gradients(model.encoders[name], self.scope)
+            noise = [self._draw(g, generators) for g in gradients] if self.noise else []
+            scale_gradients(gradients, coefficient)
+            if noise:
                 torch._foreach_add_(gradients, noise)
         self.step += 1
 
@@ -142,17 +136,13 @@ class OGMGE(SteppedMethod, WindowedMethod):
         is_other = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         rows = scores.expand(len(scores), -1)
         if self.reference == "mean":
-            compared = torch.where(is_other, rows, 0.0).sum(1) / (len(scores) - 1)
+            compared = mean_of_others(scores)
         elif isinstance(task, Regression):
             compared = rows.masked_fill(~is_other, 0.0).amax(1)
         else:
             compared = rows.masked_fill(~is_other, torch.inf).amin(1)
         ratios = lead(scores, compared, task)
         return torch.where(ratios > 1, 1 - torch.tanh(self.alpha * ratios), 1.0)
-
-    def _gradients(self, encoder: nn.Module) -> list[Tensor]:
-        dimensions = _DIMENSIONS[self.scope]
-        return [p.grad for p in encoder.parameters() if p.ndim in dimensions and p.grad is not None]
 
     def _draw(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         if gradient.device not in generators:

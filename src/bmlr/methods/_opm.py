@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.encoders.features import masked_features
+from bmlr.methods._modulation import mean_of_others
 from bmlr.methods._support import (
     SteppedMethod,
     all_reduce_mean,
@@ -134,6 +135,5 @@ class OPM(SteppedMethod):
 
     def drop_rates(self, scores: Tensor, task: Task) -> Tensor:
         """Rate q of each modality, shape (M,), from the scores of a task, shape (M,)."""
-        mean_of_others = (scores.sum() - scores) / (len(scores) - 1)
-        advantage = torch.tanh(torch.relu(lead(scores, mean_of_others, task) - 1))
+        advantage = torch.tanh(torch.relu(lead(scores, mean_of_others(scores), task) - 1))
         return torch.where(advantage > 0, (self.rate * (1 + self.strength * advantage)).clamp(0, 1), 0.0)
