@@ -47,13 +47,19 @@ class MethodLoop:
 
     def batches(self, plan: EpochPlan, epoch: int) -> Iterator[tuple[bmlr.Batch, bool]]:
         """Batches and whether the optimiser is to be forgotten before them."""
-        for number, planned in enumerate(plan.passes):
-            rows = torch.tensor(planned.indices if planned.indices is not None else range(len(self.train)))
-            generator = torch.Generator().manual_seed(100 * epoch + number)
-            shuffled = rows[torch.randperm(len(rows), generator=generator)]
-            count = max(1, len(rows) // self.batch_size)  # no small rest, which batch normalisation could not train on
-            for position, batch_rows in enumerate(shuffled.tensor_split(count)):
-                yield self.take(batch_rows, planned.tag), planned.fresh_optimizer and position == 0
+        passes = [list(self.batches_of(plan, number, epoch)) for number in range(len(plan.passes))]
+        for planned in zip(*passes, strict=True) if plan.order == "aligned" else passes:
+            yield from planned
+
+    def batches_of(self, plan: EpochPlan, number: int, epoch: int) -> Iterator[tuple[bmlr.Batch, bool]]:
+        """The batches of a pass."""
+        planned = plan.passes[number]
+        rows = torch.tensor(planned.indices if planned.indices is not None else range(len(self.train)))
+        generator = torch.Generator().manual_seed(100 * epoch + (0 if plan.order == "aligned" else number))
+        shuffled = rows[torch.randperm(len(rows), generator=generator)]
+        count = max(1, len(rows) // self.batch_size)  # no small rest, which batch normalisation could not train on
+        for position, batch_rows in enumerate(shuffled.tensor_split(count)):
+            yield self.take(batch_rows, planned.tag), planned.fresh_optimizer and position == 0
 
     def run(self, epochs: Sequence[int]) -> None:
         self.model.train()

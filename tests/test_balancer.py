@@ -116,12 +116,39 @@ def test_a_method_that_chooses_samples_needs_a_data_loader_and_gets_each_of_them
         list(unknown.epoch(batches(2)))
     whole = make_batch(2, 20, dtype=torch.float64)
     samples = [({name: x[i] for name, x in whole.inputs.items()}, whole.targets[i]) for i in range(20)]
-    for interleave in (False, True):
-        balancer = make(Remix(warmup=0, interleave=interleave))
+    for order in ("sequential", "shuffled"):
+        balancer = make(Remix(warmup=0, order=order))
         trained = [batch for batch in balancer.epoch(DataLoader(samples, 4)) if balancer.step(batch)]
         rows = torch.cat([batch.inputs["audio"] for batch in trained])[:, 0].tolist()
         assert set(rows) == set(whole.inputs["audio"][:, 0].tolist())  # a modality's only sample comes twice
         assert {batch.tag for batch in trained} == {"remix:audio", "remix:video"}
+
+
+class Alternating(bmlr.methods.Joint):
+    """Takes a step per modality on every batch."""
+
+    def __init__(self, indices=None):
+        super().__init__()
+        self.indices = indices
+
+    def plan_epoch(self, context):
+        return EpochPlan((Pass("audio", self.indices), Pass("video", self.indices)), order="aligned")
+
+
+def test_aligned_passes_draw_a_batch_once_and_give_it_for_every_tag():
+    seen = [(batch.tag, batch.inputs["audio"]) for batch in make(Alternating()).epoch(iter(batches(2)))]
+    assert [tag for tag, _ in seen] == ["audio", "video"] * 2
+    assert seen[0][1] is seen[1][1]
+    assert not torch.equal(seen[1][1], seen[2][1])
+    whole = make_batch(2, 20, dtype=torch.float64)
+    samples = [({name: x[i] for name, x in whole.inputs.items()}, whole.targets[i]) for i in range(20)]
+    chosen = list(make(Alternating((1, 4, 7))).epoch(DataLoader(samples, 2)))
+    assert [batch.tag for batch in chosen] == ["audio", "video"] * 2
+    assert sorted(torch.cat([b.targets for b in chosen]).tolist()) == sorted(whole.targets[[1, 4, 7]].tolist() * 2)
+    with pytest.raises(ValueError, match=r"`accumulate` should be 1, .* 2 optimiser steps on every batch. Found 3"):
+        list(make(Alternating(), accumulate=3).epoch(batches(2)))
+    with pytest.raises(ValueError, match=r"gave no batch in pass 1 of 1\."):
+        list(make(Alternating()).epoch([]))
 
 
 def test_an_epoch_left_early_does_not_count_and_no_epoch_follows_the_last():

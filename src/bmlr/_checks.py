@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+_Text = TypeVar("_Text", bound=str)
 
 
 def check_positive(name: str, value: float) -> float:
@@ -49,7 +51,7 @@ def check_integer(name: str, value: int, minimum: int) -> int:
     return value
 
 
-def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
+def check_choice(name: str, value: _Text, allowed: Iterable[str]) -> _Text:
     """Return ``value``, or raise a ValueError with the nearest allowed name."""
     allowed = list(allowed)
     if value not in allowed:

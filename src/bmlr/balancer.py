@@ -209,7 +209,8 @@ class Balancer:
 
     def _planned(self, plan: EpochPlan, train: Iterable[Any]) -> Iterator[Batch]:
         """Batches of all passes of a plan."""
-        if plan.interleave:
+        plan.check_accumulation("accumulate", self.accumulate)
+        if plan.order == "shuffled":
             loaders = [_pass_loader(train, entry) for entry in plan.passes]
             turns = torch.tensor([i for i, loader in enumerate(loaders) for _ in range(len(loader))])
             iterators = [iter(loader) for loader in loaders]
@@ -217,17 +218,21 @@ class Balancer:
                 yield dataclasses.replace(self._moved(next(iterators[turn])), tag=plan.passes[turn].tag)
             self._flush()
             return
-        for number, entry in enumerate(plan.passes):
-            if entry.fresh_optimizer:
-                self.optimizer.state.clear()
-            loader = train if entry.indices is None else _pass_loader(train, entry)
+        # Aligned passes share a loader: each of its batches is drawn once, and given once per pass.
+        groups = [plan.passes] if plan.order == "aligned" else [(entry,) for entry in plan.passes]
+        for number, entries in enumerate(groups):
+            loader = train if entries[0].indices is None else _pass_loader(train, entries[0])
             is_empty = True
-            for batch in loader:
+            for given in loader:
+                batch = self._moved(given)
+                for entry in entries:
+                    if is_empty and entry.fresh_optimizer:
+                        self.optimizer.state.clear()
+                    yield dataclasses.replace(batch, tag=entry.tag)
                 is_empty = False
-                yield dataclasses.replace(self._moved(batch), tag=entry.tag)
             if is_empty:
                 raise ValueError(
-                    f"`train` gave no batch in pass {number + 1} of {len(plan.passes)}. It should hold samples, and be "
+                    f"`train` gave no batch in pass {number + 1} of {len(groups)}. It should hold samples, and be "
                     "a loader or a list that can be gone through again."
                 )
             self._flush()

@@ -41,7 +41,7 @@ def test_state_of_a_method():
 
 def test_an_epoch_is_one_pass_over_everything_with_the_optimiser_as_it_was():
     (planned,) = EpochPlan().passes
-    assert (planned.tag, planned.indices, planned.fresh_optimizer, EpochPlan().interleave) == ("", None, False, False)
+    assert (planned.tag, planned.indices, planned.fresh_optimizer, EpochPlan().order) == ("", None, False, "sequential")
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 0.25, torch.tensor(512.0)])

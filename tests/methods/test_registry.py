@@ -97,7 +97,7 @@ DEFAULTS = {
         "t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
         "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
     ),
-    "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', interleave=False",
+    "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', order='sequential'",
     "UniDistill": "",
     "UniReshaping": "epsilon=0.1",
     "UniformBaseline": "weight=0.5",

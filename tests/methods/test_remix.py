@@ -221,10 +221,10 @@ def test_state_holds_the_assignment():
     assert not torch.equal(other.method.assignment, loop.method.assignment)
 
 
-def test_interleave():
-    loop = MethodLoop(make_model(), Remix(warmup=1, interleave=True), make_batch(batch_size=12))
-    assert not loop.method.start_epoch(loop.context(0)).interleave
-    assert loop.method.start_epoch(loop.context(1)).interleave
+def test_shuffled_order():
+    loop = MethodLoop(make_model(), Remix(warmup=1, order="shuffled"), make_batch(batch_size=12))
+    assert loop.method.start_epoch(loop.context(0)).order == "sequential"
+    assert loop.method.start_epoch(loop.context(1)).order == "shuffled"
 
 
 @pytest.mark.parametrize("tag", ["", "remix:video"])

@@ -128,7 +128,7 @@ class Drawing(Joint):
 
     def plan_epoch(self, context):
         chosen = torch.randperm(context.num_train)[:16].tolist()
-        return EpochPlan((Pass("a", tuple(chosen)), Pass("b", fresh_optimizer=True)), interleave=True)
+        return EpochPlan((Pass("a", tuple(chosen)), Pass("b", fresh_optimizer=True)), order="shuffled")
 
     def batch_losses(self, model, batch):
         import random
@@ -140,12 +140,22 @@ class Drawing(Joint):
         return type(losses)({name: weight * value for name, value in losses.terms.items()})
 
 
-def test_random_streams_and_planned_passes_go_on_where_they_were(tmp_path):
-    run(tmp_path / "whole", Drawing())
+class Aligned(Drawing):
+    """The same in passes that give each batch twice in a row."""
+
+    def plan_epoch(self, context):
+        passes = super().plan_epoch(context).passes
+        return EpochPlan((passes[0], dataclasses.replace(passes[0], tag="b")), order="aligned")
+
+
+@pytest.mark.parametrize("kind", [Drawing, Aligned])
+def test_random_streams_and_planned_passes_go_on_where_they_were(tmp_path, kind):
+    options = {"trainer": dataclasses.replace(CPU, modality_dropout=0.3)}
+    run(tmp_path / "whole", kind(), **options)
     for at in (1, 2, 1, 3, 1):
         with pytest.raises(RunInterruptedError):
-            run(tmp_path / "cut", stopping(Drawing(), at), resume=True)
-    run(tmp_path / "cut", Drawing(), resume=True)
+            run(tmp_path / "cut", stopping(kind(), at), resume=True, **options)
+    run(tmp_path / "cut", kind(), resume=True, **options)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 

@@ -59,12 +59,51 @@ def test_passes_keep_their_samples_tags_and_place():
     assert [r.fresh_optimizer for r in requests] == [False, True, False, False]
 
 
-def test_interleaved_passes_are_the_same_batches_in_another_order():
+def test_shuffled_passes_are_the_same_batches_in_another_order():
     passes = (Pass("a", indices=tuple(range(30))), Pass("b", indices=tuple(range(30, 60))))
     apart = planned_requests(EpochPlan(passes), 60, 3, seed=0, epoch=0)
-    mixed = planned_requests(EpochPlan(passes, interleave=True), 60, 3, seed=0, epoch=0)
+    mixed = planned_requests(EpochPlan(passes, order="shuffled"), 60, 3, seed=0, epoch=0)
     assert sorted(r.indices for r in apart) == sorted(r.indices for r in mixed)
     assert [r.tag for r in mixed] != [r.tag for r in apart]
+
+
+@given(count=st.integers(2, 40), size=st.integers(1, 9), world=st.integers(1, 3))
+def test_aligned_passes_give_the_same_batch_with_the_same_transforms_in_turn(count, size, world):
+    plan = EpochPlan((Pass("a"), Pass("v", fresh_optimizer=True), Pass("t")), order="aligned")
+    alone = planned_requests(EpochPlan(), count, size, seed=0, epoch=2, rank=world - 1, world_size=world)
+    requests = planned_requests(plan, count, size, seed=0, epoch=2, rank=world - 1, world_size=world)
+    assert [r.tag for r in requests] == ["a", "v", "t"] * len(alone)
+    expected = [(r.indices, r.seed) for r in alone for _ in range(3)]
+    assert [(r.indices, r.seed) for r in requests] == expected
+    assert [i for i, r in enumerate(requests) if r.fresh_optimizer] == [1]
+
+
+def test_aligned_passes_of_other_samples_are_refused():
+    with pytest.raises(ValueError, match=r"should go through the same samples. Found passes of {'a': 2, 'v': 'all'}"):
+        EpochPlan((Pass("a", indices=(1, 2)), Pass("v")), order="aligned")
+    with pytest.raises(ValueError, match=r"`order` should be one of .* Did you mean 'aligned'"):
+        EpochPlan(order="align")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_aligned_passes_is_loaded_once_also_after_a_resume_in_its_middle(workers):
+    class Counting(ArraySplit):
+        loads = 0
+
+        def batch(self, *arguments, **options):
+            self.loads += 1
+            return super().batch(*arguments, **options)
+
+    split = Counting({"a": np.arange(20.0)[:, None]}, np.arange(20) % 3)
+    requests = planned_requests(EpochPlan((Pass("a"), Pass("v")), order="aligned"), 20, 6, seed=0, epoch=0)
+    for start in (0, 3):
+        split.loads = 0
+        loader = RequestLoader(split, requests, num_workers=workers, start=start)
+        batches = list(loader)
+        assert len(loader) == 8
+        assert [batch.tag for batch in batches] == (["a", "v"] * 4)[start:]
+        assert [batch.indices.tolist() for batch in batches] == [list(r.indices) for r in requests[start:]]
+        assert workers or split.loads == (4 if start == 0 else 3)
 
 
 def test_a_pass_over_unknown_samples_is_refused():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import lightning
 import pytest
 import torch
@@ -5,9 +7,10 @@ from torch.utils.data import DataLoader
 
 import bmlr
 from bmlr._modes import module_mode
-from bmlr.config import OptimizerOptions
+from bmlr.config import OptimizerOptions, TrainerOptions
 from bmlr.methods import EpochPlan, Joint, Pass
-from bmlr.training import BalancedModule, Score, ScoreMetric, evaluate
+from bmlr.runs import read_metrics
+from bmlr.training import BalancedModule, Score, ScoreMetric, evaluate, train
 from toy import Toy
 
 pytestmark = [
@@ -58,6 +61,39 @@ class Planning(Joint):
 def test_a_method_that_plans_its_passes_needs_data():
     with pytest.raises(RuntimeError, match="Planning plans its own passes over the data"):
         fit(make_module(Planning()), 1)
+
+
+class Alternating(Joint):
+    """Sees every batch twice in a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def plan_epoch(self, context):
+        return EpochPlan((Pass("audio"), Pass("image")), order="aligned")
+
+    def batch_losses(self, model, batch):
+        self.seen.append(batch)
+        loss = super().batch_losses(model, batch).terms["fused"]
+        return bmlr.methods.Losses({batch.tag: loss})
+
+
+def test_a_batch_given_twice_counts_once_and_lacks_the_same_modalities(tmp_path):
+    method, options = Alternating(), TrainerOptions(epochs=1, batch_size=8, modality_dropout=0.5, progress=False)
+    result = train(Toy(20), method, trainer=options, run=tmp_path / "run")
+    assert [(batch.tag, len(batch)) for batch in method.seen] == [(u, n) for n in (8, 8, 4) for u in ("audio", "image")]
+    for first, second in zip(method.seen[::2], method.seen[1::2], strict=True):
+        assert torch.equal(first.indices, second.indices)
+        assert all(torch.equal(first.present[name], second.present[name]) for name in first.present)
+    assert not torch.equal(method.seen[0].present["audio"], method.seen[2].present["audio"])
+    assert result.content["data_passes"] == 1.0
+    row = read_metrics(result.directory).iloc[0]
+    assert row["samples"] == 20
+    assert row["train_loss"] == pytest.approx(row["train_loss_audio"] + row["train_loss_image"])
+    accumulated = dataclasses.replace(options, accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="`accumulate_grad_batches` should be 1, since the method takes 2 optimiser"):
+        train(Toy(20), Alternating(), trainer=accumulated, run=tmp_path / "other")
 
 
 def test_score_counts_absent_modalities_out():

@@ -74,7 +74,10 @@ class AcceleratedBalancer(Balancer):
                     f"{name} leaves gradients unset in some steps: give the Accelerator "
                     "kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]."
                 )
-        super().__init__(model, method, optimizer, max_epochs=max_epochs, clip_norm=clip_norm)
+        super().__init__(
+            model, method, optimizer, max_epochs=max_epochs, clip_norm=clip_norm,
+            accumulate=accelerator.gradient_accumulation_steps,
+        )  # fmt: skip
         self.accelerator = accelerator
         # One module, and one forward pass through it: otherwise DDP would not average the gradients.
         self._losses, self.optimizer = accelerator.prepare(_LossTerms(model, method), optimizer)

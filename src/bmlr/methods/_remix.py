@@ -37,11 +37,11 @@ class Remix(HeadedMethod):
 
     Deviations: the official code has two modalities and concatenation; more modalities and other fusions follow by
     the same rules, an extension of ours. Its passes come in this fixed order, so that the first modality always has
-    the last word in an epoch; ``interleave`` shuffles the batches of all passes. Its masked encoders run: their batch
-    statistics move, and their gradients are zeros, so that momentum and weight decay still move them. That is
+    the last word in an epoch; ``order="shuffled"`` mixes the batches of all passes. Its masked encoders run: their
+    batch statistics move, and their gradients are zeros, so that momentum and weight decay still move them. That is
     ``masked_encoder="run"``, here without a backward pass through them: the zeros are put in place by
-    :meth:`backward`. ``skip`` leaves these encoders alone and saves
-    their forward pass, which is another algorithm. A sample never goes to a modality it lacks.
+    :meth:`backward`. ``skip`` leaves these encoders alone and saves their forward pass, which is another algorithm. A
+    sample never goes to a modality it lacks.
 
     With several labels (ours) :math:`D_u` is the mean over the labels of that of the pair (1 − p, p), and the losses
     are those of the task. A predicted number has no distance from uniform.
@@ -51,7 +51,8 @@ class Remix(HeadedMethod):
         weight: Weight w ≥ 0 of each unimodal loss in the warm-up.
         gamma: Weight γ ≥ 0 of the unimodal loss after it.
         masked_encoder: ``run`` (default, as the official code) or ``skip``.
-        interleave: Shuffle the batches of all modalities instead of one modality after another.
+        order: Order of the batches: ``sequential``, one modality after another (default, as the official code), or
+            ``shuffled``, those of all modalities mixed.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -81,7 +82,7 @@ class Remix(HeadedMethod):
     conformance: ClassVar[Conformance] = Conformance(
         short={"warmup": 1},
         alters_features="trains on the features of one modality after the warm-up",
-        variants={"skip": {"warmup": 1, "masked_encoder": "skip", "interleave": True}},
+        variants={"skip": {"warmup": 1, "masked_encoder": "skip", "order": "shuffled"}},
     )
     leaves_gradients_unset: ClassVar[bool] = True
     state_attributes: ClassVar[tuple[str, ...]] = (*HeadedMethod.state_attributes, "assignment")
@@ -92,13 +93,13 @@ class Remix(HeadedMethod):
         weight: float = 0.5,
         gamma: float = 1.0,
         masked_encoder: Literal["run", "skip"] = "run",
-        interleave: bool = False,
+        order: Literal["sequential", "shuffled"] = "sequential",
     ) -> None:
         super().__init__()
         self.warmup = check_integer("warmup", warmup, 0)
         self.weight, self.gamma = check_non_negative("weight", weight), check_non_negative("gamma", gamma)
         self.masked_encoder = check_choice("masked_encoder", masked_encoder, ("run", "skip"))
-        self.interleave = interleave
+        self.order = check_choice("order", order, ("sequential", "shuffled"))
         self._start_over()
 
     def _start_over(self) -> None:
@@ -127,7 +128,7 @@ class Remix(HeadedMethod):
             if indices:
                 # Batch normalisation cannot train on one sample; twice the same has the same gradient.
                 passes.append(Pass(_PREFIX + name, tuple(indices if len(indices) > 1 else indices * 2)))
-        return EpochPlan(tuple(passes), interleave=self.interleave)
+        return EpochPlan(tuple(passes), order=self.order)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The losses of the warm-up: fused and weighted unimodal cross-entropies."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from bmlr._checks import check_choice
 from bmlr.batch import Batch
 from bmlr.model import MultimodalClassifier
 
@@ -156,12 +157,49 @@ class EpochPlan:
     """Passes of an epoch.
 
     Attributes:
-        passes: The passes, run one after another; each shuffles its samples.
-        interleave: Shuffle the batches of all passes together instead.
+        passes: The passes; each shuffles its samples.
+        order: ``sequential`` runs one pass after another; ``shuffled`` mixes the batches of all passes; ``aligned``
+            shuffles all passes alike and gives the k-th batch of each in turn, so that a method takes several steps on
+            the same batch, with the same random transforms.
+
+    Raises:
+        ValueError: If the order is unknown, or aligned passes go through different samples.
+
+    Example:
+        >>> import bmlr
+        >>> plan = bmlr.methods.EpochPlan((bmlr.methods.Pass("a"), bmlr.methods.Pass("v")), order="aligned")
+        >>> plan.steps_per_batch
+        2
     """
 
     passes: tuple[Pass, ...] = (Pass(),)
-    interleave: bool = False
+    order: Literal["sequential", "shuffled", "aligned"] = "sequential"
+
+    def __post_init__(self) -> None:
+        check_choice("order", self.order, ("sequential", "shuffled", "aligned"))
+        if self.order == "aligned" and any(entry.indices != self.passes[0].indices for entry in self.passes):
+            sizes = {entry.tag: "all" if entry.indices is None else len(entry.indices) for entry in self.passes}
+            raise ValueError(
+                f"`passes` of `order = 'aligned'` should go through the same samples. Found passes of {sizes} samples, "
+                "which are not the same ones."
+            )
+
+    @property
+    def steps_per_batch(self) -> int:
+        """How many times in a row a batch is given: once, or as often as there are aligned passes."""
+        return len(self.passes) if self.order == "aligned" else 1
+
+    def check_accumulation(self, argument: str, accumulate: int) -> None:
+        """Check the number of batches of an optimiser step.
+
+        Raises:
+            ValueError: If a step would mix aligned passes.
+        """
+        if accumulate > 1 and self.steps_per_batch > 1:
+            raise ValueError(
+                f"`{argument}` should be 1, since the method takes {self.steps_per_batch} optimiser steps on every "
+                f"batch. Found {accumulate}: give larger batches instead."
+            )
 
 
 def _no_batches() -> Iterable[Batch]:

@@ -60,7 +60,7 @@ def plan_to_plain(plan: EpochPlan) -> dict[str, Any]:
         }
         for entry in plan.passes
     ]
-    return {"passes": passes, "interleave": plan.interleave}
+    return {"passes": passes, "order": plan.order}
 
 
 def plan_from_plain(plain: Mapping[str, Any]) -> EpochPlan:
@@ -73,4 +73,4 @@ def plan_from_plain(plain: Mapping[str, Any]) -> EpochPlan:
         )
         for entry in plain["passes"]
     ]
-    return EpochPlan(tuple(passes), plain["interleave"])
+    return EpochPlan(tuple(passes), plain["order"])

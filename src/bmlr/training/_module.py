@@ -110,6 +110,10 @@ class BalancedModule(OptimizedModule):
         """Number of finished epochs, counted over resumed runs."""
         return len(self.history)
 
+    @property
+    def _steps_per_batch(self) -> int:
+        return 1 if self._plan is None else self._plan.steps_per_batch
+
     # Loaders
 
     def train_dataloader(self) -> Iterable[Batch]:
@@ -125,6 +129,7 @@ class BalancedModule(OptimizedModule):
             self._first_position = self._restore_rank_state()
             if self._plan is None or not self._first_position:  # within an epoch, the checkpoint holds the plan
                 self._plan = self.method.start_epoch(self._context())
+            self._plan.check_accumulation("accumulate_grad_batches", self.trainer.accumulate_grad_batches)
             self._requests = planned_requests(
                 self._plan,
                 len(data.split("train")),
@@ -220,7 +225,8 @@ class BalancedModule(OptimizedModule):
             self._sums.begin_step()
         self.guard.record_batch(batch)
         if self.modality_dropout is not None:
-            batch = self.modality_dropout.apply(batch, (self.epochs_done, batch_idx, self.global_rank))
+            number = batch_idx // self._steps_per_batch  # a batch that is given again lacks the same modalities
+            batch = self.modality_dropout.apply(batch, (self.epochs_done, number, self.global_rank))
         losses = self.method.compute_losses(self.model, batch)
         total = self._open_losses(losses)
         finite = bool(torch.isfinite(total.detach()))
@@ -286,7 +292,8 @@ class BalancedModule(OptimizedModule):
         row = {"epoch": float(self.epochs_done), "seconds": time.perf_counter() - self._started}
         row["lr"] = self._learning_rate()
         samples = torch.tensor(float(self._sums.samples), device=self.device)
-        row["samples"] = float(sum_over_processes(self.trainer, samples))
+        # A batch that is given again counts once.
+        row["samples"] = float(-(-sum_over_processes(self.trainer, samples) // self._steps_per_batch))
         for name, value in self._sums.values.items():
             row[f"train_{name}"] = float(sum_over_processes(self.trainer, value.to(self.device))) / row["samples"]
         if self.guard.policy == "skip":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import re
 import shutil
@@ -60,15 +61,14 @@ class _RequestDataset(Dataset[Batch]):
         self.split = split
 
     def __getitem__(self, request: Any) -> Batch:
-        batch = self.split.batch(request.indices, augment=request.seed is not None, seed=request.seed or 0)
-        batch.tag = request.tag
-        return batch
+        return self.split.batch(request.indices, augment=request.seed is not None, seed=request.seed or 0)
 
 
 class RequestLoader:
     """Batches of a split in the order of the requests.
 
-    They are the same on every iteration.
+    They are the same on every iteration. Requests of the same samples one after another, as those of aligned passes,
+    share one batch, which is loaded once.
 
     Args:
         split: Split of the data set.
@@ -89,13 +89,15 @@ class RequestLoader:
         start: int = 0,
     ) -> None:
         self.requests = requests
+        #: Requests of one loaded batch each.
+        self._groups = [list(same) for _, same in itertools.groupby(requests[start:], lambda r: (r.indices, r.seed))]
         # A generator of its own: DataLoader draws a seed per iteration, and from the global stream an evaluation
         # between two steps would change the training after it.
         self._dataset = _RequestDataset(split)
         self._loader = DataLoader(
             self._dataset,
             batch_size=None,
-            sampler=requests[start:],  # any sized iterable of keys will do
+            sampler=[same[0] for same in self._groups],  # any sized iterable of keys will do
             num_workers=num_workers,
             pin_memory=pin_memory,
             timeout=TIMEOUT if num_workers else 0,  # a worker that hangs would be waited for without end
@@ -119,7 +121,9 @@ class RequestLoader:
         try:
             with _ending_signals_blocked():
                 iterator = iter(self._loader)
-            yield from iterator
+            for batch, same in zip(iterator, self._groups, strict=True):
+                for request in same:
+                    yield dataclasses.replace(batch, tag=request.tag)
         except (OSError, RuntimeError) as error:
             ends = {worker.exitcode for worker in getattr(iterator, "_workers", ())}
             if message := _describe_failure(str(error), ends):
@@ -231,7 +235,8 @@ def planned_requests(
 ) -> list[BatchRequest]:
     """Requests of one epoch of training.
 
-    Every pass shuffles its samples with a generator seeded by ``seed``, ``epoch`` and its position in the plan. In
+    Every pass shuffles its samples with a generator seeded by ``seed``, ``epoch`` and its position in the plan;
+    aligned passes take the position of the first, so that their batches and random transforms are the same. In
     distributed training a global batch of ``world_size * batch_size`` samples is dealt to the ranks in turn; the last
     one is filled up from the beginning of the pass, so that all ranks take part in every step. A last batch of a
     single sample is joined to the one before it: batch normalisation cannot train on it.
@@ -248,9 +253,9 @@ def planned_requests(
     Raises:
         ValueError: If a pass names a sample that does not exist.
     """
-    requests: list[BatchRequest] = []
+    by_pass: list[list[BatchRequest]] = []
     for number, entry in enumerate(plan.passes):
-        generator = np.random.default_rng([seed, epoch, number])
+        generator = np.random.default_rng([seed, epoch, 0 if plan.order == "aligned" else number])
         samples = np.arange(num_samples) if entry.indices is None else np.asarray(entry.indices, dtype=np.int64)
         if len(samples) and not (samples.min() >= 0 and samples.max() < num_samples):
             raise ValueError(
@@ -268,16 +273,21 @@ def planned_requests(
         if len(starts) > 1 and len(order) - starts[-1] == world_size:
             del starts[-1]  # one sample per rank is left over, and batch normalisation cannot train on one
         ends = [*starts[1:], len(order)]
-        requests += [
-            BatchRequest(
-                tuple(order[start:end][rank::world_size].tolist()),
-                seed=transform_seed,
-                tag=entry.tag,
-                fresh_optimizer=entry.fresh_optimizer and start == 0,
-            )
-            for start, end in zip(starts, ends, strict=False)
-        ]
-    if plan.interleave:
+        by_pass.append(
+            [
+                BatchRequest(
+                    tuple(order[start:end][rank::world_size].tolist()),
+                    seed=transform_seed,
+                    tag=entry.tag,
+                    fresh_optimizer=entry.fresh_optimizer and start == 0,
+                )
+                for start, end in zip(starts, ends, strict=False)
+            ]
+        )
+    if plan.order == "aligned":
+        return [request for same_batch in zip(*by_pass, strict=True) for request in same_batch]
+    requests = [request for of_pass in by_pass for request in of_pass]
+    if plan.order == "shuffled":
         # Seeded by a position that no pass has. Whole batches move, so that each keeps its tag and seed.
         order = np.random.default_rng([seed, epoch, len(plan.passes)]).permutation(len(requests))
         requests = [requests[i] for i in order]
