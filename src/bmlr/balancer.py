@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from bmlr._checks import check_integer
 from bmlr._modes import module_mode
-from bmlr.batch import Batch, as_batch, map_tensors
+from bmlr.batch import Batch, as_batch
 from bmlr.loaders import batches_in_order, count_samples, gives_samples, sample_loader
 from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Pass, Prediction
 from bmlr.model import MultimodalClassifier
@@ -153,10 +153,9 @@ class Balancer:
             inputs: The input of each modality, first dimension B, on any device.
             present: Presence of each modality, a boolean mask of shape (B,) per name.
         """
-        inputs = {name: map_tensors(lambda x: x.to(self._device), x) for name, x in inputs.items()}
-        present = None if present is None else {name: mask.to(self._device) for name, mask in present.items()}
+        batch = self._moved(Batch(dict(inputs), torch.zeros(0), None if present is None else dict(present)))
         with module_mode(self.model, self.method, training=False), self._precision():
-            return self.method.predict(self.model(inputs, present))
+            return self.method.predict(self.model(batch.inputs, batch.present))
 
     def state_dict(self) -> dict[str, Any]:
         """State of model, method, optimiser and scaler, to be stored between epochs."""
@@ -247,7 +246,7 @@ class Balancer:
         return lambda: batches_in_order(loader, self._moved)
 
     def _moved(self, batch: Any) -> Batch:
-        return as_batch(batch).to(self._device, non_blocking=True)
+        return as_batch(batch).to(self._device, dtype=self._dtype, non_blocking=True)
 
     def _optimized(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -258,6 +257,11 @@ class Balancer:
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # The first parameter may be of packed integers.
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
 
 def _pass_loader(train: Iterable[Any], entry: Pass) -> DataLoader[Any]:

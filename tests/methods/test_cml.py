@@ -14,6 +14,18 @@ from zoo import make_batch, make_model
 FORMS = {"paper": CML, "benchmark": CMLBalanceBenchmark}
 
 
+def test_the_unimodal_predictions_are_those_that_were_trained():
+    """Of two modalities the smaller subset is one of them, with the whole bias of the fusion."""
+    model, batch = make_model(dtype=torch.float64), make_batch(dtype=torch.float64)
+    alone = CML().predict(model(batch.inputs)).unimodal_logits
+    entropies = {name: torch.nn.functional.cross_entropy(f, batch.targets) for name, f in alone.items()}
+    for seed in range(4):
+        method = CML(order="batch", seed=seed)
+        output = model(batch.inputs)
+        kept = sorted(output.features)[method.removal_ranks(output)[0].tolist().index(1)]
+        torch.testing.assert_close(method(output, batch.targets).terms["subsets"] * 2, entropies[kept])
+
+
 def literal(output, targets, ranks, *, form):
     """The loss terms one sample at a time, in plain Python, for the given order of removal."""
     names, subsets = sorted(output.features), len(output.features)

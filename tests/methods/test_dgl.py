@@ -69,6 +69,31 @@ def test_official_reading_of_a_sum_has_its_own_bias_only():
     torch.testing.assert_close(one_backward(model, batch, method), expected)
 
 
+@pytest.mark.parametrize("surrogate", ["zero", "official"])
+@pytest.mark.parametrize("fusion", bmlr.fusion.available())
+def test_predictions_are_the_logits_that_were_trained(fusion, surrogate):
+    """Losses of the method are those of its prediction, to every fusion and reading."""
+    model, batch = equal_width_model(fusion), make_batch(dtype=torch.float64)
+    method = DGL(alpha=3.0, surrogate=surrogate)
+    output = model(batch.inputs)
+    losses, prediction = method(output, batch.targets).terms, method.predict(model(batch.inputs))
+    torch.testing.assert_close(F.cross_entropy(prediction.logits, batch.targets), losses["fused"])
+    for name, logits in prediction.unimodal_logits.items():
+        torch.testing.assert_close(3 * F.cross_entropy(logits, batch.targets), losses[name])
+    if fusion == "concat":
+        difference = prediction.unimodal_logits["audio"] - output.unimodal_logits["audio"]
+        torch.testing.assert_close(difference, (model.fusion.linear.bias / 2).expand_as(difference))
+
+
+def test_auxiliary_heads_are_read_where_they_were_asked_for():
+    encoders = {name: torch.nn.Linear(width, 6) for name, width in (("audio", 4), ("video", 6))}
+    model = bmlr.MultimodalClassifier(encoders, 3, fusion_options={"unimodal": "auxiliary"})
+    output = model(make_batch().inputs)
+    for method in (DGL(), bmlr.methods.CML()):
+        for name, logits in method.predict(output).unimodal_logits.items():
+            assert torch.equal(logits, output.unimodal_logits[name])
+
+
 def equal_width_model(fusion, modalities=("audio", "video")):
     encoders = {name: torch.nn.Linear({"audio": 4, "video": 6, "text": 5}[name], 6) for name in modalities}
     return bmlr.MultimodalClassifier(encoders, 3, fusion).double()

@@ -1,5 +1,6 @@
 import copy
 import math
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import bmlr
 from bmlr.methods import UniformBaseline
-from bmlr.methods._remix import Remix, bits_from_uniform
+from bmlr.methods._remix import Remix, prediction_entropy
 from method_loop import (
     MethodLoop,
     assert_any_order,
@@ -28,18 +29,32 @@ def set_up(method, model):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-20, 20), min_size=2, max_size=8))
-def test_bits_agree_with_a_literal_version(row):
-    powers = [math.exp(x) for x in row]
-    p = [max(x / sum(powers), 1e-9) for x in powers]
-    literal = sum(x * math.log2(len(row) * x) for x in p)
-    assert bits_from_uniform(torch.tensor([row], dtype=torch.float64)).item() == pytest.approx(literal, abs=1e-6)
+@given(st.lists(st.floats(-60, 60), min_size=2, max_size=8))
+def test_entropy_agrees_with_a_literal_version_to_the_last_digits_of_float32(row):
+    row = torch.tensor([row])
+    with localcontext() as context:
+        context.prec = 60
+        powers = [Decimal(x).exp() for x in row[0].tolist()]
+        literal = -sum(x / sum(powers) * (x / sum(powers)).ln() for x in powers)
+    assert prediction_entropy(row).item() == pytest.approx(float(literal), rel=2e-5)
 
 
-def test_bits_of_uniform_and_one_hot_predictions():
-    torch.testing.assert_close(bits_from_uniform(torch.zeros(1, 6)), torch.zeros(1), atol=1e-6, rtol=0)
-    one_hot = torch.tensor([[300.0, 0, 0, 0, 0, 0]])
-    torch.testing.assert_close(bits_from_uniform(one_hot), torch.tensor([math.log2(6)]))
+def test_entropy_of_uniform_and_one_hot_predictions_and_of_a_masked_class():
+    torch.testing.assert_close(prediction_entropy(torch.zeros(1, 6)), torch.tensor([math.log(6)]))
+    assert prediction_entropy(torch.tensor([[300.0, 0, 0, 0, 0, 0]])).item() == 0
+    masked = torch.tensor([[0.0, 0.0, -math.inf]])
+    torch.testing.assert_close(prediction_entropy(masked), torch.tensor([math.log(2)]))
+
+
+def test_sure_predictions_are_told_apart():
+    """D = log₂ C − H is one number for them in float32, and a tie would go to the last modality."""
+    model = make_model()
+    method = set_up(Remix(), model)
+    for p in method.parameters():
+        torch.nn.init.zeros_(p)
+    for audio, video, expected in ((30.0, 31.0, 0), (31.0, 30.0, 1), (30.0, 30.0, 1)):
+        method.heads["audio"].bias.data[0], method.heads["video"].bias.data[0] = audio, video
+        assert method.least_confident(model(make_batch(2, 4).inputs)).tolist() == [expected] * 4
 
 
 def planned(loop, epoch):
@@ -56,10 +71,10 @@ def test_subsets_partition_the_training_split_by_the_least_sure_modality(modalit
     assert sorted(i for indices in passes.values() for i in indices) == list(range(25))
     model.eval()
     logits = loop.method.predict(model(train.inputs)).unimodal_logits
-    distances = {name: bits_from_uniform(values).tolist() for name, values in logits.items()}
+    entropies = {name: prediction_entropy(values).tolist() for name, values in logits.items()}
     for tag, indices in passes.items():
         for i in indices:
-            assert distances[tag.removeprefix("remix:")][i] == min(d[i] for d in distances.values())
+            assert entropies[tag.removeprefix("remix:")][i] == max(values[i] for values in entropies.values())
     assert len(passes) > 1
 
 

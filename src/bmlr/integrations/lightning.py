@@ -116,8 +116,11 @@ class BalancedMixin(lightning.LightningModule):
         """Model and data for the method between epochs."""
 
         def batches(loader: Callable[[], Any]) -> Callable[[], Iterator[Batch]]:
-            convert = lambda batch: self.to_batch(batch).to(self.device)  # noqa: E731
             return lambda: batches_in_order(_single(loader()), convert)
+
+        def convert(batch: Any) -> Batch:
+            converted: Batch = trainer.precision_plugin.convert_input(self.to_batch(batch).to(self.device))
+            return converted
 
         trainer = self.trainer
         if self.method.follows_epochs and (trainer.max_epochs or 0) < 1:

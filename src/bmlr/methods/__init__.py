@@ -29,7 +29,6 @@ from bmlr.methods._opm import OPM
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
-from bmlr.methods._tcmax import TCMax
 from bmlr.methods._types import (
     Conformance,
     EpochContext,
@@ -133,7 +132,6 @@ __all__ = [
     "ReconBoostBalanceBenchmark",
     "Remedy",
     "Remix",
-    "TCMax",
     "UniDistill",
     "UniReshaping",
     "UniformBaseline",

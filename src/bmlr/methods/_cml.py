@@ -19,7 +19,7 @@ from bmlr.methods._support import (
     draw_per_sample,
     presence,
 )
-from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
+from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo, Prediction
 from bmlr.model import Output
 from bmlr.tasks import Task
 
@@ -41,7 +41,8 @@ class CML(SteppedMethod, WindowedMethod):
 
     Deviations: the official code has no network for audio and video (its CPM-Nets and MIWAE complete missing views);
     here its ranking loss, its mask s and its order of removal, drawn for each sample, are applied to a fusion, with
-    means over the batch for sums. The default λ of 6.4 is BalanceBenchmark's λ = 0.1 times its batch size of 64, since
+    means over the batch for sums. Unimodal predictions are those of the subset of one modality, which were trained.
+    The default λ of 6.4 is BalanceBenchmark's λ = 0.1 times its batch size of 64, since
     a mean replaces the sum; its own form is :class:`CMLBalanceBenchmark`. Where samples lack a modality, a subset
     counts for those that have at least one of its modalities.
 
@@ -118,6 +119,12 @@ class CML(SteppedMethod, WindowedMethod):
                 "calibration": self.weight * self._ranking(output.task, [output.logits, *subsets], masks, targets),
             }
         )
+
+    def predict(self, output: Output) -> Prediction:
+        """Fused logits, and those of subsets of one modality."""
+        if output.fusion.unimodal_readout == "auxiliary":
+            return super().predict(output)
+        return Prediction(output.logits, {name: output.subset_logits((name,)) for name in output.features})
 
     def removal_ranks(self, output: Output) -> Tensor:
         """Rank of each modality in the order of removal, from zero.

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_positive
 from bmlr.fusion import FiLMFusion, GatedFusion, SumFusion
 from bmlr.methods._base import Method
-from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
+from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression
 
@@ -34,7 +34,8 @@ class DGL(Method):
     α was 4 and 5 on CREMA-D and 2 and 3 on Kinetics-Sounds in the official scripts (SGD, learning rate 0.002).
 
     Deviations: by default :math:`f_u` is, for every fusion, the fused logits with the other features replaced by
-    zero; that is the official form for ``concat``. ``surrogate="official"`` takes the forms of the official code for
+    zero; that is the official form for ``concat``. :meth:`predict` reads the same :math:`f_u`, as the official code
+    does, unless the fusion has auxiliary heads. ``surrogate="official"`` takes the forms of the official code for
     three others. ``sum`` reads each modality with its own bias only. ``gated`` reads :math:`\sigma(h_u) \odot h_u`
     for :math:`h_u` the gate or projection of modality u, and detaches :math:`h_u` in the fused logits, so that gates
     and projections are **never trained**, there as here. ``film``: each modality is its own conditioner. (The official
@@ -105,7 +106,7 @@ class DGL(Method):
         """The fused loss for the fusion, unimodal losses for the encoders."""
         terms = {"fused": output.task.loss(self._fused_logits(output), targets)}
         for name in output.features:
-            logits = self._unimodal_logits(output, name)
+            logits = self._unimodal_logits(output, name, freeze_fusion=True)
             terms[name] = self.alpha * output.task.loss(logits, targets, output.mask(name))
         return Losses(terms)
 
@@ -114,23 +115,30 @@ class DGL(Method):
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
 
+    def predict(self, output: Output) -> Prediction:
+        """Fused logits, and the trained unimodal ones."""
+        if output.fusion.unimodal_readout == "auxiliary":
+            return super().predict(output)
+        alone = {name: self._unimodal_logits(output, name, freeze_fusion=False) for name in output.features}
+        return Prediction(output.logits, alone)
+
     def _fused_logits(self, output: Output) -> Tensor:
         fusion = output.fusion
         if self.surrogate == "official" and isinstance(fusion, GatedFusion) and fusion.conditioned:
             return _gated_logits(fusion, output.detached_features)
         return output.decision_logits
 
-    def _unimodal_logits(self, output: Output, name: str) -> Tensor:
+    def _unimodal_logits(self, output: Output, name: str, *, freeze_fusion: bool) -> Tensor:
         fusion = output.fusion
         if isinstance(output.task, Regression):
-            return output.encoder_logits[name]
+            return (output.encoder_logits if freeze_fusion else output.unimodal_logits)[name]
         if self.surrogate == "official":
             if isinstance(fusion, GatedFusion) and fusion.conditioned:
                 return _self_gated_logits(fusion, output.features[name], name)
             if isinstance(fusion, FiLMFusion):
                 alone = output.replace_features(dict.fromkeys(output.features, output.features[name]))
-                return alone.subset_logits(list(output.features), freeze_fusion=True)
-        logits = output.subset_logits((name,), freeze_fusion=True)
+                return alone.subset_logits(list(output.features), freeze_fusion=freeze_fusion)
+        logits = output.subset_logits((name,), freeze_fusion=freeze_fusion)
         if self.surrogate == "official" and isinstance(fusion, SumFusion):
             biases = [head.get_parameter("bias").detach() for u, head in fusion.heads.items() if u != name]
             return logits - torch.stack(biases).sum(0) if biases else logits

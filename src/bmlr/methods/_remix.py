@@ -11,7 +11,7 @@ from torch import Tensor
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.functional import log_probabilities
+from bmlr.functional import widened
 from bmlr.fusion import match_dtype
 from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, classification, pooled
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
@@ -32,8 +32,10 @@ class Remix(HeadedMethod):
     .. math:: D_u = \sum_c p^u_c \log_2 (C\, p^u_c), \qquad p^u = \mathrm{softmax}(h_u(z^u)),
 
     the distance of its prediction from uniform in bits; the label is not looked at, and ties go to the modality
-    listed last. The epoch then has one pass per modality, last listed first, of batches of its samples alone, in
-    which the features of the others are zero: :math:`L = \mathrm{CE}(y, f) + \gamma\,\mathrm{CE}(y, h_u(z^u))`.
+    listed last. Compared are the entropies :math:`H_u = \log C - D_u \log 2`, largest first: D of a sure prediction is
+    log₂ C to float32, and the official code, which compares D, leaves such samples to rounding.
+    The epoch then has one pass per modality, last listed first, of batches of its samples alone, in which the features
+    of the others are zero: :math:`L = \mathrm{CE}(y, f) + \gamma\,\mathrm{CE}(y, h_u(z^u))`.
 
     Deviations: the official code has two modalities and concatenation; more modalities and other fusions follow by
     the same rules, an extension of ours. Its passes come in this fixed order, so that the first modality always has
@@ -192,26 +194,32 @@ class Remix(HeadedMethod):
 
     def least_confident(self, output: Output) -> Tensor:
         """Position of the modality with the smallest D_u, shape (B,); ties to the last."""
-        task, distances = classification(output.task), []
+        task, entropies = classification(output.task), []
         for name, logits in apply_heads(self, self.heads, output).items():
-            distance, mask = task.per_sample(bits_from_uniform(task.choice_logits(logits))), output.mask(name)
-            distances.append(distance if mask is None else torch.where(mask, distance, math.inf))
-        return len(distances) - 1 - torch.stack(distances).flip(0).argmin(0)
+            entropy, mask = task.per_sample(prediction_entropy(task.choice_logits(logits))), output.mask(name)
+            entropies.append(entropy if mask is None else torch.where(mask, entropy, -math.inf))
+        return len(entropies) - 1 - torch.stack(entropies).flip(0).argmax(0)
 
 
-def bits_from_uniform(logits: Tensor) -> Tensor:
-    """Divergence D = Σ_c p_c log₂(C p_c) from the uniform prediction.
+def prediction_entropy(logits: Tensor) -> Tensor:
+    """Entropy H = −Σ_c p_c log p_c, exact for sure predictions.
 
     Args:
         logits: Unnormalised predictions, shape (B, C).
 
     Returns:
-        Bits, shape (B,): 0 for uniform predictions, log₂ C for one-hot ones.
+        Nats, shape (B,): log C for uniform predictions, 0 for one-hot ones.
 
     Example:
         >>> import torch
-        >>> bits_from_uniform(torch.tensor([[0.0, 0.0, 0.0, 0.0], [99.0, 0.0, 0.0, 0.0]]))
-        tensor([0., 2.])
+        >>> prediction_entropy(torch.tensor([[0.0, 0.0], [20.0, 0.0], [40.0, 0.0]]))
+        tensor([6.9315e-01, 4.3284e-08, 1.7418e-16])
     """
-    log_p = log_probabilities(logits)
-    return math.log2(log_p.shape[1]) + (log_p.exp() * log_p).sum(1) / math.log(2)
+    # With the gaps g of the other classes below the largest logit, log Z = log(1 + Σ e^−g): the probability of the
+    # largest is one to float32 beyond a gap of 17, and its logarithm would be zero.
+    values = widened(logits)
+    largest = values.argmax(1, keepdim=True)
+    gaps = values.gather(1, largest) - values
+    weights = (-gaps).exp().scatter(1, largest, 0.0)
+    total = weights.sum(1)
+    return total.log1p() + torch.where(weights > 0, weights * gaps, 0.0).sum(1) / (1 + total)

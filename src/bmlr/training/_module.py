@@ -176,9 +176,11 @@ class BalancedModule(OptimizedModule):
             def iterate() -> Iterator[Batch]:
                 count = len(self._own_data().split(split))
                 for batch in self._loader(split, ordered_requests(count, self.batch_size)):
-                    yield batch.to(self.device)
+                    yield convert(batch.to(self.device))  # here the trainer converts no batch to its precision
 
             return iterate
+
+        convert = self.trainer.precision_plugin.convert_input
 
         return EpochContext(
             epoch=self.epochs_done,
