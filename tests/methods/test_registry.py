@@ -93,6 +93,7 @@ DEFAULTS = {
     "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=5, seed=0",
     "OnlyReshape": "alpha=1.0, beta=0.5",
     "OnlyTPO": "",
+    "PDF": "calibrate=True",
     "ReconBoost": (
         "t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
         "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"

@@ -26,6 +26,7 @@ from bmlr.methods._mmpareto import MMPareto
 from bmlr.methods._mslr import MSLR
 from bmlr.methods._ogm_ge import OGMGE
 from bmlr.methods._opm import OPM
+from bmlr.methods._pdf import PDF
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
@@ -112,6 +113,7 @@ __all__ = [
     "MSLR",
     "OGMGE",
     "OPM",
+    "PDF",
     "CMLBalanceBenchmark",
     "Conformance",
     "DiagnosingRelearning",
