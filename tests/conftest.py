@@ -21,6 +21,7 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
-def _seed():
-    """Seed the random numbers of every test."""
+def _seed(monkeypatch):
+    """Seed the random numbers of every test; none has the run's seed of the one before."""
     torch.manual_seed(0)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)

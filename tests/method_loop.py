@@ -29,10 +29,11 @@ class MethodLoop:
         batch_size: int = 8,
         max_epochs: int = 4,
         autocast: bool = False,
+        seed: int = 0,
     ) -> None:
         method.setup(model)
         self.model, self.method, self.train = model, method, train
-        self.batch_size, self.max_epochs, self.autocast = batch_size, max_epochs, autocast
+        self.batch_size, self.max_epochs, self.autocast, self.seed = batch_size, max_epochs, autocast, seed
         parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
@@ -40,7 +41,7 @@ class MethodLoop:
         def in_order() -> Iterator[bmlr.Batch]:
             return (self.take(rows) for rows in torch.arange(len(self.train)).split(self.batch_size))
 
-        return EpochContext(epoch, self.max_epochs, self.model, len(self.train), in_order, in_order)
+        return EpochContext(epoch, self.max_epochs, self.model, len(self.train), in_order, in_order, self.seed)
 
     def take(self, rows: Tensor, tag: str = "") -> bmlr.Batch:
         return take(self.train, rows, tag)

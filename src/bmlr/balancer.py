@@ -36,6 +36,7 @@ class Balancer:
             ``fusion`` is all that follows the encoders and those left out are not clipped; None does not clip.
         autocast: Type of the forward passes in mixed precision, such as ``torch.bfloat16``; None is full precision.
         scaler: Scaler of the loss for ``torch.float16``.
+        seed: Seed of the run, on which what the method draws depends.
 
     Attributes:
         epochs_done: Number of finished epochs.
@@ -68,12 +69,14 @@ class Balancer:
         clip_norm: float | Mapping[str, float] | None = None,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        seed: int = 0,
     ) -> None:
         self.max_epochs = check_integer("max_epochs", max_epochs, 1)
         self.accumulate = check_integer("accumulate", accumulate, 1)
         if clip_norm is not None:
             check_clipping(clip_norm, model)
         self.clip_norm = clip_norm
+        self.seed = check_integer("seed", seed, 0)
         if autocast is torch.float16 and scaler is None:
             raise ValueError("`scaler` should be a torch.amp.GradScaler where `autocast` is torch.float16. Found None.")
         self.model, self.method, self.optimizer = model, method, optimizer
@@ -113,6 +116,7 @@ class Balancer:
             count_samples(train),
             self._in_order(train),
             self._in_order(() if val is None else val),
+            self.seed,
         )
         yield from self._planned(self.method.start_epoch(context), train)
         self.method.end_epoch(context)

@@ -211,6 +211,27 @@ def test_the_order_in_which_modalities_are_listed_does_not_matter(subject, fusio
             assert same(one, other, rtol=1e-10, atol=1e-12), batch.tag
 
 
+# Draws
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "seed" in method_class(name)().hparams])
+def test_draws_depend_on_the_seed_of_the_run_and_on_its_own(name):
+    def weights(subject, run_seed, seed):
+        loop = make_loop(subject, epochs=2)
+        loop.seed, loop.method.seed = run_seed, seed
+        loop.run([0, 1])
+        return loop.state()["model"]
+
+    def differ(subject, first, second):
+        return not same(weights(subject, *first), weights(subject, *second), rtol=0, atol=0)
+
+    # A variant may draw nothing.
+    subjects = [subject for subject in SUBJECTS if base(subject) == name]
+    assert any(differ(subject, (0, 0), (seed, 0)) for subject in subjects for seed in (1, 2, 3, 4))
+    assert any(differ(subject, (0, 0), (0, seed)) for subject in subjects for seed in (1, 2, 3, 4))
+    assert not any(differ(subject, (1, 0), (1, 0)) for subject in subjects)
+
+
 # Edges of the input
 
 

@@ -179,7 +179,7 @@ def test_state_counts_steps():
     loop = MethodLoop(make_model(), CML(), make_batch(batch_size=18))
     loop.run(range(2))
     assert {name: int(value) for name, value in stored(loop.method.state_dict()).items()} == {
-        "epoch": 1, "max_epochs": 4, "step": 4
+        "epoch": 1, "max_epochs": 4, "step": 4, "run_seed": 0
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import bmlr
 from bmlr.methods import OGMGE, EpochContext, Joint
 from bmlr.methods._modulation import encoder_gradients
+from bmlr.methods._support import seeded_generator
 from bmlr.tasks import Multiclass
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model
@@ -137,9 +138,9 @@ def test_noise_is_new_in_every_step_and_the_same_for_the_same_step():
 @pytest.mark.parametrize("gradient", [[3.0], [1.0, 2.0], [2.0, 2.0], [1.0, 5.0, -2.0]])
 def test_noise_by_hand(gradient):
     method = OGMGE(seed=3)
-    method.step = 4
+    method.run_seed, method.step = 2, 4
     values = torch.tensor(gradient, dtype=torch.float64)
-    normal = torch.randn(len(gradient), generator=torch.Generator().manual_seed(3_000_013), dtype=torch.float64)
+    normal = torch.randn(len(gradient), generator=seeded_generator(3, 2, 4), dtype=torch.float64)
     spread = values.std().item() if len(gradient) > 1 else 0.0
     noise = method._draw(values, {})
     assert noise.dtype == torch.float64

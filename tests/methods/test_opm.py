@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 import bmlr
 from bmlr.methods import Joint
 from bmlr.methods._opm import OPM
+from bmlr.methods._support import seeded_generator
 from bmlr.tasks import Multiclass
 from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
 from zoo import make_batch, make_model
@@ -50,7 +51,7 @@ def test_the_loss_is_that_of_the_samples_left(seed, modalities, fusion):
 
     names = sorted(model.modalities)
     rates = [float(losses.logs[f"drop_{u}"]) for u in names]
-    generator = torch.Generator().manual_seed(seed * 1_000_003)
+    generator = seeded_generator(seed, 0, 0)
     torch.rand((), generator=generator)
     draws = torch.rand(12, len(names), generator=generator)
     widths = [output.features[u].shape[1] for u in names]

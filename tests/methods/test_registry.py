@@ -79,7 +79,7 @@ DEFAULTS = {
     "BMLR": "alpha=1.0, beta=0.5",
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
     "DGL": "alpha=4.0, clip=40.0, surrogate='zero'",
-    "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0",
+    "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0, starts=1",
     "Joint": "",
     "LFM": (
         "alpha='fitted', head='late_avg', label_weight=0.05, schedule_epochs=None, meta_lr=0.0001, "

@@ -34,18 +34,18 @@ def context(model, epoch, train, val):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 1000), classes=st.integers(2, 4))
-def test_purity_counts_the_most_frequent_class_of_each_cluster(seed, classes):
+@given(seed=st.integers(0, 1000), classes=st.integers(2, 4), starts=st.sampled_from([1, 10]))
+def test_purity_counts_the_most_frequent_class_of_each_cluster(seed, classes, starts):
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, classes, 40)
     centres = 20 * rng.normal(size=(classes, 5))
     wrong = rng.random(40) < 0.3
     features = (centres[np.where(wrong, rng.integers(0, classes, 40), targets)] + rng.normal(size=(40, 5))).astype("f4")
-    actual = _purity(features, targets, classes, "training")
+    actual = _purity(features, targets, classes, "training", starts=starts, seed=7)
     from sklearn.cluster import KMeans
 
     low, high = features.min(0), features.max(0)
-    found = KMeans(classes, n_init=10, random_state=0).fit_predict(2 * (features - low) / (high - low) - 1)
+    found = KMeans(classes, n_init=starts, random_state=7).fit_predict(2 * (features - low) / (high - low) - 1)
     table = cluster.contingency_matrix(targets, found)
     assert actual == pytest.approx(table.max(axis=0).sum() / 40)
     assert 1 / classes <= actual <= 1
@@ -53,7 +53,7 @@ def test_purity_counts_the_most_frequent_class_of_each_cluster(seed, classes):
 
 def test_clusters_that_are_the_classes_are_pure():
     targets = np.arange(30) % 3
-    assert _purity(np.eye(3, dtype="f4")[targets], targets, 3, "training") == 1.0
+    assert _purity(np.eye(3, dtype="f4")[targets], targets, 3, "training", starts=10, seed=0) == 1.0
 
 
 def test_a_reset_is_the_stated_mixture_and_leaves_the_rest_alone():
@@ -138,13 +138,13 @@ def test_a_training_split_too_small_to_cluster_is_named():
 
 
 def test_as_many_samples_as_classes_are_enough():
-    assert _purity(np.eye(3, dtype="f4"), np.arange(3), 3, "training") == 1.0
+    assert _purity(np.eye(3, dtype="f4"), np.arange(3), 3, "training", starts=1, seed=0) == 1.0
 
 
 def test_what_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(ModuleNotFoundError, match=r'^DiagnosingRelearning .* scikit-learn, .* "bmlr\[train\]"$'):
-        _purity(np.eye(3, dtype="f4"), np.arange(3), 3, "training")
+        _purity(np.eye(3, dtype="f4"), np.arange(3), 3, "training", starts=1, seed=0)
 
 
 def train(method, epochs=3):

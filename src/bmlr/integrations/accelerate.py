@@ -29,6 +29,7 @@ class AcceleratedBalancer(Balancer):
         optimizer: Optimiser over the model's parameters, not prepared.
         max_epochs: Number of epochs of the whole training, which schedules of methods go by.
         clip_norm: Largest norm of the gradients, as for :class:`bmlr.Balancer`.
+        seed: Seed of the run, as for :class:`bmlr.Balancer`; the same in all processes.
 
     Raises:
         ValueError: If the method cannot train the model, or not as the accelerator runs it; the message says why.
@@ -54,6 +55,7 @@ class AcceleratedBalancer(Balancer):
         *,
         max_epochs: int,
         clip_norm: float | Mapping[str, float] | None = None,
+        seed: int = 0,
     ) -> None:
         name = type(method).__name__
         if accelerator.distributed_type in {
@@ -76,7 +78,7 @@ class AcceleratedBalancer(Balancer):
                 )
         super().__init__(
             model, method, optimizer, max_epochs=max_epochs, clip_norm=clip_norm,
-            accumulate=accelerator.gradient_accumulation_steps,
+            accumulate=accelerator.gradient_accumulation_steps, seed=seed,
         )  # fmt: skip
         self.accelerator = accelerator
         # One module, and one forward pass through it: otherwise DDP would not average the gradients.

@@ -121,6 +121,7 @@ class BalancedTrainer(Trainer):
             size,
             lambda: batches(self.train_dataset),
             lambda: batches(self.eval_dataset),
+            self.args.seed,
         )
 
 

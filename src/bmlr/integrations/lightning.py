@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,8 +25,9 @@ class BalancedMixin(lightning.LightningModule):
 
     Inherit from it, first where there are several bases; call :meth:`balance` at the end of ``__init__``, and return
     :meth:`balanced_loss` from ``training_step``. Accumulation, precision, clipping, DDP, checkpoints, resume, loaders,
-    optimisers, schedules and logging are the trainer's and yours. The checkpoint holds the method. A hook of yours
-    (``on_train_epoch_start``, ``on_before_optimizer_step``, ...) calls that of ``super()``.
+    optimisers, schedules and logging are the trainer's and yours. The checkpoint holds the method, whose
+    draws depend on the seed of ``lightning.seed_everything``. A hook of yours (``on_train_epoch_start``,
+    ``on_before_optimizer_step``, ...) calls that of ``super()``.
 
     Example:
         >>> import lightning, torch, bmlr
@@ -134,6 +136,7 @@ class BalancedMixin(lightning.LightningModule):
             count_samples(_single(trainer.train_dataloader)),
             batches(lambda: trainer.train_dataloader),
             batches(lambda: trainer.val_dataloaders),
+            int(os.environ.get("PL_GLOBAL_SEED", "0")),  # that of lightning.seed_everything
         )
 
     # Hooks of the trainer

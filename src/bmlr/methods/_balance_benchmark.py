@@ -35,7 +35,7 @@ class CMLBalanceBenchmark(CML):
         order: How often an order of removal is drawn: for each ``sample``, ``batch`` or ``epoch``.
         first_epoch: First epoch, from zero, in which the method acts.
         last_epoch: Last epoch in which it acts; None is no end.
-        seed: Seed of the orders of removal.
+        seed: Seed of the orders of removal, beside the run's.
 
     Example:
         >>> import bmlr

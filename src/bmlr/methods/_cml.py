@@ -55,7 +55,8 @@ class CML(SteppedMethod, WindowedMethod):
         first_epoch: First epoch, from zero, in which the method acts; outside its epochs the loss is the plain
             fused cross-entropy.
         last_epoch: Last epoch in which it acts; None is no end.
-        seed: Seed of the orders of removal. They depend on it and on the number of the training step alone.
+        seed: Seed of the orders of removal, beside the run's. They depend on both and on the number of the training
+            step alone.
 
     Raises:
         ValueError: If a parameter is out of its range.

@@ -16,7 +16,15 @@ from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import alignment, masked_mean
 from bmlr.methods._base import Method
-from bmlr.methods._support import apply_heads, classification, pair_mask, presence, samples_at, unimodal_heads
+from bmlr.methods._support import (
+    apply_heads,
+    classification,
+    pair_mask,
+    presence,
+    samples_at,
+    seeded_generator,
+    unimodal_heads,
+)
 from bmlr.methods._types import (
     CLASSIFICATION,
     Conformance,
@@ -76,7 +84,7 @@ class LFM(Method):
         meta_scope: The step is the mean over the entries of :math:`\nabla_\theta \langle \nabla_\theta L_{tot},
             \nabla_\theta \mathrm{CE} \rangle` for the ``first`` parameter of the model, as in both codes, which give
             no reason for it, or for ``all`` parameters.
-        seed: Seed of the choice of the samples held out.
+        seed: Seed of the choice of the samples held out, beside the run's.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -257,7 +265,7 @@ class LFM(Method):
                 f"Parameter `meta_size` should be below the number of training samples, {context.num_train}. "
                 f"Found `meta_size = {size}`."
             )
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded_generator(self.seed, context.seed)
         indices: list[int] = torch.randperm(context.num_train, generator=generator)[:size].tolist()
         return indices
 

@@ -36,8 +36,8 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
       parameter. Here ``scope`` selects the gradients, and the step waits for no device.
     * With more than two modalities ρ compares with the mean score of the others, or, as BalanceBenchmark does, with
       the smallest. The paper has two.
-    * The noise is drawn from a generator seeded by ``seed`` and the number of the step: the same on every process, and
-      after a resume.
+    * The noise is drawn from a generator seeded by ``seed``, the run's seed and the number of the step: the same on
+      every process, and after a resume.
     * The unimodal logits are the fusion's own readout; the official code's concatenation has the same b/2, and its
       FiLM and gated fusions do not run with this method.
 
@@ -56,7 +56,7 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
         reference: What a score is compared with: the ``mean`` of the others, or the ``min``, the worst one.
         first_epoch: First epoch in which gradients are modulated.
         last_epoch: Last such epoch; None is no end. 50 in the official code.
-        seed: Seed of the noise.
+        seed: Seed of the noise, beside the run's.
 
     Raises:
         ValueError: If a parameter is out of its range.

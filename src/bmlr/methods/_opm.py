@@ -45,7 +45,8 @@ class OPM(SteppedMethod):
     The official code takes samples that lost everything out of the batch and skips a batch that lost all. Here they
     do not count in the mean, which is the same loss without waiting for the device; a batch that lost all has the loss
     zero and zero gradients, by which an optimiser with momentum still moves. Draws come from a generator seeded by
-    ``seed`` and the number of the step, in the order of the sorted names, so that a resumed run draws the same.
+    ``seed``, the run's seed and the number of the step, in the order of the sorted names, so that a resumed run draws
+    the same.
 
     The official code has q = 0.5, λ = 0.5 and probability 0.7 with 5 epochs of warm-up; BalanceBenchmark has q = 0.4.
     With more than two modalities s_u is compared with the mean of the others; the paper has two.
@@ -59,7 +60,7 @@ class OPM(SteppedMethod):
         strength: Strength λ ≥ 0 by which the rate grows with the lead.
         probability: Probability in [0, 1] that a batch is treated.
         warmup: Number of epochs without treatment.
-        seed: Seed of the draws.
+        seed: Seed of the draws, beside the run's.
 
     Raises:
         ValueError: If a parameter is out of its range.

@@ -45,6 +45,7 @@ class DiagnosingRelearning(Method):
         reinit_epoch: Epochs between resets, counted from zero.
         reinit_num: Largest number of resets; 0 is joint training.
         strength: Strength λ > 0.
+        starts: Number of starts of k-means, of which the best is taken.
 
     Raises:
         ValueError: If a parameter is out of its range.
@@ -52,7 +53,7 @@ class DiagnosingRelearning(Method):
     Example:
         >>> import bmlr
         >>> bmlr.methods.DiagnosingRelearning(reinit_epoch=15, reinit_num=2)
-        DiagnosingRelearning(reinit_epoch=15, reinit_num=2, strength=3.0)
+        DiagnosingRelearning(reinit_epoch=15, reinit_num=2, strength=3.0, starts=1)
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -70,11 +71,12 @@ class DiagnosingRelearning(Method):
     conformance: ClassVar[Conformance] = Conformance(short={"reinit_epoch": 1})
     state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "resets")
 
-    def __init__(self, reinit_epoch: int = 20, reinit_num: int = 3, strength: float = 3.0) -> None:
+    def __init__(self, reinit_epoch: int = 20, reinit_num: int = 3, strength: float = 3.0, starts: int = 1) -> None:
         super().__init__()
         self.reinit_epoch = check_integer("reinit_epoch", reinit_epoch, 1)
         self.reinit_num = check_integer("reinit_num", reinit_num, 0)
         self.strength = check_positive("strength", strength)
+        self.starts = check_integer("starts", starts, 1)
         self.resets = 0
 
     def setup(self, model: MultimodalClassifier) -> None:
@@ -103,14 +105,14 @@ class DiagnosingRelearning(Method):
         """Weight w of each modality, in [0, 1)."""
         import numpy as np
 
+        def purity(name: str, batches: Iterable[Batch], split: str) -> float:
+            features, targets = _features(context.model, name, batches)
+            num_classes = context.model.task.num_outputs
+            return _purity(features, targets, num_classes, split, starts=self.starts, seed=context.seed)
+
         gaps = {
             name: abs(
-                _purity(
-                    *_features(context.model, name, context.train_batches()), context.model.task.num_outputs, "training"
-                )
-                - _purity(
-                    *_features(context.model, name, context.val_batches()), context.model.task.num_outputs, "validation"
-                )
+                purity(name, context.train_batches(), "training") - purity(name, context.val_batches(), "validation")
             )
             for name in context.model.modalities
         }
@@ -137,7 +139,9 @@ def _features(model: MultimodalClassifier, name: str, batches: Iterable[Batch]) 
     return torch.cat(features).numpy(), torch.cat(targets).numpy()
 
 
-def _purity(features: np.ndarray, targets: np.ndarray, num_classes: int, split: str) -> float:
+def _purity(
+    features: np.ndarray, targets: np.ndarray, num_classes: int, split: str, *, starts: int, seed: int
+) -> float:
     """Fraction of samples with the most frequent class of their cluster."""
     import numpy as np
 
@@ -154,7 +158,7 @@ def _purity(features: np.ndarray, targets: np.ndarray, num_classes: int, split: 
             f"DiagnosingRelearning to cluster them. Found {len(features)}."
         )
     scaled = minmax_scale(features, feature_range=(-1, 1))
-    clusters = KMeans(num_classes, n_init=10, random_state=0).fit_predict(scaled)
+    clusters = KMeans(num_classes, n_init=starts, random_state=seed).fit_predict(scaled)
     table = np.zeros((num_classes, num_classes), dtype=np.int64)
     np.add.at(table, (clusters, targets), 1)
     return float(table.max(axis=1).sum() / len(targets))

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from bmlr._checks import check_integer
 from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._types import Losses, Prediction
+from bmlr.methods._types import EpochContext, EpochPlan, Losses, Prediction
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Classification, Regression, Task
 
@@ -49,20 +50,27 @@ class WindowedMethod(Method):
 class SteppedMethod(Method):
     """A method with seeded draws and a step counter."""
 
-    state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "step")
+    state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "step", "run_seed")
 
     seed: int
 
     def __init__(self) -> None:
         super().__init__()
         self.step = 0
+        #: Seed of the run, from the context of its epochs.
+        self.run_seed = 0
+
+    def start_epoch(self, context: EpochContext) -> EpochPlan:
+        """Begin an epoch of the run that has the context's seed."""
+        self.run_seed = context.seed
+        return super().start_epoch(context)
 
     def generator(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """Generator seeded by ``seed`` and ``number``.
+        """Generator seeded by ``seed``, the seed of the run and ``number``.
 
         It is the same in every process and after a resume.
         """
-        return torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
+        return seeded_generator(self.seed, self.run_seed, number, device=device)
 
 
 class HeadedMethod(Method):
@@ -178,7 +186,14 @@ def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
     )
 
 
-# Processes of a distributed training
+# Draws and processes of a distributed training
+
+
+def seeded_generator(*seeds: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Generator of a stream of its own for each sequence of non-negative integers."""
+    # Hashed: sums and products of seeds would meet, such as those of a late step and of the next seed.
+    (seed,) = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def draw_per_sample(batch_size: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -220,6 +220,7 @@ class EpochContext:
         num_train: Number of training samples, 0 if unknown.
         train_batches: Gives the training split in order, with the transforms of evaluation, on the model's device.
         val_batches: The same of the validation split. The test split is out of reach on purpose.
+        seed: Seed of the run, at least 0, on which the draws of methods depend beside their own.
     """
 
     epoch: int
@@ -228,3 +229,4 @@ class EpochContext:
     num_train: int = 0
     train_batches: Callable[[], Iterable[Batch]] = _no_batches
     val_batches: Callable[[], Iterable[Batch]] = _no_batches
+    seed: int = 0

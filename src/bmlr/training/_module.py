@@ -49,7 +49,7 @@ class BalancedModule(OptimizedModule):
         data: Prepared data set.
         batch_size: Samples per step and device, used with ``data``.
         num_workers: Processes that load data, used with ``data``.
-        seed: Seed of the order of the samples and of their random transforms, used with ``data``.
+        seed: Seed of the order of the samples, of their random transforms and of what the method draws.
         on_nonfinite: Reaction to a loss or gradient that is not finite: stop with a :class:`NonFiniteLossError`, or
             skip the step, which leaves everything as if its batches had not been drawn. Steps that the loss scaling
             of 16-mixed skips to find its scale are normal, and only counted.
@@ -189,6 +189,7 @@ class BalancedModule(OptimizedModule):
             num_train=0 if self.data is None else len(self.data.split("train")),
             train_batches=batches("train"),
             val_batches=batches("val"),
+            seed=self.seed,
         )
 
     # Training
