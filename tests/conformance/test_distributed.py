@@ -43,6 +43,11 @@ def test_what_is_said_to_be_no_mean_over_processes_is_none(in_two_processes, sub
     assert not all(agree for case in cases for agree in agreement(in_two_processes, case))
 
 
+@pytest.mark.parametrize("case", [("TCMax", "concat", 2), ("TCMax", "multilabel", 2)])
+def test_tuples_of_a_sum_are_those_of_both_processes(in_two_processes, case):
+    assert all(agreement(in_two_processes, case))
+
+
 def run_script(folder, method, *arguments, timeout=240):
     script = Path(__file__).with_name("distributed_run.py")
     hidden = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LOCAL_RANK"))}

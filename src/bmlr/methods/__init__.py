@@ -30,6 +30,7 @@ from bmlr.methods._pdf import PDF
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
+from bmlr.methods._tcmax import TCMax
 from bmlr.methods._types import (
     Conformance,
     EpochContext,
@@ -134,6 +135,7 @@ __all__ = [
     "ReconBoostBalanceBenchmark",
     "Remedy",
     "Remix",
+    "TCMax",
     "UniDistill",
     "UniReshaping",
     "UniformBaseline",

@@ -223,6 +223,21 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return values if summed is values else summed / torch.distributed.get_world_size()
 
 
+def gather_processes(values: Tensor) -> Tensor:
+    """Values of all processes, shape (W, …), which have the same shape in each.
+
+    Only those of this process carry a gradient, W times as large: the trainer averages gradients over processes, and
+    each knows only its own share of them.
+    """
+    if not _is_distributed():
+        return values[None]
+    gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(gathered, values.detach().contiguous())
+    own = values.detach() + len(gathered) * (values - values.detach())
+    gathered[torch.distributed.get_rank()] = own
+    return torch.stack(gathered)
+
+
 def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
