@@ -18,6 +18,7 @@ from bmlr.methods._base import Method
 from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
+from bmlr.methods._inforeg import InfoReg
 from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
@@ -120,6 +121,7 @@ __all__ = [
     "DiagnosingRelearning",
     "EpochContext",
     "EpochPlan",
+    "InfoReg",
     "Joint",
     "LFMBalanceBenchmark",
     "Losses",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from bmlr.functional import widened
 from bmlr.fusion import ConcatFusion, Fusion, SumFusion
 from bmlr.methods._base import Method
 from bmlr.methods._support import all_reduce_sum, classification
@@ -72,7 +73,7 @@ def score_sums(output: Output, logits: Mapping[str, Tensor], targets: Tensor, *,
 
 @torch.no_grad()
 def accuracy_sums(output: Output, logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-    """Number of right answers of each modality and of its samples, shape (2, M), float64, by sorted name.
+    """Number of right answers of each modality and of its samples, shape (2, M), by sorted name.
 
     With several labels an answer is the fraction of right labels. For a regression it is the squared error.
     """
@@ -83,8 +84,8 @@ def accuracy_sums(output: Output, logits: Mapping[str, Tensor], targets: Tensor)
         else:
             choices = classification(task)
             is_right = choices.choice_logits(logits[name]).argmax(1) == choices.class_indices(targets)
-            values = choices.per_sample(is_right.double())
-        columns.append(counted_sum(values.double(), task.counted(targets, output.mask(name))))
+            values = choices.per_sample(is_right.to(widened(logits[name]).dtype))
+        columns.append(counted_sum(values, task.counted(targets, output.mask(name))))
     return torch.stack(columns, 1)
 
 
