@@ -77,6 +77,7 @@ def test_create():
 DEFAULTS = {
     "AGM": "alpha=1.0, first_epoch=0, last_epoch=20",
     "BMLR": "alpha=1.0, beta=0.5",
+    "CGGM": "rho=1.3, weight=0.2, direction='gradients', clamp=2.0",
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
     "DGL": "alpha=4.0, clip=40.0, surrogate='zero'",
     "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0, starts=1",
@@ -127,6 +128,7 @@ def test_defaults(name):
 LEAST = {
     "AGM": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0},
     "BMLR": {"beta": 0.0},
+    "CGGM": {"weight": 0.0},
     "CML": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
     "DiagnosingRelearning": {"reinit_epoch": 1, "reinit_num": 0},
     "InfoReg": {"beta": 0.0, "threshold": 0.0},

@@ -16,6 +16,7 @@ from bmlr.methods._balance_benchmark import (
 )
 from bmlr.methods._base import Method
 from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
+from bmlr.methods._cggm import CGGM
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
 from bmlr.methods._inforeg import InfoReg
@@ -107,6 +108,7 @@ def _fold(name: str) -> str:
 __all__ = [
     "AGM",
     "BMLR",
+    "CGGM",
     "CML",
     "DGL",
     "LFM",
