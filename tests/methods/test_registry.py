@@ -76,6 +76,7 @@ def test_create():
 #: The parameters of each method where none are given: those of its official code, or of its paper, or said to be ours.
 DEFAULTS = {
     "AGM": "alpha=1.0, first_epoch=0, last_epoch=20",
+    "AMCo": "threshold=0.5, ramp=0.3, rate=0.9, weight=1.0, seed=0",
     "BMLR": "alpha=1.0, beta=0.5",
     "CGGM": "rho=1.3, weight=0.2, direction='gradients', clamp=2.0",
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
@@ -127,6 +128,7 @@ def test_defaults(name):
 #: Parameters at the lower end of their ranges.
 LEAST = {
     "AGM": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0},
+    "AMCo": {"threshold": 0.0, "ramp": 0.0, "rate": 0.0, "weight": 0.0, "seed": 0},
     "BMLR": {"beta": 0.0},
     "CGGM": {"weight": 0.0},
     "CML": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from bmlr._checks import nearest_name
 from bmlr.methods._agm import AGM
+from bmlr.methods._amco import AMCo
 from bmlr.methods._balance_benchmark import (
     CMLBalanceBenchmark,
     LFMBalanceBenchmark,
@@ -118,6 +119,7 @@ __all__ = [
     "OGMGE",
     "OPM",
     "PDF",
+    "AMCo",
     "CMLBalanceBenchmark",
     "Conformance",
     "DiagnosingRelearning",
