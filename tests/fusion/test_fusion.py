@@ -13,7 +13,7 @@ from bmlr import fusion as fusions
 from zoo import FEATURE_DIMS, MODALITIES
 
 NUM_CLASSES = 4
-ADDITIVE = ("concat", "sum")
+ADDITIVE = ("concat", "sum", "mmcosine")
 
 
 def make(name, modalities=2, *, order=None, **options):
@@ -31,6 +31,13 @@ def linear(layer, z):
     return torch.einsum("bd,cd->bc", z, layer.weight) + layer.bias
 
 
+def cosines(z, weight):
+    """Ten cosines per class; a vector of zeros has none with anything."""
+    dots = torch.einsum("bd,cd->bc", z, weight)
+    norms = torch.einsum("b,c->bc", z.square().sum(1).sqrt(), weight.square().sum(1).sqrt())
+    return 10 * torch.where(norms > 0, dots / norms.clamp(min=1e-300), 0.0)
+
+
 def literal(name, fusion, z):
     """The fused logits from the formulas and the layers' weights alone."""
     names = list(fusion.feature_dims)
@@ -38,6 +45,8 @@ def literal(name, fusion, z):
         return linear(fusion.linear, torch.cat([z[u] for u in names], 1))
     if name == "sum":
         return sum(linear(fusion.heads[u], z[u]) for u in names)
+    if name == "mmcosine":
+        return sum(cosines(z[u], fusion.heads[u].weight) for u in names)
     a = fusion.conditioner
     total = 0
     for u in (u for u in names if u != a):
@@ -167,6 +176,35 @@ class TestConditioner:
     def test_unknown(self, name, modalities):
         with pytest.raises(ValueError, match=r"`conditioner` should be one of audio, .* Did you mean 'audio'\?"):
             make(name, modalities, conditioner="Audios")
+
+
+class TestCosine:
+    def test_lengths_do_not_matter(self):
+        fusion = make("mmcosine", 3)
+        z = features_of(fusion)
+        expected = fusion(z)
+        with torch.no_grad():
+            fusion.heads["video"].weight.mul_(7.0)
+        torch.testing.assert_close(fusion({u: (i + 2) * x for i, (u, x) in enumerate(z.items())}), expected)
+        assert expected.abs().max() <= 30
+
+    def test_what_has_no_direction_adds_nothing_and_has_a_small_gradient(self):
+        fusion = make("mmcosine")
+        z = features_of(fusion)
+        absent = torch.zeros_like(z["video"], requires_grad=True)
+        logits = fusion({"audio": z["audio"], "video": absent})
+        torch.testing.assert_close(logits, fusion(z, keep=["audio"]), rtol=0, atol=0)
+        logits.square().sum().backward()
+        assert absent.grad.abs().max() < 1e3
+
+    def test_scale(self):
+        fusion = make("mmcosine")
+        wide = make("mmcosine", scale=15)
+        wide.load_state_dict(fusion.state_dict())
+        z = features_of(fusion)
+        torch.testing.assert_close(wide(z), 1.5 * fusion(z))
+        with pytest.raises(ValueError, match="`scale` should be a positive finite number. Found `scale = 0`"):
+            make("mmcosine", scale=0)
 
 
 class TestErrors:

@@ -9,6 +9,7 @@ from bmlr._checks import nearest_name
 from bmlr.fusion._additive import ConcatFusion, SumFusion
 from bmlr.fusion._base import Fusion, match_dtype
 from bmlr.fusion._conditional import BilinearGatedFusion, FiLMFusion, GatedFusion
+from bmlr.fusion._cosine import CosineFusion
 
 _FUSIONS: dict[str, type[Fusion]] = {
     "concat": ConcatFusion,
@@ -16,6 +17,7 @@ _FUSIONS: dict[str, type[Fusion]] = {
     "film": FiLMFusion,
     "gated": GatedFusion,
     "bigated": BilinearGatedFusion,
+    "mmcosine": CosineFusion,
 }
 
 
@@ -25,7 +27,7 @@ def available() -> list[str]:
     Example:
         >>> import bmlr
         >>> bmlr.fusion.available()
-        ['concat', 'sum', 'film', 'gated', 'bigated']
+        ['concat', 'sum', 'film', 'gated', 'bigated', 'mmcosine']
     """
     return list(_FUSIONS)
 
@@ -58,6 +60,7 @@ def create(name: str, feature_dims: Mapping[str, int], num_outputs: int, **optio
 __all__ = [
     "BilinearGatedFusion",
     "ConcatFusion",
+    "CosineFusion",
     "FiLMFusion",
     "Fusion",
     "GatedFusion",

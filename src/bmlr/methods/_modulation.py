@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr.functional import widened
-from bmlr.fusion import ConcatFusion, Fusion, SumFusion
+from bmlr.fusion import ConcatFusion, CosineFusion, Fusion, SumFusion
 from bmlr.methods._base import Method
 from bmlr.methods._support import all_reduce_sum, classification
 from bmlr.model import Output
@@ -134,12 +134,12 @@ def scale_gradients(gradients: Sequence[Tensor], coefficient: Tensor) -> None:
 def fusion_slices(fusion: Fusion) -> dict[str, tuple[Tensor, slice]]:
     """Weight of the fusion that reads one modality alone, with its columns, by name.
 
-    They are the columns of a concatenation and the heads of a sum. Any other fusion has none.
+    They are the columns of a concatenation and the heads of a sum, also of cosines. Any other fusion has none.
     """
     if isinstance(fusion, ConcatFusion):
         widths = fusion.feature_dims
         ends = dict(zip(widths, itertools.accumulate(widths.values()), strict=True))
         return {name: (fusion.linear.weight, slice(ends[name] - widths[name], ends[name])) for name in widths}
-    if isinstance(fusion, SumFusion):
+    if isinstance(fusion, SumFusion | CosineFusion):
         return {name: (fusion.heads[name].get_parameter("weight"), slice(None)) for name in fusion.feature_dims}
     return {}
