@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 import bmlr
 from bmlr.methods import Joint
 from bmlr.methods._agm import AGM, shapley_logits
-from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes
+from method_loop import MethodLoop, assert_any_order, assert_every_fusion, assert_half_precision, assert_resumes, take
 from zoo import make_batch, make_model
 
 
@@ -70,9 +70,8 @@ def literal_coefficients(history, alpha):
 def test_coefficients_and_scaled_gradients(seed, modalities, alpha):
     torch.manual_seed(seed)
     model = make_model(modalities, dtype=torch.float64, seed=seed)
-    method = AGM(alpha=alpha).double()
+    method = AGM(alpha=alpha)
     method.setup(model)
-    method.running_scores = method.running_scores.double()
     history = []
     for step in range(3):
         batch = make_batch(modalities, 5, dtype=torch.float64, seed=seed + step)
@@ -85,7 +84,7 @@ def test_coefficients_and_scaled_gradients(seed, modalities, alpha):
         history.append({u: F.cross_entropy(m, batch.targets).item() for u, m in shares.items()})
         expected = literal_coefficients(history, alpha)
         for u, kappa in expected.items():
-            assert float(losses.logs[f"coefficient_{u}"]) == pytest.approx(kappa, rel=1e-9)
+            assert float(losses.logs[f"coefficient_{u}"]) == pytest.approx(kappa, rel=1e-12)
         fused = torch.stack(list(shares.values())).sum(0)
         assert losses.total.item() == pytest.approx(F.cross_entropy(fused, batch.targets).item())
         upstream = torch.autograd.grad(F.cross_entropy(fused, batch.targets), fused, retain_graph=True)[0]
@@ -93,6 +92,144 @@ def test_coefficients_and_scaled_gradients(seed, modalities, alpha):
         torch.autograd.backward(list(shares.values()), [expected[u] * upstream for u in shares])
         for name, p in model.named_parameters():
             torch.testing.assert_close(actual[name], p.grad, rtol=1e-8, atol=1e-12)
+
+
+def mean_scores(model, batches):
+    scores = [
+        [F.cross_entropy(m, batch.targets).item() for _, m in sorted(shapley_by_orders(model, batch.inputs).items())]
+        for batch in batches
+    ]
+    return torch.tensor(scores, dtype=torch.float64).mean(0)
+
+
+def test_means_count_from_the_first_epoch_and_gradients_change_from_the_first_modulated_one():
+    model, batches = make_model(2, dtype=torch.float64), [make_batch(2, 5, dtype=torch.float64, seed=i) for i in (1, 2)]
+    method = AGM(first_epoch=1, last_epoch=1)
+    method.setup(model)
+    losses = method.compute_losses(model, batches[0])
+    losses.total.backward()
+    method.adjust_gradients(model)
+    assert not losses.logs
+    plain = torch.autograd.grad(Joint()(model(batches[0].inputs), batches[0].targets).total, list(model.parameters()))
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), plain, strict=True))
+    torch.testing.assert_close(method.running_scores, mean_scores(model, batches[:1]))
+    method.epoch = 1
+    assert sorted(method.compute_losses(model, batches[1]).logs) == ["coefficient_audio", "coefficient_video"]
+    torch.testing.assert_close(method.running_scores, mean_scores(model, batches))
+    method.epoch = 2
+    method.adjust_gradients(model)
+    assert not method.compute_losses(model, batches[0]).logs
+    assert int(method.steps) == 2
+
+
+def test_the_official_epochs_are_the_default():
+    method = AGM()
+    acting = []
+    for method.epoch in range(30):
+        acting += [method.epoch] if method.is_acting else []
+    assert acting == list(range(20))
+
+
+class Sum(bmlr.fusion.Fusion):
+    """Features that are logits, summed by no weights."""
+
+    def fused(self, features):
+        return torch.stack(list(features.values())).sum(0)
+
+
+#: Parameters that decide whether AGM clips, of a model of three classes and unlike widths.
+LAST = {
+    "concat": ["fusion.linear.weight"],
+    "sum": ["fusion.heads.audio.weight", "fusion.heads.video.weight"],
+    "film": ["fusion.heads.video.weight"],
+    "gated": ["fusion.heads.video.weight"],
+    "bigated": ["fusion.bilinear.video.weight", "fusion.heads.video.weight"],
+}
+
+
+def clipped_by_hand(gradients, last, bound):
+    """The official rule, number by number."""
+    entries = [abs(x) for name in last for x in gradients[name].flatten().tolist()]
+    norm = math.sqrt(sum(x * x for g in gradients.values() for x in g.flatten().tolist()))
+    factor = min(1.0, bound / (norm + 1e-6)) if max(entries) > bound else 1.0
+    return {name: factor * g for name, g in gradients.items()}
+
+
+@pytest.mark.parametrize("fusion", LAST)
+@pytest.mark.parametrize("unimodal", [None, "auxiliary"])
+def test_clipping_by_hand(fusion, unimodal):
+    model = make_model(2, fusion, dtype=torch.float64, unimodal=unimodal)
+    torch.manual_seed(0)
+    seen = set()
+    for size in (0.01, 0.3, 1.0, 3.0):
+        for name, p in model.named_parameters():
+            # Large numbers anywhere else are no reason to clip, and readouts are not clipped.
+            p.grad = torch.randn_like(p) * (size if name in LAST[fusion] else 9.0)
+        before = {name: p.grad.clone() for name, p in model.named_parameters()}
+        AGM(clip=0.9).adjust_gradients(model)
+        readout = {name: g for name, g in before.items() if name.startswith("fusion.auxiliary")}
+        steering = {name: g for name, g in before.items() if name not in readout}
+        expected = clipped_by_hand(steering, LAST[fusion], 0.9) | readout
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.grad, expected[name], msg=name)
+        seen.add(all(torch.equal(p.grad, before[name]) for name, p in model.named_parameters()))
+    assert seen == {True, False}
+    AGM(clip=None).adjust_gradients(model)
+
+
+def test_without_weights_in_the_fusion_every_gradient_is_looked_at():
+    model = bmlr.MultimodalClassifier({u: torch.nn.Linear(4, 3) for u in "ab"}, 3, fusion=Sum({"a": 3, "b": 3}, 3))
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 0.1)
+    AGM().adjust_gradients(model)
+    assert float(model.encoders["a"].weight.grad[0, 0]) == pytest.approx(0.1)
+    model.encoders["b"].bias.grad[1] = -2.0
+    AGM().adjust_gradients(model)
+    norm = math.sqrt(29 * 0.1**2 + 4)
+    assert float(model.encoders["a"].weight.grad[0, 0]) == pytest.approx(0.1 / norm, rel=1e-5)
+
+
+@pytest.mark.parametrize(("clip", "largest"), [(1.0, 3.0), (None, math.inf)])
+def test_clipping_keeps_a_training_finite_that_explodes_without(clip, largest):
+    def net():
+        return torch.nn.Sequential(
+            torch.nn.Linear(20, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(),
+            torch.nn.Linear(32, 64), torch.nn.BatchNorm1d(64), torch.nn.ReLU(),
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    model = bmlr.MultimodalClassifier({"a": net(), "v": net()}, 6, feature_dims={"a": 64, "v": 64})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    balancer = bmlr.Balancer(model, AGM(alpha=2.5, clip=clip), optimizer, max_epochs=1)
+    centres, batches = torch.randn(6, 20), []
+    for _ in range(60):
+        y = torch.randint(0, 6, (16,))
+        inputs = {"a": torch.randn(16, 20) + centres[y], "v": torch.randn(16, 20) + 0.3 * centres[y]}
+        batches.append(bmlr.Batch(inputs, y))
+    losses = [float(balancer.step(batch).total) for batch in balancer.epoch(batches)]
+    assert max(losses) < largest
+    assert (max(losses) > 1e9) == (clip is None)
+
+
+def test_loss_scaling_and_accumulation_clip_the_gradient_of_the_step():
+    def weights(accumulate, scaler):
+        model = make_model(2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        balancer = bmlr.Balancer(
+            model, AGM(alpha=0.0, clip=1e-3), optimizer, max_epochs=1, accumulate=accumulate, scaler=scaler
+        )
+        batch = make_batch(2, 12)
+        rows = torch.arange(12).tensor_split(accumulate)
+        for planned in balancer.epoch([take(batch, part) for part in rows]):
+            balancer.step(planned)
+        return model.state_dict()
+
+    start, expected = make_model(2).state_dict(), weights(1, None)
+    moved = torch.stack([(expected[name] - start[name]).norm() for name in start]).norm()
+    assert float(moved) == pytest.approx(1e-3, rel=1e-3)
+    for accumulate, scaler in ((1, torch.amp.GradScaler("cpu")), (3, None), (3, torch.amp.GradScaler("cpu"))):
+        for name, value in weights(accumulate, scaler).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-8)
 
 
 def test_a_hopeless_score_is_bounded():
@@ -212,6 +349,7 @@ def test_every_fusion(fusion, modalities):
     [
         ({"alpha": -1.0}, "`alpha` should be a non-negative"),
         ({"alpha": math.inf}, "`alpha` should be a non-negative"),
+        ({"clip": 0.0}, "`clip` should be a positive"),
         ({"first_epoch": -1}, "`first_epoch` should be an integer"),
         ({"first_epoch": 5, "last_epoch": 4}, "`last_epoch` should be an integer of at least 5"),
     ],

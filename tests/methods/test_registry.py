@@ -75,7 +75,7 @@ def test_create():
 
 #: The parameters of each method where none are given: those of its official code, or of its paper, or said to be ours.
 DEFAULTS = {
-    "AGM": "alpha=1.0, first_epoch=0, last_epoch=20",
+    "AGM": "alpha=1.0, clip=1.0, first_epoch=0, last_epoch=19",
     "AMCo": "threshold=0.5, ramp=0.3, rate=0.9, weight=1.0, seed=0",
     "BMLR": "alpha=1.0, beta=0.5",
     "CGGM": "rho=1.3, weight=0.2, direction='gradients', clamp=2.0",

@@ -91,9 +91,9 @@ def test_at_small_scale_methods_do_all_they_do_in_few_epochs():
     rows = {row.label: row for row in EXPERIMENTS["table1"].rows}
     data = parse_data("digits")
     methods = {label: module._jobs(row, data, settings)[0].config.method for label, row in rows.items()}
-    # A seventh of 50, 20, 5, 20 and 10 epochs.
-    assert methods["OGMGE"].hparams["last_epoch"] == 7
-    assert methods["AGM"].hparams["last_epoch"] == 3
+    # A seventh of 51, 20, 6, 20 and 10 epochs; the last epoch is counted from zero.
+    assert methods["OGMGE"].hparams["last_epoch"] == 6
+    assert methods["AGM"].hparams["last_epoch"] == 2
     assert methods["OPM"].hparams["warmup"] == 1
     assert methods["DiagnosingRelearning"].hparams["reinit_epoch"] == 3
     assert methods["Remix"].hparams["warmup"] == 1

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bmlr._checks import check_non_negative
+from bmlr._checks import check_non_negative, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, map_tensors
 from bmlr.functional import log_probabilities, masked_mean, shapley_values, subsets_of
-from bmlr.methods._support import WindowedMethod, all_reduce_mean, check_batch, classification
+from bmlr.methods._modulation import scale_gradients
+from bmlr.methods._support import (
+    WindowedMethod,
+    all_reduce_mean,
+    check_batch,
+    classification,
+    joint_norm,
+    steering_parameters,
+)
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression, Task
@@ -52,11 +60,28 @@ class AGM(WindowedMethod):
     2025) has 1/MSE in that place, a score that is larger for the better modality, and leaves the exponents as they are,
     so that it speeds up the one that is ahead; here their sign is that of classification.
 
-    The official code has α = 1 by default, searches 0.5 to 5, and modulates in epochs 0 to 20.
+    κ reaches :math:`e^{10 \alpha}`, and its brake is clipping, which the paper leaves out: where an entry of the last
+    layer's gradient is beyond ±c, all gradients are scaled down to the joint norm c, in every epoch, as in the official
+    code for CREMA-D and AV-MNIST (c = 1; 5 for UR-FUNNY, none for AVE). Without it SGD can diverge at α of 2.5. The
+    last layer is every weight of the fusion with one row per output; in a fusion without any, all gradients count.
+    Linear readouts of unimodal logits, which steer nothing, are neither looked at nor clipped.
+
+    Further differences from the official code:
+
+    * It never resets κ after its last modulated epoch, so that the rest is trained with the κ of one arbitrary batch,
+      and goes on with forwards of zeros. Here the rest is plainly joint.
+    * The cap of 10 on R − r is that of CREMA-D; it is 7 for UR-FUNNY, and there is none for the other data sets. For
+      UR-FUNNY the scores have no bound.
+
+    The official code has α = 1 by default and modulates in its epochs 1 to 20, which are 0 to 19 here; the paper
+    searches α in 0.5 to 5.
 
     Args:
         alpha: Strength α ≥ 0; 0 multiplies by one.
-        first_epoch: First epoch in which gradients are modulated; training is plainly joint outside.
+        clip: Bound c > 0 of the last layer's gradient, and joint norm of all gradients where it is passed; None does
+            not clip.
+        first_epoch: First epoch in which gradients are modulated. The mean scores count from the first epoch of all,
+            with forwards of zeros without gradient.
         last_epoch: Last such epoch; None is no end.
 
     Raises:
@@ -71,6 +96,7 @@ class AGM(WindowedMethod):
         >>> batch = bmlr.Batch({"a": torch.randn(2, 4), "v": torch.randn(2, 6)}, torch.tensor([0, 2]))
         >>> losses = method.compute_losses(model, batch)
         >>> method.backward(losses, model)
+        >>> method.adjust_gradients(model)
         >>> sorted(losses.logs)
         ['coefficient_a', 'coefficient_v']
     """
@@ -95,19 +121,33 @@ class AGM(WindowedMethod):
     running_scores: Tensor
     steps: Tensor
 
-    def __init__(self, alpha: float = 1.0, first_epoch: int = 0, last_epoch: int | None = 20) -> None:
+    def __init__(
+        self, alpha: float = 1.0, clip: float | None = 1.0, first_epoch: int = 0, last_epoch: int | None = 19
+    ) -> None:
         super().__init__()
         self.alpha = check_non_negative("alpha", alpha)
+        self.clip = None if clip is None else check_positive("clip", clip)
         self.set_window(first_epoch, last_epoch)
         self.register_buffer("running_scores", torch.zeros(0))
-        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def changes_gradients(self) -> bool:
+        """With clipping."""
+        return self.clip is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last modulated epoch has passed."""
+        return self.last_epoch is not None and self.epoch > self.last_epoch
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Reset the running mean of each modality's score, by sorted name."""
         super().setup(model)
         like = next(model.parameters())
-        self.running_scores = torch.zeros(len(model.modalities), device=like.device)
-        self.steps = torch.zeros((), device=like.device)
+        dtype = torch.promote_types(like.dtype, torch.float32)  # half types would not hold a mean of many steps
+        self.running_scores = torch.zeros(len(model.modalities), device=like.device, dtype=dtype)
+        self.steps = torch.zeros((), device=like.device, dtype=torch.int64)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused loss, of the epochs without modulation.
@@ -115,13 +155,13 @@ class AGM(WindowedMethod):
         Raises:
             RuntimeError: In an epoch with modulation, which needs the inputs: use :meth:`compute_losses`.
         """
-        if self.training and self.is_acting:
+        if self.training and not self.is_over:
             raise RuntimeError("AGM modulates by forwards with zero inputs: call `compute_losses(model, batch)`.")
         return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         """The fused loss, with the gradients of the modalities' contributions scaled."""
-        if not (self.training and self.is_acting):
+        if not self.training or self.is_over:
             return super().batch_losses(model, batch)
         if batch.present is not None:
             raise ValueError("AGM compares subsets of modalities and needs all in every sample. Found `present`.")
@@ -129,17 +169,32 @@ class AGM(WindowedMethod):
             raise RuntimeError("AGM was not set up: call `method.setup(model)` once, before the optimiser is made.")
         check_batch(model, batch)
         output = model(batch.inputs)
-        contributions = shapley_logits(model, batch.inputs, output.logits)
-        coefficients = self._coefficients(contributions, batch.targets, model.task)
+        logits = output.logits
+        with torch.set_grad_enabled(self.is_acting and torch.is_grad_enabled()):
+            contributions = shapley_logits(model, batch.inputs, logits)
+            coefficients = self._coefficients(contributions, batch.targets, model.task)
+        readout = output.readout_losses(batch.targets)
+        if not self.is_acting:  # the means of the scores count from the first epoch
+            return Losses({"fused": model.task.loss(logits, batch.targets), **readout})
         modulated = torch.stack([_scale_gradient(m, coefficients[u]) for u, m in contributions.items()]).sum(0)
-        terms = {"fused": model.task.loss(modulated, batch.targets), **output.readout_losses(batch.targets)}
+        terms = {"fused": model.task.loss(modulated, batch.targets), **readout}
         return Losses(terms, {f"coefficient_{u}": kappa for u, kappa in coefficients.items()})
+
+    @torch.no_grad()
+    def change_gradients(self, model: MultimodalClassifier) -> None:
+        """Clip all gradients where one of the last layer's is beyond the bound, without waiting for the device."""
+        gradients = [p.grad for p in steering_parameters(model) if p.grad is not None]
+        if self.clip is None or not gradients:
+            return
+        looked_at = [p.grad for p in last_layer(model) if p.grad is not None] or gradients
+        largest = torch.stack([g.abs().amax() for g in looked_at]).amax()
+        factor = (self.clip / (joint_norm(gradients) + 1e-6)).clamp(max=1)
+        scale_gradients(gradients, torch.where(largest > self.clip, factor, 1.0))
 
     @torch.no_grad()
     def _coefficients(self, contributions: Mapping[str, Tensor], targets: Tensor, task: Task) -> dict[str, Tensor]:
         names = sorted(contributions)
         scores = all_reduce_mean(torch.stack([_score(contributions[u], targets, task, len(names)) for u in names]))
-        scores = scores.to(self.running_scores.dtype)
         exponent = (_ratio(self.running_scores) - _ratio(scores)).clamp(max=_LARGEST_EXPONENT)
         self.steps = self.steps + 1
         self.running_scores = self.running_scores + (scores - self.running_scores) / self.steps
@@ -169,6 +224,14 @@ def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Any], full:
         }
     contributions = shapley_values(values)
     return {u: contributions[u] for u in inputs}
+
+
+def last_layer(model: MultimodalClassifier) -> list[nn.Parameter]:
+    """Weights of the fusion with one row per output, but for those of readouts."""
+    steering = {id(p) for p in steering_parameters(model)}
+    return [
+        p for p in model.fusion.parameters() if p.ndim > 1 and len(p) == model.fusion.num_outputs and id(p) in steering
+    ]
 
 
 def _score(contribution: Tensor, targets: Tensor, task: Task, num_modalities: int) -> Tensor:

@@ -60,7 +60,7 @@ class Method(nn.Module, ABC):
     needs_all_modalities: ClassVar[bool] = False
     #: Whether it acts on each encoder by itself, whose parameters must then belong to one modality.
     needs_separate_encoders: ClassVar[bool] = False
-    #: Constructor parameters that count epochs; a shorter training scales their defaults.
+    #: Constructor parameters that count epochs; a shorter training scales their defaults. `last_epoch` is the last one.
     epoch_parameters: ClassVar[tuple[str, ...]] = ()
     #: Constructor parameters whose sum is the number of passes over the data in one epoch; empty means one pass.
     pass_parameters: ClassVar[tuple[str, ...]] = ()

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_positive
 from bmlr.fusion import FiLMFusion, GatedFusion, SumFusion
 from bmlr.methods._base import Method
+from bmlr.methods._support import steering_parameters
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression
@@ -113,7 +114,7 @@ class DGL(Method):
     def change_gradients(self, model: MultimodalClassifier) -> None:
         """Clip the joint norm of all gradients, as the official code."""
         if self.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+            torch.nn.utils.clip_grad_norm_(steering_parameters(model), self.clip)
 
     def predict(self, output: Output) -> Prediction:
         """Fused logits, and the trained unimodal ones."""

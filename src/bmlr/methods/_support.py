@@ -272,6 +272,11 @@ def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
     return norm
 
 
+def steering_parameters(model: MultimodalClassifier) -> list[nn.Parameter]:
+    """Parameters of a model but for its auxiliary readouts, which watch the encoders and steer nothing."""
+    return [p for name, p in model.named_parameters() if not name.startswith("fusion.auxiliary.")]
+
+
 # Batches
 
 

@@ -181,7 +181,9 @@ def scaled_method(name: str, scale: Scale, epochs: int) -> str:
     fraction = epochs / SCALES["paper"].epochs
     parameters: dict[str, int] = {}
     if scale is not SCALES["paper"]:
-        parameters |= {key: max(1, round(fraction * defaults[key])) for key in method.epoch_parameters}
+        for key in method.epoch_parameters:
+            counted = int(key == "last_epoch")  # the last of the epochs from 0, one more than its number
+            parameters[key] = max(1, round(fraction * (defaults[key] + counted))) - counted
     if scale.single_passes:
         parameters |= dict.fromkeys(method.pass_parameters, 1)
     passes = sum({**defaults, **parameters}[key] for key in method.pass_parameters)
