@@ -77,6 +77,7 @@ def test_create():
 DEFAULTS = {
     "AGM": "alpha=1.0, clip=1.0, first_epoch=0, last_epoch=19",
     "AMCo": "threshold=0.5, ramp=0.3, rate=0.9, weight=1.0, seed=0",
+    "AMSS": "temperature=0.2, unbiased=False, factor='exact', scope='weight', seed=0",
     "BMLR": "alpha=1.0, beta=0.5",
     "CGGM": "rho=1.3, weight=0.2, direction='gradients', clamp=2.0",
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
@@ -129,6 +130,7 @@ def test_defaults(name):
 LEAST = {
     "AGM": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0},
     "AMCo": {"threshold": 0.0, "ramp": 0.0, "rate": 0.0, "weight": 0.0, "seed": 0},
+    "AMSS": {"seed": 0},
     "BMLR": {"beta": 0.0},
     "CGGM": {"weight": 0.0},
     "CML": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},

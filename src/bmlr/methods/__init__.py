@@ -9,6 +9,7 @@ from typing import Any, get_args
 from bmlr._checks import nearest_name
 from bmlr.methods._agm import AGM
 from bmlr.methods._amco import AMCo
+from bmlr.methods._amss import AMSS
 from bmlr.methods._balance_benchmark import (
     CMLBalanceBenchmark,
     LFMBalanceBenchmark,
@@ -108,6 +109,7 @@ def _fold(name: str) -> str:
 
 __all__ = [
     "AGM",
+    "AMSS",
     "BMLR",
     "CGGM",
     "CML",

@@ -225,7 +225,7 @@ class InfoReg(ScoredMethod):
         is_led = gaps > 0
         gap = torch.where(is_led, gaps, 0.0).sum(1) / is_led.sum(1).clamp(min=1)
         if self.form == "official":
-            strength = scores.new_tensor(self._coefficients) * gap.tanh().exp()
+            strength = torch.stack([c * x for c, x in zip(self._coefficients, gap.tanh().exp(), strict=True)])
         else:
             strength = (self.beta * gap.tanh()).exp()
         return torch.where(gap > 0, strength, 0.0)

@@ -92,7 +92,7 @@ def accuracy_sums(output: Output, logits: Mapping[str, Tensor], targets: Tensor)
 def counted_sum(values: Tensor, mask: Tensor | None) -> Tensor:
     """Sum of values, shape (B,), over the samples of a mask, and their number: shape (2,)."""
     if mask is None:
-        return torch.stack([values.sum(), values.new_tensor(float(len(values)))])
+        return torch.stack([values.sum(), values.new_full((), float(len(values)))])
     return torch.stack([torch.where(mask, values, 0.0).sum(), mask.sum().to(values.dtype)])
 
 
