@@ -47,6 +47,10 @@ def literal(name, fusion, z):
         return sum(linear(fusion.heads[u], z[u]) for u in names)
     if name == "mmcosine":
         return sum(cosines(z[u], fusion.heads[u].weight) for u in names)
+    if name == "mmtm":
+        squeezed = linear(fusion.squeeze, torch.cat([z[u] for u in names], 1)).clamp(min=0)
+        gates = {u: 1 / (1 + torch.exp(-linear(fusion.excitations[u], squeezed))) for u in names}
+        return sum(linear(fusion.heads[u], gates[u] * z[u]) for u in names) / len(names)
     a = fusion.conditioner
     total = 0
     for u in (u for u in names if u != a):
@@ -160,7 +164,7 @@ class TestEveryFusion:
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-@pytest.mark.parametrize("name", [name for name in fusions.available() if name not in ADDITIVE])
+@pytest.mark.parametrize("name", ["film", "gated", "bigated"])
 class TestConditioner:
     def test_choice(self, name, modalities):
         fusion = make(name, modalities, conditioner="video")

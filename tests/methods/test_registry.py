@@ -83,6 +83,7 @@ DEFAULTS = {
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
     "DGL": "alpha=4.0, clip=40.0, surrogate='zero'",
     "DiagnosingRelearning": "reinit_epoch=20, reinit_num=3, strength=3.0, starts=1",
+    "Greedy": "epsilon=0.01, window=5, first_epoch=1, ratio=4",
     "InfoReg": "beta=1.0, threshold=0.05, unimodal_losses=None, form='paper', leading=None",
     "Joint": "",
     "LFM": (
@@ -136,6 +137,7 @@ LEAST = {
     "CML": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
     "DiagnosingRelearning": {"reinit_epoch": 1, "reinit_num": 0},
     "InfoReg": {"beta": 0.0, "threshold": 0.0},
+    "Greedy": {"epsilon": 0.0, "window": 1, "first_epoch": 0, "ratio": 1},
     "LFM": {"alpha": "constant", "label_weight": 0.0, "schedule_epochs": 1, "meta_size": 1, "seed": 0},
     "MBSD": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0},
     "MLB": {"alpha": 0.0, "beta": 0.0},

@@ -46,7 +46,8 @@ class ModelOptions:
             classes or functions of yours as module.Class, or pretrained ones, hf/NAME-or-folder of Transformers and
             timm/NAME, with frozen=true and pooling=cls. One of yours whose constructor names a parameter modality gets
             the kind and shape of its input.
-        fusion: Name of the fusion: concat, sum, film, gated, bigated or mmcosine; or a class of yours as module.Class.
+        fusion: Name of the fusion: concat, sum, film, gated, bigated, mmcosine or mmtm; or a class of yours,
+            as module.Class.
         net: A whole model of yours in place of encoders and fusion, as module.function or module.Class: a
             MultimodalClassifier, such as bmlr.wrap gives. A parameter named data gets the data set.
         width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; by

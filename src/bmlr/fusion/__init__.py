@@ -10,6 +10,7 @@ from bmlr.fusion._additive import ConcatFusion, SumFusion
 from bmlr.fusion._base import Fusion, match_dtype
 from bmlr.fusion._conditional import BilinearGatedFusion, FiLMFusion, GatedFusion
 from bmlr.fusion._cosine import CosineFusion
+from bmlr.fusion._exchange import MMTMFusion
 
 _FUSIONS: dict[str, type[Fusion]] = {
     "concat": ConcatFusion,
@@ -18,6 +19,7 @@ _FUSIONS: dict[str, type[Fusion]] = {
     "gated": GatedFusion,
     "bigated": BilinearGatedFusion,
     "mmcosine": CosineFusion,
+    "mmtm": MMTMFusion,
 }
 
 
@@ -27,7 +29,7 @@ def available() -> list[str]:
     Example:
         >>> import bmlr
         >>> bmlr.fusion.available()
-        ['concat', 'sum', 'film', 'gated', 'bigated', 'mmcosine']
+        ['concat', 'sum', 'film', 'gated', 'bigated', 'mmcosine', 'mmtm']
     """
     return list(_FUSIONS)
 
@@ -64,6 +66,7 @@ __all__ = [
     "FiLMFusion",
     "Fusion",
     "GatedFusion",
+    "MMTMFusion",
     "SumFusion",
     "available",
     "create",

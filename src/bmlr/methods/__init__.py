@@ -21,6 +21,7 @@ from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshap
 from bmlr.methods._cggm import CGGM
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
+from bmlr.methods._greedy import Greedy
 from bmlr.methods._inforeg import InfoReg
 from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
@@ -127,6 +128,7 @@ __all__ = [
     "DiagnosingRelearning",
     "EpochContext",
     "EpochPlan",
+    "Greedy",
     "InfoReg",
     "Joint",
     "LFMBalanceBenchmark",
