@@ -104,6 +104,10 @@ DEFAULTS = {
         "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
     ),
     "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', order='sequential'",
+    "MCR": (
+        "game='greedy', weight=0.1, unimodal=0.01, contrast=1.0, temperature=0.5, permutations=32, form='paper', "
+        "dropout=False, seed=0"
+    ),
     "TCMax": "samples=None, seed=0",
     "UniDistill": "",
     "UniReshaping": "epsilon=0.1",
@@ -146,6 +150,7 @@ LEAST = {
     "OnlyReshape": {"beta": 0.0},
     "ReconBoost": {"t1": 1, "t2": 0, "w1": 0.5, "w2": 0.0, "hidden": 0, "mcr_weight": 0.0},
     "Remix": {"warmup": 0, "weight": 0.0, "gamma": 0.0},
+    "MCR": {"weight": 0.0, "unimodal": 0.0, "contrast": 0.0, "permutations": 1, "seed": 0},
     "TCMax": {"samples": 0, "seed": 0},
     "UniReshaping": {"epsilon": 0.0},
     "UniformBaseline": {"weight": 0.0},

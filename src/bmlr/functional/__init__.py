@@ -1,6 +1,7 @@
 """Equations as pure functions on tensors, keyed by modality name."""
 
-from bmlr.functional._alignment import alignment
+from bmlr.functional._alignment import alignment, jensen_shannon
+from bmlr.functional._contrast import supervised_contrast, unit_rows
 from bmlr.functional._labels import (
     MINIMUM_TEMPERATURE,
     ReshapedLabels,
@@ -20,6 +21,7 @@ __all__ = [
     "alignment",
     "confidence_ratio",
     "cross_modal_labels",
+    "jensen_shannon",
     "log_probabilities",
     "masked_mean",
     "pareto_weight",
@@ -28,5 +30,7 @@ __all__ = [
     "smooth_labels",
     "soft_cross_entropy",
     "subsets_of",
+    "supervised_contrast",
+    "unit_rows",
     "widened",
 ]

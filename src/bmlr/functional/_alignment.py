@@ -1,4 +1,4 @@
-"""Alignment of two predictions, of LFM (Yang et al., 2024)."""
+"""Divergences of two predictions."""
 
 from __future__ import annotations
 
@@ -28,6 +28,30 @@ def alignment(first: Tensor, second: Tensor) -> Tensor:
         >>> alignment(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
         tensor([0.])
     """
-    log_p, log_q = log_probabilities(first), log_probabilities(second)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    log_p, log_q, log_m = _with_mean(first, second)
     return (log_m.exp() * (log_m - 0.5 * (log_p + log_q))).sum(1)
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
+    r"""Jensen-Shannon divergence :math:`\tfrac12 [\mathrm{KL}(p \| m) + \mathrm{KL}(q \| m)]` with the mean m.
+
+    Args:
+        first: Logits of p, shape (B, C).
+        second: Logits of q, shape (B, C).
+
+    Returns:
+        Values in [0, log 2], shape (B,), in nats.
+
+    Example:
+        >>> import torch
+        >>> jensen_shannon(torch.tensor([[0.0, 200.0]]), torch.tensor([[200.0, 0.0]]))
+        tensor([0.6931])
+    """
+    log_p, log_q, log_m = _with_mean(first, second)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(1)
+
+
+def _with_mean(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of two predictions and of their mean, shape (B, C) each."""
+    log_p, log_q = log_probabilities(first), log_probabilities(second)
+    return log_p, log_q, torch.logaddexp(log_p, log_q) - math.log(2)

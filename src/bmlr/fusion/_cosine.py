@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_positive
-from bmlr.functional import widened
+from bmlr.functional import unit_rows
 from bmlr.fusion._base import Fusion, Readout
-
-#: Norm below which a vector has no direction: its gradient would be its inverse.
-_LEAST_NORM = 1e-6
 
 
 class CosineFusion(Fusion):
@@ -64,10 +61,7 @@ class CosineFusion(Fusion):
         """The terms s cos(z^u, W^u_c), shape (B, C) each."""
         # Not get_parameter, which refuses the detached weights of a frozen fusion.
         weights = {name: next(self.heads[name].parameters()) for name in self.feature_dims}
-        return {name: self.scale * F.linear(_unit(features[name]), _unit(weights[name])) for name in self.feature_dims}
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of length one, shape (N, d); those without a direction stay as they are."""
-    norms = torch.linalg.vector_norm(widened(rows), dim=-1, keepdim=True)
-    return rows / torch.where(norms > _LEAST_NORM, norms, 1.0).to(rows.dtype)
+        return {
+            name: self.scale * F.linear(unit_rows(features[name]), unit_rows(weights[name]))
+            for name in self.feature_dims
+        }

@@ -26,6 +26,7 @@ from bmlr.methods._inforeg import InfoReg
 from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
+from bmlr.methods._mcr import MCR
 from bmlr.methods._mlb import MLB
 from bmlr.methods._mmpareto import MMPareto
 from bmlr.methods._mslr import MSLR
@@ -117,6 +118,7 @@ __all__ = [
     "DGL",
     "LFM",
     "MBSD",
+    "MCR",
     "MLB",
     "MSLR",
     "OGMGE",
