@@ -33,6 +33,7 @@ def test_gradients_that_vanish_or_agree_weigh_the_same():
     zero, some = [torch.zeros(3)], [torch.ones(3)]
     assert float(pareto_weight(zero, zero)) == 0.5
     assert float(pareto_weight(some, some)) == 0.5
+    assert float(pareto_weight(some, zero)) == float(pareto_weight(zero, some)) == 0.5
     assert float(pareto_weight(some, [-torch.ones(3)])) == 0.5  # opposite and of one length: they cancel
 
 
@@ -69,6 +70,23 @@ def test_gradients_are_averaged_over_processes(monkeypatch):
     assert set(both) == set(alone)
     for parameter, gradient in alone.items():
         torch.testing.assert_close(both[parameter], (gradient + 10) / 2)
+
+
+@pytest.mark.parametrize("rescale", ["tensor", "encoder"])
+def test_a_classifier_that_starts_at_zero_leaves_encoders_the_gradient_of_their_heads(rescale):
+    model, method, batch = make_model(2, dtype=torch.float64), MMPareto(rescale=rescale), make_batch(2)
+    method.setup(model)
+    torch.nn.init.zeros_(model.fusion.linear.weight)
+    torch.nn.init.zeros_(method.heads["video"].weight)  # neither loss reaches this encoder
+    batch = batch.to("cpu", dtype=torch.float64)
+    losses = method.compute_losses(model, batch)
+    parameters = list(model.encoders["audio"].parameters())
+    expected = torch.autograd.grad(losses.terms["audio"], parameters, retain_graph=True)
+    method.backward(losses, model)
+    for p, g in zip(parameters, expected, strict=True):
+        assert bool(g.any())
+        torch.testing.assert_close(p.grad, 1.5 * g)
+    assert not any(bool(p.grad.any()) for p in model.encoders["video"].parameters())
 
 
 def literal_gradients(model, method, batch):

@@ -95,7 +95,7 @@ DEFAULTS = {
     "MMPareto": "boost=1.5, rescale='tensor'",
     "MSLR": "rates=None, memory=5",
     "OGMGE": "alpha=0.3, noise=True, scope='weight', reference='mean', first_epoch=0, last_epoch=50, seed=0",
-    "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=5, seed=0",
+    "OPM": "rate=0.5, strength=0.5, probability=0.7, warmup=6, seed=0",
     "OnlyReshape": "alpha=1.0, beta=0.5",
     "OnlyTPO": "",
     "PDF": "calibrate=True",

@@ -26,11 +26,11 @@ def often(**parameters):
     return DiagnosingRelearning(**{"reinit_epoch": 1, "reinit_num": 2, **parameters})
 
 
-def context(model, epoch, train, val):
+def context(model, epoch, train, val, max_epochs=50):
     def in_order(batch):
         return lambda: (take(batch, rows) for rows in torch.arange(len(batch)).split(7))
 
-    return EpochContext(epoch, 50, model, len(train), in_order(train), in_order(val))
+    return EpochContext(epoch, max_epochs, model, len(train), in_order(train), in_order(val))
 
 
 @settings(max_examples=15, deadline=None)
@@ -88,7 +88,7 @@ def resets_at(method, epochs):
     method.setup(model)
     for epoch in range(epochs):
         before = method.resets
-        method.end_epoch(context(model, epoch, batch, make_batch(2, 20, seed=1)))
+        method.end_epoch(context(model, epoch, batch, make_batch(2, 20, seed=1), epochs))
         if method.resets > before:
             seen.append(epoch)
     return seen
@@ -97,6 +97,8 @@ def resets_at(method, epochs):
 def test_resets_come_when_and_as_often_as_said():
     assert resets_at(DiagnosingRelearning(reinit_epoch=3, reinit_num=2), 12) == [3, 6]
     assert resets_at(DiagnosingRelearning(reinit_epoch=4, reinit_num=9), 10) == [4, 8]
+    # Nothing would train the encoders after the last epoch, the ninth here.
+    assert resets_at(DiagnosingRelearning(reinit_epoch=4, reinit_num=9), 9) == [4]
 
 
 def test_looking_leaves_no_trace():

@@ -11,18 +11,19 @@ from torch import Tensor
 def pareto_weight(g_m: Sequence[Tensor], g_u: Sequence[Tensor]) -> Tensor:
     r"""Weight :math:`w_m` of the first of two gradients (MMPareto).
 
-    The second has :math:`1 - w_m`. One half where the gradients agree, :math:`g_m^\top g_u > 0`; else the closed form
+    The second has :math:`1 - w_m`. One half where the gradients agree, :math:`g_m^\top g_u > 0`, or one is zero; else the
+    closed form
 
     .. math:: \gamma = \mathrm{clip}\Bigl( \frac{(g_u - g_m)^\top g_u}{\lVert g_m - g_u \rVert^2}, 0, 1 \Bigr)
 
-    of the problem that the official code solves by Frank–Wolfe steps.
+    of the shortest vector between both, which the official code returns too.
 
     Args:
         g_m: Gradient of the fused loss, tensor by tensor.
         g_u: Gradient of the unimodal loss in the same tensors.
 
     Returns:
-        A scalar in [0, 1]; one half for equal gradients. It stays on the device.
+        A scalar in [0, 1]. It stays on the device.
 
     Example:
         >>> import torch
@@ -34,4 +35,7 @@ def pareto_weight(g_m: Sequence[Tensor], g_u: Sequence[Tensor]) -> Tensor:
     numerator = -torch.stack([(d * u).sum() for d, u in zip(gap, g_u, strict=True)]).sum()
     distance = torch.stack([(d * d).sum() for d in gap]).sum()
     gamma = (numerator / distance).clamp(0, 1)
-    return torch.where((product > 0) | (distance == 0), 0.5, gamma)
+    # Between a gradient and zero the shortest vector is zero, which would leave out the other.
+    squares = [torch.stack([(g * g).sum() for g in gradients]).sum() for gradients in (g_m, g_u)]
+    is_agreement = (product > 0) | (squares[0] == 0) | (squares[1] == 0)
+    return torch.where(is_agreement, 0.5, gamma)

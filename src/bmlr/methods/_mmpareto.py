@@ -22,12 +22,12 @@ class MMPareto(HeadedMethod):
     combined without hurting either:
 
     .. math:: h = 2 w_m g_m + 2 w_u g_u, \qquad
-              (w_m, w_u) = \begin{cases} (\tfrac12, \tfrac12) & \cos(g_m, g_u) > 0 \\
+              (w_m, w_u) = \begin{cases} (\tfrac12, \tfrac12) & \cos(g_m, g_u) > 0 \text{ or one is } 0 \\
               (\gamma, 1 - \gamma) & \text{otherwise} \end{cases}, \qquad
               \gamma = \mathrm{clip}\Bigl( \frac{(g_u - g_m)^\top g_u}{\lVert g_m - g_u \rVert^2}, 0, 1 \Bigr) ,
 
-    where γ gives the shortest vector between both, in closed form (the official code runs a Frank–Wolfe solver with
-    the same optimum). Where h is shorter than the plain gradient :math:`g_m + g_u` it is brought to that length, for
+    where γ gives the shortest vector between both, in closed form, as the solver of the official code does for two.
+    Where h is shorter than the plain gradient :math:`g_m + g_u` it is brought to that length, for
     the noise that helps generalisation, and then multiplied by ``boost``. Heads and fusion keep the plain gradient.
 
     The length is compared per parameter tensor as in the official code, or over the whole encoder as the paper writes
@@ -37,7 +37,8 @@ class MMPareto(HeadedMethod):
 
     For labels and numbers both losses are those of the task; the combination of gradients does not change.
 
-    The official code trains with SGD (2e-3, momentum 0.9, weight decay 1e-4, times 0.1 after 30 epochs), 50 epochs.
+    The official code trains with SGD (2e-3, momentum 0.9, weight decay 1e-4) for 50 epochs. It makes a schedule, times
+    0.1 after 30 epochs, and never steps it.
 
     Args:
         boost: Factor > 0 on the encoders' combined gradients; 1.5 in the official code.

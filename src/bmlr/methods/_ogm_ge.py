@@ -38,6 +38,9 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
       the smallest. The paper has two.
     * The noise is drawn from a generator seeded by ``seed``, the run's seed and the number of the step: the same on
       every process, and after a resume.
+    * Where the scores are equal the official code scales audio by 1 − tanh α; here, as in Eq. 10, nothing is scaled. A
+      convolution of a single number gets NaN noise there, 1e-8 here.
+    * The journal's version (Wei et al., TPAMI 2024) modulates only from epoch 6: ``first_epoch = 6``.
     * The unimodal logits are the fusion's own readout; the official code's concatenation has the same b/2, and its
       FiLM and gated fusions do not run with this method.
 
@@ -46,7 +49,7 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
     errors in place of the confidences, as MLB (Kontras et al., 2024) has it for regression.
 
     The paper trains with SGD (1e-3, momentum 0.9, weight decay 1e-4, times 0.1 after 70 epochs) for 100 epochs and
-    modulates in the first 50; it searches α in 0.1 to 0.8.
+    modulates in epochs 0 to 50, which are 51; it searches α in 0.1 to 0.8.
 
     Args:
         alpha: Strength α ≥ 0; 0 scales nothing.
@@ -55,7 +58,7 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
             the official code) or ``all``.
         reference: What a score is compared with: the ``mean`` of the others, or the ``min``, the worst one.
         first_epoch: First epoch in which gradients are modulated.
-        last_epoch: Last such epoch; None is no end. 50 in the official code.
+        last_epoch: Last such epoch; None is no end. With 50 there are 51, as in the official code.
         seed: Seed of the noise, beside the run's.
 
     Raises:
