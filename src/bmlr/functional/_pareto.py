@@ -11,8 +11,8 @@ from torch import Tensor
 def pareto_weight(g_m: Sequence[Tensor], g_u: Sequence[Tensor]) -> Tensor:
     r"""Weight :math:`w_m` of the first of two gradients (MMPareto).
 
-    The second has :math:`1 - w_m`. One half where the gradients agree, :math:`g_m^\top g_u > 0`, or one is zero; else the
-    closed form
+    The second has :math:`1 - w_m`. One half where the gradients agree, :math:`g_m^\top g_u > 0`, or one is zero;
+    else the closed form
 
     .. math:: \gamma = \mathrm{clip}\Bigl( \frac{(g_u - g_m)^\top g_u}{\lVert g_m - g_u \rVert^2}, 0, 1 \Bigr)
 
