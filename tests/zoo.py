@@ -37,6 +37,11 @@ class OwnFusion(bmlr.fusion.Fusion):
         return self.head(projected.sum(0).tanh())
 
 
+def make_method(name: str) -> bmlr.Method:
+    """A method by its defaults, which trains features of different widths."""
+    return bmlr.methods.create(name, **({"width": 6} if name == "MLA" else {}))
+
+
 def make_model(
     modalities: int | Sequence[str] = 2,
     fusion: str | bmlr.fusion.Fusion = "concat",

@@ -11,7 +11,7 @@ import torch
 import bmlr
 from bmlr import methods
 from bmlr.methods._types import Family
-from zoo import make_batch, make_model
+from zoo import make_batch, make_method, make_model
 
 
 def test_names_are_classes_of_the_package():
@@ -78,6 +78,10 @@ DEFAULTS = {
     "AGM": "alpha=1.0, clip=1.0, first_epoch=0, last_epoch=19",
     "AMCo": "threshold=0.5, ramp=0.3, rate=0.9, weight=1.0, seed=0",
     "AMSS": "temperature=0.2, unbiased=False, factor='exact', scope='weight', seed=0",
+    "AUG": (
+        "check_every=20, max_classifiers=10, hidden=256, residual_weight=0.5, residual_labels='paper', score='paper', "
+        "ratio=1.0, tolerance=0.01, register_new=True, weights=None"
+    ),
     "BMLR": "alpha=1.0, beta=0.5",
     "CGGM": "rho=1.3, weight=0.2, direction='gradients', clamp=2.0",
     "CML": "weight=6.4, order='sample', first_epoch=0, last_epoch=None, seed=0",
@@ -90,6 +94,7 @@ DEFAULTS = {
         "alpha='fitted', head='late_avg', label_weight=0.05, schedule_epochs=None, meta_lr=0.0001, "
         "meta_size=8, meta_scope='first', seed=0"
     ),
+    "MLA": "projection=True, weighting=None, weights=None, width=None",
     "MBSD": "weight=1.0, first_epoch=0, last_epoch=None",
     "MLB": "alpha=0.5, beta=2.0",
     "MMPareto": "boost=1.5, rescale='tensor'",
@@ -136,6 +141,7 @@ LEAST = {
     "AGM": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0},
     "AMCo": {"threshold": 0.0, "ramp": 0.0, "rate": 0.0, "weight": 0.0, "seed": 0},
     "AMSS": {"seed": 0},
+    "AUG": {"check_every": 1, "max_classifiers": 1, "hidden": 1, "residual_weight": 0.0, "tolerance": 0.0},
     "BMLR": {"beta": 0.0},
     "CGGM": {"weight": 0.0},
     "CML": {"weight": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
@@ -166,7 +172,7 @@ def test_the_lower_end_of_a_range_is_in_it(name):
 @pytest.mark.parametrize("name", methods.available())
 @pytest.mark.parametrize(("training", "epoch"), [(True, 0), (True, 90), (False, 0)])
 def test_the_fused_loss_has_its_name_always(name, training, epoch):
-    model, batch, method = make_model(), make_batch(), methods.create(name)
+    model, batch, method = make_model(), make_batch(), make_method(name)
     method.setup(model)
     method.train(training)
     method.epoch = epoch
@@ -182,10 +188,12 @@ def test_the_fused_loss_has_its_name_always(name, training, epoch):
         *((name, "") for name in methods.available() if not methods.get(name).needs_all_modalities),
         ("ReconBoost", "boost:video"),
         ("Remix", "remix:video"),
+        ("AUG", "modality:video"),
+        ("MLA", "modality:video"),
     ],
 )
 def test_what_stands_where_a_modality_is_absent_is_not_read(name, tag):
-    mask, model, method = torch.arange(8) % 3 > 0, make_model(), methods.create(name)
+    mask, model, method = torch.arange(8) % 3 > 0, make_model(), make_method(name)
     method.setup(model)
     state, terms = method.state_dict(), []
     for filler in (0.0, math.nan):

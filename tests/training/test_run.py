@@ -14,6 +14,7 @@ from bmlr.methods import BMLR, Joint, Method, UniformBaseline
 from bmlr.runs import RunError, read_predictions
 from bmlr.training import NonFiniteLossError, _reading, _recorder, evaluate_run, load, train
 from toy import Toy
+from zoo import make_method
 
 CPU = TrainerOptions(accelerator="cpu", devices=1, progress=False)
 
@@ -271,7 +272,7 @@ def test_the_paper_protocol_shows_last_and_best_epoch_on_test(tmp_path):
 
 @pytest.mark.parametrize("method", bmlr.methods.available())
 def test_every_method_trains_and_is_read_back(tmp_path, method):
-    result = trained(tmp_path, bmlr.methods.create(method), trainer=dataclasses.replace(CPU, epochs=2))
+    result = trained(tmp_path, make_method(method), trainer=dataclasses.replace(CPU, epochs=2))
     assert evaluate_run(result.directory).as_dict() == result.content["test"]
     assert evaluate_run(result.directory, split="val").as_dict() == result.content["validation"]
 

@@ -10,6 +10,7 @@ from bmlr._checks import nearest_name
 from bmlr.methods._agm import AGM
 from bmlr.methods._amco import AMCo
 from bmlr.methods._amss import AMSS
+from bmlr.methods._aug import AUG
 from bmlr.methods._balance_benchmark import (
     CMLBalanceBenchmark,
     LFMBalanceBenchmark,
@@ -27,6 +28,7 @@ from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
 from bmlr.methods._mcr import MCR
+from bmlr.methods._mla import MLA
 from bmlr.methods._mlb import MLB
 from bmlr.methods._mmpareto import MMPareto
 from bmlr.methods._mslr import MSLR
@@ -112,6 +114,7 @@ def _fold(name: str) -> str:
 __all__ = [
     "AGM",
     "AMSS",
+    "AUG",
     "BMLR",
     "CGGM",
     "CML",
@@ -119,6 +122,7 @@ __all__ = [
     "LFM",
     "MBSD",
     "MCR",
+    "MLA",
     "MLB",
     "MSLR",
     "OGMGE",

@@ -219,8 +219,12 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 def all_reduce_mean(values: Tensor) -> Tensor:
     """Mean of ``values`` over all processes; the values themselves without distributed training."""
-    summed = all_reduce_sum(values)
-    return values if summed is values else summed / torch.distributed.get_world_size()
+    return all_reduce_sum(values) / world_size() if _is_distributed() else values
+
+
+def world_size() -> int:
+    """Number of processes of a distributed training; 1 without."""
+    return torch.distributed.get_world_size() if _is_distributed() else 1
 
 
 def gather_processes(values: Tensor) -> Tensor:
