@@ -9,6 +9,7 @@ from torch import Tensor
 import bmlr
 from bmlr.batch import map_tensors
 from bmlr.methods import EpochContext, EpochPlan, Method
+from bmlr.parameters import optimizer_like
 from zoo import make_batch, make_model
 
 MakeMethod = Callable[[], Method]
@@ -41,7 +42,16 @@ class MethodLoop:
         def in_order() -> Iterator[bmlr.Batch]:
             return (self.take(rows) for rows in torch.arange(len(self.train)).split(self.batch_size))
 
-        return EpochContext(epoch, self.max_epochs, self.model, len(self.train), in_order, in_order, self.seed)
+        def shuffled(number: int) -> Iterator[bmlr.Batch]:
+            generator = torch.Generator().manual_seed(1000 * epoch + number)
+            count = max(1, len(self.train) // self.batch_size)
+            chunks = torch.randperm(len(self.train), generator=generator).tensor_split(count)
+            return (self.take(rows) for rows in chunks)
+
+        return EpochContext(
+            epoch, self.max_epochs, self.model, len(self.train), in_order, in_order, self.seed, shuffled,
+            lambda parameters: optimizer_like(self.optimizer, parameters),
+        )  # fmt: skip
 
     def take(self, rows: Tensor, tag: str = "") -> bmlr.Batch:
         return take(self.train, rows, tag)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import bmlr
+from bmlr.parameters import optimizer_like
 from test_wrap import make_text_batch, wrap_text_model
 from zoo import make_batch, make_model
 
@@ -160,3 +161,41 @@ def test_an_unknown_part_freezes_nothing():
         model.freeze("audio", "audoi")
     assert all(p.requires_grad for p in model.train().parameters())
     assert model.frozen == frozenset()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+        lambda groups: torch.optim.Adam(groups, lr=0.1, amsgrad=True),
+        lambda groups: torch.optim.AdamW(groups, lr=0.1),
+    ],
+)
+def test_an_optimiser_of_the_same_kind_has_the_options_of_now_and_no_state(make):
+    model = make_model()
+    optimizer = make(bmlr.param_groups(model, lr={"audio": 0.5}))
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    steps = []
+    optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+
+    def step(which):
+        which.zero_grad()
+        model(make_batch().inputs).logits.square().sum().backward()
+        which.step()
+
+    step(optimizer)
+    schedule.step()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    kept = {p: {k: v.clone() for k, v in state.items() if torch.is_tensor(v)} for p, state in optimizer.state.items()}
+    other = optimizer_like(optimizer, model.encoders["audio"].parameters())
+    assert type(other) is type(optimizer)
+    assert [(group["name"], group["lr"]) for group in other.param_groups] == [("audio", 0.25)]
+    assert not other.state
+    step(other)
+    assert len(steps) == 1
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == names_of(model, model.encoders["audio"].parameters())
+    for p, state in kept.items():
+        assert all(torch.equal(optimizer.state[p][k], v) for k, v in state.items())
+    with pytest.raises(ValueError, match="`parameters` should be among those of the optimiser"):
+        optimizer_like(optimizer, make_model(seed=3).parameters())

@@ -1,4 +1,4 @@
-"""State of the random generators of torch, NumPy and Python."""
+"""Random generators of torch, NumPy and Python: their state, and seeds."""
 
 from __future__ import annotations
 
@@ -59,3 +59,13 @@ def preserved_random_state(*, gpus: bool = True) -> Iterator[None]:
         yield
     finally:
         restore_random_state(state)
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Seed that depends on all the numbers, in [0, 2⁶³).
+
+    Example:
+        >>> mixed_seed(0, 1) == mixed_seed(0, 1), mixed_seed(0, 1) == mixed_seed(1, 0)
+        (True, False)
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -12,11 +12,19 @@ from torch.utils.data import DataLoader
 
 from bmlr._checks import check_integer
 from bmlr._modes import module_mode
+from bmlr._random import mixed_seed
 from bmlr.batch import Batch, as_batch
-from bmlr.loaders import batches_in_order, count_samples, gives_samples, sample_loader
+from bmlr.loaders import (
+    batches_in_order,
+    count_samples,
+    even_chunks,
+    gives_samples,
+    sample_loader,
+    shuffled_batches,
+)
 from bmlr.methods import EpochContext, EpochPlan, Losses, Method, Pass, Prediction
 from bmlr.model import MultimodalClassifier
-from bmlr.parameters import check_clipping, clip_gradients
+from bmlr.parameters import check_clipping, clip_gradients, optimizer_like
 
 
 class Balancer:
@@ -117,6 +125,8 @@ class Balancer:
             self._in_order(train),
             self._in_order(() if val is None else val),
             self.seed,
+            lambda number: shuffled_batches(train, self._moved, mixed_seed(self.seed, self.epochs_done, number)),
+            lambda parameters: optimizer_like(self.optimizer, parameters),
         )
         yield from self._planned(self.method.start_epoch(context), train)
         self.method.end_epoch(context)
@@ -277,5 +287,4 @@ def _pass_loader(train: Iterable[Any], entry: Pass) -> DataLoader[Any]:
         )
     indices = torch.arange(count_samples(train)) if entry.indices is None else torch.tensor(entry.indices)
     shuffled = indices[torch.randperm(len(indices))]
-    # Batches of nearly one size: a last one of a single sample could not be normalised.
-    return sample_loader(train, shuffled.tensor_split(max(1, round(len(indices) / (train.batch_size or 1)))))
+    return sample_loader(train, even_chunks(shuffled, train))

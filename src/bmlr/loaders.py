@@ -52,6 +52,37 @@ def batches_in_order(loader: Iterable[Any], convert: Callable[[Any], Batch]) -> 
         yield dataclasses.replace(batch, indices=chunk.to(batch.targets.device))
 
 
+def shuffled_batches(loader: Iterable[Any], convert: Callable[[Any], Batch], seed: int) -> Iterator[Batch]:
+    """Batches of a split in an order drawn from a seed, or in the loader's own where samples cannot be chosen.
+
+    Args:
+        loader: Loader of the split.
+        convert: Makes a :class:`bmlr.Batch` of what it gives.
+        seed: Seed of the order.
+
+    Example:
+        >>> import torch
+        >>> from bmlr.batch import as_batch
+        >>> from torch.utils.data import DataLoader
+        >>> pairs = [({"a": torch.tensor([float(i)])}, i) for i in range(4)]
+        >>> [batch.indices.tolist() for batch in shuffled_batches(DataLoader(pairs, 2), as_batch, seed=1)]
+        [[2, 1], [0, 3]]
+    """
+    if not gives_samples(loader):
+        yield from map(convert, loader)
+        return
+    generator = torch.Generator().manual_seed(seed)
+    chunks = even_chunks(torch.randperm(count_samples(loader), generator=generator), loader)
+    for chunk, given in zip(chunks, sample_loader(loader, chunks, generator), strict=True):
+        batch = convert(given)
+        yield dataclasses.replace(batch, indices=chunk.to(batch.targets.device))
+
+
+def even_chunks(indices: Tensor, loader: DataLoader[Any]) -> Sequence[Tensor]:
+    """Samples of batches of nearly one size: a last one of a single sample could not be normalised."""
+    return indices.tensor_split(max(1, round(len(indices) / (loader.batch_size or 1))))
+
+
 def sample_loader(
     loader: DataLoader[Any], chunks: Sequence[Tensor], generator: torch.Generator | None = None
 ) -> DataLoader[Any]:

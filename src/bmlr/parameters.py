@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -69,6 +72,35 @@ def param_groups(
         for name, parameters in groups.items()
         if parameters
     ]
+
+
+def optimizer_like(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Optimiser of the same kind over some of the parameters of another, without any state.
+
+    Each parameter keeps its options, such as its present learning rate. Parameters that the other does not train are
+    left out. The hooks of the other are not called.
+
+    Raises:
+        ValueError: If the other trains none of the parameters.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=0.1)
+        >>> other = optimizer_like(optimizer, [model.bias])
+        >>> type(other).__name__, other.param_groups[0]["lr"], len(other.param_groups[0]["params"])
+        ('AdamW', 0.5, 1)
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    wanted = {id(p) for p in parameters}
+    groups = [{**group, "params": [p for p in group["params"] if id(p) in wanted]} for group in inner.param_groups]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError("`parameters` should be among those of the optimiser. Found none of them there.")
+    # A copy, since constructors do not take all of their own defaults back, such as AdamW's.
+    made: torch.optim.Optimizer = copy.copy(inner)
+    made.param_groups, made.state = groups, defaultdict(dict)
+    return made
 
 
 def check_parts(argument: str, names: Iterable[str], modalities: Collection[str]) -> None:

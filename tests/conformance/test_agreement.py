@@ -128,6 +128,48 @@ def test_all_loops_come_to_the_same_weights(name, accumulate, clip, tmp_path, mo
             torch.testing.assert_close(state[key], value, rtol=0, atol=1e-6, msg=lambda t, at=(loop, key): f"{at}: {t}")
 
 
+class Looking(bmlr.methods.Joint):
+    """Joint training that looks at shuffled data before each epoch, and makes an optimiser."""
+
+    def __init__(self):
+        super().__init__()
+        self.orders, self.rates = [], []
+
+    def plan_epoch(self, context):
+        for number in (0, 1):
+            batches = list(context.shuffled_batches(number))
+            assert max(len(batch) for batch in batches) <= SIZE + 1
+            self.orders.append([round(x, 4) for batch in batches for x in batch.inputs["audio"][:, 0].tolist()])
+        optimizer = context.make_optimizer(context.model.encoders["audio"].parameters())
+        assert isinstance(optimizer, torch.optim.SGD)
+        self.rates += [group["lr"] for group in optimizer.param_groups]
+        return super().plan_epoch(context)
+
+
+def test_every_loop_gives_methods_shuffled_data_and_an_optimiser(tmp_path):
+    rows = sorted(round(float(inputs["audio"][0]), 4) for inputs, _ in samples())
+
+    def by_module_with_data(model, method, *_):
+        items = [{**inputs, "label": label} for inputs, label in samples()]
+        data = bmlr.data.from_datasets(items, items, items, modalities=["audio", "video"])
+        data.prepare()
+        options = OptimizerOptions(name="sgd", lr=RATE, momentum=0.0)
+        make_trainer(reload_dataloaders_every_n_epochs=1).fit(
+            BalancedModule(model, method, options, data=data, batch_size=SIZE).train()
+        )
+
+    loops = (by_balancer, by_accelerate, by_trainer, by_mixin, by_module, by_module_with_data)
+    for train in loops:
+        method = Looking()
+        train(make_wrapped()[0], method, 1, None, tmp_path)
+        assert set(method.rates) == {RATE}, train
+        assert len(method.orders) == 2 * EPOCHS
+        assert all(sorted(order) == rows for order in method.orders)
+        # A loader of accelerate's does not let its samples be chosen, and comes in its own order.
+        expected = 1 if train is by_accelerate else 2 * EPOCHS
+        assert len({tuple(order) for order in method.orders}) == expected, train
+
+
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
 def test_a_lightning_training_that_was_stopped_goes_on_as_if_it_had_not(tmp_path):
     """With a method that has heads and one that has a count of steps."""

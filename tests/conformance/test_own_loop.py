@@ -9,7 +9,10 @@ from subjects import SUBJECTS, base, gradients, kinds, make_loop, make_method, m
 from torch.utils.data import DataLoader
 
 import bmlr
+from bmlr._random import mixed_seed
+from bmlr.loaders import shuffled_batches
 from bmlr.methods import EpochContext
+from bmlr.parameters import optimizer_like
 from method_loop import assert_same_state
 from zoo import make_batch, make_model
 
@@ -62,7 +65,9 @@ def test_a_step_is_that_of_the_contract(subject):
     no_data = lambda: iter(map(bmlr.batch.as_batch, DataLoader(pairs(12), 8)))
     if method_class(subject).pass_parameters:
         pytest.skip("resets the optimiser between passes")
-    plan = method.start_epoch(EpochContext(0, 3, model, 30, lambda: indexed(loader), no_data))
+    shuffled = lambda number: shuffled_batches(loader, bmlr.batch.as_batch, mixed_seed(0, 0, number))
+    rollout = lambda parameters: optimizer_like(optimizer, parameters)
+    plan = method.start_epoch(EpochContext(0, 3, model, 30, lambda: indexed(loader), no_data, 0, shuffled, rollout))
     assert len(plan.passes) == plan.steps_per_batch
     model.train()
     for batch in kept:

@@ -104,6 +104,9 @@ DEFAULTS = {
     "OnlyReshape": "alpha=1.0, beta=0.5",
     "OnlyTPO": "",
     "PDF": "calibrate=True",
+    "PMR": (
+        "alpha=1.0, momentum=0.2, entropy_weight=0.01, entropy_epochs=10, fraction=0.1, form='paper', last_epoch=None"
+    ),
     "ReconBoost": (
         "t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
         "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from bmlr._random import mixed_seed
 from bmlr.batch import Batch
 from bmlr.integrations._common import check_model, check_one_pass, start_one_pass
 from bmlr.methods import EpochContext, Losses, Method
 from bmlr.model import MultimodalClassifier
+from bmlr.parameters import optimizer_like
 from bmlr.wrapping import WrappedModel
 
 
@@ -104,24 +107,44 @@ class BalancedTrainer(Trainer):
     def epoch_context(self, epoch: int) -> EpochContext:
         """Model and data for the method between epochs."""
 
-        def batches(dataset: Any) -> Iterator[Batch]:
-            for inputs in () if dataset is None else self.get_test_dataloader(dataset):
+        def batches(loader: Any) -> Iterator[Batch]:
+            for inputs in loader:
                 prepared = dict(self._prepare_inputs(inputs))
                 labels = prepared.pop("labels")
                 yield Batch(self.classifier.split_inputs(prepared), labels)
 
+        train: Any = self.train_dataset
+        val: Any = self.eval_dataset
         try:
-            size = len(self.train_dataset)  # type: ignore[arg-type]
+            size = len(train)
         except TypeError:  # a stream
             size = 0
+
+        def shuffled(number: int) -> Iterator[Batch]:
+            generator = torch.Generator().manual_seed(mixed_seed(self.args.seed, epoch, number))
+            loader: Any = self.get_test_dataloader(train)
+            if size:
+                chunks = torch.randperm(size, generator=generator).tensor_split(
+                    max(1, round(size / self.args.train_batch_size))
+                )
+                # Not that of evaluation, which has batches of another size and shares them among processes.
+                loader = DataLoader(train, batch_sampler=[x.tolist() for x in chunks], collate_fn=loader.collate_fn)
+            return batches(loader)
+
+        def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+            optimizer: Any = self.optimizer
+            return optimizer_like(optimizer, parameters)
+
         return EpochContext(
             epoch,
             max(1, math.ceil(self.args.num_train_epochs)),
             self.classifier,
             size,
-            lambda: batches(self.train_dataset),
-            lambda: batches(self.eval_dataset),
+            lambda: batches(self.get_test_dataloader(train)),
+            lambda: batches(() if val is None else self.get_test_dataloader(val)),
             self.args.seed,
+            shuffled,
+            make_optimizer,
         )
 
 

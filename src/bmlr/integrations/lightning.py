@@ -13,11 +13,13 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from bmlr._random import mixed_seed
 from bmlr.batch import Batch, as_batch
 from bmlr.integrations._common import check_model, check_one_pass, start_one_pass
-from bmlr.loaders import batches_in_order, count_samples
+from bmlr.loaders import batches_in_order, count_samples, shuffled_batches
 from bmlr.methods import EpochContext, Losses, Method, Prediction
 from bmlr.model import MultimodalClassifier
+from bmlr.parameters import optimizer_like
 
 
 class BalancedMixin(lightning.LightningModule):
@@ -129,6 +131,7 @@ class BalancedMixin(lightning.LightningModule):
             raise ValueError(
                 f"`max_epochs` of the trainer should be given: {type(self.method).__name__} follows the epochs."
             )
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # that of lightning.seed_everything
         return EpochContext(
             trainer.current_epoch,
             max(1, trainer.max_epochs or 1),
@@ -136,7 +139,11 @@ class BalancedMixin(lightning.LightningModule):
             count_samples(_single(trainer.train_dataloader)),
             batches(lambda: trainer.train_dataloader),
             batches(lambda: trainer.val_dataloaders),
-            int(os.environ.get("PL_GLOBAL_SEED", "0")),  # that of lightning.seed_everything
+            seed,
+            lambda number: shuffled_batches(
+                _single(trainer.train_dataloader), convert, mixed_seed(seed, trainer.current_epoch, number)
+            ),
+            lambda parameters: optimizer_like(trainer.optimizers[0], parameters),
         )
 
     # Hooks of the trainer

@@ -35,6 +35,7 @@ from bmlr.methods._mslr import MSLR
 from bmlr.methods._ogm_ge import OGMGE
 from bmlr.methods._opm import OPM
 from bmlr.methods._pdf import PDF
+from bmlr.methods._pmr import PMR
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
@@ -128,6 +129,7 @@ __all__ = [
     "OGMGE",
     "OPM",
     "PDF",
+    "PMR",
     "AMCo",
     "CMLBalanceBenchmark",
     "Conformance",

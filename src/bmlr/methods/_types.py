@@ -8,7 +8,8 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bmlr._checks import check_choice
 from bmlr.batch import Batch
@@ -143,7 +144,8 @@ class Pass:
 
     Attributes:
         tag: Handed to the method with every batch of the pass, as ``batch.tag``.
-        indices: Training samples to go through; None is all of them.
+        indices: Training samples to go through; None is all of them. A sample named several times comes as often,
+            each time with the same random transforms.
         fresh_optimizer: Forget the optimiser's state (momenta, second moments) before the pass.
     """
 
@@ -202,10 +204,17 @@ class EpochPlan:
             )
 
 
-def _no_batches() -> Iterable[Batch]:
+def _no_batches(*_: Any) -> Iterable[Batch]:
     raise RuntimeError(
-        "The method looks at data between epochs: give EpochContext `num_train`, `train_batches` and `val_batches`, or "
-        "let bmlr.Balancer run the loop."
+        "The method looks at data between epochs: give EpochContext `num_train`, `train_batches`, `val_batches` and "
+        "`shuffled_batches`, or let bmlr.Balancer run the loop."
+    )
+
+
+def _no_optimizer(_: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    raise RuntimeError(
+        "The method trains copies of its own between epochs: give EpochContext `make_optimizer`, or let bmlr.Balancer "
+        "run the loop."
     )
 
 
@@ -221,6 +230,12 @@ class EpochContext:
         train_batches: Gives the training split in order, with the transforms of evaluation, on the model's device.
         val_batches: The same of the validation split. The test split is out of reach on purpose.
         seed: Seed of the run, at least 0, on which the draws of methods depend beside their own.
+        shuffled_batches: Gives the training split as an epoch of training sees it, shuffled and with the random
+            transforms of training. Its argument is a number of the method's: another number is another order. The
+            order is the same in every process, which all go through the whole split. A loader whose samples cannot be
+            chosen comes in its own order.
+        make_optimizer: Makes an optimiser of the run's kind over some of the run's parameters, with their present
+            learning rates and other options, and without any state.
     """
 
     epoch: int
@@ -230,3 +245,5 @@ class EpochContext:
     train_batches: Callable[[], Iterable[Batch]] = _no_batches
     val_batches: Callable[[], Iterable[Batch]] = _no_batches
     seed: int = 0
+    shuffled_batches: Callable[[int], Iterable[Batch]] = _no_batches
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _no_optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -9,12 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bmlr._random import capture_random_state, restore_random_state
+from bmlr._random import capture_random_state, mixed_seed, restore_random_state
 from bmlr.batch import Batch, as_batch
 from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData, SplitName
 from bmlr.methods import EpochContext, EpochPlan, Method
 from bmlr.model import MultimodalClassifier
+from bmlr.parameters import optimizer_like
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
 from bmlr.training._evaluation import NoLoaders
 from bmlr.training._guard import (
@@ -172,24 +174,32 @@ class BalancedModule(OptimizedModule):
         return self.data
 
     def _context(self) -> EpochContext:
-        def batches(split: SplitName) -> Callable[[], Iterator[Batch]]:
-            def iterate() -> Iterator[Batch]:
-                count = len(self._own_data().split(split))
-                for batch in self._loader(split, ordered_requests(count, self.batch_size)):
-                    yield convert(batch.to(self.device))  # here the trainer converts no batch to its precision
+        if self.data is None:
+            return dataclasses.replace(self.epoch_context(), seed=self.seed)
+        convert, num_train = self.trainer.precision_plugin.convert_input, len(self.data.split("train"))
 
-            return iterate
+        def load(split: SplitName, requests: list[BatchRequest]) -> Iterator[Batch]:
+            for batch in self._loader(split, requests):
+                yield convert(batch.to(self.device))  # here the trainer converts no batch to its precision
 
-        convert = self.trainer.precision_plugin.convert_input
+        def in_order(split: SplitName) -> Callable[[], Iterator[Batch]]:
+            return lambda: load(split, ordered_requests(len(self._own_data().split(split)), self.batch_size))
+
+        def shuffled(number: int) -> Iterator[Batch]:
+            seed = mixed_seed(self.seed, number)
+            requests = planned_requests(EpochPlan(), num_train, self.batch_size, seed=seed, epoch=self.epochs_done)
+            return load("train", requests)
 
         return EpochContext(
             epoch=self.epochs_done,
             max_epochs=self.trainer.max_epochs or 1,
             model=self.model,
-            num_train=0 if self.data is None else len(self.data.split("train")),
-            train_batches=batches("train"),
-            val_batches=batches("val"),
+            num_train=num_train,
+            train_batches=in_order("train"),
+            val_batches=in_order("val"),
             seed=self.seed,
+            shuffled_batches=shuffled,
+            make_optimizer=lambda parameters: optimizer_like(self.trainer.optimizers[0], parameters),
         )
 
     # Training
