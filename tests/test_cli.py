@@ -143,12 +143,29 @@ def test_the_methods_are_listed_with_their_facts(capsys, monkeypatch):
         assert "ICCV 2023" in table
 
 
+def test_the_numbers_of_modalities_of_a_method_are_shown_and_kept(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pairs.py").write_text(
+        "import bmlr\n"
+        "class Pair(bmlr.methods.BMLR):\n    max_modalities = 2\n"
+        "class Some(bmlr.methods.BMLR):\n    max_modalities = 3\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pairs", raising=False)
+    for name, text in (("Pair", "exactly two"), ("Some", "two to three")):
+        assert main(["methods", f"pairs.{name}"]) == 0
+        assert f"modalities  {text}\n" in capsys.readouterr().out
+    accuracies = ["--data.accuracy", "{a: 0.8, b: 0.6, c: 0.5}"]
+    arguments = ["train", "synthetic", *accuracies, "--method", "pairs.Pair", "--run", str(tmp_path / "r")]
+    assert "written for 2 modalities. Found a, b, c" in error_of(capsys, arguments)
+
+
 def test_one_method_is_shown_with_its_formula(capsys):
     assert main(["methods", "agm", "--method.alpha", "2.5"]) == 0
     page = capsys.readouterr().out
     assert "Boosting Multi-modal Model Performance" in page
     assert "https://arxiv.org/abs/2308.07686" in page
-    assert "parameters  alpha=2.5, first_epoch=0" in page
+    assert "parameters  alpha=2.5, " in page
     assert r"\kappa_u = \exp" in page
     assert "alpha: Strength" in page
     assert ":math:" not in page

@@ -68,3 +68,10 @@ def test_no_page_is_about_a_method_that_does_not_exist():
 def test_the_page_on_fidelity_says_what_it_was_compared_with(name):
     rows = re.findall(r"^\| ([^|]*) \|", (DOCS.parent / "fidelity.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert any(name in cell.split(", ") for cell in rows), name
+
+
+def test_the_tables_on_fidelity_are_sorted_by_method():
+    text = (DOCS.parent / "fidelity.md").read_text(encoding="utf-8")
+    for table in re.findall(r"^\| method \|.*\n\| ---.*\n((?:\|.*\n)+)", text, re.MULTILINE):
+        names = [row.split("|")[1].partition(",")[0].strip().casefold() for row in table.splitlines()]
+        assert names == sorted(names)
