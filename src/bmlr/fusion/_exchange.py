@@ -22,7 +22,8 @@ class MMTMFusion(Fusion):
     S and E have biases; s has the width :math:`\lfloor 2 \sum_u d_u / r \rfloor`. The original sits at several
     convolutional layers of two networks, squeezes by pooling and goes on with the gated maps. Here the features are
     gated: that asks nothing of the encoders, but they exchange only once. The gate σ is that of Wu et al. (ICML 2022),
-    whose method :class:`bmlr.methods.Greedy` acts on such gates; the original has 2σ and two modalities.
+    whose method :class:`bmlr.methods.Greedy` acts on such gates; the original has 2σ and two modalities. A single
+    modality has none to exchange with: it is read by its head alone.
 
     Args:
         feature_dims: Feature width d of each modality.
@@ -43,12 +44,15 @@ class MMTMFusion(Fusion):
         super().__init__(feature_dims, num_outputs, unimodal=unimodal)
         total = sum(self.feature_dims.values())
         width = max(1, 2 * total // check_integer("ratio", ratio, 1))
-        self.squeeze = nn.Linear(total, width)
-        self.excitations = nn.ModuleDict({name: nn.Linear(width, d) for name, d in self.feature_dims.items()})
+        if len(self.feature_dims) > 1:
+            self.squeeze = nn.Linear(total, width)
+            self.excitations = nn.ModuleDict({name: nn.Linear(width, d) for name, d in self.feature_dims.items()})
         self.heads = nn.ModuleDict({name: nn.Linear(d, num_outputs) for name, d in self.feature_dims.items()})
 
     def gates(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gates eᵘ in (0, 1), shape (B, d) per modality."""
+        """Gates eᵘ in (0, 1), shape (B, d) per modality; 1 for a single one."""
+        if len(self.feature_dims) == 1:
+            return {name: torch.ones_like(features[name]) for name in self.feature_dims}
         squeezed = self.squeeze(torch.cat([features[name] for name in self.feature_dims], 1)).relu()
         return {name: self.excitations[name](squeezed).sigmoid() for name in self.feature_dims}
 
