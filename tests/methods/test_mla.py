@@ -38,9 +38,10 @@ def softmax(logits):
 
 
 def literal(model, method, batches, *, projection):
-    """The official loop in NumPy: one forward of all modalities, then a step of each, which only moves the head.
+    """The official loop in NumPy.
 
-    Returns the weights by name, and P.
+    All modalities have one forward pass, and take a step each, which for the others only moves the head. Returns the
+    weights by name, and P.
     """
     weights = {name: p.detach().numpy().copy() for name, p in (*model.named_parameters(), *method.named_parameters())}
     velocity, projector, steps = {}, np.eye(5), 0

@@ -20,10 +20,10 @@ _PREFIX = "modality:"
 
 
 class AlternatingMethod(Method):
-    """A method that takes an optimiser step per modality on every batch, in the order of the model.
+    """A method with an optimiser step per modality on every batch.
 
-    A step runs one encoder. All other parameters but those of :meth:`learners` rest: they have no gradient, so that no
-    momentum moves them. The model's fusion is not used.
+    Modalities take their steps in the order of the model. A step runs one encoder. All other parameters but those of
+    :meth:`learners` rest: they have no gradient, so that no momentum moves them. The model's fusion is not used.
     """
 
     leaves_gradients_unset: ClassVar[bool] = True
@@ -34,11 +34,11 @@ class AlternatingMethod(Method):
 
     @abstractmethod
     def modality_losses(self, name: str, output: Output, targets: Tensor) -> Losses:
-        """Losses of the step of modality ``name``, from an output of its features alone."""
+        """Losses of a modality's step, from its features alone."""
 
     @abstractmethod
     def learners(self, name: str) -> Iterable[nn.Module]:
-        """Modules of the method that learn in the step of modality ``name``."""
+        """Modules of the method that learn in a modality's step."""
 
     @property
     def plans_passes(self) -> bool:
@@ -55,7 +55,7 @@ class AlternatingMethod(Method):
         return EpochPlan(tuple(Pass(_PREFIX + name) for name in context.model.modalities), order="aligned")
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The loss of the predictions, which no step trains."""
+        """Loss of the predictions, only for evaluation."""
         return Losses({"fused": output.task.loss(self.predict(output).logits, targets)})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
@@ -92,7 +92,7 @@ def check_weights(weights: Mapping[str, float] | None) -> dict[str, float] | Non
 
 
 def check_named_weights(weights: Mapping[str, float] | None, modalities: Iterable[str]) -> None:
-    """Raise a ValueError unless there is a weight for every modality and no other."""
+    """Raise a ValueError unless the weights are those of the modalities."""
     if weights is not None and sorted(weights) != sorted(modalities):
         raise ValueError(
             f"Parameter `weights` should have a number for each of {', '.join(modalities)}. Found {weights}."
@@ -100,9 +100,9 @@ def check_named_weights(weights: Mapping[str, float] | None, modalities: Iterabl
 
 
 def fixed_shares(output: Output, weights: Mapping[str, float] | None) -> Tensor:
-    """Share of each modality in the prediction, shape (B, M), from weights; zero where it is absent.
+    """Share of each modality in the prediction, shape (B, M).
 
-    The shares of a sample add up to one. Weights of None are equal.
+    It is zero where the modality is absent. The shares of a sample add up to one. Weights of None are equal.
     """
     present = presence(output).to(torch.get_default_dtype())
     if weights is not None:
@@ -111,6 +111,6 @@ def fixed_shares(output: Output, weights: Mapping[str, float] | None) -> Tensor:
 
 
 def merge_logits(logits: Mapping[str, Tensor], shares: Tensor) -> Tensor:
-    """Sum of the modalities' logits, shape (B, C), by shares of shape (B, M)."""
+    """Weighted sum of logits, shape (B, C), by shares, shape (B, M)."""
     stacked = torch.stack(list(logits.values()), 1)
     return (shares.to(stacked)[:, :, None] * stacked).sum(1)

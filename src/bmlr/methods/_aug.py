@@ -185,7 +185,7 @@ class AUG(AlternatingMethod):
         return self._counts[sorted(self.layers).index(name)]
 
     def plan_epoch(self, context: EpochContext) -> EpochPlan:
-        """Compare the modalities where it is time, and plan a pass per modality, aligned batch by batch."""
+        """Compare the modalities if it is time, and plan a pass for each."""
         if context.epoch and context.epoch % self.check_every == 0:
             weakest = self.weakest(self._scores(context))
             if weakest is not None and self.num_classifiers(weakest) < self.max_classifiers:
@@ -193,7 +193,7 @@ class AUG(AlternatingMethod):
         return super().plan_epoch(context)
 
     def weakest(self, scores: dict[str, float]) -> str | None:
-        """Modality that gets a classifier, from the scores; None if they are level."""
+        """Modality that gets a classifier; None if scores are level."""
         if len(scores) < 2:
             return None
         weak, strong = min(scores, key=scores.__getitem__), max(scores.values())
@@ -223,7 +223,7 @@ class AUG(AlternatingMethod):
         return [self.head, self.layers.get_submodule(name)]
 
     def modality_losses(self, name: str, output: Output, targets: Tensor) -> Losses:
-        """Losses of the whole chain, of the chain before the newest classifier, and of that one."""
+        """Losses of the chain, without its newest classifier, and of that."""
         task, mask = classification(output.task), output.mask(name)
         *earlier, newest = self._chain(name, output)
         logs = {f"classifiers_{name}": torch.tensor(float(len(earlier) + 1))}
@@ -232,8 +232,8 @@ class AUG(AlternatingMethod):
         before = torch.stack(earlier).sum(0)
         read = [before] if self.residual_labels == "official" else earlier
         explained = torch.stack([task.choice_confidence(x.detach(), targets) for x in read]).sum(0)
-        left = (1 - self.residual_weight * explained).clamp(min=0)
-        residual = task.per_sample(left * task.choice_losses(newest, targets))
+        remainder = (1 - self.residual_weight * explained).clamp(min=0)
+        residual = task.per_sample(remainder * task.choice_losses(newest, targets))
         terms = {
             name: task.loss(before + newest, targets, mask),
             f"{name}_before": task.loss(before, targets, mask),
@@ -255,7 +255,7 @@ class AUG(AlternatingMethod):
 
 
 def _linear(width: int, num_outputs: int) -> nn.Linear:
-    """A layer as the official code draws it: Xavier's normal distribution, no bias."""
+    """Linear layer with the official initialisation: Xavier normal, zero bias."""
     layer = nn.Linear(width, num_outputs)
     nn.init.xavier_normal_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -137,13 +137,13 @@ class MLA(AlternatingMethod):
             )
         widths, like = model.fusion.feature_dims, next(model.parameters())
         if self.width is None and len(set(widths.values())) > 1:
-            found = ", ".join(f"{width} of '{name}'" for name, width in widths.items())
+            listed = ", ".join(f"{width} of '{name}'" for name, width in widths.items())
             raise ValueError(
-                f"MLA shares one head, which needs features of equal widths. Found {found}. Give encoders of the same "
+                f"MLA shares one head, which needs features of equal widths. Found {listed}. Give encoders of the same "
                 "width, or `width`, to which a linear layer then brings each."
             )
         width = self.width or next(iter(widths.values()))
-        linear = {name: nn.Linear(given, width) for name, given in widths.items()} if self.width else {}
+        linear = {name: nn.Linear(own_width, width) for name, own_width in widths.items()} if self.width else {}
         self.adapters = nn.ModuleDict(linear).to(like)
         self.head = nn.Linear(width, model.task.num_outputs).to(like)
         self.projector = torch.eye(width, device=like.device, dtype=widened(like).dtype) if self.projection else None
@@ -159,7 +159,7 @@ class MLA(AlternatingMethod):
         return [self.head, *(layer for of, layer in self.adapters.items() if of == name)]
 
     def modality_losses(self, name: str, output: Output, targets: Tensor) -> Losses:
-        """Loss of the shared head on one modality; training also adds up the features."""
+        """Loss of the shared head; training also sums the features."""
         features = self._features(name, output)
         loss = output.task.loss(self.head(features), targets, output.mask(name))
         if self.projector is not None and self.training and torch.is_grad_enabled():
@@ -198,7 +198,7 @@ class MLA(AlternatingMethod):
         return Prediction(merge_logits(logits, shares), logits)
 
     def _features(self, name: str, output: Output) -> Tensor:
-        """Features of a modality in the width of the head, shape (B, d)."""
+        """Features in the width of the head, shape (B, d)."""
         if not isinstance(self.head, nn.Linear) or (self.width and name not in self.adapters):
             raise RuntimeError(
                 f"MLA has no head for '{name}': call `method.setup(model)` once, before the optimiser is made."
@@ -208,7 +208,9 @@ class MLA(AlternatingMethod):
 
 
 def updated_projector(projector: Tensor, mean: Tensor, alpha: float) -> Tensor:
-    """Projection P after a step of recursive least squares, of Frobenius norm 1.
+    """Projection P after a step of recursive least squares.
+
+    Its Frobenius norm is 1.
 
     Args:
         projector: P, symmetric, shape (d, d).
@@ -235,7 +237,9 @@ def _certainty_shares(output: Output, logits: Mapping[str, Tensor]) -> Tensor:
 
 
 def entropy(task: Task, logits: Tensor) -> Tensor:
-    """Entropy of each sample's predicted distribution, shape (B,), in nats; the mean over several labels.
+    """Entropy of each sample's prediction in nats, shape (B,).
+
+    That of several labels is their mean.
 
     Example:
         >>> import torch, bmlr

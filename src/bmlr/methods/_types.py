@@ -188,7 +188,7 @@ class EpochPlan:
 
     @property
     def steps_per_batch(self) -> int:
-        """How many times in a row a batch is given: once, or as often as there are aligned passes."""
+        """Times a batch is given in a row: the number of aligned passes, else 1."""
         return len(self.passes) if self.order == "aligned" else 1
 
     def check_accumulation(self, argument: str, accumulate: int) -> None:
