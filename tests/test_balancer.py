@@ -46,6 +46,8 @@ def test_accumulated_batches_are_one_and_a_rest_is_not_lost(method):
     expected, found = train(whole, batches(2, 12)), train(split, batches(4, 6))
     assert (whole.steps, split.steps) == (2, 2)
     assert same(found, expected)
+    alone, rest = make(method()), make(method(), accumulate=3)
+    assert same(train(rest, batches(1, 6)), train(alone, batches(1, 6)))  # a step of one batch is that batch's
     rest = make(method(), accumulate=3)
     before = train(rest, batches(3, 6))
     copied = copy.deepcopy(before)

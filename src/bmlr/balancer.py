@@ -39,7 +39,8 @@ class Balancer:
         method: The method.
         optimizer: Optimiser over the model's parameters.
         max_epochs: Number of epochs of the whole training, which schedules of methods go by.
-        accumulate: Number of batches of an optimiser step.
+        accumulate: Number of batches of an optimiser step; those left over at the end of a pass make one of their own,
+            with the mean of their gradients.
         clip_norm: Largest joint norm of all gradients, or largest norm by modality, such as ``{"audio": 1.0}``, where
             ``fusion`` is all that follows the encoders and those left out are not clipped; None does not clip.
         autocast: Type of the forward passes in mixed precision, such as ``torch.bfloat16``; None is full precision.
@@ -205,6 +206,10 @@ class Balancer:
         """Take an optimiser step."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
+        if self._accumulated < self.accumulate:  # a rest of fewer batches is their mean, too
+            for parameter in self._optimized():
+                if parameter.grad is not None:
+                    parameter.grad *= self.accumulate / self._accumulated
         self._adjust()
         if self.scaler is None:
             self.optimizer.step()

@@ -111,6 +111,17 @@ def by_module(model, method, accumulate, clip, folder):
     make_trainer(accumulate, clip).fit(module, loader())
 
 
+def test_a_rest_of_accumulated_batches_is_their_mean(tmp_path):
+    """Four batches in steps of three: where the loop is the library's, and in Hugging Face's Trainer."""
+    states = []
+    for train in (by_balancer, by_trainer, by_module):
+        model = make_wrapped(batch_norm=True)[0]
+        train(model, bmlr.BMLR(), 3, None, tmp_path)
+        states.append(model.state_dict())
+    for state in states[1:]:
+        torch.testing.assert_close(state, states[0], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (2, 0.1)])
 @pytest.mark.parametrize("name", METHODS)
 def test_all_loops_come_to_the_same_weights(name, accumulate, clip, tmp_path, monkeypatch):

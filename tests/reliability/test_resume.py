@@ -123,6 +123,21 @@ def test_whatever_the_options(tmp_path, trainer, at):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_steps_that_end_with_their_pass_go_on_where_they_were(tmp_path):
+    options = {"trainer": dataclasses.replace(CPU, accumulate_grad_batches=2)}
+    run(tmp_path / "whole", make_method("ReconBoost"), **options)
+    per_pass = count_batches(tmp_path / "counted", "ReconBoost") // CPU.epochs // 2
+    assert per_pass % 2
+    with pytest.raises(RunInterruptedError):
+        run(tmp_path / "cut", stopping(make_method("ReconBoost"), per_pass), **options)
+    assert read_checkpoint(tmp_path / "cut" / "last.ckpt")["bmlr"]["position"] == per_pass
+    for at in (1, 2):
+        with pytest.raises(RunInterruptedError):
+            run(tmp_path / "cut", stopping(make_method("ReconBoost"), at), resume=True, **options)
+    run(tmp_path / "cut", make_method("ReconBoost"), resume=True, **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 class Drawing(Joint):
     """Draws from all global streams in every batch, and plans passes by what it draws."""
 

@@ -107,13 +107,29 @@ class AcceleratedBalancer(Balancer):
             if accelerator.scaler is not None:
                 scale = accelerator.scaler.scale(torch.tensor(scale, device=self._device))
             self.method.backward(Losses(dict(terms)), self.model, scale=scale)
+            self._accumulated += 1
             if accelerator.sync_gradients:
-                accelerator.unscale_gradients(self.optimizer)
-                self._adjust()
-                self.steps += 1
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+                self._update()
         return Losses(values)
+
+    def _update(self) -> None:
+        """Take an optimiser step."""
+        self.accelerator.unscale_gradients(self.optimizer)
+        self._adjust()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        self._accumulated = 0
+
+    def _flush(self) -> None:
+        """Take the step of the batches left over at the end of a pass.
+
+        The accelerator takes it by itself at the end of a loader that it prepared, which those of chosen samples are
+        not. Several processes have none of these.
+        """
+        if self._accumulated and self.accelerator.num_processes == 1:
+            self.accelerator.step, self.accelerator.sync_gradients = 0, True
+            self._update()
 
 
 class _LossTerms(nn.Module):

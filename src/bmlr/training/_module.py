@@ -17,6 +17,7 @@ from bmlr.data import MultimodalData, SplitName
 from bmlr.methods import EpochContext, EpochPlan, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import optimizer_like
+from bmlr.training._accumulation import Accumulation, pass_ends
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
 from bmlr.training._evaluation import NoLoaders
 from bmlr.training._guard import (
@@ -116,6 +117,15 @@ class BalancedModule(OptimizedModule):
     def _steps_per_batch(self) -> int:
         return 1 if self._plan is None else self._plan.steps_per_batch
 
+    @property
+    def steps_in_epoch(self) -> float:
+        """Optimiser steps of the epoch that is planned; infinite if unknown."""
+        return self._plan_steps().num_steps
+
+    def _plan_steps(self) -> Accumulation:
+        ends = [float(self.trainer.num_training_batches)] if self.data is None else pass_ends(self._requests)
+        return Accumulation(self.trainer.accumulate_grad_batches, ends)
+
     # Loaders
 
     def train_dataloader(self) -> Iterable[Batch]:
@@ -142,6 +152,9 @@ class BalancedModule(OptimizedModule):
                 world_size=self.trainer.world_size,
             )
             self._planned_epoch = self.epochs_done
+            if self._first_position:  # Lightning begins at `on_train_batch_start`, and asks whether it stepped before
+                self._accumulation = self._plan_steps()
+                self._accumulation.prepare(self.trainer, self._first_position - 1)
         return self._loader("train", self._requests, self._first_position)
 
     def val_dataloader(self) -> Iterable[Batch]:
@@ -224,16 +237,21 @@ class BalancedModule(OptimizedModule):
                 raise RuntimeError(
                     f"{type(self.method).__name__} plans its own passes over the data: give BalancedModule `data`."
                 )
+        self._accumulation = self._plan_steps()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Reset the optimiser's state where the plan asks for it."""
+        """Reset the optimiser's state where the plan asks for it; tell the trainer whether a step ends."""
+        self._steps.prepare(self.trainer, batch_idx)
         if self.data is not None and self._requests[batch_idx].fresh_optimizer:
             self.trainer.optimizers[0].state.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Losses of a batch; the trainer calls :meth:`backward` with their total."""
         batch = as_batch(batch)
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+        number, size = self._steps.place(batch_idx)
+        if number == 0:
+            if self._steps.is_uneven:
+                self.trainer.optimizers[0].zero_grad()
             self.guard.begin_step(self.model, self.method)
             self._sums.begin_step()
         self.guard.record_batch(batch)
@@ -242,18 +260,21 @@ class BalancedModule(OptimizedModule):
             batch = self.modality_dropout.apply(batch, (self.epochs_done, number, self.global_rank))
         losses = self.method.compute_losses(self.model, batch)
         total = self._open_losses(losses)
+        # The trainer divides by its own number. A step of fewer batches is their mean, too.
+        factor = self.trainer.accumulate_grad_batches / size
+        scaled = total if factor == 1 else total * factor
         finite = bool(torch.isfinite(total.detach()))
         # One exchange for both questions. All processes must take the same branch, or the next one would deadlock.
         nonfinite_anywhere, self.stopping = any_process(self.trainer, not finite, self.wants_stop())
         self._position = batch_idx + 1
         if nonfinite_anywhere:
             self._record_event(None if finite else describe_loss(losses, batch))
-            return total
+            return scaled
         terms = {f"loss_{name}": value for name, value in losses.terms.items()}
         self._sums.add({"loss": total, **terms, **losses.logs}, len(batch))
         logged = bool(self.trainer.loggers)
         self.log("loss", total.detach(), prog_bar=True, logger=logged, on_step=True, batch_size=len(batch))
-        return total
+        return scaled
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the method's gradients; none where the step is skipped."""
@@ -296,12 +317,13 @@ class BalancedModule(OptimizedModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Call the hooks after an optimiser step."""
         done = batch_idx + 1
-        if done % self.trainer.accumulate_grad_batches == 0 and (self.data is None or done < len(self._requests)):
+        if self._steps.is_last(batch_idx) and (self.data is None or done < len(self._requests)):
             for hook in self.after_step:
                 hook(self)
 
     def on_train_epoch_end(self) -> None:
         """Add the epoch to the history and end the method's epoch."""
+        self._steps.restore(self.trainer)
         row = {"epoch": float(self.epochs_done), "seconds": time.perf_counter() - self._started}
         row["lr"] = self._learning_rate()
         samples = torch.tensor(float(self._sums.samples), device=self.device)

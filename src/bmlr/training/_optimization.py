@@ -16,6 +16,7 @@ from bmlr.modality_dropout import ModalityDropout, check_dropout
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import check_clipping, clip_gradients
 from bmlr.tasks import metric_form
+from bmlr.training._accumulation import Accumulation
 from bmlr.training._evaluation import EvaluatedModule
 from bmlr.training._warm_up import WarmUp
 from bmlr.training.loader import planned_requests
@@ -49,6 +50,7 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         self.modality_dropout: ModalityDropout | None = None
         self.clip_norm: Mapping[str, float] | None = None
         self._warm_up: WarmUp | None = None
+        self._accumulation: Accumulation | None = None  # of the epoch in training
         optimizer.parameter_groups(model, method.parameters())  # freezes encoders, or says what does not fit
 
     def check_options(self) -> None:
@@ -92,6 +94,22 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
             world_size=self.trainer.world_size,
         )  # fmt: skip
         return (self.trainer.max_epochs or 1) * math.ceil(len(requests) / self.trainer.accumulate_grad_batches)
+
+    @property
+    def _steps(self) -> Accumulation:
+        if self._accumulation is None:
+            raise RuntimeError("BalancedModule trains under a Lightning trainer: call trainer.fit(module).")
+        return self._accumulation
+
+    def setup(self, stage: str) -> None:
+        """Take back what an interrupted epoch left in the trainer."""
+        if self._accumulation is not None:
+            self._accumulation.restore(self.trainer)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Reset the gradients, unless the trainer takes a batch for the first of a step that is not."""
+        if self._steps.place(batch_idx)[0] == 0:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -57,7 +56,7 @@ class _Announcement(Callback):
         torch.set_num_threads(choose_threads(self.config.trainer, pl_module, processes))
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        steps = math.ceil(int(trainer.num_training_batches) / self.config.trainer.accumulate_grad_batches)
+        steps = int(cast("BalancedModule", pl_module).steps_in_epoch)
         self._steps = steps * (self.config.trainer.epochs or 1)
         if not trainer.is_global_zero:
             return

@@ -48,12 +48,14 @@ class BatchRequest:
         seed: Seed of the random transforms; None applies none.
         tag: Tag of its pass.
         fresh_optimizer: Whether to reset the optimiser's state before this batch.
+        ends_pass: Whether no optimiser step may go beyond this batch.
     """
 
     indices: tuple[int, ...]
     seed: int | None = None
     tag: str = ""
     fresh_optimizer: bool = False
+    ends_pass: bool = False
 
 
 class _RequestDataset(Dataset[Batch]):
@@ -280,6 +282,7 @@ def planned_requests(
                     seed=transform_seed,
                     tag=entry.tag,
                     fresh_optimizer=entry.fresh_optimizer and start == 0,
+                    ends_pass=plan.order == "sequential" and end == len(order),
                 )
                 for start, end in zip(starts, ends, strict=False)
             ]
