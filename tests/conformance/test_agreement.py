@@ -68,7 +68,7 @@ def by_trainer(model, method, accumulate, clip, folder):
         str(folder), num_train_epochs=EPOCHS, per_device_train_batch_size=SIZE, learning_rate=RATE, optim="sgd",
         lr_scheduler_type="constant", report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True,
         max_grad_norm=clip or 0.0, logging_strategy="no", gradient_accumulation_steps=accumulate,
-        train_sampling_strategy="sequential",
+        train_sampling_strategy="sequential", seed=0,
     )  # fmt: skip
     rows = [{**inputs, "labels": label} for inputs, label in samples()]
     BalancedTrainer(model, arguments, method=method, train_dataset=rows).train()

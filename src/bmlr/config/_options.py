@@ -148,7 +148,7 @@ class TrainerOptions:
         strategy: Lightning's strategy: auto, ddp, …
         num_nodes: Number of machines.
         precision: 32-true, 64-true, bf16-mixed or 16-mixed.
-        accumulate_grad_batches: Batches per optimiser step.
+        accumulate_grad_batches: Batches per optimiser step, which ends with its pass over the data at the latest.
         gradient_clip_val: Largest norm of the gradients, together or by modality as {audio: 1.0, fusion: 5.0}; by
             default they are not clipped.
         modality_dropout: Probability that training leaves a modality out of a sample, one for all or by modality as
