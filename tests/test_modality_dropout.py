@@ -9,7 +9,8 @@ from zoo import make_batch, make_model
 
 def masks(drop, batch):
     present = drop(batch).present
-    return torch.stack([present[name] for name in sorted(present)], 1)
+    everyone = torch.ones(len(batch), dtype=torch.bool)  # of a modality that is left out of none
+    return torch.stack([present.get(name, everyone) for name in sorted(batch.inputs)], 1)
 
 
 def test_each_modality_is_left_out_at_its_rate_and_no_sample_loses_all():
@@ -31,6 +32,16 @@ def test_what_is_absent_stays_absent_and_a_sample_keeps_one_that_it_has():
     assert bool(found["video"][~present["audio"]].all())
     nothing = make_batch(1, 4, present={"audio": torch.zeros(4, dtype=torch.bool)})
     assert not bool(bmlr.ModalityDropout(0.5)(nothing).present["audio"].any())
+
+
+def test_masks_on_a_device_are_not_read_and_those_of_all_samples_left_behind():
+    everyone, some = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, True, True])
+    batch = make_batch(3, 4, present={"audio": some, "video": everyone}).to("meta")  # a device without numbers
+    assert set(batch.present) == {"audio"}
+    assert batch.present["audio"].is_meta
+    assert all(mask.is_meta for mask in bmlr.ModalityDropout(0.5)(batch).present.values())
+    assert make_batch(2, 4, present={"audio": everyone}).to("cpu").present is None
+    assert bmlr.ModalityDropout(0.0)(make_batch(2, 4)).present is None
 
 
 def test_draws_are_those_of_the_seed_and_go_on_from_a_state():

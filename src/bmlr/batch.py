@@ -40,7 +40,10 @@ class Batch:
         return len(self.targets)
 
     def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None, non_blocking: bool = False) -> Batch:
-        """The batch on another device; floating-point inputs as ``dtype`` if given."""
+        """The batch on another device; floating-point inputs as ``dtype`` if given.
+
+        Masks of modalities that all samples have are left out: to look at them on a GPU would wait for it.
+        """
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
@@ -48,10 +51,13 @@ class Batch:
         def convert(tensor: Tensor) -> Tensor:
             return move(tensor).to(dtype) if tensor.is_floating_point() else move(tensor)
 
+        masks = {
+            name: mask for name, mask in (self.present or {}).items() if mask.device.type != "cpu" or not mask.all()
+        }
         return Batch(
             {name: map_tensors(convert, x) for name, x in self.inputs.items()},
             move(self.targets),
-            None if self.present is None else {name: move(mask) for name, mask in self.present.items()},
+            {name: move(mask) for name, mask in masks.items()} or None,
             None if self.indices is None else move(self.indices),
             self.tag,
         )

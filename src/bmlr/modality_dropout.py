@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bmlr._checks import check_integer, check_modalities, check_unit_interval
 from bmlr.batch import Batch
@@ -39,7 +38,7 @@ class ModalityDropout:
         >>> drop = bmlr.ModalityDropout({"audio": 1.0})
         >>> batch = bmlr.Batch({"audio": torch.zeros(2, 4), "text": torch.zeros(2, 3)}, torch.tensor([0, 1]))
         >>> drop(batch).present
-        {'audio': tensor([False, False]), 'text': tensor([True, True])}
+        {'audio': tensor([False, False])}
     """
 
     def __init__(self, rates: Mapping[str, float] | float, seed: int = 0) -> None:
@@ -70,16 +69,16 @@ class ModalityDropout:
         dropped = generator.random((len(batch), len(names))) < [rates.get(name, 0.0) for name in names]
         spared = generator.random((len(batch), len(names)))
         given = batch.present or {}
-        present = torch.stack(
-            [given[n].cpu() if n in given else torch.ones(len(batch), dtype=torch.bool) for n in names], 1
-        )
-        kept = present & ~torch.from_numpy(dropped)
+        # Masks that were given may be on a GPU, which is not waited for.
+        device = next((mask.device for mask in given.values()), torch.device("cpu"))
+        everyone = torch.ones(len(batch), dtype=torch.bool, device=device)
+        present = torch.stack([given.get(name, everyone) for name in names], 1)
+        kept = present & ~torch.from_numpy(dropped).to(device, non_blocking=True)
         lost = ~kept.any(1) & present.any(1)
-        best = torch.from_numpy(spared).masked_fill(~present, -1.0).argmax(1)
-        kept[lost, best[lost]] = True
-        device = batch.targets.device
-        masks: dict[str, Tensor] = {name: kept[:, i].to(device) for i, name in enumerate(names)}
-        return dataclasses.replace(batch, present=masks)
+        best = torch.from_numpy(spared).to(device, non_blocking=True).masked_fill(~present, -1.0).argmax(1)
+        kept = kept | (lost[:, None] & (best[:, None] == torch.arange(len(names), device=device)))
+        masks = {name: kept[:, i] for i, name in enumerate(names)}
+        return dataclasses.replace(batch, present=masks).to(batch.targets.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Number of batches so far."""

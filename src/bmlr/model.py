@@ -321,16 +321,17 @@ class MultimodalClassifier(nn.Module):
         if present is not None and torch.compiler.is_compiling() and not self.training:
             # A number of samples that depends on values cannot be exported. Samples do not meet in evaluation mode.
             return masked_features(self._run_encoder(name, inputs, batch_size), present)
-        count = batch_size if present is None else int(present.sum())
-        if present is None or count == batch_size:
+        if present is None:
             return self._run_encoder(name, inputs, batch_size)
-        if count == 0:
+        rows = present.nonzero().squeeze(1)  # the only wait for the device
+        if len(rows) == batch_size:
+            return self._run_encoder(name, inputs, batch_size)
+        if len(rows) == 0:
             return self.zero_features(name, inputs)
         # Only the samples that have it: a batch normalisation must not count the others.
-        kept = map_tensors(lambda x: x[present], inputs)
-        with running_batch_norm(encoder) if count == 1 else contextlib.nullcontext():
-            encoded = self._run_encoder(name, kept, count)
-        rows = present.nonzero().squeeze(1)
+        kept = map_tensors(lambda x: x[rows], inputs)
+        with running_batch_norm(encoder) if len(rows) == 1 else contextlib.nullcontext():
+            encoded = self._run_encoder(name, kept, len(rows))
         return encoded.new_zeros((batch_size, *encoded.shape[1:])).index_put((rows,), encoded)
 
     def zero_features(self, name: str, inputs: Any) -> Tensor:

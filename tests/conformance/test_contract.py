@@ -26,10 +26,13 @@ from subjects import (
     same,
 )
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bmlr
 from bmlr.encoders import resnet18
+from bmlr.encoders.features import masked_features
 from bmlr.methods import Method
+from bmlr.methods._support import SteppedMethod
 from bmlr.training import evaluate
 from method_loop import MethodLoop, assert_resumes, assert_same_state
 from zoo import make_batch, make_model
@@ -424,6 +427,55 @@ def test_whole_epochs_on_a_gpu(subject):
     loop.method.cuda()
     loop.train = loop.train.to("cuda")
     assert_trains(loop, 3)
+
+
+class CopiesThatWait(TorchDispatchMode):
+    """Collects blocking copies between the host and a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and kwargs.get("device", args[0].device) != args[0].device:
+            self.found += [] if kwargs.get("non_blocking", False) else [args[0].shape]
+        return function(*args, **kwargs)
+
+
+@each_subject
+def test_a_step_waits_for_no_device(subject, monkeypatch):
+    """On a device without numbers whatever reads one fails, and so does a tensor made of numbers of the host."""
+
+    def encode(self, name, x, present=None):  # the encoders of some samples wait once, for how many there are
+        return masked_features(self._run_encoder(name, x, len(x)), present)
+
+    def made(make, is_on_device):
+        def checked(*arguments, **options):
+            assert not is_on_device(*arguments, **options)
+            return make(*arguments, **options)
+
+        return checked
+
+    monkeypatch.setattr(bmlr.MultimodalClassifier, "encode", encode)
+    monkeypatch.setattr(torch, "tensor", made(torch.tensor, lambda *_, device="cpu", **__: str(device) == "meta"))
+    monkeypatch.setattr(torch.Tensor, "new_tensor", made(torch.Tensor.new_tensor, lambda like, *_, **__: like.is_meta))
+    generator = SteppedMethod.generator
+    # That of a GPU is made on the host; this device has none.
+    on_host = lambda self, number, device="cpu": generator(self, number) if str(device) == "cpu" else None
+    monkeypatch.setattr(SteppedMethod, "generator", on_host)
+    loop = make_loop(subject, dtype=torch.float32)
+    for present in (None, {"audio": torch.arange(18) % 3 != 0}):
+        if present is not None and method_class(subject).needs_all_modalities:
+            continue
+        for fresh, batch in kinds(loop):
+            fresh.model.to("meta")
+            fresh.method.to("meta")
+            moved = dataclasses.replace(batch, present=present).to("meta")
+            with CopiesThatWait() as copies:
+                compute(fresh, moved)
+                fresh.method.adjust_gradients(fresh.model)
+            assert not copies.found, batch.tag
 
 
 # Gradients

@@ -172,6 +172,16 @@ def test_no_more_is_read_than_is_looked_for():
     assert samples_at(batches(), [2, 1]).targets.tolist() == split.targets[1:3].tolist()
 
 
+def test_samples_of_batches_with_and_without_masks_keep_theirs():
+    split = make_batch(2, 4, present={"audio": SOME})
+    batches = [take(split, rows) for rows in (torch.tensor([0, 1]), torch.tensor([2, 3]))]
+    batches[1] = batches[1].to("cpu")  # where all samples have a modality its mask is left out
+    assert batches[1].present is None
+    found = samples_at(batches, [0, 1, 3])
+    assert found.present["audio"].tolist() == [True, False, True]
+    assert samples_at(batches[1:], [2]).present is None
+
+
 def test_samples_that_are_not_there():
     split = make_batch(2, 4)
     with pytest.raises(ValueError, match=r"^The split should hold the samples \[1, 7, 9\]\. Found 1\.$"):

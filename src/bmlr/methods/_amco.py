@@ -141,7 +141,7 @@ class AMCo(SteppedMethod):
             z = features[name]
             width = z.shape[-1]
             num_masked = int(self.mask_rate * width)
-            ranks = torch.randperm(width, generator=generator).to(z.device)
+            ranks = torch.randperm(width, generator=generator).to(z.device, non_blocking=True)
             factor = width / (width - num_masked) if num_masked < width else 0.0
             masked = z * (factor * (ranks >= num_masked)).to(z.dtype)
             features[name] = torch.where(dependent[name] & has_others, masked, z)

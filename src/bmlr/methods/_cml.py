@@ -108,6 +108,8 @@ class CML(SteppedMethod, WindowedMethod):
         if not self.is_acting:
             return Losses({"fused": output.task.loss(output.logits, targets)})
         ranks = self.removal_ranks(output)
+        if self.order == "sample":
+            ranks = ranks.to(output.logits.device, non_blocking=True)
         self.step += self.training  # evaluation must not change the orders of later steps
         keeps = [ranks >= removed for removed in range(1, len(output.features))]
         subsets = [self._subset(output, keep) for keep in keeps]
@@ -145,7 +147,7 @@ class CML(SteppedMethod, WindowedMethod):
             return output.subset_logits([name for name, kept in zip(names, keep[0].tolist(), strict=True) if kept])
         features = {}
         for name, z in output.features.items():
-            features[name] = masked_features(z, keep[:, names.index(name)].to(z.device))
+            features[name] = masked_features(z, keep[:, names.index(name)])
         with preserved_buffers(output.fusion):  # running statistics are those of all features
             return output.replace_features(features).logits
 
@@ -177,4 +179,4 @@ def _nonempty(output: Output, keep: Tensor) -> Tensor | None:
     if output.present is None:
         return None
     present = presence(output)[:, [list(output.features).index(name) for name in sorted(output.features)]]
-    return (keep.to(present.device) & present).any(1)
+    return (keep.to(present.device, non_blocking=True) & present).any(1)

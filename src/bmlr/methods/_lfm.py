@@ -188,7 +188,7 @@ class LFM(Method):
         terms = {"fused": 2 * weight * label}
         if weight < 1:
             terms["alignment"] = 2 * (1 - weight) * self._alignment(output, logits)
-        return Losses(terms, {"label_weight": label.new_tensor(weight)})
+        return Losses(terms, {"label_weight": label.new_full((), weight)})
 
     def predict(self, output: Output) -> Prediction:
         """The mean of the modalities' logits, or the model's fused logits."""

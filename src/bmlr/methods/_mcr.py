@@ -155,7 +155,7 @@ class MCR(SteppedMethod, HeadedMethod):
         divergences = {}
         for name, z in output.features.items():
             counted = task.counted(targets, output.mask(name))
-            rows = _permutations(keys.to(z.device), counted).flatten()
+            rows = _permutations(keys.to(z.device, non_blocking=True), counted).flatten()
             routed = {u: x if u == name else _scale_gradient(x, share) for u, x in output.features.items()}
             mixed = {
                 u: x[rows] if u == name else x.repeat(self.permutations, *[1] * (x.ndim - 1)) for u, x in routed.items()

@@ -122,10 +122,10 @@ class OPM(SteppedMethod):
             return Losses({"fused": output.task.loss(output.logits, targets)})
         names = sorted(output.features)
         rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)), output.task)
-        draws = draw_per_sample(output.batch_size, len(names), generator).to(rates.device)
+        draws = draw_per_sample(output.batch_size, len(names), generator).to(rates.device, non_blocking=True)
         keep = draws >= rates
-        widths = torch.tensor([output.features[u].shape[-1] for u in names], device=rates.device)
-        theta = (widths * rates).sum() / widths.sum()
+        widths = [output.features[u].shape[-1] for u in names]
+        theta = torch.stack([width * rate for width, rate in zip(widths, rates, strict=True)]).sum() / sum(widths)
         features = {}
         for u, column in zip(names, keep.unbind(1), strict=True):
             z = output.features[u]

@@ -143,8 +143,10 @@ def batch_scores(output: Output, targets: Tensor) -> Tensor:
         mask = output.mask(name)
         if isinstance(task, Regression):
             errors = task.squared_errors(logits[name], targets)
-            errors = errors if mask is None else errors[mask]
-            scores.append(errors.mean() * len(targets))
+            total, count = (
+                (errors.sum(), len(targets)) if mask is None else (torch.where(mask, errors, 0.0).sum(), mask.sum())
+            )
+            scores.append(total / count * len(targets))
             continue
         values = task.confidence(logits[name], targets)
         scores.append(values.sum() if mask is None else torch.where(mask, values, 0.0).sum())
@@ -315,11 +317,16 @@ def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
             raise ValueError("Batches should have `indices` where a method looks for samples. Found None.")
         pieces.append(select(batch, torch.isin(batch.indices, wanted.to(batch.indices.device))))
         if sum(len(piece) for piece in pieces) == len(indices):
-            present = [piece.present for piece in pieces if piece.present is not None]
+            names = {name for piece in pieces for name in piece.present or {}}
             return Batch(
                 {name: concatenate_inputs([piece.inputs[name] for piece in pieces]) for name in batch.inputs},
                 torch.cat([piece.targets for piece in pieces]),
-                {name: torch.cat([masks[name] for masks in present]) for name in present[0]} if present else None,
+                {name: torch.cat([_mask(piece, name) for piece in pieces]) for name in sorted(names)} or None,
             )
     count = sum(len(piece) for piece in pieces)
     raise ValueError(f"The split should hold the samples {list(indices)}. Found {count}.")
+
+
+def _mask(batch: Batch, name: str) -> Tensor:
+    """Presence of a modality, shape (B,), also where all samples have it."""
+    return (batch.present or {}).get(name, torch.ones(len(batch), dtype=torch.bool, device=batch.targets.device))

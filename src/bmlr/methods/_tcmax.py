@@ -134,9 +134,9 @@ class TCMax(SteppedMethod):
             keys = torch.rand(size, modalities, generator=generator)
             keys[:, 0] = torch.arange(size) / size
             # Samples that do not count come last in every column: no tuple is half of them.
-            rows = (keys.to(device) + 2 * ~flags[:, None]).argsort(0)
+            rows = (keys.to(device, non_blocking=True) + 2 * ~flags[:, None]).argsort(0)
             return rows, None if counted is None else flags[rows[:, 0]]
-        draws = torch.rand(self.samples or _MOST_TUPLES, modalities, generator=generator).to(device)
+        draws = torch.rand(self.samples or _MOST_TUPLES, modalities, generator=generator).to(device, non_blocking=True)
         count = flags.sum().clamp(min=1)
         order = flags.long().argsort(descending=True, stable=True)
         return order[torch.minimum((draws * count).long(), count - 1)], None
@@ -165,7 +165,7 @@ def _factorised(task: Classification, output: Output, counted: Tensor | None) ->
         choices = widened(task.choice_logits(terms[name]))
         means.append(_log_mean(choices.view(output.batch_size, -1, choices.shape[1]), counted))
     local = torch.stack(means)
-    size = local.new_tensor(output.batch_size) if counted is None else counted.sum().to(local.dtype)
+    size = local.new_full((), output.batch_size) if counted is None else counted.sum().to(local.dtype)
     sizes = gather_processes(size)
     shares = (sizes / sizes.sum().clamp(min=1)).clamp(min=math.exp(-60)).log()
     every = gather_processes(local) + shares.view(-1, *[1] * local.ndim)

@@ -184,7 +184,9 @@ class Multiclass(Classification):
         return labels
 
     def _weights(self, like: Tensor) -> Tensor | None:
-        return None if self.class_weights is None else like.new_tensor(self.class_weights)
+        if self.class_weights is None:
+            return None
+        return torch.tensor(self.class_weights, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def as_task(task: Task | int) -> Task:

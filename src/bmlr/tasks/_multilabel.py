@@ -83,7 +83,9 @@ class MultiLabel(Classification):
     def choice_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Binary cross-entropy of each label, shape (B·L,), of targets or labels in [0, 1], shape (B, L)."""
         logits = widened(logits)
-        weights = None if self.pos_weight is None else logits.new_tensor(self.pos_weight)
+        weights = None
+        if self.pos_weight is not None:
+            weights = torch.tensor(self.pos_weight, dtype=logits.dtype).to(logits.device, non_blocking=True)
         targets = targets.to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
         return losses.flatten()
