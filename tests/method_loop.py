@@ -1,5 +1,6 @@
 """A small training loop with every call of the method interface, and checks for any method."""
 
+import copy
 import io
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +14,33 @@ from bmlr.parameters import optimizer_like
 from zoo import make_batch, make_model
 
 MakeMethod = Callable[[], Method]
+
+
+def set_up(method: Method, model: bmlr.MultimodalClassifier) -> None:
+    """Set a method up, with a modality where it names one, and runs where it starts from some.
+
+    The runs are not trained: their encoders are those of the model, moved a little.
+    """
+    name_modality(method, model)
+    method.setup(model)
+    if not (required := method.required_runs(model.modalities)):
+        return
+    trained = {}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for name, single in required.items():
+            network = copy.deepcopy(model)
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
+            single.setup(network)
+            trained[name] = network, single
+    method.start_from(trained, model)
+
+
+def name_modality(method: Method, model: bmlr.MultimodalClassifier) -> None:
+    """Name the first modality to a method that wants one."""
+    parameter = method.conformance.modality_parameter
+    if parameter and getattr(method, parameter) is None:
+        setattr(method, parameter, model.modalities[0])
 
 
 class MethodLoop:
@@ -32,7 +60,7 @@ class MethodLoop:
         autocast: bool = False,
         seed: int = 0,
     ) -> None:
-        method.setup(model)
+        set_up(method, model)
         self.model, self.method, self.train = model, method, train
         self.batch_size, self.max_epochs, self.autocast, self.seed = batch_size, max_epochs, autocast, seed
         parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]

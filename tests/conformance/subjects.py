@@ -6,7 +6,7 @@ two, or differs by design, its class says so (:class:`bmlr.methods.Conformance`)
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,12 @@ def make_method(subject: str, **parameters: Any) -> Method:
     expected = method_class(subject).conformance
     settings = expected.variants[subject.partition(":")[2]] if ":" in subject else expected.short
     return method_class(subject)(**{**settings, **parameters})
+
+
+def trained_modalities(subject: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Modalities whose encoders a subject trains."""
+    untrained = method_class(subject).conformance.untrained.get(subject.partition(":")[2], "")
+    return {"": tuple(modalities), "others": tuple(modalities[:1]), "all": ()}[untrained]
 
 
 def conditioner(fusion: str, name: str = "video") -> dict[str, str]:

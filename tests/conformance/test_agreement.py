@@ -15,6 +15,7 @@ from bmlr.config import OptimizerOptions
 from bmlr.integrations.accelerate import AcceleratedBalancer
 from bmlr.integrations.lightning import BalancedMixin
 from bmlr.training import BalancedModule
+from method_loop import set_up
 from test_wrap import make_wrapped
 from zoo import make_batch
 
@@ -226,6 +227,7 @@ def test_other_methods_train_in_a_lightning_module_or_say_why_not(name):
         with pytest.raises(ValueError, match="makes passes of its own, which loaders of yours cannot"):
             Classifier(model, method)
         return
+    set_up(method, model)
     module, trainer = Classifier(model, method), make_trainer()
     trainer.fit(module, loader(), loader())
     assert 0 <= trainer.callback_metrics["hits"] <= 1

@@ -24,6 +24,7 @@ from subjects import (
     method_class,
     parameters,
     same,
+    trained_modalities,
 )
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,7 +51,7 @@ two_or_three = pytest.mark.parametrize("modalities", [2, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_parameters_named_by_a_class_are_its_own(name):
     cls = bmlr.methods.get(name)
-    fixed = [cls.conformance.order_parameter] if cls.conformance.order_parameter else []
+    fixed = filter(None, [cls.conformance.order_parameter, cls.conformance.modality_parameter])
     settings = [cls.conformance.short, *cls.conformance.variants.values()]
     named = {*cls.epoch_parameters, *cls.pass_parameters, *fixed, *(key for values in settings for key in values)}
     assert named <= set(cls().hparams)
@@ -59,20 +60,22 @@ def test_parameters_named_by_a_class_are_its_own(name):
 # Training
 
 
-def assert_trains(loop, epochs):
-    """Every encoder moves, all stays finite (losses are looked at by the loop), predictions have their shapes."""
+def assert_trains(loop, epochs, subject):
+    """Every encoder that it trains moves, all stays finite, predictions have their shapes; the loop looks at losses."""
     before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
     loop.run(range(epochs))
     for name, p in parameters(loop.model, loop.method).items():
         assert bool(torch.isfinite(p).all()), name
+    trained = trained_modalities(subject, loop.model.modalities)
     for name, p in loop.model.encoders.named_parameters(prefix="encoders"):
-        assert not torch.equal(p, before[name]), name
+        assert torch.equal(p, before[name]) == (name.split(".")[1] not in trained), name
     loop.model.eval()
     with torch.no_grad():
         prediction = loop.method.predict(loop.model(loop.train.inputs))
     shape = (len(loop.train), loop.model.task.num_outputs)
     assert prediction.logits.shape == shape
-    assert set(prediction.unimodal_logits) == set(loop.model.modalities)
+    one = method_class(subject).conformance.modality_parameter
+    assert set(prediction.unimodal_logits) == set(loop.model.modalities[: 1 if one else None])
     assert all(logits.shape == shape for logits in prediction.unimodal_logits.values())
     assert all(bool(torch.isfinite(x).all()) for x in (prediction.logits, *prediction.unimodal_logits.values()))
 
@@ -83,7 +86,7 @@ def assert_trains(loop, epochs):
 def test_training_moves_every_encoder(subject, fusion, modalities, precision):
     dtype = torch.float64 if precision == "float64" else torch.float32
     loop = make_loop(subject, modalities, fusion, dtype=dtype, autocast=precision.startswith("bfloat16"))
-    assert_trains(loop, modalities)
+    assert_trains(loop, modalities, subject)
     assert all(p.dtype == dtype for p in parameters(loop.model, loop.method).values())
 
 
@@ -126,7 +129,7 @@ def make_any_encoder_loop(subject, modalities=3, *, dtype=torch.float32, samples
 @two_or_three
 @each_subject
 def test_any_encoder_is_trained(subject, modalities):
-    assert_trains(make_any_encoder_loop(subject, modalities), modalities)
+    assert_trains(make_any_encoder_loop(subject, modalities), modalities, subject)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -139,7 +142,7 @@ def test_a_single_modality_is_trained_or_refused(subject, fusion):
         with pytest.raises(ValueError, match=f"^Method {base(subject)} needs a model of at least 2 modalities. Found "):
             make_method(subject).setup(model)
     else:
-        assert_trains(MethodLoop(model, make_method(subject), batch, max_epochs=2), 2)
+        assert_trains(MethodLoop(model, make_method(subject), batch, max_epochs=2), 2, subject)
 
 
 # Names
@@ -182,11 +185,12 @@ def relisted(loop, subject, fusion):
     if fusion == "concat":  # the columns of the one weight stand in the listed order
         widths = [loop.model.fusion.feature_dims[name] for name in names]
         state["fusion.linear.weight"] = torch.cat(state["fusion.linear.weight"].split(widths, 1)[::-1], 1)
-    model.load_state_dict(state)
-    parameter = method_class(subject).conformance.order_parameter
-    method = make_method(subject, **({parameter: tuple(names)} if parameter else {}))
+    expected = method_class(subject).conformance
+    fixed = {expected.order_parameter: tuple(names), expected.modality_parameter: names[0]}
+    method = make_method(subject, **{parameter: value for parameter, value in fixed.items() if parameter})
     batch = dataclasses.replace(loop.train, inputs={name: loop.train.inputs[name] for name in names[::-1]})
     other = MethodLoop(model, method, batch, max_epochs=loop.max_epochs)
+    model.load_state_dict(state)
     method.load_state_dict(loop.method.state_dict())
     return other
 
@@ -426,7 +430,7 @@ def test_whole_epochs_on_a_gpu(subject):
     loop.model.cuda()
     loop.method.cuda()
     loop.train = loop.train.to("cuda")
-    assert_trains(loop, 3)
+    assert_trains(loop, 3, subject)
 
 
 class CopiesThatWait(TorchDispatchMode):

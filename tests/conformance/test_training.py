@@ -1,11 +1,14 @@
 """Every method under the real trainer, in a run that is interrupted and resumed."""
 
+import contextlib
+
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from subjects import SUBJECTS, make_method
+from subjects import SUBJECTS, make_method, method_class
 
+from bmlr._files import json_text
 from bmlr.config import TrainerOptions
 from bmlr.training import train
 from toy import Toy
@@ -17,9 +20,14 @@ class Stop(Exception):
     pass
 
 
+def make(subject):
+    parameter = method_class(subject).conformance.modality_parameter
+    return make_method(subject, **({parameter: "audio"} if parameter else {}))
+
+
 def stopping_in_the_second_epoch(subject):
     """The method, raising Stop at the second step of its second epoch; its name and state stay the same."""
-    method = make_method(subject)
+    method = make(subject)
     compute_losses, seen = method.compute_losses, []
 
     def stop(model, batch):
@@ -38,16 +46,15 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, subject):
     def run(folder, method, **options):
         return train(Toy(24), method, trainer=OPTIONS, run=tmp_path / folder, **options)
 
-    whole = run("whole", make_method(subject))
-    with pytest.raises(Stop):
+    whole = run("whole", make(subject))
+    with pytest.raises(Stop) if method_class(subject).trains else contextlib.nullcontext():
         run("cut", stopping_in_the_second_epoch(subject))
-    resumed = run("cut", make_method(subject), resume=True)
+    resumed = run("cut", make(subject), resume=True)
     for name in ("best", "last"):
         first, second = (load_file(result.directory / f"{name}.safetensors") for result in (whole, resumed))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first), name
     metrics = [pd.read_csv(result.directory / "metrics.csv").drop(columns="seconds") for result in (whole, resumed)]
     pd.testing.assert_frame_equal(*metrics, check_exact=True)
-    assert all(
-        whole.content[key] == resumed.content[key] for key in ("test", "validation", "best_epoch", "data_passes")
-    )
+    for key in ("test", "validation", "best_epoch", "data_passes"):
+        assert json_text(whole.content[key]) == json_text(resumed.content[key])  # NaN is equal to NaN

@@ -8,7 +8,7 @@ from pathlib import Path
 import task_subjects
 import torch
 import torch.distributed as dist
-from subjects import COMBINATIONS, gradients, kinds, make_loop
+from subjects import COMBINATIONS, gradients, kinds, make_loop, method_class
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,10 +21,14 @@ CASES = [
     (subject, fusion, modalities)
     for subject, fusion in COMBINATIONS
     for modalities in (2, 3)
-    if (fusion, modalities) in {("concat", 2), ("film", 3), ("own", 3)}
+    if (fusion, modalities) in {("concat", 2), ("film", 3), ("own", 3)} and method_class(subject).trains
 ]
 #: The same of labels and numbers, by the name of the task.
-CASES += [(subject, name, 2) for subject, name in task_subjects.SUPPORTED if name in {"multilabel", "sentiment"}]
+CASES += [
+    (subject, name, 2)
+    for subject, name in task_subjects.SUPPORTED
+    if name in {"multilabel", "sentiment"} and method_class(subject).trains
+]
 #: Optimiser steps of each kind of batch; the second also shows that no process waits for the first.
 STEPS = 2
 

@@ -11,6 +11,7 @@ import torch
 import bmlr
 from bmlr import methods
 from bmlr.methods._types import Family
+from method_loop import set_up
 from zoo import make_batch, make_method, make_model
 
 
@@ -29,7 +30,9 @@ def test_every_public_method_is_listed():
     public = {
         name
         for name in methods.__all__
-        if inspect.isclass(cls := getattr(methods, name)) and issubclass(cls, bmlr.Method) and cls is not bmlr.Method
+        if inspect.isclass(cls := getattr(methods, name))
+        and issubclass(cls, bmlr.Method)
+        and not inspect.isabstract(cls)
     }
     assert public == set(methods.available())
 
@@ -60,7 +63,7 @@ def test_spelling_does_not_matter(name):
 def test_unknown_name(wrong, meant):
     with pytest.raises(
         ValueError,
-        match=rf"^Parameter `method` should be one of Joint, UniformBaseline, .*'{wrong}'`. Did you mean '{meant}'\?",
+        match=rf"^Parameter `method` should be one of Joint, Ensemble, .*'{wrong}'`. Did you mean '{meant}'\?",
     ):
         methods.get(wrong)
 
@@ -119,6 +122,9 @@ DEFAULTS = {
     "TCMax": "samples=None, seed=0",
     "UniDistill": "",
     "UniReshaping": "epsilon=0.1",
+    "Ensemble": "average='log-probabilities', weights='equal'",
+    "Pretrained": "freeze=False",
+    "Unimodal": "modality=None",
     "UniformBaseline": "weight=0.5",
     "VanillaReshape": "alpha=1.0, beta=0.5",
     "CMLBalanceBenchmark": "weight=0.1, order='epoch', first_epoch=0, last_epoch=80, seed=0",
@@ -176,13 +182,13 @@ def test_the_lower_end_of_a_range_is_in_it(name):
 @pytest.mark.parametrize(("training", "epoch"), [(True, 0), (True, 90), (False, 0)])
 def test_the_fused_loss_has_its_name_always(name, training, epoch):
     model, batch, method = make_model(), make_batch(), make_method(name)
-    method.setup(model)
+    set_up(method, model)
     method.train(training)
     method.epoch = epoch
     losses = method.compute_losses(model, batch)
     unimodal = {name: value for name, value in losses.terms.items() if name != "fused"}
-    assert len(unimodal) == len(losses.terms) - 1
-    torch.testing.assert_close(losses.total, losses.terms["fused"] + sum(unimodal.values()))
+    assert len(unimodal) == len(losses.terms) - (not method.conformance.modality_parameter)
+    torch.testing.assert_close(losses.total, losses.terms.get("fused", 0) + sum(unimodal.values()))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_the_fused_loss_has_its_name_always(name, training, epoch):
 )
 def test_what_stands_where_a_modality_is_absent_is_not_read(name, tag):
     mask, model, method = torch.arange(8) % 3 > 0, make_model(), make_method(name)
-    method.setup(model)
+    set_up(method, model)
     state, terms = method.state_dict(), []
     for filler in (0.0, math.nan):
         batch = make_batch(present={"video": mask})

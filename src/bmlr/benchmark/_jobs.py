@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterable
 from pathlib import Path
 
+from bmlr.benchmark.specification import method_text
 from bmlr.config import RunConfig
+from bmlr.runs.layout import RESULT
 
 #: Exit statuses of a run's process: finished, failed and recorded, locked by another process, stopped from outside.
 DONE, FAILED, BUSY, STOPPED = 0, 3, 75, 76
@@ -30,3 +34,22 @@ class Job:
     def directory(self, runs: Path) -> Path:
         """Directory of the run in a folder of runs."""
         return runs / self.config.name
+
+    @functools.cached_property
+    def required(self) -> tuple[Job, ...]:
+        """The runs it starts from; the data must be prepared."""
+        return tuple(Job(method_text(config.method), config) for config in self.config.required.values())
+
+
+def with_required(jobs: Iterable[Job], runs: Path) -> list[Job]:
+    """Jobs and the runs that unfinished ones start from, each configuration once and behind those it needs.
+
+    The data of unfinished jobs must be prepared.
+    """
+    listed = {job.directory(runs): job for job in jobs}
+    every: dict[Path, Job] = {}
+    for directory, job in listed.items():
+        for entry in () if (directory / RESULT).is_file() else job.required:
+            every.setdefault(entry.directory(runs), listed.get(entry.directory(runs), entry))
+        every.setdefault(directory, job)
+    return list(every.values())

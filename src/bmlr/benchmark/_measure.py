@@ -16,7 +16,7 @@ from bmlr._files import atomic_write_text, json_text
 from bmlr.benchmark._jobs import COST, EPOCHS
 from bmlr.config import RunConfig, import_user_module, read_config
 from bmlr.runs.layout import CONFIG
-from bmlr.training import choose_threads, make_module
+from bmlr.training import choose_threads, make_module, start_untrained
 
 _STEPS = 4  # the first of them is not timed
 _BUDGET = 10.0  # seconds for all configurations
@@ -39,7 +39,7 @@ def measure_runs(folder: Path, modules: Sequence[str]) -> int:
     for path in sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: int(path.parent.name)):
         cost = measure_config(read_config(path))
         atomic_write_text(path.with_name(COST), json_text(cost))
-        if cost["epoch_seconds"] * epochs < _SHORT or time.monotonic() - started > _BUDGET:
+        if 0 < cost["epoch_seconds"] * epochs < _SHORT or time.monotonic() - started > _BUDGET:
             break
     return 0
 
@@ -47,7 +47,11 @@ def measure_runs(folder: Path, modules: Sequence[str]) -> int:
 def measure_config(config: RunConfig) -> dict[str, float]:
     """Seconds of an epoch and bytes of the weights, from a few steps of training."""
     module = make_module(config)
+    start_untrained(config, module.model)
     torch.set_num_threads(choose_threads(config.trainer, module))
+    weights = sum(value.numel() * value.element_size() for value in module.parameters())
+    if not config.method.trains:
+        return {"epoch_seconds": 0.0, "weights": weights}
     clock = _Clock()
     options = config.trainer
     with contextlib.suppress(_EnoughError):
@@ -59,7 +63,6 @@ def measure_config(config: RunConfig) -> dict[str, float]:
             reload_dataloaders_every_n_epochs=1,
         ).fit(module)  # fmt: skip
     validation = _VALIDATION * -(-len(config.model_data.split("val")) // config.batch_size)
-    weights = sum(value.numel() * value.element_size() for value in module.parameters())
     return {"epoch_seconds": clock.step_seconds * (clock.steps_per_epoch + validation), "weights": weights}
 
 

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmlr.benchmark._jobs import COST, EPOCHS, Job
+from bmlr.benchmark._jobs import COST, EPOCHS, Job, with_required
 from bmlr.benchmark._progress import run_titles
 from bmlr.benchmark._server import Task, borrow_server
 from bmlr.benchmark.engines import Engine, LocalEngine
@@ -45,12 +45,14 @@ class Plan:
         states: finished, failed, begun or new, by run.
         runs: Folder of the runs.
         engine: Engine that will train them.
+        required: Directories of runs that others start from, and that nobody asked for.
     """
 
     jobs: Sequence[Job]
     states: Sequence[str]
     runs: Path
     engine: Engine
+    required: Collection[Path] = ()
     _costs: list[Cost | None] | None = None
 
     def announce(self, say: Callable[[str], None]) -> None:
@@ -64,21 +66,26 @@ class Plan:
         counts = {state: self.states.count(state) for state in ("finished", "begun", "failed")}
         before = ", ".join(f"{count} {state} before" for state, count in counts.items() if count)
         noun = "run" if len(self.jobs) == 1 else "runs"
-        return f"{len(self.jobs)} {noun} in {self.runs}{f': {before}' if before else ''}."
+        first = f", {len(self.required)} of them for others to start from" if self.required else ""
+        return f"{len(self.jobs)} {noun} in {self.runs}{first}{f': {before}' if before else ''}."
 
     def estimate(self, repeats: float = 1, at_once: int | None = None) -> str:
         """The time and space of the unfinished runs in a sentence; "" where they cannot be measured.
 
         Args:
-            repeats: How often runs of this cost will be made.
+            repeats: How often runs of this cost will be made; those that others start from are made once.
             at_once: Runs at a time at most.
         """
-        costs = [cost for cost, state in zip(self.costs(), self.states, strict=True) if state != "finished" and cost]
+        costs = [
+            (1 if job.directory(self.runs) in self.required else repeats, cost)
+            for job, cost, state in zip(self.jobs, self.costs(), self.states, strict=True)
+            if state != "finished" and cost
+        ]
         if not costs or not isinstance(self.engine, LocalEngine):
             return ""
         at_once = max(1, min(self.engine.processes, at_once or len(costs)))
-        seconds = repeats * sum(cost.seconds for cost in costs) / at_once
-        size = repeats * sum(cost.bytes for cost in costs)
+        seconds = sum(times * cost.seconds for times, cost in costs) / at_once
+        size = sum(times * cost.bytes for times, cost in costs)
         together = f", {at_once} at a time" if at_once > 1 else ""
         return (
             f"About {format_duration(seconds)}{together}, and {format_size(size)} on disk, as a few steps on this "
@@ -116,10 +123,12 @@ def make_plan(jobs: Sequence[Job], runs: Path, engine: Engine | None = None) -> 
         ValueError: If a file of a run is damaged; the message names it.
         FileNotFoundError: If data of an unfinished run is missing.
     """
-    distinct = list({job.directory(runs): job for job in jobs}.values())
-    states = [_state(job.directory(runs)) for job in distinct]
-    prepare_data(job for job, state in zip(distinct, states, strict=True) if state != "finished")
-    return Plan(distinct, states, runs, engine or LocalEngine())
+    prepare_data(job for job in jobs if _state(job.directory(runs)) != "finished")
+    every = with_required(jobs, runs)
+    asked = {job.directory(runs) for job in jobs}
+    required = {job.directory(runs) for job in every} - asked
+    states = [_state(job.directory(runs)) for job in every]
+    return Plan(every, states, runs, engine or LocalEngine(), required)
 
 
 def prepare_data(jobs: Iterable[Job]) -> None:
@@ -165,7 +174,8 @@ def _measure(plan: Plan) -> list[Cost | None]:
 
     def cost_of(job: Job) -> Cost:
         cost = by_key[_key(job)] or mean
-        return Cost(cost["epoch_seconds"] * (job.config.trainer.epochs or 0), _COPIES * cost["weights"])
+        epochs = (job.config.trainer.epochs or 0) if job.config.method.trains else 0
+        return Cost(cost["epoch_seconds"] * epochs, _COPIES * cost["weights"])
 
     return [None if state == "finished" else cost_of(job) for job, state in zip(plan.jobs, plan.states, strict=True)]
 

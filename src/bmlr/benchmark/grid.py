@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bmlr._files import atomic_write_text
-from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job
+from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job, with_required
 from bmlr.benchmark._plan import make_plan, prepare_data, task_of
 from bmlr.benchmark._progress import Progress
 from bmlr.benchmark._server import Task
@@ -21,6 +21,7 @@ from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, RESULT
 from bmlr.tables import format_duration
 from bmlr.tasks import metric_form
+from bmlr.training import failure_text
 
 __all__ = ["Job", "make_jobs", "run_grid"]
 
@@ -76,9 +77,10 @@ def run_grid(
 ) -> list[RunRecord]:
     """Train the unfinished runs of a grid.
 
-    Finished runs are reused, unfinished ones resume, failed ones are tried again. A run that fails is recorded in its
-    directory and does not stop the others. Runs of another process are waited for. The grid has no state of its own:
-    after an interruption, the same call continues from the directories of the runs.
+    Finished runs are reused, unfinished ones resume, failed ones are tried again. Runs that others start from
+    (:meth:`bmlr.Method.required_runs`) are made first, and once. A run that fails is recorded in its directory and
+    stops no others than those that start from it. Runs of another process are waited for. The grid has no state of its
+    own: after an interruption, the same call continues from the directories of the runs.
 
     Args:
         jobs: The runs; jobs of the same configuration are trained once.
@@ -98,10 +100,10 @@ def run_grid(
     """
     jobs = list(jobs)
     engine = engine or LocalEngine()
-    distinct = list({job.directory(runs): job for job in jobs}.values())
+    prepare_data(job for job in jobs if read_run(job.directory(runs)).result is None)
+    distinct = with_required(jobs, runs)
     waiting = [job for job in distinct if read_run(job.directory(runs)).result is None]
     progress = Progress(distinct, runs, say)
-    prepare_data(waiting)
     if plan:
         make_plan(distinct, runs, engine).announce(progress.say)
     for job in waiting:
@@ -110,9 +112,14 @@ def run_grid(
     try:
         with progress:
             while waiting:
-                free = [job for job in waiting if not DirectoryLock(job.directory(runs)).held_elsewhere()]
-                if not free and not announced:
-                    progress.say(f"Waiting for {len(waiting)} runs that another process is making.")
+                unmade = {job.directory(runs) for job in waiting}
+                ready = [job for job in waiting if unmade.isdisjoint(entry.directory(runs) for entry in job.required)]
+                for job in [job for job in ready if _end_without_required(job, runs, progress)]:
+                    waiting.remove(job)
+                    ready.remove(job)
+                free = [job for job in ready if not DirectoryLock(job.directory(runs)).held_elsewhere()]
+                if ready and not free and not announced:
+                    progress.say(f"Waiting for {len(ready)} runs that another process is making.")
                     announced = True
                 for ended in _execute(free, runs, engine):
                     if ended is None:
@@ -120,11 +127,29 @@ def run_grid(
                     else:
                         progress.end(*ended)
                         waiting.remove(ended[0])
-                if waiting:
+                        ready.remove(ended[0])
+                if ready:  # of another process
                     time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_kept_text(distinct, runs)) from error
     return [read_run(job.directory(runs), job.label) for job in jobs]
+
+
+def _end_without_required(job: Job, runs: Path, progress: Progress) -> bool:
+    """End a job whose required runs have ended without a result; whether there is one."""
+    for required in job.required:
+        record = read_run(required.directory(runs))
+        if record.result is not None:
+            continue
+        if record.failure is None:
+            progress.end(job, f"was not started, since {required.label} was stopped; the same command continues both")
+            return True
+        method, needed = job.config.method, required.config.method
+        reason = failure_text(method, needed, required.directory(runs), str(record.failure.get("error", "")))
+        write_failure(job.directory(runs), reason)
+        progress.end(job, f"failed: {reason}")
+        return True
+    return False
 
 
 def _kept_text(jobs: Sequence[Job], runs: Path) -> str:

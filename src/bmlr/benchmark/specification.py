@@ -15,6 +15,7 @@ from bmlr._checks import check_integer, nearest_name
 from bmlr.config import import_user_module, split_specification
 from bmlr.data import MultimodalData
 from bmlr.methods import Method
+from bmlr.runs.settings import text_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,19 @@ def specify(name: str, parameters: Mapping[str, str], epochs: int | None = None)
     written = ",".join(f"{key}={value}" for key, value in parameters.items())
     text = f"{name}{f':{written}' if written else ''}{'' if epochs is None else f'@{epochs}'}"
     return MethodSpecification(text, name, parameters, epochs)
+
+
+def method_text(method: Method) -> str:
+    """The specification of a method as text, with the parameters that are not its defaults.
+
+    Example:
+        >>> import bmlr
+        >>> method_text(bmlr.methods.Unimodal("audio"))
+        'Unimodal:modality=audio'
+    """
+    defaults = {name: entry.default for name, entry in inspect.signature(type(method)).parameters.items()}
+    changed = {name: text_of(value) for name, value in method.hparams.items() if value != defaults.get(name)}
+    return specify(type(method).__name__, changed).text
 
 
 def parse_data(text: str) -> MultimodalData:

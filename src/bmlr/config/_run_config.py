@@ -45,9 +45,8 @@ class RunConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.model.modalities is not None:
-            self.method.check_modalities(self.model.modalities)
         if names := tuple(self.model.modalities or self.data.modalities):  # a table tells its own once it is read
+            self.method.check_modalities(names)
             check_parts("optimizer.groups", self.optimizer.groups or (), names)
             if isinstance(self.trainer.gradient_clip_val, Mapping):
                 check_parts("trainer.gradient_clip_val", self.trainer.gradient_clip_val, names)
@@ -62,6 +61,12 @@ class RunConfig:
     def batch_size(self) -> int:
         """Samples of a batch: those of the trainer's options, else the data set's default."""
         return self.trainer.batch_size or self.data.defaults.batch_size
+
+    @property
+    def required(self) -> dict[str, RunConfig]:
+        """Configurations of the runs that the method starts from, by name; the data must be prepared."""
+        methods = self.method.required_runs(tuple(self.model_data.modalities))
+        return {name: dataclasses.replace(self, method=method) for name, method in methods.items()}
 
     @property
     def user_modules(self) -> list[str]:

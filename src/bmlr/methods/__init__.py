@@ -22,6 +22,7 @@ from bmlr.methods._bmlr import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshap
 from bmlr.methods._cggm import CGGM
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
+from bmlr.methods._ensemble import Ensemble
 from bmlr.methods._greedy import Greedy
 from bmlr.methods._inforeg import InfoReg
 from bmlr.methods._joint import Joint, UniformBaseline
@@ -36,9 +37,11 @@ from bmlr.methods._ogm_ge import OGMGE
 from bmlr.methods._opm import OPM
 from bmlr.methods._pdf import PDF
 from bmlr.methods._pmr import PMR
+from bmlr.methods._pretrained import Pretrained
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
+from bmlr.methods._starting import StartingMethod
 from bmlr.methods._tcmax import TCMax
 from bmlr.methods._types import (
     Conformance,
@@ -51,15 +54,16 @@ from bmlr.methods._types import (
     Prediction,
     Remedy,
 )
+from bmlr.methods._unimodal import Unimodal
 
 
 def available() -> list[str]:
-    """Names of the methods by family, baselines first.
+    """Names of the methods: joint training first, then by family.
 
     Example:
         >>> import bmlr
         >>> bmlr.methods.available()[:3]
-        ['Joint', 'UniformBaseline', 'BMLR']
+        ['Joint', 'Ensemble', 'Pretrained']
     """
     return list(_METHODS)
 
@@ -134,6 +138,7 @@ __all__ = [
     "CMLBalanceBenchmark",
     "Conformance",
     "DiagnosingRelearning",
+    "Ensemble",
     "EpochContext",
     "EpochPlan",
     "Greedy",
@@ -149,14 +154,17 @@ __all__ = [
     "OnlyTPO",
     "Pass",
     "Prediction",
+    "Pretrained",
     "ReconBoost",
     "ReconBoostBalanceBenchmark",
     "Remedy",
     "Remix",
+    "StartingMethod",
     "TCMax",
     "UniDistill",
     "UniReshaping",
     "UniformBaseline",
+    "Unimodal",
     "VanillaReshape",
     "available",
     "create",
@@ -165,10 +173,10 @@ __all__ = [
 
 
 def _listed() -> dict[str, type[Method]]:
-    """Concrete methods of ``__all__`` in the order of :data:`Family`, then of names."""
+    """Concrete methods of ``__all__``: Joint, then in the order of :data:`Family` and of names."""
     classes = [value for name in __all__ if inspect.isclass(value := globals()[name]) and issubclass(value, Method)]
     methods = [method for method in classes if not inspect.isabstract(method)]
-    methods.sort(key=lambda method: get_args(Family).index(method.info.family))
+    methods.sort(key=lambda method: (method is not Joint, get_args(Family).index(method.info.family)))
     return {method.__name__: method for method in methods}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr.batch import Batch
+from bmlr.fusion import Fusion
 from bmlr.methods._steps import watch_optimizers
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
@@ -68,6 +69,10 @@ class Method(nn.Module, ABC):
     shares_parameters_with: ClassVar[type[Method] | None] = None
     #: Advice to try the method, if a diagnosis should give it.
     remedy: ClassVar[Remedy | None] = None
+    #: Whether it trains anything; one that only predicts is done after one epoch without steps.
+    trains: ClassVar[bool] = True
+    #: Attributes that only training needs, such as teachers: weight files, which are for predictions, leave them out.
+    training_state: ClassVar[tuple[str, ...]] = ()
     #: Attributes stored in ``state_dict()`` as tensors: integers, floats, flags, and tensors that stay on the CPU.
     state_attributes: ClassVar[tuple[str, ...]] = ("epoch", "max_epochs")
     #: What the conformance tests should expect.
@@ -104,6 +109,13 @@ class Method(nn.Module, ABC):
         # A name for the pair: copies of both, and no other model, are set up with each other.
         self._pair = model.fusion.pair = uuid.uuid4().hex
         model.fusion.untrained_by = "" if self.trains_fusion else type(self).__name__
+
+    def required_runs(self, modalities: Collection[str]) -> dict[str, Method]:
+        """Methods whose trained runs this one starts from, by a name; empty for most.
+
+        :func:`bmlr.training.train` makes them first, by the same options, data and seed, and hands them over.
+        """
+        return {}
 
     def is_set_up_for(self, model: MultimodalClassifier) -> bool:
         """Whether :meth:`setup` was called with this model."""
@@ -272,7 +284,7 @@ class Method(nn.Module, ABC):
             self._has_open_loss = False
         self.change_gradients(model)
 
-    def _watch(self, compute: Callable[[], Losses], fusion: nn.Module, tag: str = "") -> Losses:
+    def _watch(self, compute: Callable[[], Losses], fusion: Fusion, tag: str = "") -> Losses:
         """Compute losses, and refuse where a call is missing; only in training, where calls follow."""
         if self._is_computing or not (self.training and torch.is_grad_enabled()):
             return compute()
@@ -294,7 +306,7 @@ class Method(nn.Module, ABC):
             "`method.backward(losses, model)` in place of `losses.total.backward()`.",
         )
 
-    def _check_calls(self, fusion: nn.Module, tag: str) -> None:
+    def _check_calls(self, fusion: Fusion, tag: str) -> None:
         name = type(self).__name__
         if self.follows_epochs and not self.max_epochs:
             raise RuntimeError(

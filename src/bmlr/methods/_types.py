@@ -81,6 +81,9 @@ class Conformance:
         alters_features: Why the fused loss is not that of the features as they are.
         sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
         order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
+        modality_parameter: Parameter that names a modality of the model.
+        untrained: Encoders that training leaves as they are, by the label of a variant, "" for :attr:`short`: ``all``,
+            or ``others`` than the named one.
     """
 
     short: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -90,6 +93,8 @@ class Conformance:
     alters_features: str = ""
     sorted_names: bool = False
     order_parameter: str = ""
+    modality_parameter: str = ""
+    untrained: Mapping[str, Literal["others", "all"]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

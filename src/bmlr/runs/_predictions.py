@@ -16,7 +16,8 @@ from bmlr.runs.layout import PREDICTIONS
 from bmlr.runs.storage import read_weights, write_weights
 from bmlr.tasks import Task
 
-#: Class of a modality that the sample lacks, and of a sample without target; of labels and numbers it is NaN.
+#: Class of a modality that the sample lacks or the method does not predict by, and of a sample without target; of
+#: labels and numbers it is NaN.
 ABSENT = -1
 
 
@@ -58,12 +59,16 @@ class PredictionTable:
         if batch.indices is None:
             raise ValueError("`batch.indices` should say which samples the batch holds. Found None.")
         self.values[0, batch.indices] = self._targets(batch.targets)
+        absent_value = ABSENT if self._has_classes else math.nan
         for row, name in enumerate(self.names[1:], start=1):
+            if name != "fused" and name not in prediction.unimodal_logits:  # a method of one modality
+                self.values[row, batch.indices] = absent_value
+                continue
             values = self._predictions(prediction.logits if name == "fused" else prediction.unimodal_logits[name])
             mask = None if name == "fused" else (batch.present or {}).get(name)
             if mask is not None:
                 absent = ~mask.view(-1, *[1] * (values.ndim - 1))
-                values = values.masked_fill(absent, ABSENT if self._has_classes else math.nan)
+                values = values.masked_fill(absent, absent_value)
             self.values[row, batch.indices] = values
 
     def _targets(self, targets: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ try:
     from bmlr.training._monitoring import MonitorCallback
     from bmlr.training._processes import is_first_process
     from bmlr.training._reading import LoadedRun, evaluate_run, load, split_batches
+    from bmlr.training._required import failure_text, start_untrained
     from bmlr.training._scores import Score, ScoreMetric, evaluate
     from bmlr.training._threads import choose_threads
     from bmlr.training._train import make_module, train
@@ -33,9 +34,11 @@ __all__ = [
     "choose_threads",
     "evaluate",
     "evaluate_run",
+    "failure_text",
     "is_first_process",
     "load",
     "make_module",
     "split_batches",
+    "start_untrained",
     "train",
 ]

@@ -98,6 +98,8 @@ class BalancedModule(OptimizedModule):
         #: Called at the end of every epoch, before and after the method's own end of epoch.
         self.before_epoch_end: list[Callable[[BalancedModule], None]] = []
         self.after_epoch_end: list[Callable[[BalancedModule], None]] = []
+        #: Called before every validation.
+        self.before_validation: list[Callable[[BalancedModule], None]] = []
         self._plan: EpochPlan | None = None
         self._requests: list[BatchRequest] = []
         self._planned_epoch = -1
@@ -347,6 +349,23 @@ class BalancedModule(OptimizedModule):
         _, self.stopping = any_process(self.trainer, False, self.wants_stop())
         for hook in self.after_epoch_end:
             hook(self)
+
+    # A method that trains nothing
+
+    def on_validation_start(self) -> None:
+        """Call the hooks before validation."""
+        for hook in self.before_validation:
+            hook(self)
+
+    def start_without_steps(self) -> None:
+        """Start an epoch without batches."""
+        self._started = time.perf_counter()
+        self.method.start_epoch(self._context())
+
+    def end_without_steps(self) -> None:
+        """End it; its row in the history holds the validation score alone."""
+        row = {"epoch": float(self.epochs_done), "seconds": time.perf_counter() - self._started, "samples": 0.0}
+        self.history.append(row | ({} if self.val_score is None else dict(flatten_score("val", self.val_score))))
 
     def _record_event(self, event: dict[str, Any] | None) -> None:
         """Record a loss or gradient that is not finite.

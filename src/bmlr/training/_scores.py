@@ -51,11 +51,13 @@ class Score:
     def ratio(self) -> dict[str, float | None]:
         """Ratio of the primary metric of every pair of modalities, keyed ``audio/image``.
 
-        1 is balanced; above it the first is ahead, also where errors are compared. None where the denominator is zero.
+        1 is balanced; above it the first is ahead, also where errors are compared. None where the denominator is zero
+        or a modality has no score.
         """
         values, larger = self.unimodal, metric_form(self.metric).larger_is_better
         quotients = {f"{a}/{b}": (a, b) if larger else (b, a) for a, b in itertools.combinations(values, 2)}
-        return {pair: values[a] / values[b] if values[b] else None for pair, (a, b) in quotients.items()}
+        defined = {pair for pair, (a, b) in quotients.items() if values[b] and not math.isnan(values[a] / values[b])}
+        return {pair: values[a] / values[b] if pair in defined else None for pair, (a, b) in quotients.items()}
 
     def as_dict(self) -> dict[str, object]:
         """The score as plain data, for ``result.json``: each metric, and as ``unimodal_…`` that of each modality."""

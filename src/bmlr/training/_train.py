@@ -35,6 +35,7 @@ from bmlr.training._loggers import finish_loggers, start_loggers
 from bmlr.training._module import BalancedModule
 from bmlr.training._processes import is_first_process
 from bmlr.training._recorder import Recorder
+from bmlr.training._required import start_from_required_runs
 from bmlr.training._scores import check_monitor
 from bmlr.training._termination import RunWatch, Termination
 from bmlr.training._threads import restored_threads
@@ -56,7 +57,9 @@ def train(
 ) -> RunResult:
     """Train one configuration into a run directory.
 
-    The epoch is selected on validation, and the test split is scored. The directory holds:
+    The epoch is selected on validation, and the test split is scored. Runs that the method starts from
+    (:meth:`bmlr.Method.required_runs`) are made first, by the same options and seed, in folders beside the run's
+    directory; finished ones are reused, interrupted ones resumed. The directory holds:
 
     * ``config.yaml``: the configuration, which re-runs it;
     * ``metrics.csv``: a row per epoch; ``tensorboard/``, or what ``logger`` says: the same as events;
@@ -93,8 +96,8 @@ def train(
         The run's directory and result.
 
     Raises:
-        RunError: If the directory cannot be written, holds another or an interrupted run, or its checkpoint cannot
-            be used.
+        RunError: If the directory cannot be written, holds another or an interrupted run, its checkpoint cannot be
+            used, or a run that the method starts from failed.
         RunInterruptedError: If a signal stopped the run; it can be resumed.
         KeyboardInterrupt: If Ctrl-C stopped it, likewise; the message says what is kept.
         NonFiniteLossError: If a loss or gradient is NaN or infinite, unless such steps are skipped.
@@ -121,6 +124,7 @@ def _train(config: RunConfig, directory: Path, *, resume: bool) -> RunResult:
         fitter = make_trainer(config, directory, RunWatch(termination))
         config.data.prepare()
         module = make_module(config)
+        start_from_required_runs(config, directory, module.model, train)
         # Only now: a run that the machine, the data or the method refuses has not taken its directory.
         with lock_directory(directory):
             if is_first_process():  # two processes that write one file would race
@@ -150,6 +154,8 @@ def _fit(
     with silence_lightning():
         start_loggers(trainer, config)
         try:
+            if not config.method.trains:
+                return _score_alone(module, trainer, recorder, started)
             trainer.fit(module, ckpt_path=None if checkpoint is None else checkpoint.path, weights_only=True)
         finally:
             finish_loggers(trainer)
@@ -158,8 +164,22 @@ def _fit(
             f"The run in {directory} was stopped after {module.epochs_done} of {config.trainer.epochs} epochs. "
             "Resume it with --resume."
         )
-    module.to(trainer.strategy.root_device)  # Lightning moves the module to the CPU at the end of training
-    return recorder.finish(module, seconds=time.perf_counter() - started, check=termination.raise_if_requested)
+    return _finish(module, trainer, recorder, started)
+
+
+def _score_alone(module: BalancedModule, trainer: lightning.Trainer, recorder: Recorder, started: float) -> RunResult:
+    """Score a method that trains nothing: one epoch without a step."""
+    module.before_validation.append(BalancedModule.start_without_steps)
+    trainer.validate(module, verbose=False)
+    recorder.select_epoch(module)
+    module.end_without_steps()
+    return _finish(module, trainer, recorder, started)
+
+
+def _finish(module: BalancedModule, trainer: lightning.Trainer, recorder: Recorder, started: float) -> RunResult:
+    module.to(trainer.strategy.root_device)  # Lightning moves the module to the CPU when it is done
+    check = recorder.termination.raise_if_requested
+    return recorder.finish(module, seconds=time.perf_counter() - started, check=check)
 
 
 def _as_model(

@@ -18,11 +18,14 @@ from bmlr.runs.storage import (
 
 
 def save_weights(path: Path, model: MultimodalClassifier, method: Method) -> None:
-    """Write the tensors of model and method, prefixed by ``model.`` and ``method.``."""
+    """Write the tensors of model and method, prefixed by ``model.`` and ``method.``.
+
+    What the method needs in training alone is left out.
+    """
     tensors = {
         f"{prefix}.{name}": value
         for prefix, module in (("model", model), ("method", method))
-        for name, value in module.state_dict().items()
+        for name, value in _stored(module).items()
     }
     write_weights(path, tensors)
 
@@ -50,7 +53,7 @@ def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
     tensors = read_run_weights(path)
     for prefix, module in (("model", model), ("method", method)):
         state = {name.removeprefix(f"{prefix}."): v for name, v in tensors.items() if name.startswith(f"{prefix}.")}
-        expected = set(module.state_dict())
+        expected = set(_stored(module))
         if set(state) != expected:
             raise RunError(f"{path} does not hold this {prefix}: {sorted(set(state) ^ expected)[:4]} differ.")
         # Other state of a method may have another shape at the end of a training than in its best epoch.
@@ -61,6 +64,12 @@ def load_weights(path: Path, model: MultimodalClassifier, method: Method) -> Non
                     f"this {prefix} {tuple(value.shape)}."
                 )
         try:
-            module.load_state_dict(state)
+            module.load_state_dict(state, strict=False)  # names are checked, and what is not stored stays
         except RuntimeError as error:
             raise RunError(f"{path} does not fit this {prefix}: {error}") from error
+
+
+def _stored(module: MultimodalClassifier | Method) -> dict[str, torch.Tensor]:
+    """State of a module as weight files hold it."""
+    left_out = module.training_state if isinstance(module, Method) else ()
+    return {name: value for name, value in module.state_dict().items() if name.partition(".")[0] not in left_out}
