@@ -119,6 +119,7 @@ DEFAULTS = {
         "game='greedy', weight=0.1, unimodal=0.01, contrast=1.0, temperature=0.5, permutations=32, form='paper', "
         "dropout=False, seed=0"
     ),
+    "MIDAS": "weight=1.0, step_size=0.05, warmup=5, hardness='shifted', update='difference', seed=0",
     "TCMax": "samples=None, seed=0",
     "UniDistill": "",
     "UniReshaping": "epsilon=0.1",
@@ -166,6 +167,7 @@ LEAST = {
     "ReconBoost": {"t1": 1, "t2": 0, "w1": 0.5, "w2": 0.0, "hidden": 0, "mcr_weight": 0.0},
     "Remix": {"warmup": 0, "weight": 0.0, "gamma": 0.0},
     "MCR": {"weight": 0.0, "unimodal": 0.0, "contrast": 0.0, "permutations": 1, "seed": 0},
+    "MIDAS": {"weight": 0.0, "step_size": 0.0, "warmup": 0, "seed": 0},
     "TCMax": {"samples": 0, "seed": 0},
     "UniReshaping": {"epsilon": 0.0},
     "UniformBaseline": {"weight": 0.0},

@@ -29,6 +29,7 @@ from bmlr.methods._joint import Joint, UniformBaseline
 from bmlr.methods._lfm import LFM
 from bmlr.methods._mbsd import MBSD
 from bmlr.methods._mcr import MCR
+from bmlr.methods._midas import MIDAS
 from bmlr.methods._mla import MLA
 from bmlr.methods._mlb import MLB
 from bmlr.methods._mmpareto import MMPareto
@@ -127,6 +128,7 @@ __all__ = [
     "LFM",
     "MBSD",
     "MCR",
+    "MIDAS",
     "MLA",
     "MLB",
     "MSLR",
