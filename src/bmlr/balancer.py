@@ -67,6 +67,8 @@ class Balancer:
         (6, torch.Size([5, 3]))
     """
 
+    _accumulation_argument = "accumulate"
+
     def __init__(
         self,
         model: MultimodalClassifier,
@@ -227,7 +229,7 @@ class Balancer:
 
     def _planned(self, plan: EpochPlan, train: Iterable[Any]) -> Iterator[Batch]:
         """Batches of all passes of a plan."""
-        plan.check_accumulation("accumulate", self.accumulate)
+        plan.check_accumulation(self._accumulation_argument, self.accumulate)
         if plan.order == "shuffled":
             loaders = [_pass_loader(train, entry) for entry in plan.passes]
             turns = torch.tensor([i for i, loader in enumerate(loaders) for _ in range(len(loader))])

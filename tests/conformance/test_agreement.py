@@ -140,6 +140,21 @@ def test_all_loops_come_to_the_same_weights(name, accumulate, clip, tmp_path, mo
             torch.testing.assert_close(state[key], value, rtol=0, atol=1e-6, msg=lambda t, at=(loop, key): f"{at}: {t}")
 
 
+def test_an_accelerator_takes_a_step_per_modality_or_refuses_to_accumulate():
+    for steps in (1, 2):
+        torch.manual_seed(0)
+        net, accelerator = make_wrapped()[0], Accelerator(cpu=True, gradient_accumulation_steps=steps)
+        optimizer, method = torch.optim.SGD(net.parameters(), lr=RATE), bmlr.methods.MLA(width=4)
+        balancer = AcceleratedBalancer(accelerator, net, method, optimizer, max_epochs=1)
+        epoch = balancer.epoch(accelerator.prepare(loader()))
+        if steps == 1:
+            assert all(list(balancer.step(batch).terms) == [batch.tag.removeprefix("modality:")] for batch in epoch)
+            assert balancer.steps == 2 * SAMPLES // SIZE
+        else:
+            with pytest.raises(ValueError, match="`gradient_accumulation_steps` should be 1, .* Found 2: give larger"):
+                next(epoch)
+
+
 class Looking(bmlr.methods.Joint):
     """Joint training that looks at shuffled data before each epoch, and makes an optimiser."""
 

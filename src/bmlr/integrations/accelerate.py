@@ -46,6 +46,8 @@ class AcceleratedBalancer(Balancer):
         ([['a', 'fused', 'v']], 1)
     """
 
+    _accumulation_argument = "gradient_accumulation_steps"
+
     def __init__(
         self,
         accelerator: Accelerator,
