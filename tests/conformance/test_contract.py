@@ -433,6 +433,32 @@ def test_whole_epochs_on_a_gpu(subject):
     assert_trains(loop, 3, subject)
 
 
+class Roundings(TorchDispatchMode):
+    """Collects float64 tensors that are made single."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and (args[0].dtype, result.dtype) == (
+            torch.float64,
+            torch.float,
+        ):
+            self.found.append(args[0].shape)
+        return result
+
+
+@each_subject
+def test_a_float64_step_is_float64_throughout(subject):
+    for fresh, batch in kinds(make_loop(subject)):
+        with Roundings() as roundings:
+            compute(fresh, batch)
+            fresh.method.adjust_gradients(fresh.model)
+        assert not roundings.found, batch.tag
+
+
 class CopiesThatWait(TorchDispatchMode):
     """Collects blocking copies between the host and a device."""
 

@@ -143,6 +143,6 @@ class AMCo(SteppedMethod):
             num_masked = int(self.mask_rate * width)
             ranks = torch.randperm(width, generator=generator).to(z.device, non_blocking=True)
             factor = width / (width - num_masked) if num_masked < width else 0.0
-            masked = z * (factor * (ranks >= num_masked)).to(z.dtype)
+            masked = z * (ranks >= num_masked).to(z.dtype) * factor
             features[name] = torch.where(dependent[name] & has_others, masked, z)
         return output.replace_features(features)

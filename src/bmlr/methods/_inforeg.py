@@ -133,7 +133,7 @@ class InfoReg(ScoredMethod):
         #: Trace of each encoder in the epochs before, shape (epochs, M), by sorted name.
         self.traces = torch.zeros(0, 0, dtype=torch.float64)
         self.register_buffer("squares", torch.zeros(0))
-        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def setup(self, model: MultimodalClassifier) -> None:
         """Forget all traces, and keep a copy of the encoders.
@@ -154,7 +154,7 @@ class InfoReg(ScoredMethod):
         like = next(model.parameters())
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.squares = torch.zeros(len(names), device=like.device, dtype=dtype)
-        self.steps = torch.zeros((), device=like.device, dtype=dtype)
+        self.steps = torch.zeros((), device=like.device, dtype=torch.int64)
         self.traces = torch.zeros(0, len(names), dtype=torch.float64)
         self._keep_start(model)
 

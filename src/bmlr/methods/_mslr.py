@@ -119,7 +119,9 @@ class MSLR(Method):
         rates = torch.tensor([(self.rates or {}).get(u, 1.0) for u in sorted(model.modalities)], dtype=torch.float64)
         like = next(model.parameters())
         # A modality that nothing is known about, or that was never right, keeps its rate.
-        self.factors = (rates * ratios.nan_to_num(nan=1.0, posinf=1.0)).to(like.device, torch.float32)
+        self.factors = (rates * ratios.nan_to_num(nan=1.0, posinf=1.0)).to(
+            like.device, torch.promote_types(like.dtype, torch.float32)
+        )
 
     @torch.no_grad()
     def _scores(self, context: EpochContext) -> Tensor:
