@@ -4,34 +4,7 @@ import pytest
 import torch
 
 import bmlr
-from bmlr.methods import AMSS, CGGM, MLB, MSLR, OGMGE, EpochContext, InfoReg
 from bmlr.methods._modulation import accuracy_sums, mean_of_others, mean_scores, score_sums
-from zoo import make_batch, make_model
-
-METHODS = (
-    OGMGE(noise=False), MLB(), MSLR(), InfoReg(), InfoReg(form="official"), CGGM(), CGGM(direction="weights"),
-    AMSS(), AMSS(unbiased=True), AMSS(unbiased=True, factor="official"),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("with_absent", [False, True])
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_a_step_looks_at_no_value(method, with_absent, monkeypatch):
-    """On the meta device, which has none: a step that reads one would wait for a GPU."""
-    model = make_model(3)
-    method.setup(model)
-    method.start_epoch(EpochContext(0, 3, model))
-    model.to("meta")
-    method.to("meta")
-    batch = make_batch(3).to("meta")
-    output = model(batch.inputs)
-    if with_absent:
-        mask = {"video": torch.ones(8, dtype=torch.bool, device="meta")}
-        output = bmlr.model.Output(output.features, output.fusion, output.task, mask)
-    if isinstance(method, AMSS):  # there are no generators of this device
-        monkeypatch.setattr(method, "generator", lambda number, device: None)
-    method.backward(method(output, batch.targets), model)
-    method.adjust_gradients(model)
 
 
 def test_sums_count_the_samples_that_have_modality_and_target():
