@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import bmlr
-from bmlr.methods import MCR, UniformBaseline
+from bmlr.methods import MCR, UniformBaseline, Unimodal
 from bmlr.tasks import Multiclass, MultiLabel
 from zoo import FEATURE_DIMS, make_batch, make_encoder, make_model
 
@@ -192,6 +192,25 @@ def test_several_labels_have_the_mean_divergence_and_equal_labels_are_of_one_cla
     assert losses.logs["divergence_video"].item() == pytest.approx(sum(values) / len(values))
     rows = [row for u, z in output.features.items() for row in (z @ method.projections[u].weight.T).tolist()]
     assert losses.terms["contrast"].item() == pytest.approx(literal_contrast(rows, [0, 1, 0, 2] * 2, 0.5))
+
+
+def test_pretrained_encoders_and_heads_come_from_runs_of_each_modality():
+    model, method, _ = make(3, pretrained=True)
+    with pytest.raises(RuntimeError, match="MCR starts from runs of single modalities: call"):
+        method.check_started(model.modalities)
+    trained = {}
+    for seed, name in enumerate(model.modalities):
+        network, single = make_model(3, dtype=torch.float64, seed=5 + seed), Unimodal(name)
+        single.setup(network)
+        trained[name] = network, single
+    method.start_from(trained, model)
+    for name, (network, single) in trained.items():
+        assert_near(model.encoders[name].parameters(), network.encoders[name].parameters())
+        assert_near(method.heads[name].parameters(), single.head.parameters())
+    assert not MCR().required_runs(model.modalities)
+    shared = nn.Linear(4, 6)
+    with pytest.raises(ValueError, match="MCR acts on each encoder by itself"):
+        MCR(pretrained=True).setup(bmlr.MultimodalClassifier({"left": shared, "right": shared}, 3))
 
 
 class DroppingHead(bmlr.fusion.Fusion):

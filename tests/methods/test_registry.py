@@ -117,7 +117,7 @@ DEFAULTS = {
     "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', order='sequential'",
     "MCR": (
         "game='greedy', weight=0.1, unimodal=0.01, contrast=1.0, temperature=0.5, permutations=32, form='paper', "
-        "dropout=False, seed=0"
+        "dropout=False, pretrained=False, seed=0"
     ),
     "MIDAS": "weight=1.0, step_size=0.05, warmup=5, hardness='shifted', update='difference', seed=0",
     "TCMax": "samples=None, seed=0",

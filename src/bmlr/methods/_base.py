@@ -104,7 +104,7 @@ class Method(nn.Module, ABC):
         self.check_modalities(model.modalities)
         self.check_task(model.task)
         if self.needs_separate_encoders:
-            _check_separate(type(self).__name__, model)
+            check_separate(type(self).__name__, model)
         self._forget_calls()
         # A name for the pair: copies of both, and no other model, are set up with each other.
         self._pair = model.fusion.pair = uuid.uuid4().hex
@@ -390,7 +390,7 @@ class Method(nn.Module, ABC):
         return f"{type(self).__name__}({parameters})"
 
 
-def _check_separate(name: str, model: MultimodalClassifier) -> None:
+def check_separate(name: str, model: MultimodalClassifier) -> None:
     """Raise a ValueError if two encoders share a parameter, which the method would change twice."""
     for first, second, _ in shared_parameters(dict(model.encoders.items())):
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -13,6 +13,8 @@ from bmlr._checks import check_choice, check_integer, check_non_negative, check_
 from bmlr._modes import module_mode
 from bmlr.functional import jensen_shannon, masked_mean, supervised_contrast
 from bmlr.fusion import match_dtype
+from bmlr.methods._base import Method, check_separate
+from bmlr.methods._starting import StartingMethod, Trained, take_encoder, take_head
 from bmlr.methods._support import HeadedMethod, SteppedMethod, classification, pooled
 from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
@@ -21,7 +23,7 @@ from bmlr.tasks import Classification
 _GAMES = {"greedy": -1.0, "individual": 0.0, "collaborative": 1.0}
 
 
-class MCR(SteppedMethod, HeadedMethod):
+class MCR(SteppedMethod, HeadedMethod, StartingMethod):
     r"""Multimodal Competition Regularizer (Kontras et al., 2025).
 
     Each modality is to matter for the prediction, in a game against the others.
@@ -47,12 +49,12 @@ class MCR(SteppedMethod, HeadedMethod):
     of p. Its clamped probabilities are log-softmax here, which needs no clamp.
 
     Deviations: the conditional entropy bottleneck (Eq. 11) is left out, which the paper finds useful for encoders
-    pretrained without labels and harmful elsewhere. The code starts from encoders that were trained alone; here they
-    start as they are. More than two modalities follow Eq. 12, each with every other. Features of different widths are
-    contrasted after a linear layer each, to the smallest width. Samples without a target, or without modality u, are
-    not counted in D_u, and permuted among themselves. With several labels (ours) D_u is the mean over the labels, and
-    samples with equal labels are of one class in the contrast. The paper's regression is left out: the divergence is
-    one of distributions.
+    pretrained without labels and harmful elsewhere. The code starts from encoders that were trained alone, at ten times
+    the rate; here that is ``pretrained``, which also brings their heads, at the rate of the options for all. More than
+    two modalities follow Eq. 12, each with every other. Features of different widths are contrasted after a linear
+    layer each, to the smallest width. Samples without a target, or without modality u, are not counted in D_u, and
+    permuted among themselves. With several labels (ours) D_u is the mean over the labels, and samples with equal labels
+    are of one class in the contrast. The paper's regression is left out: the divergence is one of distributions.
 
     The official training (``run.sh``): Adam of rate 1e-4 and weight decay 1e-4, batches of 32; l is 0.1 on CREMA-D and
     0.01 on AVE, λ is 0.01 for ResNets and 1 for Conformers.
@@ -66,6 +68,7 @@ class MCR(SteppedMethod, HeadedMethod):
         permutations: Number of permutations per batch.
         form: ``paper`` (default) or ``official``.
         dropout: Whether heads stay in training mode, with dropout, for permuted features.
+        pretrained: Whether encoders and heads start from runs of :class:`Unimodal`, as in the official training.
         seed: Seed of the permutations. They depend on it and on the number of the training step alone.
 
     Raises:
@@ -101,8 +104,11 @@ class MCR(SteppedMethod, HeadedMethod):
         not_mean_over_processes="permutes features within the batch of each process",
     )
 
-    def __init__(
+    state_attributes: ClassVar[tuple[str, ...]] = (*SteppedMethod.state_attributes, "has_started")
+
+    def __init__(  # noqa: PLR0913
         self,
+        *,
         game: Literal["greedy", "individual", "collaborative"] = "greedy",
         weight: float = 0.1,
         unimodal: float = 0.01,
@@ -111,6 +117,7 @@ class MCR(SteppedMethod, HeadedMethod):
         permutations: int = 32,
         form: Literal["paper", "official"] = "paper",
         dropout: bool = False,
+        pretrained: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -120,19 +127,35 @@ class MCR(SteppedMethod, HeadedMethod):
         self.temperature = check_positive("temperature", temperature)
         self.permutations = check_integer("permutations", permutations, 1)
         self.form = check_choice("form", form, ("paper", "official"))
-        self.dropout = dropout
+        self.dropout, self.pretrained = dropout, pretrained
         self.seed = check_integer("seed", seed, 0)
         #: Layers to the smallest width, for the contrast of features of different widths.
         self.projections = nn.ModuleDict()
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Make the heads, and the layers to a common width where widths differ."""
+        """Make the heads, and the layers to a common width where widths differ.
+
+        Raises:
+            ValueError: If encoders are to come from runs of their own and share parameters.
+        """
         super().setup(model)
+        if self.pretrained:
+            check_separate(type(self).__name__, model)
         widths = model.fusion.feature_dims
         least, layers = min(widths.values()), dict[str, nn.Module]()
         if self.contrast and least < max(widths.values()):
             layers = {name: nn.Linear(width, least, bias=False) for name, width in widths.items()}
         self.projections = nn.ModuleDict(layers).to(next(model.parameters()))
+
+    def required_runs(self, modalities: Collection[str]) -> dict[str, Method]:
+        """Each modality alone, with ``pretrained``."""
+        return super().required_runs(modalities) if self.pretrained else {}
+
+    def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
+        """Copy the encoders and the heads."""
+        for name in model.modalities:
+            take_encoder(name, trained, model)
+            take_head(name, trained, self.heads)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Cross-entropies, divergences and contrast."""
