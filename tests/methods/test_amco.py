@@ -16,7 +16,7 @@ def log_softmax(values):
 
 
 def literal(output, targets, method, kept):
-    """Shares, and terms with features of one modality masked, in plain Python but for the linear fusion."""
+    """Shares and terms in plain Python, but for the fusion."""
     names, present = list(output.features), output.present or {}
     logits = {u: values.tolist() for u, values in output.unimodal_logits.items()}
     held = [[u for u in names if u not in present or present[u][i]] for i in range(len(targets))]
@@ -40,7 +40,7 @@ def literal(output, targets, method, kept):
 
 
 def kept_features(method, model):
-    """Features that the mask of the next step keeps, by the rule that drew it."""
+    """Features that the next mask keeps."""
     generator = method.generator(method.step)
     kept = {}
     for u in sorted(model.modalities):

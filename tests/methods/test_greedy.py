@@ -15,7 +15,7 @@ def squares(tensors):
 
 
 class Literal:
-    """The method's rule in plain Python, fed with the gradients of a step."""
+    """The rule in plain Python, fed with gradients."""
 
     def __init__(self, names, epsilon, window):
         self.names, self.epsilon, self.window = sorted(names), epsilon, window
@@ -27,7 +27,7 @@ class Literal:
         return {u: torch.stack(rows).mean(0) for u, rows in self.gates.items()}
 
     def forward(self, exchange, z, targets, present):
-        """Losses of a step, with the gates of the leader replaced in a window."""
+        """Losses of a step by modality."""
         squeezed = exchange.squeeze(torch.cat([z[u] for u in self.names], 1)).clamp(min=0)
         gates = {u: torch.sigmoid(exchange.excitations[u](squeezed)) for u in self.names}
         losses = {}

@@ -20,8 +20,8 @@ def literal_weights(confidences, distances=None):
     logs = {u: math.log(c) for u, c in confidences.items()}
     beliefs = {u: c + sum(logs[v] for v in logs if v != u) / sum(logs.values()) for u, c in confidences.items()}
     for u in beliefs if distances and len(beliefs) > 1 else ():
-        others = [distances[v] for v in distances if v != u]
-        beliefs[u] *= min(1.0, distances[u] / (sum(others) / len(others)))
+        rivals = [distances[v] for v in distances if v != u]
+        beliefs[u] *= min(1.0, distances[u] / (sum(rivals) / len(rivals)))
     return dict(zip(beliefs, softmax(list(beliefs.values())), strict=True))
 
 

@@ -47,7 +47,7 @@ def execute(
 
 
 def _facts(method: Method) -> dict[str, Any]:
-    """What is known of a method, by name."""
+    """Facts of a method by name."""
     return {
         "name": type(method).__name__,
         **dataclasses.asdict(method.info),
@@ -60,7 +60,7 @@ def _facts(method: Method) -> dict[str, Any]:
 
 
 def _modalities(method: Method) -> str:
-    """Numbers of modalities a method takes, and whether each sample must have all."""
+    """Number of modalities, and whether samples must have all."""
     low, high = (_NUMBERS.get(number, str(number)) for number in (method.min_modalities, method.max_modalities))
     number = f"exactly {low}" if low == high else f"{low} {'or more' if high == 'None' else f'to {high}'}"
     return f"{number}, none absent" if method.needs_all_modalities else number
@@ -123,7 +123,7 @@ def _print_table(methods: list[Method]) -> None:
 
 
 def _print_page(method: Method) -> None:
-    """Facts, and the docstring, which has the formula, the deviations and the parameters."""
+    """Print facts and the docstring with formula, deviations and parameters."""
     info = method.info
     rows = {
         "paper": info.paper,

@@ -1,4 +1,4 @@
-"""Fusion by exchange: each modality's features are gated by all, and read by a head of their own."""
+"""Fusion by gates that all modalities share."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MMTMFusion(Fusion):
         self.heads = nn.ModuleDict({name: nn.Linear(d, num_outputs) for name, d in self.feature_dims.items()})
 
     def gates(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gates eᵘ in (0, 1), shape (B, d) per modality; 1 for a single one."""
+        """Gates eᵘ in (0, 1), shape (B, d) each; 1 for a single modality."""
         if len(self.feature_dims) == 1:
             return {name: torch.ones_like(features[name]) for name in self.feature_dims}
         squeezed = self.squeeze(torch.cat([features[name] for name in self.feature_dims], 1)).relu()

@@ -16,9 +16,10 @@ from bmlr.model import Output
 
 
 class AMCo(SteppedMethod):
-    r"""Adaptive Mask Co-optimisation (Zhou et al., 2023): masks features of the modality the model depends on.
+    r"""Adaptive Mask Co-optimisation (Zhou et al., 2023).
 
-    How much the model depends on modality u is its share of the probability over all classes of all modalities,
+    Features of the modality the model depends on are masked. How much it depends on modality u is its share of the
+    probability over all classes of all modalities,
 
     .. math:: q_u = \frac1B \sum_i \sum_c \mathrm{softmax}\bigl([\ell^1_i, \dots, \ell^M_i]\bigr)_{u, c} ,
 
@@ -120,7 +121,7 @@ class AMCo(SteppedMethod):
 
     @torch.no_grad()
     def dependence(self, output: Output) -> Tensor:
-        """Shares q of the modalities, shape (M,), in the order of the model."""
+        """Shares q, shape (M,), in the order of the model."""
         task, present = classification(output.task), presence(output)
         columns = [task.choice_logits(values) for values in output.unimodal_logits.values()]
         masks = [task.choice_mask(mask) for mask in present.unbind(1)]

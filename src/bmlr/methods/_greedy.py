@@ -106,7 +106,7 @@ class Greedy(Method):
         self.register_buffer("counts", torch.zeros(0))
 
     def setup(self, model: MultimodalClassifier) -> None:
-        """Make the exchange, whose modalities are sorted; speeds and running means start over."""
+        """Make the exchange; speeds and running means start over."""
         super().setup(model)
         like = next(model.parameters())
         dims = dict(sorted(model.fusion.feature_dims.items()))
@@ -130,7 +130,10 @@ class Greedy(Method):
         return False
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The sum of the losses of all heads; training also updates the running means of the gates."""
+        """The sum of the heads' losses.
+
+        Training also updates the running means of the gates.
+        """
         exchange = self._exchange(output)
         features = self._features(output)
         gates = exchange.gates(features)
@@ -145,7 +148,10 @@ class Greedy(Method):
 
     @torch.no_grad()
     def change_gradients(self, model: MultimodalClassifier) -> None:
-        """Count the speeds of a step and open or go on with a window; gradients stay as they are."""
+        """Count the speeds of a step, and open or close windows.
+
+        Gradients stay as they are.
+        """
         exchange = self.exchange
         if exchange is None:
             return
@@ -163,7 +169,10 @@ class Greedy(Method):
         self.remaining = torch.where(opens, self.window, (self.remaining - 1).clamp(min=0))
 
     def predict(self, output: Output) -> Prediction:
-        """Mean logits of the heads; unimodal ones are a head's, with the other features zero."""
+        """Mean logits of the heads.
+
+        Unimodal logits are those of a head with the other features zero.
+        """
         exchange = self._exchange(output)
         features = self._features(output)
         logits = exchange.branch_logits(features, exchange.gates(features))
@@ -189,7 +198,7 @@ class Greedy(Method):
 
     @torch.no_grad()
     def _count_gates(self, output: Output, gates: Mapping[str, Tensor]) -> None:
-        """Take the gates of a batch, over all processes, into the running means."""
+        """Take a batch's gates, over all processes, into the running means."""
         present = presence(output, list(gates)).to(self.counts.dtype)
         columns = zip(gates.values(), present.unbind(1), strict=True)
         total = all_reduce_sum(torch.cat([present.sum(0), *(w @ values.to(w.dtype) for values, w in columns)]))
@@ -212,7 +221,10 @@ class Greedy(Method):
 
 
 def _pace(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Squared norm of the gradients over that of the weights, a scalar; zero without gradients."""
+    """Squared ratio of the norms of gradients and weights.
+
+    It is zero without gradients.
+    """
     weights = list(parameters)
     gradients = [p.grad for p in weights if p.grad is not None]
     norm = joint_norm(weights)

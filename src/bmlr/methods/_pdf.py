@@ -18,10 +18,11 @@ from bmlr.tasks import Classification
 
 
 class PDF(HeadedMethod):
-    r"""Predictive Dynamic Fusion (Cao et al., 2024): late fusion weighted by predicted confidences.
+    r"""Predictive Dynamic Fusion (Cao et al., 2024).
 
-    Each modality has a linear head with logits :math:`\ell_u` and a confidence net that predicts its probability of the
-    true class, :math:`c_u \approx p_{u,y}` with :math:`p_u = \mathrm{softmax}(\ell_u)`. Per sample
+    It is a late fusion weighted by predicted confidences. Each modality has a linear head with logits :math:`\ell_u`
+    and a confidence net that predicts its probability of the true class, :math:`c_u \approx p_{u,y}` with
+    :math:`p_u = \mathrm{softmax}(\ell_u)`. Per sample
 
     .. math::
         b_u = \underbrace{c_u}_{\text{mono}}
@@ -103,7 +104,7 @@ class PDF(HeadedMethod):
         return False
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Losses of the fused and the unimodal logits, and of the predicted confidences."""
+        """Losses of fused logits, unimodal logits and predicted confidences."""
         task, logits = output.task, apply_heads(self, self.heads, output)
         doubts = self._doubts(output)
         weights = _weights(_co_beliefs(doubts, presence(output)), presence(output))
@@ -134,14 +135,17 @@ class PDF(HeadedMethod):
 
 @torch.no_grad()
 def _co_beliefs(doubts: Tensor, present: Tensor) -> Tensor:
-    """Mono- plus holo-confidence, shape (B, M), from −log c of the same shape."""
+    """Mono- plus holo-confidence, shape (B, M), from −log c."""
     counted = torch.where(present, doubts, 0.0)
     total = counted.sum(1, keepdim=True)
     return doubts.neg().exp() + (total - counted) / (total + 1e-8)
 
 
 def _weights(beliefs: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the modalities that are there, shape (B, M); even where none is."""
+    """Softmax over the present modalities, shape (B, M).
+
+    It is even without any.
+    """
     return beliefs.masked_fill(~present, torch.finfo(beliefs.dtype).min).softmax(1)
 
 
@@ -152,9 +156,12 @@ def _weighted(weights: Tensor, logits: Mapping[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _calibration(logits: Mapping[str, Tensor], present: Tensor, task: Classification) -> Tensor:
-    """Factors min(1, dᵤ / mean of the others' d), shape (B, M); 1 without others."""
+    """Calibration factors min(1, dᵤ / d̄ᵥ), shape (B, M).
+
+    They are 1 without other modalities.
+    """
     choices = [task.choice_logits(values) for values in logits.values()]
     distances = [(log_probabilities(rows).exp() - 1 / rows.shape[1]).abs().mean(1) for rows in choices]
     d = torch.where(present, torch.stack([task.per_sample(values) for values in distances], 1), 0.0)
-    others = (d.sum(1, keepdim=True) - d) / (present.sum(1, keepdim=True) - 1).clamp(min=1)
-    return torch.where(d >= others, 1.0, d / others.clamp(min=torch.finfo(d.dtype).tiny))
+    rival = (d.sum(1, keepdim=True) - d) / (present.sum(1, keepdim=True) - 1).clamp(min=1)
+    return torch.where(d >= rival, 1.0, d / rival.clamp(min=torch.finfo(d.dtype).tiny))
