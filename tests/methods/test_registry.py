@@ -107,6 +107,8 @@ DEFAULTS = {
     "OnlyReshape": "alpha=1.0, beta=0.5",
     "OnlyTPO": "",
     "PDF": "calibrate=True",
+    "ModalitySMV": "warmup=5, fraction=0.2, alpha=1.0, curve='linear', seed=0",
+    "SampleSMV": "warmup=5",
     "PMR": (
         "alpha=1.0, momentum=0.2, entropy_weight=0.01, entropy_epochs=10, fraction=0.1, form='paper', last_epoch=None"
     ),

@@ -42,6 +42,7 @@ from bmlr.methods._pretrained import Pretrained
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
+from bmlr.methods._smv import ModalitySMV, SampleSMV
 from bmlr.methods._starting import StartingMethod
 from bmlr.methods._tcmax import TCMax
 from bmlr.methods._types import (
@@ -152,6 +153,7 @@ __all__ = [
     "MMPareto",
     "Method",
     "MethodInfo",
+    "ModalitySMV",
     "OnlyReshape",
     "OnlyTPO",
     "Pass",
@@ -161,6 +163,7 @@ __all__ = [
     "ReconBoostBalanceBenchmark",
     "Remedy",
     "Remix",
+    "SampleSMV",
     "StartingMethod",
     "TCMax",
     "UniDistill",

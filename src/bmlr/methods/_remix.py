@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import widened
 from bmlr.fusion import match_dtype
-from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, classification, pooled
-from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass
+from bmlr.methods._support import (
+    HeadedMethod,
+    apply_heads,
+    check_batch,
+    classification,
+    pass_over,
+    pooled,
+    value_samples,
+)
+from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 
 _PREFIX = "remix:"
@@ -128,8 +135,7 @@ class Remix(HeadedMethod):
         for position, name in reversed(list(enumerate(context.model.modalities))):
             indices: list[int] = (self.assignment == position).nonzero().squeeze(1).tolist()
             if indices:
-                # Batch normalisation cannot train on one sample; twice the same has the same gradient.
-                passes.append(Pass(_PREFIX + name, tuple(indices if len(indices) > 1 else indices * 2)))
+                passes.append(pass_over(_PREFIX + name, indices))
         return EpochPlan(tuple(passes), order=self.order)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
@@ -175,22 +181,7 @@ class Remix(HeadedMethod):
                         parameter.grad = torch.zeros_like(parameter)
 
     def _assign(self, context: EpochContext) -> Tensor:
-        assignment = torch.full((context.num_train,), -1, dtype=torch.int64)
-        with torch.no_grad(), module_mode(context.model, training=False):
-            for batch in context.train_batches():
-                if batch.indices is None:
-                    raise ValueError(
-                        "Remix needs `indices` in the batches of the training split. Found None. bmlr.Balancer "
-                        "knows them from a torch DataLoader over a data set with a length."
-                    )
-                output = context.model(batch.inputs, batch.present)
-                assignment[batch.indices.cpu()] = self.least_confident(output).cpu()
-        if missing := int((assignment < 0).sum()):
-            raise ValueError(
-                f"The batches of the training split should cover all {context.num_train} samples. "
-                f"{missing} are missing."
-            )
-        return assignment
+        return value_samples("Remix", context, lambda output, _: self.least_confident(output))
 
     def least_confident(self, output: Output) -> Tensor:
         """Position of the modality with the smallest D_u, shape (B,); ties to the last."""

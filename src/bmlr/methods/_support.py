@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_integer
+from bmlr._modes import module_mode
 from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._types import EpochContext, EpochPlan, Losses, Prediction
+from bmlr.methods._types import EpochContext, EpochPlan, Losses, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Classification, Regression, Task
 
@@ -303,6 +304,48 @@ def select(batch: Batch, mask: Tensor) -> Batch:
         None if batch.indices is None else batch.indices[mask],
         batch.tag,
     )
+
+
+@torch.no_grad()
+def value_samples(name: str, context: EpochContext, value: Callable[[Output, Batch], Tensor]) -> Tensor:
+    """Values of all training samples, first dimension N, on the CPU, from outputs in evaluation mode.
+
+    Args:
+        name: Name of the method.
+        context: The context between epochs.
+        value: Gives those of a batch, first dimension B.
+
+    Raises:
+        ValueError: If the batches have no indices, or leave samples out.
+    """
+    rows: dict[int, Tensor] = {}
+    with module_mode(context.model, training=False):
+        for batch in context.train_batches():
+            if batch.indices is None:
+                raise missing_indices(name)
+            values = value(context.model(batch.inputs, batch.present), batch).cpu()
+            rows |= dict(zip(batch.indices.tolist(), values, strict=True))
+    if missing := context.num_train - len(rows):
+        raise ValueError(
+            f"The batches of the training split should cover all {context.num_train} samples. {missing} are missing."
+        )
+    return torch.stack([rows[index] for index in range(context.num_train)])
+
+
+def missing_indices(name: str) -> ValueError:
+    """The error of a method that chooses samples which cannot be told apart."""
+    return ValueError(
+        f"{name} needs `indices` in the batches of the training split. Found None. bmlr.Balancer knows them from a "
+        "torch DataLoader over a data set with a length."
+    )
+
+
+def pass_over(tag: str, indices: Sequence[int]) -> Pass:
+    """A pass over samples; a single one comes twice.
+
+    Batch normalisation cannot train on one sample, and twice the same has the same gradient.
+    """
+    return Pass(tag, tuple(indices if len(indices) > 1 else [*indices, *indices]))
 
 
 def samples_at(batches: Iterable[Batch], indices: Sequence[int]) -> Batch:
