@@ -186,7 +186,8 @@ def test_fixed_weights_are_equal_or_given_and_shared_by_the_modalities_present()
     for method, share in ((MLA(weighting="fixed"), 0.5), (MLA(weights={"audio": 1.1, "video": 0.9}), 0.55)):
         prediction = set_up(method, model).predict(model(batch.inputs, present))
         audio, video = prediction.unimodal_logits["audio"], prediction.unimodal_logits["video"]
-        torch.testing.assert_close(prediction.logits[0], share * audio[0] + (1 - share) * video[0])
+        expected = share * audio[0] + (1 - share) * video[0]
+        torch.testing.assert_close(prediction.logits[0], expected, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(prediction.logits[1], audio[1])
 
 

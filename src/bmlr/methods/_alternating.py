@@ -99,12 +99,12 @@ def check_named_weights(weights: Mapping[str, float] | None, modalities: Iterabl
         )
 
 
-def fixed_shares(output: Output, weights: Mapping[str, float] | None) -> Tensor:
+def fixed_shares(output: Output, weights: Mapping[str, float] | None, dtype: torch.dtype) -> Tensor:
     """Share of each modality in the prediction, shape (B, M).
 
     It is zero where the modality is absent. The shares of a sample add up to one. Weights of None are equal.
     """
-    present = presence(output).to(torch.get_default_dtype())
+    present = presence(output).to(dtype)
     if weights is not None:
         present = present * present.new_tensor([weights[name] for name in output.features])
     return present / present.sum(1, keepdim=True).clamp(min=torch.finfo(present.dtype).tiny)

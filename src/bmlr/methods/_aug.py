@@ -244,7 +244,8 @@ class AUG(AlternatingMethod):
     def predict(self, output: Output) -> Prediction:
         """Weighted mean of the modalities' logits, and the logits of each."""
         logits = {name: torch.stack(self._chain(name, output)).sum(0) for name in output.features}
-        return Prediction(merge_logits(logits, fixed_shares(output, self.weights)), logits)
+        shares = fixed_shares(output, self.weights, next(iter(logits.values())).dtype)
+        return Prediction(merge_logits(logits, shares), logits)
 
     def _chain(self, name: str, output: Output) -> list[Tensor]:
         """Logits of each classifier of a modality, shape (B, C)."""

@@ -194,7 +194,8 @@ class MLA(AlternatingMethod):
         """Weighted sum of the modalities' logits, and the logits of each."""
         logits = {name: widened(self.head(self._features(name, output))) for name in output.features}
         fixed = self.weights is not None or self.weighting == "fixed" or isinstance(output.task, Regression)
-        shares = fixed_shares(output, self.weights) if fixed else _certainty_shares(output, logits)
+        dtype = next(iter(logits.values())).dtype
+        shares = fixed_shares(output, self.weights, dtype) if fixed else _certainty_shares(output, logits)
         return Prediction(merge_logits(logits, shares), logits)
 
     def _features(self, name: str, output: Output) -> Tensor:

@@ -14,8 +14,8 @@ from bmlr.runs.settings import data_settings, method_settings, settings, setting
 from bmlr.tables import format_count
 from bmlr.tasks import MetricForm, metric_form
 
-# Marks of direction, and characters that are written from right to left.
-_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI", "R", "AL"}
+# Marks of direction, and characters that are written from right to left. No set: it would read as names of methods.
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI", "R", "AL")
 
 
 @dataclasses.dataclass(frozen=True)
