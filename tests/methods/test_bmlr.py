@@ -13,11 +13,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bmlr
 import oracle
-from bmlr.methods import BMLR, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
+from bmlr.functional import reshape_labels
+from bmlr.methods import BMLR, Joint, OnlyReshape, OnlyTPO, UniDistill, UniReshaping, VanillaReshape
 from zoo import make_batch, make_model
 
 FUSIONS = bmlr.fusion.available()
-TARGETED = [BMLR(0.7, 0.05), VanillaReshape(0.7, 0.05), OnlyTPO(), UniDistill(), UniReshaping(0.2)]
+TARGETED = [
+    BMLR(0.7, 0.05),
+    VanillaReshape(0.7, 0.05),
+    OnlyTPO(),
+    UniDistill(),
+    UniDistill(gate=False),
+    UniReshaping(0.2, targeted=True),
+]
 ALL = [*TARGETED, OnlyReshape(0.7, 0.05)]
 
 every_fusion = pytest.mark.parametrize("fusion", FUSIONS)
@@ -261,11 +269,36 @@ class TestFormulas:
             p = {u: values.detach().softmax(1) for u, values in logits.items()}
             return {u: sum(p[v] for v in p if v != u) / (len(p) - 1) for u in p}
 
-        self.check(UniDistill(), fusion, modalities, others)
+        self.check(UniDistill(gate=False), fusion, modalities, others)
+
+    def test_gated_uni_distill(self, fusion, modalities):
+        """The surest learns what the least sure predicts, the others keep the truth: Vanilla-Reshape at T = 1."""
+
+        def from_the_least_sure(logits, targets):
+            labels = {u: one_hot(targets, values.shape[1]) for u, values in logits.items()}
+            p = {u: values.detach().softmax(1) for u, values in logits.items()}
+            for i, y in enumerate(targets.tolist()):
+                surest, least = max(p, key=lambda u: p[u][i, y]), min(p, key=lambda u: p[u][i, y])
+                labels[surest][i] = p[least][i]
+            return labels
+
+        losses, *_ = self.check(UniDistill(), fusion, modalities, from_the_least_sure)
+        assert all(0 < float(losses.logs[f"reshaped_{u}"]) < 1 for u in list(losses.terms)[1:])
+
+    def test_gated_uni_distill_is_vanilla_reshape_where_its_temperature_is_one(self, fusion, modalities):
+        model = make_model(modalities, fusion, dtype=torch.float64)
+        for seed in range(4):
+            batch = make_batch(modalities, 1, dtype=torch.float64, seed=seed)
+            output = model(batch.inputs)
+            ratios = bmlr.confidence_ratio(output.unimodal_logits, batch.targets)
+            alpha = max(float(ratio) for ratio in ratios.values())  # T = α λ of the weakest, and λ of both is 1 / λ
+            labels = VanillaReshape(alpha, 0.0).labels(output, batch.targets)
+            for name, label in UniDistill().labels(output, batch.targets).items():
+                torch.testing.assert_close(label, labels[name])
 
     def test_uni_reshaping(self, fusion, modalities):
         self.check(
-            UniReshaping(0.3),
+            UniReshaping(0.3, targeted=True),
             fusion,
             modalities,
             lambda logits, y: {u: 0.7 * one_hot(y, 3) + 0.1 for u in logits},
@@ -280,6 +313,36 @@ class TestFormulas:
         actual = torch.autograd.grad(losses.total, parameters)
         for gradient, literal in zip(actual, torch.autograd.grad(sum(expected.values()), parameters), strict=True):
             torch.testing.assert_close(gradient, literal, rtol=1e-10, atol=1e-12)
+
+
+class TestOneLoss:
+    """UniReshaping as label smoothing of the fused prediction."""
+
+    @every_fusion
+    def test_it_is_joint_training_with_a_smoothed_label(self, fusion):
+        model, batch = make_model(2, fusion, dtype=torch.float64), make_batch(2, 6, dtype=torch.float64)
+        output = model(batch.inputs)
+        losses = UniReshaping(0.3)(output, batch.targets)
+        assert list(losses.terms) == ["fused"]
+        expected = F.cross_entropy(output.logits, batch.targets, label_smoothing=0.3)
+        torch.testing.assert_close(losses.total, expected, rtol=1e-12, atol=1e-14)
+        assert reached(losses.total, model) == parameters_of(model, "")
+
+    def test_without_smoothing_it_is_joint_training(self):
+        for make in (lambda: make_model(3), lambda: make_model(2, dtype=torch.float64)):
+            model = make()
+            batch = make_batch(len(model.modalities), 6, dtype=next(model.parameters()).dtype)
+            losses = [method(model(batch.inputs), batch.targets).total for method in (UniReshaping(0.0), Joint())]
+            torch.testing.assert_close(*losses)
+
+    def test_samples_without_target_and_several_labels(self):
+        encoders = {"audio": nn.Linear(4, 8), "video": nn.Linear(6, 8)}
+        model = bmlr.MultimodalClassifier(encoders, bmlr.tasks.MultiLabel(2)).double()
+        inputs = make_batch(2, 4, dtype=torch.float64).inputs
+        targets = torch.tensor([[0, 1], [1, 1], [1, 0], [0, 0]]).double()
+        output = model(inputs)
+        expected = F.binary_cross_entropy_with_logits(output.logits, 0.7 * targets + 0.15)
+        torch.testing.assert_close(UniReshaping(0.3)(output, targets).total, expected)
 
 
 class TestMissingModalities:
@@ -304,7 +367,8 @@ class TestMissingModalities:
             elif len(one) < 2 or isinstance(method, OnlyTPO):
                 labels = {u: one_hot(y, 3) for u in one}
             elif isinstance(method, UniDistill):
-                labels = bmlr.functional.cross_modal_labels(one, y)
+                gated = reshape_labels(one, y, alpha=1.0, beta=0.0, keep_one_hot=False, temperature=1.0).labels
+                labels = gated if method.gate else bmlr.functional.cross_modal_labels(one, y)
             else:
                 labels, _ = oracle_labels(one, y, 0.7, 0.05, keep_one_hot=not isinstance(method, VanillaReshape))
             rows.append({u: cross_entropy(one[u], labels[u]) for u in one})
@@ -443,9 +507,8 @@ def test_drop_in(method, fusion):
         sum(terms.values()).backward()
         optimizer.step()
         losses.append(terms["fused"].item())
-    if isinstance(
-        method, UniDistill
-    ):  # its encoders see each other and never a label: the classifier head learns alone
+    if isinstance(method, UniDistill) and not method.gate:
+        # Its encoders see each other and never a label: the classifier head learns alone.
         assert losses[-1] < 0.9 * losses[0]
         return
     assert losses[-1] < 0.75 * losses[0]

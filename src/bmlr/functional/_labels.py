@@ -107,6 +107,7 @@ def reshape_labels(
     beta: float,
     present: Mapping[str, Tensor] | None = None,
     keep_one_hot: bool = True,
+    temperature: float | None = None,
 ) -> ReshapedLabels:
     r"""Reshape labels by the other modality's prediction (BMLR, Eqs. 4 to 8).
 
@@ -142,6 +143,7 @@ def reshape_labels(
             always present. An absent modality is not ranked and keeps the one-hot label.
         keep_one_hot: If False, the one-hot part of Eq. 8 is dropped wherever ξ > 0, which is the Vanilla-Reshape
             ablation of the paper's Table V.
+        temperature: A temperature T > 0 in place of α λ (Eq. 5).
 
     Returns:
         The labels and the intensity ξ per modality, without gradient, in the logits' type (float32 for half types).
@@ -168,7 +170,10 @@ def reshape_labels(
     gap = ranking.strongest - ranking.weakest  # log λ of the strongest modality, (B,)
     upper = -math.log(beta) if beta > 0 else math.inf
     strength = torch.where((gap > 0) & (gap < upper), -torch.expm1(-gap), 0.0)
-    prediction = _softened_weakest(logits, ranking, gap, alpha)
+    log_temperature = math.log(alpha) - gap
+    if temperature is not None:
+        log_temperature = torch.full_like(gap, math.log(check_positive("temperature", temperature)))
+    prediction = _softened_weakest(logits, ranking, log_temperature)
 
     labels, intensity = {}, {}
     for row, (name, values) in zip(ranking.log_confidence, logits.items(), strict=True):
@@ -181,7 +186,7 @@ def reshape_labels(
 def cross_modal_labels(
     unimodal_logits: Mapping[str, Tensor], targets: Tensor, *, present: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Labels of the Uni-Distill ablation (BMLR, Table V).
+    """Labels of the Uni-Distill ablation at its word (BMLR, Table V).
 
     The label is the other modality's plain prediction. With more than two it is the mean prediction of the others, a
     choice of ours: the paper runs this ablation with two. A prediction that is NaN counts as absent, and a sample whose
@@ -294,7 +299,7 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
     )
 
 
-def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tensor, alpha: float) -> Tensor:
+def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, log_temperature: Tensor) -> Tensor:
     """Softened prediction of the weakest modality (Eq. 5), shape (B, C)."""
     is_weakest = (ranking.log_confidence == ranking.weakest)[:, :, None]
     values = list(logits.values())
@@ -306,7 +311,7 @@ def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, gap: Tens
         weakest = functools.reduce(operator.add, tied)
     # Upper bound: an infinite T would turn a masked class, −∞ / T, into NaN.
     largest = torch.finfo(weakest.dtype).max
-    temperature = (math.log(alpha) - gap).exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
+    temperature = log_temperature.exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
     return F.softmax((weakest - weakest.amax(1, keepdim=True)).div_(temperature[:, None]), dim=1)
 
 
