@@ -163,8 +163,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "table4", "Uniform and balanced reshaping (Table IV)", _rows(_TABLE4),
             (CREMA_D, KINETICS), numbers=_numbers((CREMA_D, KINETICS), _TABLE4, (ACCURACY,)),
-            remark=f"{_UNIFORM} UniReshaping is read as one loss with smoothed labels. The paper does not state its ε; here "
-            "it is the method's default. Its drop is partly that of the reference: Baseline has 64.35 and 63.59.",
+            remark=f"{_UNIFORM} UniReshaping is read as one loss with smoothed labels. The paper does not state its ε; "
+            "here it is the method's default. Its drop is partly that of the reference: Baseline has 64.35 and 63.59.",
         ),
         Experiment(
             "table5", "Ablations (Table V)", _rows(_TABLE5), _AUDIOVISUAL,
