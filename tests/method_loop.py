@@ -17,12 +17,17 @@ MakeMethod = Callable[[], Method]
 
 
 def set_up(method: Method, model: bmlr.MultimodalClassifier) -> None:
-    """Set a method up, with a modality where it names one, and runs where it starts from some.
-
-    The runs are not trained: their encoders are those of the model, moved a little.
-    """
+    """Set a method up, with a modality where it names one, and runs where it starts from some."""
     name_modality(method, model)
     method.setup(model)
+    give_runs(method, model)
+
+
+def give_runs(method: Method, model: bmlr.MultimodalClassifier) -> None:
+    """Give a method the runs it starts from.
+
+    They are not trained: their encoders are those of the model, moved a little.
+    """
     if not (required := method.required_runs(model.modalities)):
         return
     trained = {}

@@ -16,6 +16,8 @@ from bmlr.parameters import optimizer_like
 from method_loop import assert_same_state, set_up
 from zoo import make_batch, make_model
 
+#: Subjects that run encoders by themselves, and say so.
+NEED_THE_BATCH = {"AGM", "Pretrained:frozen", "UMT"}
 each_subject = pytest.mark.parametrize("subject", SUBJECTS)
 
 
@@ -104,7 +106,7 @@ def test_a_total_gives_the_gradients_of_the_method_or_is_refused(subject):
             if not starts:
                 short.method.max_epochs = 0
             needs_calls = fresh.method.combines_gradients or fresh.method.changes_gradients or batch.tag
-            if needs_calls or subject in {"AGM", "Pretrained:frozen"} or (fresh.method.follows_epochs and not starts):
+            if needs_calls or subject in NEED_THE_BATCH or (fresh.method.follows_epochs and not starts):
                 with pytest.raises(RuntimeError, match="call|needs"):
                     short_steps(short, batch)
                 continue

@@ -128,6 +128,11 @@ DEFAULTS = {
     "Ensemble": "average='log-probabilities', weights='equal'",
     "Pretrained": "freeze=False",
     "Unimodal": "modality=None",
+    "UMT": "weight=10.0",
+    "G2D": (
+        "temperature=1.0, logit_weight=1.0, feature_weight=1.0, prioritised_epochs=None, ranking='validation', "
+        "scope='weight'"
+    ),
     "UniformBaseline": "weight=0.5",
     "VanillaReshape": "alpha=1.0, beta=0.5",
     "CMLBalanceBenchmark": "weight=0.1, order='epoch', first_epoch=0, last_epoch=80, seed=0",

@@ -23,6 +23,7 @@ from bmlr.methods._cggm import CGGM
 from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
 from bmlr.methods._ensemble import Ensemble
+from bmlr.methods._g2d import G2D
 from bmlr.methods._greedy import Greedy
 from bmlr.methods._inforeg import InfoReg
 from bmlr.methods._joint import Joint, UniformBaseline
@@ -56,6 +57,7 @@ from bmlr.methods._types import (
     Prediction,
     Remedy,
 )
+from bmlr.methods._umt import UMT
 from bmlr.methods._unimodal import Unimodal
 
 
@@ -126,6 +128,7 @@ __all__ = [
     "CGGM",
     "CML",
     "DGL",
+    "G2D",
     "LFM",
     "MBSD",
     "MCR",
@@ -137,6 +140,7 @@ __all__ = [
     "OPM",
     "PDF",
     "PMR",
+    "UMT",
     "AMCo",
     "CMLBalanceBenchmark",
     "Conformance",
