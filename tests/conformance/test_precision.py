@@ -15,7 +15,11 @@ from method_loop import assert_same_state, give_runs, name_modality
 from toy import Toy
 from zoo import make_batch, make_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec", "ignore:.*does not have many workers")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*treespec, LeafSpec",
+    "ignore:.*does not have many workers",
+    "ignore:.*in eval mode at the start of training",  # teachers
+)
 
 EPOCHS = 2
 
