@@ -236,6 +236,19 @@ def test_a_command_has_one_description(name):
     assert f"| `bmlr {name}` | {COMMANDS[name]} |" in readme
 
 
+@pytest.mark.parametrize(
+    "docstring",
+    [
+        "Weights.\n\nFormula:\n:math:`w = 1`, and\n:math:`v = 2`.\n\nArgs:\n    rate: How fast.\n",
+        "Weights.\n\nParameters\n----------\nrate : float\n    How fast.\n",
+        "Weights.\n\n:param rate: How fast.\n",
+    ],
+    ids=["google", "numpy", "sphinx"],
+)
+def test_explanations_are_read_in_any_style(docstring):
+    assert read_texts(type("Own", (), {"__doc__": docstring})) == {"rate": "How fast."}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_explained(name):
     """Every option has a sentence without words of Python, and every example of the page is understood."""

@@ -63,14 +63,21 @@ def read_texts(owner: Any) -> dict[str, str]:
     """Explanations of parameters by name, from the docstrings of a function, or of a class and its bases."""
     texts: dict[str, str] = {}
     for documented in getattr(owner, "__mro__", (owner,)):
-        for entry in docstring_parser.parse(documented.__doc__ or "").params:
+        for entry in _parse(documented.__doc__ or "").params:
             texts.setdefault(entry.arg_name, " ".join((entry.description or "").split()))
     return texts
 
 
+def _parse(docstring: str) -> docstring_parser.Docstring:
+    """A docstring of Google's style, or of another where it has no sections of that."""
+    # A guess of the style takes a line that begins with a formula, ``:math:``, for a field of reStructuredText.
+    parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)
+    return parsed if parsed.meta else docstring_parser.parse(docstring)
+
+
 def examples(command: Command) -> list[str]:
     """Example lines of a command's docstring."""
-    parsed = docstring_parser.parse(command.function.__doc__ or "")
+    parsed = _parse(command.function.__doc__ or "")
     lines = [line for entry in parsed.examples for line in (entry.description or "").splitlines()]
     return [line.strip() for line in lines if line.strip()]
 
