@@ -38,6 +38,9 @@ class Method(nn.Module, ABC):
     Distributed training also needs two class attributes before its first step: :attr:`leaves_gradients_unset`, by which
     DDP looks for parameters without a gradient, and :attr:`reduces_gradients`, by which it does not average gradients.
 
+    What a method draws depends on the run's seed (:class:`EpochContext`), its own and the step, on no global stream: it
+    is the same in every process and after a resume.
+
     All state lives in ``state_dict()``, in tensors: a model that holds a method can be saved by safetensors. A subclass
     implements :meth:`losses` alone where it can, else :meth:`batch_losses`, :meth:`combine_gradients`,
     :meth:`change_gradients`, :meth:`plan_epoch` or :meth:`finish_epoch`, on which the calls of the loop rest.
