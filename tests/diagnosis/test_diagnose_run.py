@@ -89,13 +89,13 @@ def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp
     finally:
         (run / "gradients.csv").unlink()
     captured = capsys.readouterr()
-    assert len(list((run / "alone").glob("toy-Joint-seed0-*/result.json"))) == 2
+    assert len(list(run.parent.glob("toy-Unimodal-seed0-*/result.json"))) == 2
     assert "training image alone for 2 epochs" in captured.err
     assert "linear probe, joint encoder" in captured.out
     assert "gradient norm in training" in captured.out
     assert (tmp_path / "probes.png").is_file()
     assert (tmp_path / "gradients.png").is_file()
-    alone = next((run / "alone").glob("toy-Joint-seed0-*"))
+    alone = next(run.parent.glob("toy-Unimodal-seed0-*"))
     assert main(["diagnose", str(alone)]) == 2
     assert "alone, so that there is no balance to diagnose. Diagnose a run of several" in capsys.readouterr().err
     first = json.loads((tmp_path / "diagnosis.json").read_text())
@@ -198,7 +198,7 @@ def test_a_run_of_two_processes_is_probed_by_two_and_printed_once(tmp_path):
     printed = bmlr("diagnose", "joint", "--probe", "true")
     assert printed.count("signed confidence gap") == 1
     content = json.loads((tmp_path / "joint" / "diagnosis" / "diagnosis.json").read_text())
-    for directory in (tmp_path / "joint" / "alone").iterdir():
-        (modality,) = read_config(directory / "config.yaml").model.modalities
+    for directory in tmp_path.glob("synthetic-Unimodal-*"):
+        modality = read_config(directory / "config.yaml").method.modality
         expected = evaluate_run(directory, split="val").fused
         assert content["modalities"][modality]["trained_alone"]["value"] == pytest.approx(expected)

@@ -169,8 +169,8 @@ def test_a_probe_makes_ordinary_runs_of_one_modality_and_reuses_them(joint, tmp_
     joint_config = read_config(joint / "config.yaml")
     for directory in sorted(path.parent for path in tmp_path.rglob("result.json")):
         config = read_config(directory / "config.yaml")
-        (modality,) = config.model.modalities
-        assert dataclasses.replace(config.model, modalities=None) == joint_config.model
+        modality = config.method.modality
+        assert config.model == joint_config.model
         assert (config.optimizer, config.trainer, config.seed) == (joint_config.optimizer, joint_config.trainer, 3)
         measures = first.modalities[modality]
         assert measures.trained_alone.value == pytest.approx(evaluate_run(directory, split="val").fused)
@@ -190,7 +190,7 @@ def test_an_interrupted_training_alone_is_resumed(joint, tmp_path, monkeypatch):
 
     def cut(recorder, module):
         original(recorder, module)
-        epochs.append(recorder.config.model.modalities)
+        epochs.append(recorder.config.method.modality)
         if len(epochs) == 1:
             raise CutError
 
@@ -198,7 +198,7 @@ def test_an_interrupted_training_alone_is_resumed(joint, tmp_path, monkeypatch):
     with pytest.raises(CutError):
         diagnose_run(joint, probe=True, alone=tmp_path / "part")
     resumed = diagnose_run(joint, probe=True, alone=tmp_path / "part")
-    assert epochs == [("audio",), ("audio",), ("image",), ("image",)]
+    assert epochs == ["audio", "audio", "image", "image"]
     assert resumed.as_dict() == diagnose_run(joint, probe=True, alone=tmp_path / "whole").as_dict()
 
 
@@ -212,7 +212,7 @@ def test_samples_that_lack_the_modality_are_left_out(tmp_path):
     count = int(data.split("val").present["video"].sum())
     assert 0 < count < 120
     assert diagnosis.modalities["video"].samples == count
-    paths = (run.directory / "alone").glob("*/config.yaml")
-    (directory,) = [path.parent for path in paths if read_config(path).model.modalities == ("video",)]
+    paths = tmp_path.glob("synthetic-Unimodal-*/config.yaml")
+    (directory,) = [path.parent for path in paths if read_config(path).method.modality == "video"]
     score = evaluate_run(directory, split="val", weights="last")
-    assert diagnosis.modalities["video"].trained_alone.value == pytest.approx(score.fused)
+    assert diagnosis.modalities["video"].trained_alone.value == pytest.approx(score.unimodal["video"])

@@ -141,8 +141,9 @@ def test_a_whole_model_by_its_path_on_the_command_line(tmp_path, capsys):
     assert main([*words, "--run", str(tmp_path / "run"), *quick]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), "--import", "own_parts"]) == 0
-    assert main(["diagnose", str(tmp_path / "run"), "--import", "own_parts", "--probe"]) == 2
-    assert "A whole model cannot be probed" in capsys.readouterr().err
+    assert main(["diagnose", str(tmp_path / "run"), "--import", "own_parts", "--probe"]) == 0
+    assert "linear probe, joint encoder" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("toy-Unimodal-*/result.json"))) == 2
     assert main([*words, "--model.fusion", "film", "--run", str(tmp_path / "two"), *quick]) == 2
     assert "is a whole model: leave out `encoders`, `fusion`" in capsys.readouterr().err
 

@@ -37,7 +37,7 @@ def execute(
             other samples (shuffle), or of noise.
         probe: Train every modality alone too, which tells an undertrained modality from an uninformative one and takes
             about as long as the run.
-        alone: Folder of the runs trained alone, reused if there; by default "alone" in the run's directory.
+        alone: Folder of the runs trained alone, reused if there; by default beside the run's directory.
         out: Folder for diagnosis.json, diagnosis.md and figures; by default "diagnosis" in the run's directory.
         data: Data of the run.
     """

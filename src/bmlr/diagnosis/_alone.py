@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bmlr.diagnosis.probes import ProbeResult, TrainedAlone, compare_probes
+from bmlr.encoders.features import pooled
+from bmlr.model import Output
 
 if TYPE_CHECKING:
     from bmlr.config import RunConfig
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 def train_alone(config: RunConfig, modality: str, runs: Path) -> Path:
     """Train one modality alone with the options of a joint run.
 
-    It is an ordinary run of joint training with data, optimiser, trainer and seed of the joint run. A finished one is
-    reused, an interrupted one resumed.
+    It is an ordinary run of :class:`bmlr.methods.Unimodal` with data, model, optimiser, trainer and seed of the joint
+    run, the same that other methods start from. A finished one is reused, an interrupted one resumed.
 
     Args:
         config: Configuration of the joint run.
@@ -33,21 +34,13 @@ def train_alone(config: RunConfig, modality: str, runs: Path) -> Path:
     Returns:
         Directory of the run.
     """
-    from bmlr.config import GivenModel
-    from bmlr.methods import Joint
+    from bmlr.methods import Unimodal
     from bmlr.training import train
 
-    if isinstance(config.model, GivenModel) or config.model.net is not None:
-        raise ValueError(
-            f"A whole model cannot be probed, since its '{modality}' cannot be trained alone: leave out `probe`, or "
-            "name its encoders and fusion in the options of the run."
-        )
-    # A linear layer on the features: fusions are all alike for one modality, and so share one run.
-    model = dataclasses.replace(config.model, modalities=(modality,), fusion="concat", conditioner=None, unimodal=None)
-    result = train(
-        config.data, Joint(), model, config.optimizer, config.trainer, seed=config.seed, runs=runs, resume=True
-    )
-    return result.directory
+    method = Unimodal(modality)
+    return train(
+        config.data, method, config.model, config.optimizer, config.trainer, seed=config.seed, runs=runs, resume=True
+    ).directory
 
 
 def probe_run(
@@ -79,7 +72,7 @@ def probe_run(
             progress(f"training {modality} alone for {config.trainer.epochs} epochs, in {runs}")
         alone[modality] = _load_alone(train_alone(config, modality, runs), modality, weights, device)
     return compare_probes(
-        dict(model.encoders.items()),
+        {modality: _Encoder(model, modality) for modality in model.modalities},
         alone,
         split_batches(config, "train"),
         split_batches(config, split),
@@ -96,10 +89,22 @@ def _load_alone(run: Path, modality: str, weights: str, device: torch.device) ->
     config, model, method = loaded.config, loaded.model, loaded.method
     torch.manual_seed(config.seed)
     untrained = build_model(config.model_data, config.model).to(next(model.parameters()).dtype)
-    model.to(device), method.to(device)
+    model.to(device), method.to(device), untrained.to(device)
     return TrainedAlone(
-        model.encoders[modality], _UnimodalClassifier(model, method, modality), untrained.encoders[modality].to(device)
+        _Encoder(model, modality), _UnimodalClassifier(model, method, modality), _Encoder(untrained, modality)
     )
+
+
+class _Encoder(nn.Module):
+    """Inputs of one modality to its features, shape (B, d); the encoder of a wrapped model is no module of its own."""
+
+    def __init__(self, model: MultimodalClassifier, modality: str) -> None:
+        super().__init__()
+        self.model, self.modality = model, modality
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features, those of a sequence averaged."""
+        return pooled(self.model.encode(self.modality, x))
 
 
 class _UnimodalClassifier(nn.Module):
@@ -111,4 +116,5 @@ class _UnimodalClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (B, C)."""
-        return self.method.predict(self.model({self.modality: x})).logits
+        features = {self.modality: self.model.encode(self.modality, x)}
+        return self.method.predict(Output(features, self.model.fusion, self.model.task)).logits

@@ -18,6 +18,7 @@ from bmlr.diagnosis._judge import Thresholds
 from bmlr.diagnosis._predictions import collect_predictions
 from bmlr.diagnosis._removal import make_predictor
 from bmlr.diagnosis._replacements import RemovalOptions
+from bmlr.methods import Unimodal
 from bmlr.monitor import GRADIENTS
 from bmlr.tasks import Multiclass
 
@@ -57,8 +58,8 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
         probe: Train every modality alone with the run's budget and compare encoders by linear probes. It takes about
             as long as the run, and tells an undertrained modality from an uninformative one. Runs trained alone
             before are reused, interrupted ones resumed.
-        alone: Folder of the runs trained alone, which several diagnoses may share; by default ``alone`` in the run's
-            directory.
+        alone: Folder of the runs trained alone, which several diagnoses and methods may share; by default the one that
+            holds the run's directory.
         thresholds: Limits of the verdict.
         device: Device of predictions and probes; None takes a GPU unless the run was kept off it.
         root: Folder of the data, if it was moved.
@@ -78,9 +79,10 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
     with preserved_random_state():
         loaded = load(run, weights=weights, root=root, with_data=True)
         config, model, method = loaded.config, loaded.model, loaded.method
-        if len(model.modalities) < 2:
+        single = method.modality if isinstance(method, Unimodal) else model.modalities[0]
+        if len(model.modalities) < 2 or isinstance(method, Unimodal):
             raise ValueError(
-                f"{run} was trained on {model.modalities[0]} alone, so that there is no balance to diagnose. Diagnose "
+                f"{run} was trained on {single} alone, so that there is no balance to diagnose. Diagnose "
                 f"a run of several modalities, with --probe to compare it with such runs; bmlr evaluate {run} scores "
                 "this one."
             )
@@ -101,7 +103,7 @@ def diagnose_run(  # noqa: PLR0913  (one call says all of a run and its data)
             return blind_modality_test(model, batches, method=method, seed=config.seed, subject=subject)
         predictor = make_predictor(model, batches, removal, method=method, seed=config.seed)
         predictions = collect_predictions(predictor, batches)
-        folder = Path(run) / "alone" if alone is None else Path(alone)
+        folder = Path(run).absolute().parent if alone is None else Path(alone)
         probes = (
             probe_run(config, model, folder, split=split, weights=weights, device=target, progress=progress)
             if probe

@@ -67,3 +67,8 @@ def feature_dim(name: str, encoder: nn.Module, feature_dims: Mapping[str, int] |
         f"`feature_dims` should give the feature width of '{name}': {type(encoder).__name__} has neither "
         "`num_features` nor `out_features`."
     )
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Features of shape (B, d): those of a sequence, (B, …, d), averaged over its positions."""
+    return features if features.ndim == 2 else features.flatten(1, -2).mean(1)

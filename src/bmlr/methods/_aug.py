@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
+from bmlr.encoders.features import pooled
 from bmlr.functional import widened
 from bmlr.fusion import match_dtype
 from bmlr.methods._alternating import (
@@ -19,7 +20,7 @@ from bmlr.methods._alternating import (
     fixed_shares,
     merge_logits,
 )
-from bmlr.methods._support import all_reduce_sum, classification, pooled
+from bmlr.methods._support import all_reduce_sum, classification
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 

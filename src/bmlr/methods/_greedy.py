@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_integer, check_non_negative
+from bmlr.encoders.features import pooled
 from bmlr.functional import widened
 from bmlr.fusion import MMTMFusion, match_dtype
 from bmlr.methods._base import Method
 from bmlr.methods._modulation import mean_of_others
-from bmlr.methods._support import all_reduce_sum, joint_norm, pooled, presence
+from bmlr.methods._support import all_reduce_sum, joint_norm, presence
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 

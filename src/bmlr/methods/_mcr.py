@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
+from bmlr.encoders.features import pooled
 from bmlr.functional import jensen_shannon, masked_mean, supervised_contrast
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method, check_separate
 from bmlr.methods._starting import StartingMethod, Trained, take_encoder, take_head
-from bmlr.methods._support import HeadedMethod, SteppedMethod, classification, pooled
+from bmlr.methods._support import HeadedMethod, SteppedMethod, classification
 from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Classification

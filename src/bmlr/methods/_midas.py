@@ -9,16 +9,9 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import preserved_buffers
+from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, masked_mean, unit_rows, widened
-from bmlr.methods._support import (
-    HeadedMethod,
-    SteppedMethod,
-    all_reduce_sum,
-    apply_heads,
-    classification,
-    pooled,
-    presence,
-)
+from bmlr.methods._support import HeadedMethod, SteppedMethod, all_reduce_sum, apply_heads, classification, presence
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_choice, check_integer
+from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, widened
 from bmlr.fusion import match_dtype
 from bmlr.methods._alternating import (
@@ -18,7 +19,7 @@ from bmlr.methods._alternating import (
     fixed_shares,
     merge_logits,
 )
-from bmlr.methods._support import all_reduce_sum, classification, pooled, presence, world_size
+from bmlr.methods._support import all_reduce_sum, classification, presence, world_size
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression, Task

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, widened
 from bmlr.fusion import match_dtype
-from bmlr.methods._support import HeadedMethod, apply_heads, classification, pooled, presence
+from bmlr.methods._support import HeadedMethod, apply_heads, classification, presence
 from bmlr.methods._types import CLASSIFICATION, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Classification

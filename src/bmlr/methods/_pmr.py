@@ -11,8 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_unit_interval
 from bmlr._modes import module_mode
+from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, masked_mean, widened
-from bmlr.methods._support import WindowedMethod, all_reduce_sum, classification, pooled
+from bmlr.methods._support import WindowedMethod, all_reduce_sum, classification
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 

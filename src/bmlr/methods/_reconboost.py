@@ -12,10 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
+from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, masked_mean, widened
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch, classification, pooled
+from bmlr.methods._support import check_batch, classification
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression

@@ -11,9 +11,10 @@ from torch import Tensor
 from bmlr._checks import check_integer, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
+from bmlr.encoders.features import pooled
 from bmlr.functional import widened
 from bmlr.methods._base import Method
-from bmlr.methods._support import classification, pooled, select
+from bmlr.methods._support import classification, select
 from bmlr.methods._types import Conformance, EpochContext, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 

@@ -10,17 +10,10 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.batch import Batch
+from bmlr.encoders.features import pooled
 from bmlr.functional import widened
 from bmlr.fusion import match_dtype
-from bmlr.methods._support import (
-    HeadedMethod,
-    apply_heads,
-    check_batch,
-    classification,
-    pass_over,
-    pooled,
-    value_samples,
-)
+from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, classification, pass_over, value_samples
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_integer
 from bmlr._modes import module_mode
 from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
+from bmlr.encoders.features import pooled
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
 from bmlr.methods._types import EpochContext, EpochPlan, Losses, Pass, Prediction
@@ -121,11 +122,6 @@ def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[st
             "call `method.setup(model)` once, before the optimiser is made."
         )
     return {name: heads[name](match_dtype(pooled(z), heads[name])) for name, z in output.features.items()}
-
-
-def pooled(features: Tensor) -> Tensor:
-    """Features of shape (B, d): those of a sequence, (B, …, d), averaged over its positions."""
-    return features if features.ndim == 2 else features.flatten(1, -2).mean(1)
 
 
 # Scores and masks

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bmlr.batch import Batch
+from bmlr.encoders.features import pooled
 from bmlr.fusion import Fusion, match_dtype
 from bmlr.methods._starting import Trained, take_encoder, take_head
-from bmlr.methods._support import pooled, unimodal_heads
+from bmlr.methods._support import unimodal_heads
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import shared_parameters
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from bmlr._checks import nearest_name
 from bmlr.batch import Batch
+from bmlr.encoders.features import pooled
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch, pooled, unimodal_heads
+from bmlr.methods._support import check_batch, unimodal_heads
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
