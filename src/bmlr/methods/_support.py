@@ -6,12 +6,12 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bmlr._checks import check_integer
 from bmlr._modes import module_mode
+from bmlr._random import mixed_seed
 from bmlr.batch import Batch, concatenate_inputs, input_size, map_tensors
 from bmlr.encoders.features import pooled
 from bmlr.fusion import match_dtype
@@ -191,8 +191,7 @@ def presence(output: Output, names: Sequence[str] | None = None) -> Tensor:
 def seeded_generator(*seeds: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Generator of a stream of its own for each sequence of non-negative integers."""
     # Hashed: sums and products of seeds would meet, such as those of a late step and of the next seed.
-    (seed,) = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(seed))
+    return torch.Generator(device).manual_seed(mixed_seed(*seeds))
 
 
 def draw_per_sample(batch_size: int, columns: int, generator: torch.Generator) -> Tensor:
