@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bmlr._checks import check_integer
 from bmlr._modes import module_mode
@@ -231,7 +230,7 @@ class Balancer:
         """Batches of all passes of a plan."""
         plan.check_accumulation(self._accumulation_argument, self.accumulate)
         if plan.order == "shuffled":
-            loaders = [_pass_loader(train, entry) for entry in plan.passes]
+            loaders = [_PassLoader(train, entry) for entry in plan.passes]
             turns = torch.tensor([i for i, loader in enumerate(loaders) for _ in range(len(loader))])
             iterators = [iter(loader) for loader in loaders]
             for turn in turns[torch.randperm(len(turns))].tolist():
@@ -241,7 +240,7 @@ class Balancer:
         # Aligned passes share a loader: each of its batches is drawn once, and given once per pass.
         groups = [plan.passes] if plan.order == "aligned" else [(entry,) for entry in plan.passes]
         for number, entries in enumerate(groups):
-            loader = train if entries[0].indices is None else _pass_loader(train, entries[0])
+            loader = train if entries[0].indices is None else _PassLoader(train, entries[0])
             is_empty = True
             for given in loader:
                 batch = self._moved(given)
@@ -285,13 +284,30 @@ class Balancer:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
 
-def _pass_loader(train: Iterable[Any], entry: Pass) -> DataLoader[Any]:
-    """Shuffled batches of the samples of a pass."""
-    if not gives_samples(train):
-        raise ValueError(
-            "`train` should be a torch DataLoader over a data set with a length, with a batch size and no sampler of "
-            f"your own: the method chooses the samples of its passes. Found {type(train).__name__}."
-        )
-    indices = torch.arange(count_samples(train)) if entry.indices is None else torch.tensor(entry.indices)
-    shuffled = indices[torch.randperm(len(indices))]
-    return sample_loader(train, even_chunks(shuffled, train))
+class _PassLoader:
+    """Shuffled batches of the samples of a pass, with their positions in the split.
+
+    Args:
+        train: Loader of the split.
+        entry: The pass.
+
+    Raises:
+        ValueError: If samples of the loader cannot be chosen.
+    """
+
+    def __init__(self, train: Iterable[Any], entry: Pass) -> None:
+        if not gives_samples(train):
+            raise ValueError(
+                "`train` should be a torch DataLoader over a data set with a length, with a batch size and no sampler "
+                f"of your own: the method chooses the samples of its passes. Found {type(train).__name__}."
+            )
+        indices = torch.arange(count_samples(train)) if entry.indices is None else torch.tensor(entry.indices)
+        self._chunks = even_chunks(indices[torch.randperm(len(indices))], train)
+        self._loader = sample_loader(train, self._chunks)
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for chunk, given in zip(self._chunks, self._loader, strict=True):
+            yield dataclasses.replace(as_batch(given), indices=chunk)

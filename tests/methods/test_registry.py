@@ -116,6 +116,7 @@ DEFAULTS = {
         "t1=4, t2=4, w1=5.0, w2=1.0, r_init=1.0, r_learnable=True, shared_head=None, hidden=256, "
         "reset_optimizer_per_phase=True, mcr='none', mcr_weight=0.5, clean_bn=False, pretrained=False, order=None"
     ),
+    "QMF": "weight=0.1, margin='required', temperature=10.0",
     "Remix": "warmup=10, weight=0.5, gamma=1.0, masked_encoder='run', order='sequential'",
     "MCR": (
         "game='greedy', weight=0.1, unimodal=0.01, contrast=1.0, temperature=0.5, permutations=32, form='paper', "
@@ -171,6 +172,7 @@ LEAST = {
     "OGMGE": {"alpha": 0.0, "first_epoch": 0, "last_epoch": 0, "seed": 0},
     "OPM": {"rate": 0.0, "strength": 0.0, "probability": 0.0, "warmup": 0, "seed": 0},
     "OnlyReshape": {"beta": 0.0},
+    "QMF": {"weight": 0.0},
     "ReconBoost": {"t1": 1, "t2": 0, "w1": 0.5, "w2": 0.0, "hidden": 0, "mcr_weight": 0.0},
     "Remix": {"warmup": 0, "weight": 0.0, "gamma": 0.0},
     "MCR": {"weight": 0.0, "unimodal": 0.0, "contrast": 0.0, "permutations": 1, "seed": 0},

@@ -40,6 +40,7 @@ from bmlr.methods._opm import OPM
 from bmlr.methods._pdf import PDF
 from bmlr.methods._pmr import PMR
 from bmlr.methods._pretrained import Pretrained
+from bmlr.methods._qmf import QMF
 from bmlr.methods._reconboost import ReconBoost
 from bmlr.methods._relearning import DiagnosingRelearning
 from bmlr.methods._remix import Remix
@@ -140,6 +141,7 @@ __all__ = [
     "OPM",
     "PDF",
     "PMR",
+    "QMF",
     "UMT",
     "AMCo",
     "CMLBalanceBenchmark",

@@ -204,6 +204,9 @@ class UniDistill(_ReshapingMethod, _TargetedMethod):
     Args:
         gate: Whether the surer modality alone learns from another.
 
+    Raises:
+        ValueError: At setup, if the model has a single modality.
+
     Example:
         >>> import bmlr
         >>> bmlr.methods.UniDistill()
