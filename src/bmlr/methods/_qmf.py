@@ -88,7 +88,6 @@ class QMF(HeadedMethod):
     leaves_gradients_unset: ClassVar[bool] = True  # the fusion is not trained
     state_attributes: ClassVar[tuple[str, ...]] = (*HeadedMethod.state_attributes, "history")
     conformance: ClassVar[Conformance] = Conformance(
-        variants={"allowed": {"margin": "allowed", "weight": 1.0}},
         not_mean_over_samples="ranks neighbours in a batch",
         not_mean_over_processes="ranks neighbours in the batch of a process",
         sorted_names=True,
@@ -131,8 +130,9 @@ class QMF(HeadedMethod):
                 "bmlr.Balancer knows it from a torch DataLoader over a data set with a length."
             )
         if not self.history.numel():
-            device = next(context.model.parameters()).device
-            self.history = torch.zeros(len(self.heads), context.num_train, device=device)
+            like = next(context.model.parameters())
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            self.history = torch.zeros(len(self.heads), context.num_train, dtype=dtype, device=like.device)
         if self.history.shape[1] != context.num_train:
             raise ValueError(
                 f"`num_train` should be {self.history.shape[1]}, the number of samples in QMF's history. "
@@ -207,7 +207,7 @@ class QMF(HeadedMethod):
             values = task.choice_losses(logits[name], targets)
             mask = task.counted(targets, output.mask(name))
             rows.append(values if mask is None else torch.where(mask, values, 0.0))
-        history = self.history.to(indices.device)  # a restored one is on the CPU
+        history = self.history.to(indices.device, non_blocking=True)  # a restored one is on the CPU
         losses = gather_processes(torch.stack(rows).to(history.dtype))  # (W, M, B)
         positions = gather_processes(indices)
         return history.index_add(1, positions.flatten(), losses.transpose(0, 1).flatten(1))
