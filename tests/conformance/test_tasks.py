@@ -17,8 +17,8 @@ from zoo import INPUT_DIMS, make_batch
 REFUSED = [(s, t) for s in SUBJECTS for t in ("multilabel", "sentiment") if (s, t) not in SUPPORTED]
 #: Where gradients of halves are compared: weights of classes make a mean that is none over samples.
 SPLITTABLE = [(s, t) for s, t in SUPPORTED if t != "options" and not method_class(s).conformance.not_mean_over_samples]
-#: Their choices depend on all parameters of a head, of which two classes have two for one of a label.
-OF_WHOLE_HEADS = {"LFM:learnable", "LFMBalanceBenchmark"}
+#: They choose by, or train, all parameters of a head, of which two classes have two for one of a label.
+OF_WHOLE_HEADS = {"GBlend", "LFM:learnable", "LFMBalanceBenchmark"}
 
 
 @pytest.mark.parametrize(("subject", "name"), SUPPORTED)

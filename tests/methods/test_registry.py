@@ -107,6 +107,7 @@ DEFAULTS = {
     "OnlyReshape": "alpha=1.0, beta=0.5",
     "OnlyTPO": "",
     "PDF": "calibrate=True",
+    "GBlend": "super_epoch=10, mode='online', rollout_epochs=None, weights='paper'",
     "ModalitySMV": "warmup=5, fraction=0.2, alpha=1.0, curve='linear', seed=0",
     "SampleSMV": "warmup=5",
     "PMR": (

@@ -24,6 +24,7 @@ from bmlr.methods._cml import CML
 from bmlr.methods._dgl import DGL
 from bmlr.methods._ensemble import Ensemble
 from bmlr.methods._g2d import G2D
+from bmlr.methods._gblend import GBlend
 from bmlr.methods._greedy import Greedy
 from bmlr.methods._inforeg import InfoReg
 from bmlr.methods._joint import Joint, UniformBaseline
@@ -150,6 +151,7 @@ __all__ = [
     "Ensemble",
     "EpochContext",
     "EpochPlan",
+    "GBlend",
     "Greedy",
     "InfoReg",
     "Joint",
