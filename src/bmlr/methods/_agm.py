@@ -62,8 +62,9 @@ class AGM(WindowedMethod):
 
     κ reaches :math:`e^{10 \alpha}`, and its brake is clipping, which the paper leaves out: where an entry of the last
     layer's gradient is beyond ±c, all gradients are scaled down to the joint norm c, in every epoch, as in the official
-    code for CREMA-D and AV-MNIST (c = 1; 5 for UR-FUNNY, none for AVE). Without it SGD can diverge at α of 2.5. The
-    last layer is every weight of the fusion with one row per output; in a fusion without any, all gradients count.
+    code for CREMA-D and AV-MNIST (c = 1; for UR-FUNNY 5, for MOSEI by another condition, for AVE never). Without it SGD
+    can diverge at α of 2.5. The last layer is every weight of the fusion with one row per output; in a fusion without
+    any, all gradients count.
     Linear readouts of unimodal logits, which steer nothing, are neither looked at nor clipped.
 
     Further differences from the official code:
