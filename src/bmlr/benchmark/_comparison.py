@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bmlr._checks import check_integer, nearest_name
+from bmlr.benchmark.references import references
 from bmlr.benchmark.specification import parse_method
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
 from bmlr.runs import RunRecord, group_runs, metric_names, primary_score
@@ -37,6 +38,7 @@ class MethodSummary:
         last_epoch: Fused score after the last epoch, under the paper protocol.
         best_on_test: Best fused test score of all epochs, under the paper protocol.
         difference: To the baseline; None for the baseline itself or without one.
+        over: Differences to the references, by their names; without the reference itself.
         epochs: Epochs.
         data_passes: Samples seen in training over the size of the training split.
         minutes: Wall-clock time of a run.
@@ -54,6 +56,7 @@ class MethodSummary:
     last_epoch: Estimate
     best_on_test: Estimate
     difference: Difference | None
+    over: Mapping[str, Difference]
     epochs: int | None
     data_passes: Estimate
     minutes: Estimate
@@ -73,6 +76,7 @@ class Comparison:
         modalities: Names of the modalities.
         pairs: Names of the ratios.
         baseline: Label of the method that the differences are taken to; None without one.
+        references: Labels of the best single modality (of validation) and the ensemble, where there are runs of them.
         methods: The methods, in the order given.
         notes: Caveats of the numbers.
     """
@@ -86,6 +90,7 @@ class Comparison:
     modalities: tuple[str, ...]
     pairs: tuple[str, ...]
     baseline: str | None
+    references: Mapping[str, str]
     methods: tuple[MethodSummary, ...]
     notes: tuple[str, ...]
 
@@ -133,12 +138,17 @@ def compare_runs(
         if twice := [value for value in seeds if seeds.count(value) > 1]:
             raise ValueError(f"Method '{label}' should have each seed once. Found seed {twice[0]} twice.")
     baseline_label = None if baseline is None else find_label(baseline, list(groups))
-    methods = tuple(
-        _summarise(
-            label, members, None if baseline_label in {None, label} else groups[str(baseline_label)], n_resamples, seed
-        )
-        for label, members in groups.items()
-    )
+    against = references(groups)
+
+    def difference(label: str, other: str) -> Difference | None:
+        return difference_of(groups[label], groups[other], n_resamples=n_resamples, seed=seed)
+
+    def summarise(label: str, members: Sequence[RunRecord]) -> MethodSummary:
+        over = {name: difference(label, other) for name, other in against.items() if other != label}
+        to_baseline = None if baseline_label in {None, label} else difference(label, str(baseline_label))
+        return _summarise(label, members, to_baseline, {name: value for name, value in over.items() if value})
+
+    methods = tuple(summarise(label, members) for label, members in groups.items())
     results = [record.finished_result for record in finished]
     metric = str(results[0]["metric"])
     return Comparison(
@@ -153,6 +163,7 @@ def compare_runs(
         ),
         pairs=tuple(dict.fromkeys(name for result in results for name in result["test"]["ratio"])),
         baseline=baseline_label,
+        references=against,
         methods=methods,
         notes=tuple([f"FORCED: {reason}" for reason in obstacles] + _remarks(groups, methods)),
     )
@@ -183,7 +194,7 @@ def run_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def _summarise(
-    label: str, members: Sequence[RunRecord], baseline: Sequence[RunRecord] | None, n_resamples: int, seed: int
+    label: str, members: Sequence[RunRecord], difference: Difference | None, over: Mapping[str, Difference]
 ) -> MethodSummary:
     results = [record.result for record in members if record.result is not None]
 
@@ -207,7 +218,8 @@ def _summarise(
         ratio={name: read("test", "ratio", name) for name in pairs},
         last_epoch=read("test_last_epoch", metric),
         best_on_test=read("test_best_epoch", metric),
-        difference=None if baseline is None else difference_of(members, baseline, n_resamples=n_resamples, seed=seed),
+        difference=difference,
+        over=over,
         epochs=int(results[0]["epochs"]) if results else None,
         data_passes=read("data_passes"),
         minutes=minutes,
@@ -229,14 +241,16 @@ def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     """Sentences about methods with another budget than most.
 
     Another budget is another number of epochs and clearly more or fewer data passes. A run that may stop early has the
-    budget it was given, wherever it stopped.
+    budget it was given, wherever it stopped; one that trains nothing has none.
     """
     budgets = {
         label: _budget(record.result, (record.config or {}).get("trainer", {}))
         for label, members in groups.items()
         for record in members
-        if record.result is not None
+        if record.result is not None and record.result["data_passes"] > 0
     }
+    if not budgets:
+        return []
     epochs = [value for value, _ in budgets.values()]
     most_frequent = max(dict.fromkeys(epochs), key=epochs.count)
     passes = [value for number, value in budgets.values() if number == most_frequent]

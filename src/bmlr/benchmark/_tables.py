@@ -10,6 +10,7 @@ import pandas as pd
 
 from bmlr._checks import check_choice
 from bmlr.benchmark._comparison import Comparison, MethodSummary
+from bmlr.benchmark.references import reference_note
 from bmlr.benchmark.statistics import Estimate
 from bmlr.data.store import describe_size
 from bmlr.tables import Cell, Table, format_mean, mark_best
@@ -72,6 +73,9 @@ def comparison_table(comparison: Comparison, *, precision: int | None = None, me
     if comparison.baseline is not None:
         head = f"difference to {comparison.baseline} (95 %)"
         columns.append((head, [Cell(_difference_text(method, comparison.baseline, precision)) for method in methods]))
+    for name, label in comparison.references.items():
+        texts = [_over_text(method, name, label, precision) for method in methods]
+        columns.append((f"over the {name} (95 %)", [Cell(text) for text in texts]))
     add(form.head("last epoch"), lambda method: method.last_epoch)
     add(form.head("best on test"), lambda method: method.best_on_test)
     columns.append(("runs", [Cell(_runs_text(method)) for method in methods]))
@@ -106,6 +110,14 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
                 "difference_high": None if difference is None else difference.high,
                 "resampled": "" if difference is None else difference.over,
             }
+        for name, label in comparison.references.items():
+            key, over = f"over_{name.replace(' ', '_')}", method.over.get(name)
+            row |= {
+                key: None if over is None else over.mean,
+                f"{key}_low": None if over is None else over.low,
+                f"{key}_high": None if over is None else over.high,
+                name.replace(" ", "_"): label,
+            }
         row |= {"constant_score": comparison.constant_score, "runs": len(method.seeds), "failed": method.failed}
         row |= {"seeds": " ".join(map(str, method.seeds)), "epochs": method.epochs}
         row |= {"data_passes": method.data_passes.mean, "minutes": method.minutes.mean}
@@ -135,10 +147,18 @@ def _difference_text(method: MethodSummary, baseline: str, digits: int) -> str:
     return "–" if difference is None else difference.text(digits)
 
 
+def _over_text(method: MethodSummary, name: str, label: str, digits: int) -> str:
+    over = method.over.get(name)
+    if method.label == label:
+        return "0"
+    return "–" if over is None else over.text(digits)
+
+
 def _notes(comparison: Comparison) -> list[str]:
     seeds = max(len(method.seeds) for method in comparison.methods)
     constant = metric_form(comparison.metric).constant_text(comparison.constant_score)
-    over = dict.fromkeys(m.difference.over for m in comparison.methods if m.difference and m.difference.low is not None)
+    differences = [d for m in comparison.methods for d in (m.difference, *m.over.values())]
+    over = dict.fromkeys(d.over for d in differences if d is not None and d.low is not None)
     noun = "sample" if comparison.samples == 1 else "samples"
     where = f"Test split of {comparison.data}, {comparison.samples} {noun}, {comparison.protocol} protocol"
     notes = [
@@ -147,6 +167,7 @@ def _notes(comparison: Comparison) -> list[str]:
         *filter(None, [describe_size("test", comparison.samples)] if comparison.metric == "accuracy" else []),
         f"Mean ± sample standard deviation over {seeds} seeds." if seeds > 1 else "One seed.",
     ]
+    notes += [reference_note(name, label) for name, label in comparison.references.items()]
     if over:
         notes.append(f"Interval of the difference: paired bootstrap over {' or '.join(over)}, percentile method.")
     if any(method.best_on_test.runs for method in comparison.methods):

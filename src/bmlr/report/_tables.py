@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from bmlr.benchmark.references import reference_note, references
 from bmlr.benchmark.statistics import Difference, estimate
-from bmlr.report._differences import Differences
+from bmlr.report._differences import Differences, differences_to
 from bmlr.report._sections import MethodGroup, Section, seeds_text
 from bmlr.runs import RunRecord
 from bmlr.tables import Cell, Table, format_mean, leading_number, mark_best
@@ -52,6 +53,11 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
         )
         cells = [_difference_cell(differences.get(group.label)) for group in groups]
         add(f"Difference to {baseline.label} (95 %)", note, cells)
+    for name, label in references({group.label: group.runs for group in groups}).items():
+        (reference,) = (group for group in groups if group.label == label)
+        over = differences_to(section, reference)
+        note = f"{reference_note(name, label)} Difference of the fused {form.title}, as that to a baseline"
+        add(f"Over the {name} (95 %)", note, [_difference_cell(over.get(group.label)) for group in groups])
     if any("test_last_epoch" in run.finished_result for group in groups for run in group.runs):
         for split, (head, note) in _PAPER_COLUMNS.items():
             cells = [_score_cell(group, _reader(split, form.name), form) for group in groups]
