@@ -27,7 +27,7 @@ train --metods BMLR -> There is no option --metods. Did you mean '--method'?
 train digitz --method BMLR -> Found digitz. Did you mean 'digits'?
 train --data digts --method BMLR -> Option --data should be one of digits, avmnist
 train digits --method BMRL -> Found BMRL. Did you mean 'BMLR'?
-train digits --method BMLR --model.fusion flim -> gated, bigated, mmcosine. Found flim. Did you mean 'film'?
+train digits --method BMLR --model.fusion flim -> bigated, mmcosine, mmtm. Found flim. Did you mean 'film'?
 train digits --method BMLR --trainer.epoch 3 -> There is no option --trainer.epoch. Did you mean '--trainer.epochs'?
 train digits --method BMLR --model.witdh 3 -> There is no option --model.witdh. Did you mean '--model.width'?
 train digits --method BMLR --epochs 3 -> There is no option --epochs. Did you mean '--trainer.epochs'?

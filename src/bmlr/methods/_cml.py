@@ -139,7 +139,7 @@ class CML(SteppedMethod, WindowedMethod):
         generator = self.generator(self.epoch if self.order == "epoch" else self.step)
         if self.order == "sample":
             return draw_per_sample(output.batch_size, len(output.features), generator).argsort(1)
-        return torch.rand(1, len(output.features), generator=generator).argsort(1)
+        return torch.rand(1, len(output.features), generator=generator, dtype=torch.float32).argsort(1)
 
     def _subset(self, output: Output, keep: Tensor) -> Tensor:
         names = sorted(output.features)

@@ -175,7 +175,7 @@ class MCR(SteppedMethod, HeadedMethod, StartingMethod):
     def _divergences(self, task: Classification, output: Output, targets: Tensor) -> dict[str, Tensor]:
         """Mean divergence D_u by name, with the gradients of the game."""
         size, share = output.batch_size, _GAMES[self.game]
-        keys = torch.rand(self.permutations, size, generator=self.generator(self.step))
+        keys = torch.rand(self.permutations, size, generator=self.generator(self.step), dtype=torch.float32)
         divergences = {}
         for name, z in output.features.items():
             counted = task.counted(targets, output.mask(name))

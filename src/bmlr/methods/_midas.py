@@ -174,8 +174,9 @@ class MIDAS(SteppedMethod, HeadedMethod):
         counted = output.task.counted(targets, complete)
         complete = complete if counted is None else counted
         allowed = (classes[:, None] != classes).any(2) & complete[:, None] & complete
-        keys = torch.rand(modalities - 1, size, size, generator=self.generator(self.step)).to(device, non_blocking=True)
-        partners = torch.where(allowed, keys, -1.0).argmax(2)
+        generator = self.generator(self.step)
+        keys = torch.rand(modalities - 1, size, size, generator=generator, dtype=torch.float32)
+        partners = torch.where(allowed, keys.to(device, non_blocking=True), -1.0).argmax(2)
         own = torch.arange(size, device=device)[None]
         candidates = torch.cat([own, partners])  # sources of each sample, itself first
         rotations = [candidates.roll(-shift, 0) for shift in range(modalities)]

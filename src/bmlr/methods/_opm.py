@@ -118,7 +118,7 @@ class OPM(SteppedMethod):
             return Losses({"fused": output.task.loss(output.logits, targets)})
         generator = self.generator(self.step)
         self.step += 1
-        if float(torch.rand((), generator=generator)) >= self.probability:
+        if float(torch.rand((), generator=generator, dtype=torch.float32)) >= self.probability:
             return Losses({"fused": output.task.loss(output.logits, targets)})
         names = sorted(output.features)
         rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)), output.task)

@@ -203,7 +203,8 @@ def draw_per_sample(batch_size: int, columns: int, generator: torch.Generator) -
     rank, world = 0, 1
     if _is_distributed():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return torch.rand(batch_size * world, columns, generator=generator)[rank::world]
+    # Of one type: a model in double precision would draw other numbers than one in single.
+    return torch.rand(batch_size * world, columns, generator=generator, dtype=torch.float32)[rank::world]
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

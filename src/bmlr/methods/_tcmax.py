@@ -131,15 +131,17 @@ class TCMax(SteppedMethod):
         generator = self.generator(self.step)
         flags = torch.ones(size, dtype=torch.bool, device=device) if counted is None else counted
         if self.samples == 0:
-            keys = torch.rand(size, modalities, generator=generator)
+            keys = torch.rand(size, modalities, generator=generator, dtype=torch.float32)
             keys[:, 0] = torch.arange(size) / size
             # Samples that do not count come last in every column: no tuple is half of them.
             rows = (keys.to(device, non_blocking=True) + 2 * ~flags[:, None]).argsort(0)
             return rows, None if counted is None else flags[rows[:, 0]]
-        draws = torch.rand(self.samples or _MOST_TUPLES, modalities, generator=generator).to(device, non_blocking=True)
+        number = self.samples or _MOST_TUPLES
+        draws = torch.rand(number, modalities, generator=generator, dtype=torch.float32)
         count = flags.sum().clamp(min=1)
         order = flags.long().argsort(descending=True, stable=True)
-        return order[torch.minimum((draws * count).long(), count - 1)], None
+        places = (draws.to(device, non_blocking=True) * count).long()
+        return order[torch.minimum(places, count - 1)], None
 
 
 def _energies(task: Classification, logits: Tensor) -> Tensor:
