@@ -195,3 +195,23 @@ def test_what_is_missing_is_named():
     for parameters in ({"weight": -1.0}, {"margin": "none"}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match=next(iter(parameters))):
             QMF(**parameters)
+
+
+def test_the_history_is_that_of_all_processes(monkeypatch):
+    """Each of two processes sees half of a batch, and both keep the history of the whole."""
+    model, whole = make_model(dtype=torch.float64), tagged(make_batch(2, 8, dtype=torch.float64))
+    expected = started(QMF(), model, 10)
+    expected.compute_losses(model, whole)
+    halves = [tagged(take(whole, torch.arange(8)[rank::2])) for rank in range(2)]
+    sent = []
+    monkeypatch.setattr("bmlr.methods._qmf.gather_processes", lambda values: sent.append(values) or values[None])
+    for half in halves:
+        started(QMF(), model, 10).compute_losses(model, half)
+    losses, positions = torch.stack(sent[::2]), torch.stack(sent[1::2])
+    monkeypatch.setattr(
+        "bmlr.methods._qmf.gather_processes", lambda values: losses if values.is_floating_point() else positions
+    )
+    for half in halves:
+        method = started(QMF(), model, 10)
+        method.compute_losses(model, half)
+        torch.testing.assert_close(method.history, expected.history)
