@@ -62,7 +62,8 @@ def test_three_steps_agree_with_algorithm_1(modalities, fusion, settings):
     other, other_method = copy.deepcopy((model, method))
     loop = torch.optim.SGD([*model.parameters(), *method.parameters()], lr=0.1)
     literal_loop = torch.optim.SGD([*other.parameters(), *other_method.parameters()], lr=0.1)
-    alpha, moved = dict.fromkeys(sorted(model.modalities), 1.0), False
+    alpha = dict.fromkeys(sorted(model.modalities), 1.5)
+    method.alpha.fill_(1.5)
     for _ in range(3):
         sources = method._sources(model(batch.inputs), batch.targets)[0].tolist()
         expected, following = literal(other_method, other, batch, alpha, sources)
@@ -73,11 +74,22 @@ def test_three_steps_agree_with_algorithm_1(modalities, fusion, settings):
             loss.backward()
             optimizer.step()
         alpha = following
-        moved |= max(alpha.values()) > 1
         assert method.alpha.tolist() == pytest.approx(list(alpha.values()), rel=1e-12)
         for one, two in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
-    assert moved
+
+
+def test_the_weakest_modality_gains_weight_where_the_model_gives_it_too_little():
+    method = make(3, step_size=2.0)[1]
+    method.alpha.fill_(1.25)
+    shares = torch.tensor([[0.5, 0.3, 0.9], [0.2, 0.2, 0.0], [0.3, 0.5, 0.1]])
+    predicted = torch.tensor([[0.5, 0.3, 0.9], [0.1, 0.1, 0.1], [0.4, 0.6, 0.0]])
+    method._update_alpha(shares, predicted, torch.tensor([True, True, False]))
+    assert method.alpha.tolist() == pytest.approx([1.0, 1.25 + 2 * 0.1, 1.0])
+    method._update_alpha(predicted, shares, torch.tensor([True, True, False]))
+    assert method.alpha.tolist() == pytest.approx([1.0, 1.45 - 2 * 0.1, 1.0])
+    method._update_alpha(predicted, shares + 1, torch.tensor([True, True, False]))
+    assert method.alpha.tolist() == [1, 1, 1]
 
 
 def test_two_modalities_make_both_swaps_with_a_partner_of_another_class():
