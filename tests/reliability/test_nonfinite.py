@@ -16,7 +16,7 @@ from subjects import METHODS, SUBJECTS, make_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions, build_model, fill_defaults
 from bmlr.methods import BMLR, Joint, Losses
 from bmlr.training import BalancedModule, NonFiniteLossError, _module, train
-from bmlr.training._guard import all_finite
+from bmlr.training._guard import count_nonfinite
 from toy import Toy
 
 SKIP = dataclasses.replace(CPU, on_nonfinite="skip")
@@ -123,11 +123,11 @@ def test_gradients_are_checked_after_the_method_changed_them(tmp_path):
 
 def test_large_finite_gradients_are_finite():
     parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    assert all_finite([parameter])
+    assert not count_nonfinite([parameter])
     parameter.grad = torch.tensor([1e308, -1e308, 1e308], dtype=torch.float64)
-    assert all_finite([parameter, torch.nn.Parameter(torch.zeros(0))])
+    assert not count_nonfinite([parameter, torch.nn.Parameter(torch.zeros(0))])
     parameter.grad[1] = float("nan")
-    assert not all_finite([parameter])
+    assert count_nonfinite([parameter])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -136,20 +136,20 @@ def test_a_check_finds_one_bad_entry_and_changes_none(dtype, bad):
     good, parameter = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2, 3, dtype=dtype))
     good.grad = torch.tensor([-0.0, 1e-42])  # a zero's sign and a number below the normal ones
     parameter.grad = torch.ones(1, 1, dtype=dtype).expand(2, 3)
-    assert all_finite([good, parameter])
+    assert not count_nonfinite([good, parameter])
     assert torch.equal(parameter.grad, torch.ones(2, 3, dtype=dtype))
     assert good.grad.view(torch.int32).tolist() == torch.tensor([-0.0, 1e-42]).view(torch.int32).tolist()
     parameter.grad = parameter.grad.clone()
     parameter.grad[1, 2] = bad
-    assert not all_finite([good, parameter])
+    assert count_nonfinite([good, parameter])
 
 
 def test_a_check_reads_sparse_gradients():
     embedding = torch.nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 1])).sum().backward()
-    assert all_finite(embedding.parameters())
+    assert not count_nonfinite(embedding.parameters())
     embedding.weight.grad = embedding.weight.grad * float("nan")
-    assert not all_finite(embedding.parameters())
+    assert count_nonfinite(embedding.parameters())
 
 
 # Skip
@@ -276,8 +276,9 @@ quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignor
 
 @quiet
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_noise_and_norms_see_unscaled_gradients(subject):
+def test_noise_and_norms_see_unscaled_gradients(subject, monkeypatch):
     """With a scale that is a power of two every method computes bit for bit what it computes without."""
+    monkeypatch.setattr("bmlr.config._optimizer._has_fused_kernel", lambda _: False)  # there is none beside a scaler
     plain = fit(make_method(subject))
     scaled = fit(make_method(subject), Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10)))
     assert scaled.guard.overflowed == 0

@@ -83,13 +83,15 @@ class OptimizerOptions:
         self.schedule = _read_schedule(self.schedule)
 
     def optimizer(
-        self, model: MultimodalClassifier, method_parameters: Iterable[nn.Parameter] = ()
+        self, model: MultimodalClassifier, method_parameters: Iterable[nn.Parameter] = (), *, fused: bool = False
     ) -> torch.optim.Optimizer:
         """The optimiser.
 
         Args:
             model: The model, whose encoders are frozen as ``groups`` says.
             method_parameters: Parameters of the method.
+            fused: Update all parameters in one kernel, where their device has it. A loss scaler then leaves the
+                unscaling to the optimiser, after methods have looked at the gradients: not for half precision.
 
         Raises:
             ValueError: If ``groups`` do not fit the model.
@@ -97,10 +99,13 @@ class OptimizerOptions:
         if self.lr is None:
             raise ValueError("Parameter `lr` should be given where there is no data set to take a default from.")
         groups = self.parameter_groups(model, method_parameters)
+        options: dict[str, Any] = {"weight_decay": self.weight_decay}
+        if fused and all(_has_fused_kernel(p) for group in groups for p in group["params"]):
+            options["fused"] = True
         if self.name == "sgd":
-            return torch.optim.SGD(groups, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+            return torch.optim.SGD(groups, self.lr, momentum=self.momentum, **options)
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        return kind(groups, self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        return kind(groups, self.lr, betas=self.betas, **options)
 
     def parameter_groups(
         self, model: MultimodalClassifier, method_parameters: Iterable[nn.Parameter] = ()
@@ -205,6 +210,10 @@ class OptimizerOptions:
 
     def _schedule_class(self) -> type[LRScheduler]:
         return resolve_class(self._entry["class_path"], LRScheduler)
+
+
+def _has_fused_kernel(parameter: nn.Parameter) -> bool:
+    return parameter.device.type in {"cpu", "cuda"} and parameter.is_floating_point()
 
 
 def _check_mapping(groups: object) -> None:

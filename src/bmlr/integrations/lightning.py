@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -48,6 +48,8 @@ class BalancedMixin(lightning.LightningModule):
     """
 
     method: Method
+    #: Whether ``training_step`` returns the total of the losses; else it is compared, which waits for the device.
+    _returns_total: ClassVar[bool] = False
     _classifier: MultimodalClassifier
     _open: tuple[Losses, Tensor] | None = None  # of a step whose gradients are still to come
 
@@ -181,8 +183,7 @@ class BalancedMixin(lightning.LightningModule):
             return
         losses, total = opened
         (scale,) = torch.autograd.grad(loss, total, retain_graph=True)
-        scaled = scale * total.detach()
-        if torch.isclose(loss.detach(), scaled, rtol=32 * torch.finfo(scaled.dtype).eps, atol=0.0):
+        if self._returns_total or _is_product(loss, scale, total):
             self.method.backward(losses, self._balanced_model(), scale=scale)
             return
         if self.method.combines_gradients:
@@ -213,6 +214,12 @@ class BalancedMixin(lightning.LightningModule):
         if "_classifier" not in vars(self):
             raise RuntimeError("Call self.balance(model, method) at the end of __init__.")
         return self._classifier
+
+
+def _is_product(loss: Tensor, scale: Tensor, total: Tensor) -> bool:
+    """Whether a loss is the total times a factor."""
+    scaled = scale * total.detach()
+    return bool(torch.isclose(loss.detach(), scaled, rtol=32 * torch.finfo(scaled.dtype).eps, atol=0.0))
 
 
 def _single(loaders: Any) -> Iterable[Any]:

@@ -15,39 +15,48 @@ class EpochSums:
     """Sums of losses and logged values over the samples of an epoch.
 
     Attributes:
-        values: Sums by name, each batch weighted by its number of samples.
         samples: Number of samples summed.
     """
 
     def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
         self.samples = 0
-        self._before_step: tuple[dict[str, Tensor], int] = ({}, 0)
+        # One tensor for the values that come together, and so few kernels per step.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._before_step: tuple[dict[tuple[str, ...], Tensor], int] = ({}, 0)
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """Sums by name, each batch weighted by its number of samples."""
+        values: dict[str, Tensor] = {}
+        for names, sums in self._sums.items():
+            for name, value in zip(names, sums.unbind(), strict=True):
+                values[name] = values[name] + value if name in values else value
+        return values
 
     def begin_step(self) -> None:
         """Remember the sums, in case the optimiser step is skipped."""
-        self._before_step = (dict(self.values), self.samples)  # `add` makes new tensors, so a shallow copy will do
+        self._before_step = (dict(self._sums), self.samples)  # `add` makes new tensors, so a shallow copy will do
 
     def skip_step(self) -> None:
         """Return to the sums before the optimiser step."""
-        self.values, self.samples = self._before_step
+        self._sums, self.samples = self._before_step
 
     def add(self, values: Mapping[str, Tensor], batch_size: int) -> None:
         """Add means over a batch."""
-        for name, value in values.items():
-            weighted = value.detach().float() * batch_size
-            previous = self.values.get(name)
-            # Sums of a resumed epoch come from the checkpoint on the CPU.
-            self.values[name] = weighted if previous is None else previous.to(weighted.device) + weighted
+        names, device = tuple(values), values["loss"].device
+        weighted = torch.stack([value.detach().to(device, torch.float32) for value in values.values()]) * batch_size
+        previous = self._sums.get(names)
+        # Sums of a resumed epoch come from the checkpoint on the CPU.
+        self._sums[names] = weighted if previous is None else previous.to(device) + weighted
         self.samples += batch_size
 
     def state(self) -> dict[str, Any]:
         """The sums for a checkpoint, on the CPU."""
-        return {"sums": {name: value.cpu() for name, value in self.values.items()}, "samples": self.samples}
+        return {"sums": [(list(names), sums.cpu()) for names, sums in self._sums.items()], "samples": self.samples}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the result of :meth:`state`."""
-        self.values, self.samples = dict(state["sums"]), state["samples"]
+        self._sums, self.samples = {tuple(names): sums for names, sums in state["sums"]}, state["samples"]
 
 
 def plan_to_plain(plan: EpochPlan) -> dict[str, Any]:

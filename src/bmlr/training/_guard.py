@@ -144,38 +144,33 @@ class _Snapshot:
             module.get_buffer(name).copy_(value)
 
 
-def all_finite(parameters: Iterable[nn.Parameter]) -> bool:
-    """Check that all gradients are finite.
+def count_nonfinite(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A scalar that is zero where all gradients are finite, without waiting for the device.
 
-    This waits for the device once. Parameters without a gradient count as finite.
+    Parameters without a gradient count as finite.
 
     Example:
         >>> import torch
         >>> p = torch.nn.Parameter(torch.zeros(2))
         >>> p.grad = torch.tensor([1e38, 3e38])  # whose 2-norm would overflow
-        >>> all_finite([p])
-        True
+        >>> count_nonfinite([p])
+        tensor(0.)
     """
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:
-            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
             values = torch.view_as_real(values) if values.is_complex() else values
             values = values.contiguous() if 0 in values.stride() else values  # expanded: the check writes each entry
             groups.setdefault((values.device, values.dtype), []).append(values)
-    flags = [_count_nonfinite(gradients) for gradients in groups.values()]
-    return not flags or not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).any())
-
-
-@torch.no_grad()
-def _count_nonfinite(gradients: list[Tensor]) -> Tensor:
-    """A scalar that is zero where all entries are finite, without waiting for the device."""
-    device = gradients[0].device
-    flag, scale = torch.zeros((), device=device), torch.ones((), device=device)
-    # The check of `torch.amp.GradScaler`, one kernel for all tensors, here with a scale of one: a reduction per tensor
-    # takes twenty times as long, and a sum or a 2-norm may overflow where every entry is finite.
-    torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, scale)
-    return flag
+    flags = []
+    for (device, _), gradients in groups.items():
+        flag, scale = torch.zeros((), device=device), torch.ones((), device=device)
+        # The check of `torch.amp.GradScaler`, one kernel for all tensors, here with a scale of one: a reduction per
+        # tensor takes twenty times as long, and a sum or a 2-norm may overflow where every entry is finite.
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, scale)
+        flags.append(flag)
+    return torch.stack([flag.to(flags[0].device) for flag in flags]).sum() if flags else torch.zeros(())
 
 
 def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:

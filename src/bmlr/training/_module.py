@@ -14,7 +14,7 @@ from bmlr._random import capture_random_state, mixed_seed, restore_random_state
 from bmlr.batch import Batch, as_batch
 from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData, SplitName
-from bmlr.methods import EpochContext, EpochPlan, Method
+from bmlr.methods import EpochContext, EpochPlan, Losses, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import optimizer_like
 from bmlr.training._accumulation import Accumulation, pass_ends
@@ -23,7 +23,7 @@ from bmlr.training._evaluation import NoLoaders
 from bmlr.training._guard import (
     NonFiniteLossError,
     StepGuard,
-    all_finite,
+    count_nonfinite,
     describe_event,
     describe_gradient,
     describe_loss,
@@ -69,6 +69,8 @@ class BalancedModule(OptimizedModule):
         ValueError: If the method cannot train this model, or an option names a modality that it does not have.
     """
 
+    _returns_total = True
+
     def __init__(
         self,
         model: MultimodalClassifier,
@@ -91,6 +93,8 @@ class BalancedModule(OptimizedModule):
         #: Asked after every batch whether training should stop; in distributed training any process stops all.
         self.wants_stop: Callable[[], bool] = lambda: False
         self.stopping = False
+        #: Whether the loss of every step is handed to the trainer, for its loggers, progress bar and callbacks.
+        self.logs_steps = True
         #: Called after every optimiser step but the last of an epoch, which the end of the epoch follows.
         self.after_step: list[Callable[[BalancedModule], None]] = []
         #: Called when a loss or gradient was not finite; ``guard.events[-1]`` describes it.
@@ -106,6 +110,8 @@ class BalancedModule(OptimizedModule):
         self._position = 0  # finished batches of the epoch
         self._first_position = 0  # of these, the ones before the checkpoint the epoch was resumed from
         self._sums = EpochSums()
+        #: Losses and batch that nobody has looked at yet, and whether the total is not finite.
+        self._unchecked: tuple[Losses, Batch, Tensor] | None = None
         self._counts_before_epoch = (0, 0)  # skipped and overflowed steps
         self._started = 0.0
         self._rank_states: list[dict[str, Any]] | None = None  # of a loaded checkpoint, until training starts
@@ -250,6 +256,7 @@ class BalancedModule(OptimizedModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Losses of a batch; the trainer calls :meth:`backward` with their total."""
         batch = as_batch(batch)
+        self._check_loss()  # of the batch before, if both make one step
         number, size = self._steps.place(batch_idx)
         if number == 0:
             if self._steps.is_uneven:
@@ -265,18 +272,38 @@ class BalancedModule(OptimizedModule):
         # The trainer divides by its own number. A step of fewer batches is their mean, too.
         factor = self.trainer.accumulate_grad_batches / size
         scaled = total if factor == 1 else total * factor
-        finite = bool(torch.isfinite(total.detach()))
-        # One exchange for both questions. All processes must take the same branch, or the next one would deadlock.
-        nonfinite_anywhere, self.stopping = any_process(self.trainer, not finite, self.wants_stop())
         self._position = batch_idx + 1
-        if nonfinite_anywhere:
-            self._record_event(None if finite else describe_loss(losses, batch))
+        self._unchecked = (losses, batch, ~torch.isfinite(total.detach()))
+        if self._scaler() is not None:
+            self._check_loss()
+        if self.guard.nonfinite:
             return scaled
         terms = {f"loss_{name}": value for name, value in losses.terms.items()}
         self._sums.add({"loss": total, **terms, **losses.logs}, len(batch))
-        logged = bool(self.trainer.loggers)
-        self.log("loss", total.detach(), prog_bar=True, logger=logged, on_step=True, batch_size=len(batch))
+        if self.logs_steps:
+            logged = bool(self.trainer.loggers)
+            self.log("loss", total.detach(), prog_bar=True, logger=logged, on_step=True, batch_size=len(batch))
         return scaled
+
+    def _check_loss(self, *others: Tensor) -> list[bool]:
+        """Record the loss of the last batch if it is not finite; this waits for the device, once.
+
+        Args:
+            *others: Further flags that the same wait answers, one number each, zero for no.
+
+        Returns:
+            The other flags.
+        """
+        if self._unchecked is None:
+            return [bool(flag) for flag in others]
+        (losses, batch, nonfinite), self._unchecked = self._unchecked, None
+        flags = [flag.to(nonfinite.device, torch.float32) for flag in (nonfinite, *others)]
+        here, *answers = (torch.stack(flags) != 0).tolist()
+        # One exchange for both questions. All processes must take the same branch, or the next one would deadlock.
+        nonfinite_anywhere, self.stopping = any_process(self.trainer, here, self.wants_stop())
+        if nonfinite_anywhere:
+            self._record_event(describe_loss(losses, batch) if here else None)
+        return answers
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the method's gradients; none where the step is skipped."""
@@ -296,19 +323,24 @@ class BalancedModule(OptimizedModule):
 
         They are unscaled and not yet clipped. A step whose gradients are not finite is skipped.
         """
-        parameters = self._trained_parameters()
-        if not self.guard.nonfinite:
-            scaler = self._scaler()
-            finite = all_finite(parameters)
+        parameters, finite = self._trained_parameters(), False
+        if self.guard.nonfinite:
+            self._check_loss()
+        else:
+            # Nothing is asked before the method has changed the gradients: every answer is a wait for the device.
+            flags = [count_nonfinite(parameters)]
+            self.method.adjust_gradients(self.model)
+            if self.method.changes_gradients:
+                flags.append(count_nonfinite(parameters))
+            is_bad, *is_bad_after = self._check_loss(*flags)
+            finite = not (is_bad or any(is_bad_after))
+        if not self.guard.nonfinite and not finite:
             # Above a scale of one the scaling itself may have overflowed. Then the scaler skips the step and halves
             # the scale; at a smaller scale the gradient is not finite by itself.
-            overflowed = not finite and scaler is not None and scaler.get_scale() >= 1
+            scaler = self._scaler()
+            overflowed = is_bad and scaler is not None and scaler.get_scale() >= 1
             self.guard.overflowed += overflowed
-            if finite or overflowed:
-                self.method.adjust_gradients(self.model)
-            if finite and self.method.changes_gradients:
-                finite = all_finite(parameters)
-            if not (finite or overflowed):
+            if not overflowed:
                 self._record_event(describe_gradient(self.named_parameters(), self.guard.sample_indices()))
         if self.guard.nonfinite:
             self._sums.skip_step()

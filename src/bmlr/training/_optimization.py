@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData
@@ -65,7 +66,8 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         self.check_options()
         options = self.optimizer_options
         larger = metric_form(self.monitored).larger_is_better
-        optimizer = options.optimizer(self.model, self.method.parameters())
+        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = options.optimizer(self.model, self.method.parameters(), fused=fused)
         if options.warmup_steps:
             self._warm_up = WarmUp(optimizer, options.warmup_steps, lambda: self.trainer.global_step)
         schedule = options.scheduler(

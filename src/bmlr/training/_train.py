@@ -147,6 +147,7 @@ def _fit(
         if recorder.has_stopped_early(len(checkpoint.content["bmlr"]["history"])):  # only the result is missing
             trainer.fit_loop.max_epochs = len(checkpoint.content["bmlr"]["history"])
     module.wants_stop = lambda: termination.requested
+    module.logs_steps = bool(trainer.loggers) or trainer.progress_bar_callback is not None
     module.after_step.append(recorder.checkpoint_step)
     module.after_nonfinite.append(recorder.write_events)
     module.before_epoch_end.append(recorder.select_epoch)
