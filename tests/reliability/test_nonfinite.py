@@ -271,14 +271,20 @@ def fit(method, plugin=None, *, epochs=2, **options):
     return module
 
 
+@pytest.fixture
+def plain_kernels(monkeypatch):
+    """No optimiser is fused: none is beside a loss scaler, and its last bits are others."""
+    monkeypatch.setattr("bmlr.config._optimizer._has_fused_kernel", lambda _: False)
+
+
 quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec")
 
 
 @quiet
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_noise_and_norms_see_unscaled_gradients(subject, monkeypatch):
+@pytest.mark.usefixtures("plain_kernels")
+def test_noise_and_norms_see_unscaled_gradients(subject):
     """With a scale that is a power of two every method computes bit for bit what it computes without."""
-    monkeypatch.setattr("bmlr.config._optimizer._has_fused_kernel", lambda _: False)  # there is none beside a scaler
     plain = fit(make_method(subject))
     scaled = fit(make_method(subject), Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10)))
     assert scaled.guard.overflowed == 0
@@ -320,6 +326,7 @@ def test_a_gradient_that_no_scale_makes_finite_is_not_normal():
 
 @quiet
 @pytest.mark.parametrize("numbers", [(2,), (1,), (5, 6)])
+@pytest.mark.usefixtures("plain_kernels")
 def test_a_skipped_step_under_scaling(numbers):
     """The scaler, which wants to see a gradient in every step, is not put off by a step without."""
     plain = fit(spoiling(make_method("OGMGE"), *numbers), on_nonfinite="skip")
