@@ -147,7 +147,7 @@ def by_hugging_face(kind, model, method, folder):
     arguments = TrainingArguments(
         str(folder / "hf"), num_train_epochs=EPOCHS, per_device_train_batch_size=SAMPLES, learning_rate=RATE,
         optim="sgd", lr_scheduler_type="constant", report_to="none", save_strategy="no", disable_tqdm=True,
-        use_cpu=True, max_grad_norm=0.0, logging_strategy="no",
+        use_cpu=True, max_grad_norm=0.0, logging_strategy="no", seed=0,
     )  # fmt: skip
     BalancedTrainer(model, arguments, method=method, train_dataset=make_rows(kind)).train()
 
