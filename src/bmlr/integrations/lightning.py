@@ -48,7 +48,7 @@ class BalancedMixin(lightning.LightningModule):
     """
 
     method: Method
-    #: Whether ``training_step`` returns the total of the losses; else it is compared, which waits for the device.
+    #: Whether ``training_step`` returns a multiple of the total; else that is looked at, which waits for the device.
     _returns_total: ClassVar[bool] = False
     _classifier: MultimodalClassifier
     _open: tuple[Losses, Tensor] | None = None  # of a step whose gradients are still to come
