@@ -116,7 +116,8 @@ def one_cycle(directory: Path, name: str, at: int, workers: int) -> None:
 def make(name: str) -> Method:
     """A method that does all it does within two epochs."""
     method = bmlr.methods.get(name)
-    return method(**method.conformance.short)
+    modality = method.conformance.modality_parameter
+    return method(**method.conformance.short, **({modality: "audio"} if modality else {}))
 
 
 def run(directory: Path, method: Method, workers: int = 0) -> None:

@@ -8,6 +8,7 @@ import bmlr
 from bmlr.integrations.hf import BalancedTrainer
 from bmlr.methods import available
 from bmlr.tasks import MultiLabel, Regression
+from method_loop import set_up
 from test_wrap import INPUTS, make_text_batch, wrap_text_model
 from zoo import make_batch, make_model
 
@@ -159,8 +160,10 @@ def test_other_methods_train_or_say_why_not(tmp_path, name):
     if method.plans_passes:
         with pytest.raises(ValueError, match="passes of its own, which a Trainer cannot: use bmlr.Balancer"):
             BalancedTrainer(make_model(), arguments(tmp_path), method=method, **options)
-    else:
-        BalancedTrainer(make_model(), arguments(tmp_path, num_train_epochs=2), method=method, **options).train()
+        return
+    model = make_model()
+    set_up(method, model)
+    BalancedTrainer(model, arguments(tmp_path, num_train_epochs=2), method=method, **options).train()
 
 
 def test_a_plain_model_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import bmlr
+from method_loop import set_up
 from zoo import make_batch, make_model
 
 
@@ -65,8 +66,9 @@ def test_methods_train_with_it_or_say_why_not(name):
     cls = bmlr.methods.get(name)
     model = make_model()
     torch.manual_seed(0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    balancer = bmlr.Balancer(model, cls(**cls.conformance.short), optimizer, max_epochs=1)
+    method = cls(**cls.conformance.short)
+    set_up(method, model)
+    balancer = bmlr.Balancer(model, method, torch.optim.SGD(model.parameters(), lr=0.05), max_epochs=1)
     drop = bmlr.ModalityDropout(0.4)
     batch = make_batch(2, 24)
     rows = [({u: x[i] for u, x in batch.inputs.items()}, batch.targets[i]) for i in range(24)]
@@ -79,7 +81,7 @@ def test_methods_train_with_it_or_say_why_not(name):
     for given in balancer.epoch(loader, loader):
         balancer.step(drop(given))
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    assert len(changed) >= 4
+    assert len(changed) >= 4 or not cls.trains
     assert all(bool(torch.isfinite(value).all()) for value in model.parameters())
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import bmlr
 from bmlr.parameters import optimizer_like
+from method_loop import set_up
 from test_wrap import make_text_batch, wrap_text_model
 from zoo import make_batch, make_model
 
@@ -55,10 +56,12 @@ def test_a_step_moves_each_modality_by_its_own_rate():
 def test_every_method_leaves_a_frozen_encoder_and_its_statistics_alone(name):
     cls = bmlr.methods.get(name)
     model = make_model(batch_norm=True)
+    torch.manual_seed(0)
+    method = cls(**cls.conformance.short)
+    set_up(method, model)
     optimizer = torch.optim.SGD(bmlr.param_groups(model, freeze=["video"]), lr=0.05)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    torch.manual_seed(0)
-    balancer = bmlr.Balancer(model, cls(**cls.conformance.short), optimizer, max_epochs=1)
+    balancer = bmlr.Balancer(model, method, optimizer, max_epochs=1)
     batch = make_batch(2, 16)
     rows = [({u: x[i] for u, x in batch.inputs.items()}, batch.targets[i]) for i in range(16)]
     loader = torch.utils.data.DataLoader(rows, 8)
@@ -67,7 +70,7 @@ def test_every_method_leaves_a_frozen_encoder_and_its_statistics_alone(name):
         balancer.step(given)
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert not [key for key in changed if key.startswith("encoders.video")]
-    assert [key for key in changed if key.startswith("encoders.audio")]
+    assert any(key.startswith("encoders.audio") for key in changed) == cls.trains
 
 
 def test_frozen_parts_stay_in_evaluation_mode_and_nothing_else_does():

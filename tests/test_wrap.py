@@ -45,7 +45,7 @@ def test_every_method_trains_a_wrapped_model_as_its_own(name, batch_norm):
         )
         states.append(native.state_dict())
     start = make_wrapped(batch_norm=batch_norm)[1].state_dict()
-    assert any(not torch.equal(states[0][key], start[key]) for key in start)
+    assert any(not torch.equal(states[0][key], start[key]) for key in start)  # of an ensemble those of its runs
     for key, value in states[0].items():
         torch.testing.assert_close(
             states[1][key], value, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"

@@ -38,8 +38,8 @@ class OwnFusion(bmlr.fusion.Fusion):
 
 
 def make_method(name: str) -> bmlr.Method:
-    """A method by its defaults, which trains features of different widths."""
-    return bmlr.methods.create(name, **({"width": 6} if name == "MLA" else {}))
+    """A method by its defaults, which trains features of different widths, and audio where it trains one modality."""
+    return bmlr.methods.create(name, **{"MLA": {"width": 6}, "Unimodal": {"modality": "audio"}}.get(name, {}))
 
 
 def make_model(

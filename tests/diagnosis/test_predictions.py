@@ -11,6 +11,7 @@ from bmlr.diagnosis import RemovalOptions, diagnose
 from bmlr.diagnosis._predictions import collect_predictions
 from bmlr.diagnosis._removal import make_predictor, mean_logits
 from bmlr.methods import UniformBaseline
+from method_loop import set_up
 
 
 def classifier(fusion="concat", **options):
@@ -327,7 +328,7 @@ def test_a_pair_is_a_batch():
 def test_every_method_can_be_diagnosed(name):
     model, data = classifier().eval(), batches((60, 60))
     method = bmlr.methods.create(name)
-    method.setup(model)
+    set_up(method, model)
     diagnosis = diagnose(model, data, method=method)
     prediction = method.predict(model(whole(data)))
     targets = torch.cat([batch.targets for batch in data])

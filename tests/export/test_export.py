@@ -19,6 +19,7 @@ from bmlr.export import export_model
 from bmlr.methods import LFM, ReconBoost
 from bmlr.runs import RunError, read_result
 from bmlr.training import train
+from method_loop import set_up
 from toy import Toy
 
 
@@ -100,7 +101,7 @@ PREDICTING = [name for name in bmlr.methods.available() if bmlr.methods.get(name
 def test_every_prediction_of_a_method_can_be_traced(tmp_path, name, options):
     model, example = two_modalities()
     method = bmlr.methods.get(name)(**options)
-    method.setup(model)
+    set_up(method, model)
     if hasattr(method, "num_members"):
         method.num_members = 2
     export_model(model, example, tmp_path, method=method, formats=["pt2"], masks=True)

@@ -41,8 +41,8 @@ def test_the_experiments_are_complete():
             assert row.baseline in labels | {""}
             ModelOptions(fusion=row.fusion)
         if experiment.is_table:
-            expected = {(row.label, name, m) for row in experiment.rows for name in experiment.data
-                        for m in experiment.measures}  # fmt: skip
+            rows = [row.label for row in experiment.rows if row.label != "Ensemble"]  # which is not in the paper
+            expected = {(label, name, m) for label in rows for name in experiment.data for m in experiment.measures}
             assert set(experiment.numbers) == expected
     assert set(FIG4_CLASSES) == set(EXPERIMENTS["fig4"].data)
     assert set(GRID) == set(scales.SCALES)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr.batch import Batch
+from bmlr.encoders.features import pooled
 from bmlr.functional import masked_mean, widened
 from bmlr.methods._starting import StartingMethod, Trained
 from bmlr.methods._support import check_batch
@@ -101,8 +102,8 @@ def feature_distance(features: Tensor, of_teacher: Tensor, mask: Tensor | None) 
     """Mean squared difference of features, over their entries and the samples of a mask, a scalar.
 
     Args:
-        features: Features, shape (B, d) or (B, …, d).
+        features: Features, shape (B, d) or (B, …, d), a sequence that is averaged over its positions.
         of_teacher: Those of the teacher, of the same shape, without gradient.
         mask: Samples that count, shape (B,); None counts all.
     """
-    return masked_mean((widened(features) - widened(of_teacher)).square().flatten(1).mean(1), mask)
+    return masked_mean((widened(pooled(features)) - widened(pooled(of_teacher))).square().mean(1), mask)

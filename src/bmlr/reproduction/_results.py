@@ -29,8 +29,8 @@ def frame(made: ExperimentRuns, settings: Settings) -> pd.DataFrame:
                 factor = 1 if measure == RATIO else 100
                 base = _measure(made.records[row.baseline, name], measure) if row.baseline else None
                 for paper_name in [name] if settings.scale == "paper" else experiment.data:
-                    paper = experiment.numbers[row.label, paper_name, measure]
-                    paper_base = experiment.numbers[row.baseline, paper_name, measure] if row.baseline else None
+                    paper = experiment.numbers.get((row.label, paper_name, measure))
+                    paper_base = experiment.numbers.get((row.baseline, paper_name, measure))
                     rows.append({
                         "table": experiment.name, "row": row.label, "method": records[0].label, "fusion": row.fusion,
                         "data": name, "measure": measure, "ours_mean": factor * ours.mean,
@@ -38,8 +38,8 @@ def frame(made: ExperimentRuns, settings: Settings) -> pd.DataFrame:
                         "runs": ours.runs, "failed": sum(record.state == "failed" for record in records),
                         "ours_gain": None if base is None else factor * (ours.mean - base.mean),
                         "paper_data": paper_name, "paper": paper,
-                        "paper_gain": None if paper_base is None else round(paper - paper_base, 4),
-                        "difference": factor * ours.mean - paper if paper_name == name else None,
+                        "paper_gain": None if paper is None or paper_base is None else round(paper - paper_base, 4),
+                        "difference": factor * ours.mean - paper if paper_name == name and paper is not None else None,
                         "best_on_test_mean": _optimistic(records, measure),
                     })  # fmt: skip
     return pd.DataFrame(rows)
@@ -67,7 +67,7 @@ def experiment_table(made: ExperimentRuns, settings: Settings) -> Table:
             papers = [experiment.numbers.get((row.label, name, measure)) for row in experiment.rows]
             if settings.scale == "paper":
                 columns.append(
-                    (f"{name} {measured}: paper", [Cell(f"{value:.2f}") for value in papers if value is not None])
+                    (f"{name} {measured}: paper", [Cell("–" if value is None else f"{value:.2f}") for value in papers])
                 )
                 columns.append((f"{name} {measured}: ours", cells))
                 differences = [
@@ -80,6 +80,8 @@ def experiment_table(made: ExperimentRuns, settings: Settings) -> Table:
                 columns.append(
                     (f"{name} {measured}: ours, gain", _gains(made, name, measure, estimates, factor, digits))
                 )
+            if measure == ACCURACY and (over := _over_ensemble(made, name, digits)):
+                columns.append((f"{name}: over the ensemble", over))
             if measure == ACCURACY:
                 ranks[name] = [mean.mean for mean in estimates]
     if settings.scale == "small":
@@ -113,6 +115,17 @@ def _gains(
     return cells
 
 
+def _over_ensemble(made: ExperimentRuns, name: str, digits: int) -> list[Cell]:
+    """Differences to the ensemble of single modalities, with intervals; empty where the table has no such row."""
+    labels = [row.label for row in made.experiment.rows if bmlr.methods.get(row.method) is bmlr.methods.Ensemble]
+    cells = []
+    for row in made.experiment.rows if labels else ():
+        difference = difference_of(made.records[row.label, name], made.records[labels[0], name])
+        text = "–" if difference is None else difference.text(digits)
+        cells.append(Cell("0" if row.label == labels[0] else text))
+    return cells
+
+
 def _interval(records: Sequence[RunRecord], baseline: Sequence[RunRecord], digits: int) -> str:
     """The 95 % interval of a gain; "" unless the seeds are the same."""
     difference = difference_of(records, baseline)
@@ -131,11 +144,11 @@ def _paper_columns(experiment: Experiment) -> list[tuple[str, list[Cell]]]:
             digits = 2 if measure == RATIO else 1
             texts = []
             for row in experiment.rows:
-                value = experiment.numbers[row.label, name, measure]
+                value = experiment.numbers.get((row.label, name, measure))
                 gain = ""
-                if row.baseline:
+                if value is not None and row.baseline:
                     gain = f" ({value - experiment.numbers[row.baseline, name, measure]:+.{digits}f})"
-                texts.append(Cell(f"{value:.2f}{gain}"))
+                texts.append(Cell("–" if value is None else f"{value:.2f}{gain}"))
             columns.append(
                 (f"paper, {name} {measure} (gain)" if measure != ACCURACY else f"paper, {name} (gain)", texts)
             )
@@ -172,6 +185,10 @@ def _read(score: Mapping[str, Any], measure: str) -> float | None:
     index = {FIRST: 0, SECOND: 1, RATIO: 0}[measure]
     value = values[index] if index < len(values) else None
     return None if value is None else float(value)
+
+
+def _is_in_paper(experiment: Experiment, label: str) -> bool:
+    return any(row == label for row, _, _ in experiment.numbers)
 
 
 def _measure_name(measure: str, data: MultimodalData) -> str:
@@ -234,6 +251,8 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
         for name, data in made.data.items()
         if (note := describe_size("test", len(data.split("test"))))
     ]
+    if extra := [row.label for row in made.experiment.rows if not _is_in_paper(made.experiment, row.label)]:
+        notes.append(f"Not in the paper: {', '.join(extra)}, of single modalities that are trained first.")
     if settings.scale == "small":
         notes.append(
             "Gain over the row's baseline, with its 95 % interval for the fused accuracy (paired bootstrap "
