@@ -100,7 +100,9 @@ class OptimizerOptions:
             raise ValueError("Parameter `lr` should be given where there is no data set to take a default from.")
         groups = self.parameter_groups(model, method_parameters)
         options: dict[str, Any] = {"weight_decay": self.weight_decay}
-        if fused and all(_has_fused_kernel(p) for group in groups for p in group["params"]):
+        # With momentum the fused SGD of torch stops at a parameter that gets its first gradient after others.
+        has_kernel = self.name != "sgd" or not self.momentum
+        if fused and has_kernel and all(_has_fused_kernel(p) for group in groups for p in group["params"]):
             options["fused"] = True
         if self.name == "sgd":
             return torch.optim.SGD(groups, self.lr, momentum=self.momentum, **options)
