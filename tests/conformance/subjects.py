@@ -6,9 +6,10 @@ two, or differs by design, its class says so (:class:`bmlr.methods.Conformance`)
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -37,6 +38,25 @@ SUBJECTS = (
     *(f"{name}:{variant}" for name in METHODS for variant in method_class(name).conformance.variants),
 )
 
+_HOOKS = ("batch_losses", "combine_gradients", "change_gradients", "plan_epoch", "finish_epoch", "required_runs")
+
+
+def _way(name: str) -> tuple[object, ...]:
+    """What a training loop sees of a method: the hooks it has, and whether it has state of its own."""
+    cls = method_class(name)
+    hooks = tuple(hook for hook in _HOOKS if getattr(cls, hook) is not getattr(Method, hook))
+    return hooks, cls.state_attributes != Method.state_attributes, cls().plans_passes
+
+
+def first_of_each_way(subjects: Iterable[str] = METHODS) -> list[Any]:
+    """Parameters of a test that trains whole runs: one method for each way to take part in a training.
+
+    The other subjects are tests of `make test-slow`.
+    """
+    firsts = {_way(name): name for name in reversed(METHODS)}.values()
+    return [pytest.param(name, marks=() if name in firsts else pytest.mark.slow) for name in subjects]
+
+
 #: Subjects and fusions that go together: every method with every fusion, its variants with two of them.
 COMBINATIONS = [
     (subject, fusion) for subject in SUBJECTS for fusion in (FUSIONS if subject in METHODS else ("concat", "own"))
@@ -54,6 +74,12 @@ def make_method(subject: str, **parameters: Any) -> Method:
     expected = method_class(subject).conformance
     settings = expected.variants[subject.partition(":")[2]] if ":" in subject else expected.short
     return method_class(subject)(**{**settings, **parameters})
+
+
+def make_run_method(subject: str) -> Method:
+    """The method of a subject for the runs on toy data, of audio and image."""
+    parameter = method_class(subject).conformance.modality_parameter
+    return make_method(subject, **({parameter: "audio"} if parameter else {}))
 
 
 def trained_modalities(subject: str, modalities: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from subjects import SUBJECTS, make_method, method_class
+from subjects import SUBJECTS, first_of_each_way, make_run_method, method_class
 
 from bmlr._files import json_text
 from bmlr.config import TrainerOptions
@@ -20,14 +20,9 @@ class Stop(Exception):
     pass
 
 
-def make(subject):
-    parameter = method_class(subject).conformance.modality_parameter
-    return make_method(subject, **({parameter: "audio"} if parameter else {}))
-
-
 def stopping_in_the_second_epoch(subject):
     """The method, raising Stop at the second step of its second epoch; its name and state stay the same."""
-    method = make(subject)
+    method = make_run_method(subject)
     compute_losses, seen = method.compute_losses, []
 
     def stop(model, batch):
@@ -41,15 +36,15 @@ def stopping_in_the_second_epoch(subject):
     return method
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("subject", first_of_each_way(SUBJECTS))
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, subject):
     def run(folder, method, **options):
         return train(Toy(24), method, trainer=OPTIONS, run=tmp_path / folder, **options)
 
-    whole = run("whole", make(subject))
+    whole = run("whole", make_run_method(subject))
     with pytest.raises(Stop) if method_class(subject).trains else contextlib.nullcontext():
         run("cut", stopping_in_the_second_epoch(subject))
-    resumed = run("cut", make(subject), resume=True)
+    resumed = run("cut", make_run_method(subject), resume=True)
     for name in ("best", "last"):
         first, second = (load_file(result.directory / f"{name}.safetensors") for result in (whole, resumed))
         assert first.keys() == second.keys()

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 from interruptions import CPU, Stop, assert_same_run, stopping
-from subjects import METHODS, SUBJECTS, make_method
+from subjects import METHODS, SUBJECTS, make_run_method
 
 from bmlr.config import ModelOptions, OptimizerOptions
 from bmlr.data import ArraySplit
@@ -29,7 +29,7 @@ def run(folder, method, *, data=None, trainer=CPU, **options):
 
 def count_batches(folder, subject, **options):
     """A whole run and the number of its training batches."""
-    method = make_method(subject)
+    method = make_run_method(subject)
     compute_losses, seen = method.compute_losses, []
 
     def count(model, batch):
@@ -45,7 +45,7 @@ def stop_after_every_step(folder, subject, **options):
     """Resume a run again and again, each time for one step only; the number of times it was stopped."""
     for stops in range(100):
         try:
-            run(folder, stopping(make_method(subject), 1), resume=True, **options)
+            run(folder, stopping(make_run_method(subject), 1), resume=True, **options)
         except RunInterruptedError as error:
             assert "was stopped by SIGTERM with a checkpoint after step" in str(error)  # noqa: PT017
         else:
@@ -70,8 +70,8 @@ def test_with_workers_too(tmp_path, subject):
     count_batches(tmp_path / "whole", subject)
     for at in (2, 3):
         with pytest.raises(RunInterruptedError):
-            run(tmp_path / "cut", stopping(make_method(subject), at), resume=True, trainer=trainer)
-    run(tmp_path / "cut", make_method(subject), resume=True, trainer=trainer)
+            run(tmp_path / "cut", stopping(make_run_method(subject), at), resume=True, trainer=trainer)
+    run(tmp_path / "cut", make_run_method(subject), resume=True, trainer=trainer)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -84,8 +84,8 @@ def test_a_run_stopped_once_after_any_step_ends_as_if_it_had_not_been(tmp_path, 
     batches = count_batches(tmp_path / "whole", subject)
     for at in range(2, batches + 1):
         with pytest.raises(Stop):
-            run(tmp_path / str(at), stopping(make_method(subject), at, None), trainer=trainer)
-        run(tmp_path / str(at), make_method(subject), resume=True, trainer=trainer)
+            run(tmp_path / str(at), stopping(make_run_method(subject), at, None), trainer=trainer)
+        run(tmp_path / str(at), make_run_method(subject), resume=True, trainer=trainer)
         assert_same_run(tmp_path / "whole", tmp_path / str(at))
 
 
@@ -93,7 +93,7 @@ def test_a_run_stopped_once_after_any_step_ends_as_if_it_had_not_been(tmp_path, 
 def test_a_resumed_run_repeats_no_step(tmp_path, subject):
     batches = count_batches(tmp_path / "whole", subject)
     with pytest.raises(RunInterruptedError):
-        run(tmp_path / "cut", stopping(make_method(subject), 2))
+        run(tmp_path / "cut", stopping(make_run_method(subject), 2))
     assert read_checkpoint(tmp_path / "cut" / "last.ckpt")["bmlr"]["position"] == 2
     assert count_batches(tmp_path / "cut", subject, resume=True) == batches - 2
 
@@ -113,28 +113,28 @@ def test_a_resumed_run_repeats_no_step(tmp_path, subject):
 )
 def test_whatever_the_options(tmp_path, trainer, at):
     options = {"trainer": dataclasses.replace(CPU, **trainer), "optimizer": OptimizerOptions(name="sgd", lr=0.05)}
-    run(tmp_path / "whole", make_method("OGMGE"), **options)
+    run(tmp_path / "whole", make_run_method("OGMGE"), **options)
     with pytest.raises(RunInterruptedError):
-        run(tmp_path / "cut", stopping(make_method("OGMGE"), at), **options)
+        run(tmp_path / "cut", stopping(make_run_method("OGMGE"), at), **options)
     position = read_checkpoint(tmp_path / "cut" / "last.ckpt")["bmlr"]["position"]
     accumulated = trainer.get("accumulate_grad_batches", 1)
     assert position == -(-at // accumulated) * accumulated
-    run(tmp_path / "cut", make_method("OGMGE"), resume=True, **options)
+    run(tmp_path / "cut", make_run_method("OGMGE"), resume=True, **options)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_steps_that_end_with_their_pass_go_on_where_they_were(tmp_path):
     options = {"trainer": dataclasses.replace(CPU, accumulate_grad_batches=2)}
-    run(tmp_path / "whole", make_method("ReconBoost"), **options)
+    run(tmp_path / "whole", make_run_method("ReconBoost"), **options)
     per_pass = count_batches(tmp_path / "counted", "ReconBoost") // CPU.epochs // 2
     assert per_pass % 2
     with pytest.raises(RunInterruptedError):
-        run(tmp_path / "cut", stopping(make_method("ReconBoost"), per_pass), **options)
+        run(tmp_path / "cut", stopping(make_run_method("ReconBoost"), per_pass), **options)
     assert read_checkpoint(tmp_path / "cut" / "last.ckpt")["bmlr"]["position"] == per_pass
     for at in (1, 2):
         with pytest.raises(RunInterruptedError):
-            run(tmp_path / "cut", stopping(make_method("ReconBoost"), at), resume=True, **options)
-    run(tmp_path / "cut", make_method("ReconBoost"), resume=True, **options)
+            run(tmp_path / "cut", stopping(make_run_method("ReconBoost"), at), resume=True, **options)
+    run(tmp_path / "cut", make_run_method("ReconBoost"), resume=True, **options)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
