@@ -17,6 +17,7 @@ from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions, build_mo
 from bmlr.methods import BMLR, Joint, Losses
 from bmlr.training import BalancedModule, NonFiniteLossError, _module, train
 from bmlr.training._guard import count_nonfinite
+from method_loop import give_runs
 from toy import Toy
 
 SKIP = dataclasses.replace(CPU, on_nonfinite="skip")
@@ -266,6 +267,7 @@ def fit(method, plugin=None, *, epochs=2, **options):
     model, optimizer, _ = fill_defaults(data, ModelOptions(), OptimizerOptions(), TrainerOptions())
     torch.manual_seed(0)
     module = BalancedModule(build_model(data, model), method, optimizer, data=data, batch_size=8, **options)
+    give_runs(method, module.model)
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
@@ -344,4 +346,5 @@ def test_a_skipped_step_under_scaling(numbers):
 @pytest.mark.parametrize("subject", first_of_each_way())
 def test_every_method_trains_in_bfloat16_from_configuration_to_result(tmp_path, subject):
     trainer = dataclasses.replace(CPU, precision="bf16-mixed")
-    assert run(tmp_path, make_run_method(subject), trainer=trainer).content["epochs"] == 2
+    epochs = 2 if method_class(subject).trains else 1
+    assert run(tmp_path, make_run_method(subject), trainer=trainer).content["epochs"] == epochs

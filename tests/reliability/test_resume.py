@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 from interruptions import CPU, Stop, assert_same_run, stopping
-from subjects import METHODS, SUBJECTS, make_run_method
+from subjects import SUBJECTS, first_of_each_way, make_run_method, method_class
 
 from bmlr.config import ModelOptions, OptimizerOptions
 from bmlr.data import ArraySplit
@@ -53,9 +53,7 @@ def stop_after_every_step(folder, subject, **options):
     raise AssertionError("The run does not get on.")
 
 
-@pytest.mark.parametrize(
-    "subject", [*METHODS, *(pytest.param(s, marks=pytest.mark.slow) for s in SUBJECTS if s not in METHODS)]
-)
+@pytest.mark.parametrize("subject", first_of_each_way(s for s in SUBJECTS if method_class(s).trains))
 def test_a_run_stopped_after_each_of_its_steps_ends_as_if_it_had_not_been(tmp_path, subject):
     batches = count_batches(tmp_path / "whole", subject)
     assert batches >= 4
