@@ -18,13 +18,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 import bmlr
 from bmlr.methods import EpochContext, EpochPlan
+from bmlr.parameters import optimizer_like
 
 BASELINE = "Joint"
 #: An epoch in which every method acts: past the warm-ups, before the ends of modulation.
@@ -81,10 +82,13 @@ class Subject:
         self.steps_per_epoch = sum(size if each.indices is None else len(each.indices) for each in plan.passes) / size
 
     def _plan(self, batch: bmlr.Batch) -> EpochPlan:
-        def batches() -> Iterator[bmlr.Batch]:
+        def batches(_: int = 0) -> Iterator[bmlr.Batch]:
             yield batch
 
-        context = EpochContext(EPOCH, MAX_EPOCHS, self.model, len(batch), batches, batches)
+        def make_optimizer(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+            return optimizer_like(self.optimizer, parameters)
+
+        context = EpochContext(EPOCH, MAX_EPOCHS, self.model, len(batch), batches, batches, 0, batches, make_optimizer)
         return self.method.start_epoch(context)
 
     def step(self, tag: str) -> float:

@@ -79,6 +79,15 @@ class Alternating(Joint):
         return bmlr.methods.Losses({batch.tag: loss})
 
 
+def test_a_trainer_that_would_leave_out_the_plans_of_a_module_with_data_is_refused():
+    module = make_module(bmlr.methods.OPM(warmup=1))
+    module.data, module.batch_size = Toy(24), 8
+    with pytest.raises(RuntimeError, match="planned anew .* give the trainer `reload_dataloaders_every_n_epochs=1`"):
+        make_trainer(2).fit(module)
+    with pytest.raises(RuntimeError, match="and `fit` no training loader"):
+        make_trainer().fit(module, DataLoader(pairs("train"), 16))
+
+
 def test_a_batch_given_twice_counts_once_and_lacks_the_same_modalities(tmp_path):
     method, options = Alternating(), TrainerOptions(epochs=1, batch_size=8, modality_dropout=0.5, progress=False)
     result = train(Toy(20), method, trainer=options, run=tmp_path / "run")

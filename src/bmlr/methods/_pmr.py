@@ -82,7 +82,7 @@ class PMR(WindowedMethod):
         cost="1 forward, 1 backward, and inference over a tenth of the training split per epoch",
     )
     tasks_reason: ClassVar[str] = "its prototypes are those of classes"
-    epoch_parameters: ClassVar[tuple[str, ...]] = ("entropy_epochs", "last_epoch")
+    epoch_parameters: ClassVar[tuple[str, ...]] = ("entropy_epochs",)
     remedy: ClassVar[Remedy | None] = Remedy("encoder", "draws the features of the modality behind to their classes")
     conformance: ClassVar[Conformance] = Conformance(
         short={"fraction": 0.5},

@@ -239,6 +239,11 @@ class BalancedModule(OptimizedModule):
         """
         self._sums, self._started = EpochSums(), time.perf_counter()
         self._position, self._counts_before_epoch = 0, (self.guard.skipped, self.guard.overflowed)
+        if self.data is not None and self._planned_epoch != self.epochs_done:
+            raise RuntimeError(
+                "BalancedModule with `data` brings its own batches, planned anew for every epoch: give the trainer "
+                "`reload_dataloaders_every_n_epochs=1`, and `fit` no training loader."
+            )
         if self.data is None:
             plan = self.method.start_epoch(self._context())
             if plan != EpochPlan():
