@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bmlr._random import capture_random_state, mixed_seed, restore_random_state
+from bmlr._random import capture_random_state, restore_random_state
 from bmlr.batch import Batch, as_batch
 from bmlr.config import OptimizerOptions
-from bmlr.data import MultimodalData, SplitName
-from bmlr.methods import EpochContext, EpochPlan, Losses, Method
+from bmlr.data import MultimodalData
+from bmlr.methods import EpochPlan, Losses, Method
 from bmlr.model import MultimodalClassifier
-from bmlr.parameters import optimizer_like
 from bmlr.training._accumulation import Accumulation, pass_ends
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
-from bmlr.training._evaluation import NoLoaders
 from bmlr.training._guard import (
     NonFiniteLossError,
     StepGuard,
@@ -28,13 +25,13 @@ from bmlr.training._guard import (
     describe_gradient,
     describe_loss,
 )
-from bmlr.training._optimization import OptimizedModule
+from bmlr.training._loading import LoadingModule
 from bmlr.training._processes import any_process, gather, sum_over_processes
 from bmlr.training._scores import flatten_score
-from bmlr.training.loader import BatchRequest, RequestLoader, ordered_requests, planned_requests
+from bmlr.training.loader import BatchRequest, ordered_requests, planned_requests
 
 
-class BalancedModule(OptimizedModule):
+class BalancedModule(LoadingModule):
     """Train a model by any method under any Lightning trainer.
 
     With ``data`` the module brings its own loaders and serves every method. Without, give the trainer loaders of
@@ -88,7 +85,6 @@ class BalancedModule(OptimizedModule):
         super().__init__(model, method, optimizer)
         self.data = data
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.history: list[dict[str, float]] = []
         self.guard = StepGuard(on_nonfinite, max_nonfinite)
         #: Asked after every batch whether training should stop; in distributed training any process stops all.
         self.wants_stop: Callable[[], bool] = lambda: False
@@ -115,11 +111,6 @@ class BalancedModule(OptimizedModule):
         self._counts_before_epoch = (0, 0)  # skipped and overflowed steps
         self._started = 0.0
         self._rank_states: list[dict[str, Any]] | None = None  # of a loaded checkpoint, until training starts
-
-    @property
-    def epochs_done(self) -> int:
-        """Number of finished epochs, counted over resumed runs."""
-        return len(self.history)
 
     @property
     def _steps_per_batch(self) -> int:
@@ -164,64 +155,6 @@ class BalancedModule(OptimizedModule):
                 self._accumulation = self._plan_steps()
                 self._accumulation.prepare(self.trainer, self._first_position - 1)
         return self._loader("train", self._requests, self._first_position)
-
-    def val_dataloader(self) -> Iterable[Batch]:
-        """The validation split, in order; none where the trainer trains on a loader of its own without one."""
-        if self.data is None and self.trainer.state.fn == "fit":
-            return NoLoaders()
-        requests = ordered_requests(
-            len(self._own_data().split("val")),
-            self.batch_size,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-        return self._loader("val", requests)
-
-    def _loader(self, split: SplitName, requests: list[BatchRequest], start: int = 0) -> RequestLoader:
-        return RequestLoader(
-            self._own_data().split(split),
-            requests,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            start=start,
-        )
-
-    def _own_data(self) -> MultimodalData:
-        if self.data is None:
-            raise RuntimeError(
-                "BalancedModule has no `data` of its own: give the trainer the loader that is missing, or the module "
-                "`data`."
-            )
-        return self.data
-
-    def _context(self) -> EpochContext:
-        if self.data is None:
-            return dataclasses.replace(self.epoch_context(), seed=self.seed)
-        convert, num_train = self.trainer.precision_plugin.convert_input, len(self.data.split("train"))
-
-        def load(split: SplitName, requests: list[BatchRequest]) -> Iterator[Batch]:
-            for batch in self._loader(split, requests):
-                yield convert(batch.to(self.device))  # here the trainer converts no batch to its precision
-
-        def in_order(split: SplitName) -> Callable[[], Iterator[Batch]]:
-            return lambda: load(split, ordered_requests(len(self._own_data().split(split)), self.batch_size))
-
-        def shuffled(number: int) -> Iterator[Batch]:
-            seed = mixed_seed(self.seed, number)
-            requests = planned_requests(EpochPlan(), num_train, self.batch_size, seed=seed, epoch=self.epochs_done)
-            return load("train", requests)
-
-        return EpochContext(
-            epoch=self.epochs_done,
-            max_epochs=self.trainer.max_epochs or 1,
-            model=self.model,
-            num_train=num_train,
-            train_batches=in_order("train"),
-            val_batches=in_order("val"),
-            seed=self.seed,
-            shuffled_batches=shuffled,
-            make_optimizer=lambda parameters: optimizer_like(self.trainer.optimizers[0], parameters),
-        )
 
     # Training
 
