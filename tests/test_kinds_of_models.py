@@ -23,8 +23,9 @@ from zoo import make_batch, make_model
 
 #: Methods of each kind: plain losses, gradients scaled, combined and cut.
 METHODS = ["Joint", "BMLR", "OGMGE", "AGM", "DGL", "MMPareto"]
-#: All that need no validation split, by which one learns a weight and one ranks teachers.
-ALL_METHODS = [name for name in available() if name not in {"LFMBalanceBenchmark", "G2D"}]
+#: Those that look at a validation split, or at samples by their index.
+LOOKING = {"G2D", "GBlend", "LFMBalanceBenchmark", "ModalitySMV", "MSLR", "QMF", "SampleSMV"}
+ALL_METHODS = [name for name in available() if name not in LOOKING]
 CPU = TrainerOptions(epochs=2, batch_size=8, accelerator="cpu", devices=1, progress=False)
 
 

@@ -21,7 +21,7 @@ help train trianer -> There is no help on trianer. Did you mean 'trainer'?
 help report table -> There is no help on table.
 train --data.help digitz -> There is no help on digitz. Did you mean 'digits'?
 train -> bmlr train needs --data: one of digits, avmnist, crema-d
-train digits -> bmlr train needs --method: one of Joint, UniformBaseline, BMLR
+train digits -> bmlr train needs --method: one of Joint, Ensemble, Pretrained
 train --methd BMLR -> There is no option --methd. Did you mean '--method'?
 train --metods BMLR -> There is no option --metods. Did you mean '--method'?
 train digitz --method BMLR -> Found digitz. Did you mean 'digits'?
@@ -108,7 +108,7 @@ reproduce table1 --out zero.yaml -> Option --out: zero.yaml cannot be written
 compare digits --methods BMLR --trainer.accelerator cpu --trainer.devices 999 -> asks for 999 processes
 tune digits --methods BMLR --space beta=0:1 --trainer.num_nodes 2 -> nothing tells which of the 2 machines
 reproduce table1 --trainer.accelerator gpuu -> Did you mean 'gpu'?
-methods extra -> bmlr methods takes options only. Found one word more: extra.
+methods extra -> The method should be one of Joint, Ensemble
 """
 
 

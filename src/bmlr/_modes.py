@@ -24,7 +24,8 @@ def module_mode(*modules: nn.Module, training: bool) -> Iterator[None]:
         >>> layer.training
         True
     """
-    before = [(submodule, submodule.training) for module in modules for submodule in module.modules()]
+    # All that `train` reaches: the head of a wrapped model counts the encoders inside it among none of its modules.
+    before = [(submodule, submodule.training) for module in modules for submodule in _tree(module)]
     for module in modules:
         module.train(training)
     try:
@@ -32,6 +33,12 @@ def module_mode(*modules: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for submodule, mode in before:
             submodule.training = mode
+
+
+def _tree(module: nn.Module) -> Iterator[nn.Module]:
+    yield module
+    for child in module.children():
+        yield from _tree(child)
 
 
 @contextmanager

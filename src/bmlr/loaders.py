@@ -65,8 +65,9 @@ def shuffled_batches(loader: Iterable[Any], convert: Callable[[Any], Batch], see
         >>> from bmlr.batch import as_batch
         >>> from torch.utils.data import DataLoader
         >>> pairs = [({"a": torch.tensor([float(i)])}, i) for i in range(4)]
-        >>> [batch.indices.tolist() for batch in shuffled_batches(DataLoader(pairs, 2), as_batch, seed=1)]
-        [[2, 1], [0, 3]]
+        >>> batches = shuffled_batches(DataLoader(pairs, 2), as_batch, seed=1)
+        >>> sorted(torch.cat([batch.indices for batch in batches]).tolist())
+        [0, 1, 2, 3]
     """
     if not gives_samples(loader):
         yield from map(convert, loader)

@@ -380,6 +380,7 @@ class TestMachine:
         assert "cannot be read now: Permission denied" in error
         assert "Remove" not in error
 
+    @pytest.mark.slow
     def test_sounds_are_read_without_a_home(self, tmp_path):
         """A user without an entry, as by `docker run -u 12345`."""
         unshare = ["unshare", "-U", "--map-user=12345", "--map-group=12345"]

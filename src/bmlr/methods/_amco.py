@@ -145,5 +145,6 @@ class AMCo(SteppedMethod):
             ranks = torch.randperm(width, generator=generator).to(z.device, non_blocking=True)
             factor = width / (width - num_masked) if num_masked < width else 0.0
             masked = z * (ranks >= num_masked).to(z.dtype) * factor
-            features[name] = torch.where(dependent[name] & has_others, masked, z)
+            is_masked = (dependent[name] & has_others).view(-1, *[1] * (z.ndim - 1))
+            features[name] = torch.where(is_masked, masked, z)
         return output.replace_features(features)

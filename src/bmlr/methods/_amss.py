@@ -15,7 +15,7 @@ from bmlr.methods._modulation import (
     detached_unimodal_logits,
     encoder_gradients,
 )
-from bmlr.methods._support import SteppedMethod
+from bmlr.methods._support import SteppedMethod, pooled
 from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
@@ -124,7 +124,7 @@ class AMSS(SteppedMethod, ScoredMethod):
         labels, rows = output.task.labels(targets), []
         for name, logits in sorted(detached_unimodal_logits(output).items()):
             mask = output.task.counted(targets, output.mask(name))
-            features = log_probabilities(output.features[name].detach())
+            features = log_probabilities(pooled(output.features[name].detach()))
             losses, count = counted_sum(-(labels * log_probabilities(logits)).sum(1), mask)
             entropies, _ = counted_sum(-(features.exp() * features).sum(1), mask)
             rows.append(torch.stack([losses, entropies, count]))

@@ -189,7 +189,7 @@ class CGGM(ScoredMethod, HeadedMethod):
         of_heads = torch.autograd.grad(heads, [watched[u] for u in names], retain_graph=True)
         cosines = {}
         for u, first, second in zip(names, of_fused, of_heads, strict=True):
-            values = F.cosine_similarity(widened(first), widened(second), dim=-1)
+            values = F.cosine_similarity(widened(first).flatten(1), widened(second).flatten(1), dim=-1)
             cosines[u] = masked_mean(values, output.task.counted(targets, output.mask(u)))
         return cosines
 

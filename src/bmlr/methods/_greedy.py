@@ -63,6 +63,7 @@ class Greedy(Method):
 
     Example:
         >>> import torch, bmlr
+        >>> generator = torch.manual_seed(0)
         >>> model = bmlr.MultimodalClassifier({"a": torch.nn.Linear(4, 8), "v": torch.nn.Linear(6, 8)}, 3)
         >>> method = bmlr.methods.Greedy()
         >>> method.setup(model)

@@ -40,7 +40,13 @@ def take_head(name: str, trained: Trained, heads: nn.ModuleDict) -> None:
 
 
 class StartingMethod(Method):
-    """A method that starts from trained runs, by default one of each modality alone."""
+    """A method that starts from trained runs, by default one of each modality alone.
+
+    Example:
+        >>> import bmlr
+        >>> bmlr.methods.UMT().required_runs(("audio", "video"))
+        {'audio': Unimodal(modality='audio'), 'video': Unimodal(modality='video')}
+    """
 
     state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "has_started")
 
