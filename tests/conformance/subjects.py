@@ -53,8 +53,22 @@ def first_of_each_way(subjects: Iterable[str] = METHODS) -> list[Any]:
 
     The other subjects are tests of `make test-slow`.
     """
-    firsts = {_way(name): name for name in reversed(METHODS)}.values()
+    firsts = _firsts()
     return [pytest.param(name, marks=() if name in firsts else pytest.mark.slow) for name in subjects]
+
+
+def with_most_fusions_slow(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """Pairs of a subject and a fusion as parameters: all fusions for one method of each way, two for the others.
+
+    The other pairs are tests of `make test-slow`.
+    """
+    firsts = _firsts()
+    usual = lambda subject, fusion: base(subject) in firsts or fusion in {"concat", "own"}
+    return [pytest.param(*pair, marks=() if usual(*pair) else pytest.mark.slow) for pair in pairs]
+
+
+def _firsts() -> set[str]:
+    return set({_way(name): name for name in reversed(METHODS)}.values())
 
 
 #: Subjects and fusions that go together: every method with every fusion, its variants with two of them.

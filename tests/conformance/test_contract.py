@@ -25,6 +25,7 @@ from subjects import (
     parameters,
     same,
     trained_modalities,
+    with_most_fusions_slow,
 )
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,7 +40,7 @@ from method_loop import MethodLoop, assert_resumes, assert_same_state
 from zoo import make_batch, make_model
 
 each_combination = pytest.mark.parametrize(
-    ("subject", "fusion"), COMBINATIONS, ids=["-".join(pair) for pair in COMBINATIONS]
+    ("subject", "fusion"), with_most_fusions_slow(COMBINATIONS), ids=["-".join(pair) for pair in COMBINATIONS]
 )
 each_subject = pytest.mark.parametrize("subject", SUBJECTS)
 two_or_three = pytest.mark.parametrize("modalities", [2, 3])
@@ -536,7 +537,9 @@ def halves_agree(subject, fusion, modalities):
         yield same(gradients(fresh.model, fresh.method), gradients(halves.model, halves.method))
 
 
-@pytest.mark.parametrize(("subject", "fusion"), [pair for pair in COMBINATIONS if pair[0] not in NOT_MEAN_OVER_SAMPLES])
+@pytest.mark.parametrize(
+    ("subject", "fusion"), with_most_fusions_slow(pair for pair in COMBINATIONS if pair[0] not in NOT_MEAN_OVER_SAMPLES)
+)
 @two_or_three
 def test_accumulated_halves_give_the_gradients_of_the_batch(subject, fusion, modalities):
     assert all(halves_agree(subject, fusion, modalities))

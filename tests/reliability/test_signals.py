@@ -84,7 +84,11 @@ def killed_again_and_again(tmp_path, command, how, times, longest):
     return in_training, len(folders)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGINT))],
+    ids=str,
+)
 def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, server, how):
     killed_again_and_again(tmp_path, Forked(server, tmp_path / "errors"), how, 3, longest=1.0)
 
