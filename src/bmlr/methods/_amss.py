@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_positive
+from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, widened
 from bmlr.methods._modulation import (
     ScoredMethod,
@@ -15,7 +16,7 @@ from bmlr.methods._modulation import (
     detached_unimodal_logits,
     encoder_gradients,
 )
-from bmlr.methods._support import SteppedMethod, pooled
+from bmlr.methods._support import SteppedMethod
 from bmlr.methods._types import Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
