@@ -302,7 +302,7 @@ class _PassLoader:
                 f"of your own: the method chooses the samples of its passes. Found {type(train).__name__}."
             )
         indices = torch.arange(count_samples(train)) if entry.indices is None else torch.tensor(entry.indices)
-        self._chunks = even_chunks(indices[torch.randperm(len(indices))], train)
+        self._chunks = even_chunks(indices[torch.randperm(len(indices))], train.batch_size)
         self._loader = sample_loader(train, self._chunks)
 
     def __len__(self) -> int:

@@ -47,9 +47,7 @@ def batches_in_order(loader: Iterable[Any], convert: Callable[[Any], Batch]) -> 
         return
     chunks = torch.arange(count_samples(loader)).split(loader.batch_size or 1)
     # A generator of its own: a look at the data must not shift the draws of the training.
-    for chunk, given in zip(chunks, sample_loader(loader, chunks, torch.Generator()), strict=True):
-        batch = convert(given)
-        yield dataclasses.replace(batch, indices=chunk.to(batch.targets.device))
+    yield from _batches_of(loader, chunks, convert, torch.Generator())
 
 
 def shuffled_batches(loader: Iterable[Any], convert: Callable[[Any], Batch], seed: int) -> Iterator[Batch]:
@@ -73,15 +71,22 @@ def shuffled_batches(loader: Iterable[Any], convert: Callable[[Any], Batch], see
         yield from map(convert, loader)
         return
     generator = torch.Generator().manual_seed(seed)
-    chunks = even_chunks(torch.randperm(count_samples(loader), generator=generator), loader)
+    chunks = even_chunks(torch.randperm(count_samples(loader), generator=generator), loader.batch_size)
+    yield from _batches_of(loader, chunks, convert, generator)
+
+
+def _batches_of(
+    loader: DataLoader[Any], chunks: Sequence[Tensor], convert: Callable[[Any], Batch], generator: torch.Generator
+) -> Iterator[Batch]:
+    """Batches of chosen samples, with their positions in the split."""
     for chunk, given in zip(chunks, sample_loader(loader, chunks, generator), strict=True):
         batch = convert(given)
         yield dataclasses.replace(batch, indices=chunk.to(batch.targets.device))
 
 
-def even_chunks(indices: Tensor, loader: DataLoader[Any]) -> Sequence[Tensor]:
+def even_chunks(indices: Tensor, batch_size: int | None) -> Sequence[Tensor]:
     """Samples of batches of nearly one size: a last one of a single sample could not be normalised."""
-    return indices.tensor_split(max(1, round(len(indices) / (loader.batch_size or 1))))
+    return indices.tensor_split(max(1, round(len(indices) / (batch_size or 1))))
 
 
 def sample_loader(

@@ -6,11 +6,11 @@ import torch
 import bmlr
 from bmlr.functional import log_probabilities, widened
 from bmlr.methods import Losses
+from bmlr.methods._modulation import batch_scores
 from bmlr.methods._support import (
     WindowedMethod,
     all_reduce_mean,
     all_reduce_sum,
-    batch_scores,
     check_batch,
     draw_per_sample,
     pair_mask,

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from bmlr._random import mixed_seed
 from bmlr.batch import Batch
 from bmlr.integrations._common import check_model, check_one_pass, start_one_pass
+from bmlr.loaders import even_chunks
 from bmlr.methods import EpochContext, Losses, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import optimizer_like
@@ -124,9 +125,7 @@ class BalancedTrainer(Trainer):
             generator = torch.Generator().manual_seed(mixed_seed(self.args.seed, epoch, number))
             loader: Any = self.get_test_dataloader(train)
             if size:
-                chunks = torch.randperm(size, generator=generator).tensor_split(
-                    max(1, round(size / self.args.train_batch_size))
-                )
+                chunks = even_chunks(torch.randperm(size, generator=generator), self.args.train_batch_size)
                 # Not that of evaluation, which has batches of another size and shares them among processes.
                 loader = DataLoader(train, batch_sampler=[x.tolist() for x in chunks], collate_fn=loader.collate_fn)
             return batches(loader)

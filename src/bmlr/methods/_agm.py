@@ -21,6 +21,7 @@ from bmlr.methods._support import (
     classification,
     joint_norm,
     steering_parameters,
+    with_scaled_gradient,
 )
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
@@ -177,7 +178,7 @@ class AGM(WindowedMethod):
         readout = output.readout_losses(batch.targets)
         if not self.is_acting:  # the means of the scores count from the first epoch
             return Losses({"fused": model.task.loss(logits, batch.targets), **readout})
-        modulated = torch.stack([_scale_gradient(m, coefficients[u]) for u, m in contributions.items()]).sum(0)
+        modulated = torch.stack([with_scaled_gradient(m, coefficients[u]) for u, m in contributions.items()]).sum(0)
         terms = {"fused": model.task.loss(modulated, batch.targets), **readout}
         return Losses(terms, {f"coefficient_{u}": kappa for u, kappa in coefficients.items()})
 
@@ -247,12 +248,6 @@ def _score(contribution: Tensor, targets: Tensor, task: Task, num_modalities: in
 
 def _zero_row(x: Tensor) -> Tensor:
     return torch.zeros_like(x[:1])
-
-
-def _scale_gradient(values: Tensor, factor: Tensor) -> Tensor:
-    """Values with their gradient multiplied by ``factor``."""
-    detached = values.detach()
-    return detached + factor.to(values.dtype) * (values - detached)
 
 
 def _ratio(scores: Tensor) -> Tensor:

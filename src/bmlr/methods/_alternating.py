@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice, check_positive
 from bmlr.batch import Batch
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch, presence
+from bmlr.methods._support import check_batch, keep_gradients, output_alone, presence
 from bmlr.methods._types import EpochContext, EpochPlan, Losses, Pass
 from bmlr.model import MultimodalClassifier, Output
 
@@ -65,8 +65,7 @@ class AlternatingMethod(Method):
             return super().batch_losses(model, batch)
         check_batch(model, batch)
         name = check_choice("tag", batch.tag.removeprefix(_PREFIX), model.modalities)
-        features = {name: model.encode(name, batch.inputs[name], (batch.present or {}).get(name))}
-        output = Output(features, model.fusion, model.task, batch.present)
+        output = output_alone(model, batch, name)
         losses = self.modality_losses(name, output, batch.targets)
         self._active = name
         return Losses({**losses.terms, **output.readout_losses(batch.targets)}, losses.logs)
@@ -75,11 +74,7 @@ class AlternatingMethod(Method):
         """Keep the gradients of the learning modality only."""
         if self._active is None:
             return
-        learning = [model.encoders[self._active], model.fusion, *self.learners(self._active)]
-        keep = {id(parameter) for module in learning for parameter in module.parameters()}
-        for parameter in (*model.parameters(), *self.parameters()):
-            if id(parameter) not in keep:
-                parameter.grad = None
+        keep_gradients(model, self, [model.encoders[self._active], model.fusion, *self.learners(self._active)])
 
 
 def check_weights(weights: Mapping[str, float] | None) -> dict[str, float] | None:

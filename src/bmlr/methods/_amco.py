@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.functional import log_probabilities
-from bmlr.methods._support import SteppedMethod, all_reduce_mean, classification, presence
+from bmlr.methods._support import SteppedMethod, all_reduce_mean, classification, presence, unimodal_losses
 from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
 from bmlr.model import Output
 
@@ -111,7 +111,7 @@ class AMCo(SteppedMethod):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused loss, in training of masked features, and the unimodal ones."""
         task, logits = output.task, output.unimodal_logits
-        terms = {u: self.weight * task.loss(values, targets, output.mask(u)) for u, values in logits.items()}
+        terms = unimodal_losses(output, logits, targets, self.weight)
         if not self.training:
             return Losses({"fused": task.loss(output.logits, targets), **terms})
         shares = self.dependence(output)

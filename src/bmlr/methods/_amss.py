@@ -149,14 +149,12 @@ class AMSS(SteppedMethod, ScoredMethod):
         """Draw units of each encoder, and set the gradients of the others to zero."""
         if (sums := self.take_sums()) is None:
             return
-        generators: dict[torch.device, torch.Generator] = {}
+        generator_on = self.generators(self.step)
         fractions = self.fractions(sums, len(model.modalities))
         for name, fraction in zip(sorted(model.encoders), fractions, strict=True):
             for gradient in encoder_gradients(model.encoders[name], self.scope):
-                if gradient.device not in generators:
-                    generators[gradient.device] = self.generator(self.step, gradient.device)
                 norms = widened(gradient).flatten(1).square().sum(1)
-                draws = torch.empty_like(norms).exponential_(generator=generators[gradient.device])
+                draws = torch.empty_like(norms).exponential_(generator=generator_on(gradient.device))
                 factors = self.factors(norms, fraction.to(norms.dtype), draws).to(gradient.dtype)
                 gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
         self.step += 1

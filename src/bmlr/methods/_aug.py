@@ -20,6 +20,7 @@ from bmlr.methods._alternating import (
     fixed_shares,
     merge_logits,
 )
+from bmlr.methods._modulation import counted_sum
 from bmlr.methods._support import all_reduce_sum, classification
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
@@ -212,9 +213,7 @@ class AUG(AlternatingMethod):
                     read = [torch.stack(chain).sum(0)] if self.score == "official" else chain
                     values = torch.stack([output.task.confidence(x, batch.targets) for x in read]).sum(0)
                     counted = output.task.counted(batch.targets, output.mask(name))
-                    counted = torch.ones_like(values, dtype=torch.bool) if counted is None else counted
-                    pair = torch.stack([values[counted].double().sum(), counted.sum().double()])
-                    sums[name] = sums.get(name, 0.0) + pair
+                    sums[name] = sums.get(name, 0.0) + counted_sum(values.double(), counted)
         # Running statistics may differ between processes, and all have to come to the same number of classifiers.
         totals = {name: all_reduce_sum(pair).tolist() for name, pair in sums.items()}
         return {name: total / count for name, (total, count) in totals.items() if count}

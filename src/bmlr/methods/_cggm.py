@@ -18,7 +18,7 @@ from bmlr.methods._modulation import (
     fusion_slices,
     scale_gradients,
 )
-from bmlr.methods._support import HeadedMethod, apply_heads
+from bmlr.methods._support import HeadedMethod, apply_heads, unimodal_losses
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Prediction, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression
@@ -139,8 +139,7 @@ class CGGM(ScoredMethod, HeadedMethod):
         task = output.task
         watched = {u: z.detach().requires_grad_(torch.is_grad_enabled()) for u, z in output.features.items()}
         logits = apply_heads(self, self.heads, output.replace_features(watched))
-        terms = {"fused": task.loss(output.logits, targets)}
-        terms |= {u: task.loss(x, targets, output.mask(u)) for u, x in logits.items()}
+        terms = {"fused": task.loss(output.logits, targets), **unimodal_losses(output, logits, targets)}
         if not (self.training and torch.is_grad_enabled()):
             return Losses(terms)
         self.add_sums(accuracy_sums(output, logits, targets))

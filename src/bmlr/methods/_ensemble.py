@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice
 from bmlr._modes import module_mode
 from bmlr.functional import log_probabilities, widened
-from bmlr.methods._starting import StartingMethod, Trained, take_encoder, take_head
+from bmlr.methods._starting import StartingMethod, Trained, take_parts
 from bmlr.methods._support import apply_heads, presence, unimodal_heads
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
@@ -109,9 +109,7 @@ class Ensemble(StartingMethod):
 
     def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
         """Copy encoders and heads."""
-        for name in model.modalities:
-            take_encoder(name, trained, model)
-            take_head(name, trained, self.heads)
+        take_parts(trained, model, self.heads)
 
     def plan_epoch(self, context: EpochContext) -> EpochPlan:
         """No pass over the training data; the weights are tuned."""

@@ -8,19 +8,24 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
-from bmlr._modes import module_mode
 from bmlr.batch import Batch
 from bmlr.functional import log_probabilities, masked_mean
-from bmlr.methods._modulation import SCOPES, ScoredMethod, encoder_gradients, mean_scores, scale_gradients, score_sums
-from bmlr.methods._starting import StartingMethod, Trained
-from bmlr.methods._support import check_batch, classification
-from bmlr.methods._teachers import Teachers
+from bmlr.methods._modulation import (
+    SCOPES,
+    ScoredMethod,
+    encoder_gradients,
+    mean_scores,
+    scale_gradients,
+    score_sums,
+    validation_sums,
+)
+from bmlr.methods._support import classification
+from bmlr.methods._teachers import TaughtMethod
 from bmlr.methods._types import (
     CLASSIFICATION,
     Conformance,
     EpochContext,
     EpochPlan,
-    Losses,
     MethodInfo,
     Remedy,
 )
@@ -29,7 +34,7 @@ from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Task
 
 
-class G2D(StartingMethod, ScoredMethod):
+class G2D(TaughtMethod, ScoredMethod):
     r"""Gradient-Guided Distillation: learn from teachers of single modalities, weak modalities first.
 
     .. math::
@@ -93,8 +98,7 @@ class G2D(StartingMethod, ScoredMethod):
     tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
     tasks_reason: ClassVar[str] = "it distils probabilities of classes"
     needs_separate_encoders: ClassVar[bool] = True
-    training_state: ClassVar[tuple[str, ...]] = ("teachers", "has_started")
-    state_attributes: ClassVar[tuple[str, ...]] = (*StartingMethod.state_attributes, "strengths")
+    state_attributes: ClassVar[tuple[str, ...]] = (*TaughtMethod.state_attributes, "strengths")
     epoch_parameters: ClassVar[tuple[str, ...]] = ("prioritised_epochs",)
     remedy: ClassVar[Remedy | None] = Remedy("encoder", "lets weak modalities learn first, from teachers", rank=9)
     conformance: ClassVar[Conformance] = Conformance(
@@ -102,8 +106,6 @@ class G2D(StartingMethod, ScoredMethod):
         variants={"batch": {"prioritised_epochs": 1, "ranking": "batch"}},
         sorted_names=True,
     )
-
-    teachers: Teachers
 
     def __init__(
         self,
@@ -129,12 +131,7 @@ class G2D(StartingMethod, ScoredMethod):
     def setup(self, model: MultimodalClassifier) -> None:
         """Make room for the teachers."""
         super().setup(model)
-        self.teachers = Teachers(model)
         self.strengths = torch.zeros(0, dtype=torch.float64)
-
-    def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
-        """Copy the teachers."""
-        self.teachers.take(trained)
 
     @property
     def follows_epochs(self) -> bool:
@@ -148,19 +145,9 @@ class G2D(StartingMethod, ScoredMethod):
             self.strengths = self._score(context)
         return EpochPlan()
 
-    def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss; distillation needs the inputs."""
-        if self.training and torch.is_grad_enabled():
-            raise RuntimeError("G2D shows the inputs to its teachers: call `method.compute_losses(model, batch)`.")
-        return Losses({"fused": output.task.loss(output.logits, targets)})
-
-    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused loss, and for each modality the distances to probabilities and features of its teacher."""
-        check_batch(model, batch)
-        self.check_started(model.modalities)
-        output = model(batch.inputs, batch.present)
-        terms = {"fused": output.task.loss(output.logits, batch.targets), **output.readout_losses(batch.targets)}
-        of_teachers = {}
+    def taught_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """The divergence from each teacher's prediction, and the distance of each modality's features to its own."""
+        terms, of_teachers = dict[str, Tensor](), {}
         for name, z in output.features.items():
             features, mask = self.teachers.features(name, batch), output.mask(name)
             of_teachers[name] = self.teachers.logits(name, features)
@@ -169,7 +156,7 @@ class G2D(StartingMethod, ScoredMethod):
             terms[f"{name}_features"] = self.feature_weight * feature_distance(z, features, mask)
         if self.training and self.ranking == "batch" and self._num_held():
             self.add_sums(score_sums(output, of_teachers, batch.targets))
-        return Losses(terms)
+        return terms
 
     @torch.no_grad()
     def change_gradients(self, model: MultimodalClassifier) -> None:
@@ -201,19 +188,14 @@ class G2D(StartingMethod, ScoredMethod):
         terms = torch.where(wanted.exp() > 0, wanted.exp() * (wanted - given), 0.0)
         return self.temperature**2 * masked_mean(choices.per_sample(terms.sum(1)), mask)
 
-    @torch.no_grad()
     def _score(self, context: EpochContext) -> Tensor:
         """Score of each teacher on the validation split, shape (M,), on the CPU."""
-        sums = torch.zeros(2, len(self.teachers.heads), dtype=torch.float64)
-        with module_mode(context.model, training=False):
-            for batch in context.val_batches():
-                features = {name: self.teachers.features(name, batch) for name in context.model.modalities}
-                logits = {name: self.teachers.logits(name, z) for name, z in features.items()}
-                output = Output(features, context.model.fusion, context.model.task, batch.present)
-                sums += score_sums(output, logits, batch.targets).cpu()
-        if not bool(sums[1].any()):
-            raise ValueError(
-                "G2D ranks its teachers on the validation split: give `val` a loader of samples with targets, or take "
-                "`ranking = 'batch'`. Found none."
-            )
-        return mean_scores(sums)
+
+        def sums(batch: Batch) -> Tensor:
+            features = {name: self.teachers.features(name, batch) for name in context.model.modalities}
+            logits = {name: self.teachers.logits(name, z) for name, z in features.items()}
+            output = Output(features, context.model.fusion, context.model.task, batch.present)
+            return score_sums(output, logits, batch.targets)
+
+        purpose, alternative = "G2D ranks its teachers on", ", or take `ranking = 'batch'`"
+        return mean_scores(validation_sums(context, sums, purpose=purpose, alternative=alternative))

@@ -14,9 +14,7 @@ from bmlr._checks import check_choice, check_integer
 from bmlr._modes import module_mode
 from bmlr._random import mixed_seed, preserved_random_state
 from bmlr.batch import Batch
-from bmlr.encoders.features import pooled
-from bmlr.fusion import match_dtype
-from bmlr.methods._support import HeadedMethod, all_reduce_mean, world_size
+from bmlr.methods._support import HeadedMethod, all_reduce_mean, encode_batch, read_features, world_size
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
@@ -200,13 +198,13 @@ class GBlend(HeadedMethod):
         """Logits of some predictions and the samples they count for; only the encoders that they need run."""
         present = batch.present or {}
         names = model.modalities if _FUSED in heads else heads
-        features = {name: model.encode(name, batch.inputs[name], present.get(name)) for name in names}
+        features = {name: encode_batch(model, batch, name) for name in names}
         found: dict[str, tuple[Tensor, Tensor | None]] = {}
         for head in heads:
             if head == _FUSED:
                 found[head] = model.fusion(features), None
             else:
-                found[head] = self.heads[head](match_dtype(pooled(features[head]), self.heads[head])), present.get(head)
+                found[head] = read_features(self.heads[head], features[head]), present.get(head)
         return found
 
 

@@ -19,6 +19,7 @@ from bmlr.methods._modulation import (
     mean_scores,
     score_sums,
 )
+from bmlr.methods._support import unimodal_losses
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
@@ -164,8 +165,7 @@ class InfoReg(ScoredMethod):
         terms = {"fused": output.task.loss(output.logits, targets)}
         is_official = self.form == "official"
         if is_official if self.unimodal_losses is None else self.unimodal_losses:
-            logits = output.unimodal_logits
-            terms |= {u: output.task.loss(x, targets, output.mask(u)) for u, x in logits.items()}
+            terms |= unimodal_losses(output, output.unimodal_logits, targets)
         if not self.training:
             return Losses(terms)
         sums = score_sums(output, detached_unimodal_logits(output), targets, errors=False)

@@ -15,8 +15,8 @@ from bmlr.encoders.features import pooled
 from bmlr.functional import jensen_shannon, masked_mean, supervised_contrast
 from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method, check_separate
-from bmlr.methods._starting import StartingMethod, Trained, take_encoder, take_head
-from bmlr.methods._support import HeadedMethod, SteppedMethod, classification
+from bmlr.methods._starting import StartingMethod, Trained, take_parts
+from bmlr.methods._support import HeadedMethod, SteppedMethod, classification, with_scaled_gradient
 from bmlr.methods._types import CLASSIFICATION, Conformance, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Classification
@@ -154,9 +154,7 @@ class MCR(SteppedMethod, HeadedMethod, StartingMethod):
 
     def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
         """Copy the encoders and the heads."""
-        for name in model.modalities:
-            take_encoder(name, trained, model)
-            take_head(name, trained, self.heads)
+        take_parts(trained, model, self.heads)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Cross-entropies, divergences and contrast."""
@@ -180,7 +178,11 @@ class MCR(SteppedMethod, HeadedMethod, StartingMethod):
         for name, z in output.features.items():
             counted = task.counted(targets, output.mask(name))
             rows = _permutations(keys.to(z.device, non_blocking=True), counted).flatten()
-            routed = {u: x if u == name else _scale_gradient(x, share) for u, x in output.features.items()}
+            routed = {
+                # Detached, and not scaled by zero: encoders that nothing reaches have no gradient.
+                u: x if u == name else with_scaled_gradient(x, share) if share else x.detach()
+                for u, x in output.features.items()
+            }
             mixed = {
                 u: x[rows] if u == name else x.repeat(self.permutations, *[1] * (x.ndim - 1)) for u, x in routed.items()
             }
@@ -222,8 +224,3 @@ def _permutations(keys: Tensor, counted: Tensor | None) -> Tensor:
         return keys.argsort(1)
     places = (~counted).long().argsort(stable=True)
     return torch.empty_like(keys, dtype=torch.int64).index_copy_(1, places, (keys + 2 * ~counted).argsort(1))
-
-
-def _scale_gradient(values: Tensor, factor: float) -> Tensor:
-    """The values, with their gradient multiplied by a factor."""
-    return values.detach() * (1 - factor) + values * factor if factor else values.detach()

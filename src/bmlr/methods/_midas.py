@@ -11,7 +11,15 @@ from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr._modes import preserved_buffers
 from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, masked_mean, unit_rows, widened
-from bmlr.methods._support import HeadedMethod, SteppedMethod, all_reduce_sum, apply_heads, classification, presence
+from bmlr.methods._support import (
+    HeadedMethod,
+    SteppedMethod,
+    all_reduce_sum,
+    apply_heads,
+    classification,
+    presence,
+    unimodal_losses,
+)
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 
@@ -135,7 +143,7 @@ class MIDAS(SteppedMethod, HeadedMethod):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """Aligned, unimodal and misaligned losses; in the warm-up the unimodal ones alone."""
         task, heads = classification(output.task), apply_heads(self, self.heads, output)
-        terms = {name: task.loss(logits, targets, output.mask(name)) for name, logits in heads.items()}
+        terms = unimodal_losses(output, heads, targets)
         if self.epoch < self.warmup:
             with torch.no_grad(), preserved_buffers(output.fusion):  # shown, and trained by nothing yet
                 terms["fused"] = task.loss(output.fusion(output.features), targets)

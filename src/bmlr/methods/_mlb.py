@@ -12,12 +12,13 @@ from bmlr.methods._modulation import (
     ScoredMethod,
     encoder_gradients,
     fusion_slices,
+    lead,
     mean_of_others,
     mean_scores,
     scale_gradients,
     score_sums,
 )
-from bmlr.methods._support import HeadedMethod, apply_heads, lead
+from bmlr.methods._support import HeadedMethod, apply_heads, unimodal_losses
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Task
@@ -95,8 +96,7 @@ class MLB(ScoredMethod, HeadedMethod):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused and the unimodal losses; training also adds up the scores."""
         logits = apply_heads(self, self.heads, output)
-        terms = {"fused": output.task.loss(output.logits, targets)}
-        terms |= {u: output.task.loss(logits[u], targets, output.mask(u)) for u in logits}
+        terms = {"fused": output.task.loss(output.logits, targets), **unimodal_losses(output, logits, targets)}
         if not self.training:
             return Losses(terms)
         sums = score_sums(output, logits, targets)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from bmlr._modes import module_mode
+from bmlr.batch import Batch
 from bmlr.functional import widened
 from bmlr.fusion import ConcatFusion, CosineFusion, Fusion, SumFusion
 from bmlr.methods._base import Method
 from bmlr.methods._support import all_reduce_sum, classification
+from bmlr.methods._types import EpochContext
 from bmlr.model import Output
-from bmlr.tasks import Regression
+from bmlr.tasks import Regression, Task
 
 #: Numbers of dimensions of the parameters that each scope names.
 SCOPES = {"weight": range(2, 100), "conv": (4,), "all": range(100)}
@@ -49,6 +52,30 @@ def check_set_up(method: Method, count: int, output: Output) -> None:
 
 
 # Scores
+
+
+@torch.no_grad()
+def batch_scores(output: Output, targets: Tensor) -> Tensor:
+    """Score of each modality in a batch, shape (M,), by sorted name.
+
+    It is the sum of its confidences in the targets. For a regression it is the batch size times its mean squared error,
+    or, without any sample, the others'.
+    """
+    logits, task = detached_unimodal_logits(output), output.task
+    scores = []
+    for name in sorted(output.features):
+        mask = output.mask(name)
+        if isinstance(task, Regression):
+            errors = task.squared_errors(logits[name], targets)
+            total, count = (
+                (errors.sum(), len(targets)) if mask is None else (torch.where(mask, errors, 0.0).sum(), mask.sum())
+            )
+            scores.append(total / count * len(targets))
+            continue
+        values = task.confidence(logits[name], targets)
+        scores.append(values.sum() if mask is None else torch.where(mask, values, 0.0).sum())
+    stacked = torch.stack(scores)
+    return torch.where(stacked.isnan(), stacked.nanmean(), stacked) if isinstance(task, Regression) else stacked
 
 
 @torch.no_grad()
@@ -89,6 +116,32 @@ def accuracy_sums(output: Output, logits: Mapping[str, Tensor], targets: Tensor)
     return torch.stack(columns, 1)
 
 
+@torch.no_grad()
+def validation_sums(
+    context: EpochContext, sums_of: Callable[[Batch], Tensor], *, purpose: str, alternative: str = ""
+) -> Tensor:
+    """Sums of scores over the validation split and numbers of samples, shape (2, M), on the CPU.
+
+    Args:
+        context: Model and data.
+        sums_of: Gives those of a batch, in evaluation mode.
+        purpose: What the method does with them, for the error.
+        alternative: What to do without a validation split, for the error.
+
+    Raises:
+        ValueError: If there is no sample with a target.
+    """
+    sums = torch.zeros(2, len(context.model.modalities), dtype=torch.float64)
+    with module_mode(context.model, training=False):
+        for batch in context.val_batches():
+            sums += sums_of(batch).cpu()
+    if not bool(sums[1].any()):
+        raise ValueError(
+            f"{purpose} the validation split: give `val` a loader of samples with targets{alternative}. Found none."
+        )
+    return sums
+
+
 def counted_sum(values: Tensor, mask: Tensor | None) -> Tensor:
     """Sum of values, shape (B,), over the samples of a mask, and their number: shape (2,)."""
     if mask is None:
@@ -103,6 +156,15 @@ def mean_scores(sums: Tensor) -> Tensor:
     """
     means = sums[0] / sums[1]
     return torch.where(means.isnan(), means.nanmean(), means).nan_to_num(nan=1.0)
+
+
+def lead(scores: Tensor, others: Tensor, task: Task) -> Tensor:
+    """Ratio by which each modality leads the others, from the scores of :func:`batch_scores`; 1 is level.
+
+    The better confidence is the larger one, the better error the smaller one: errors are compared the other way round,
+    as in MLB for regression (Kontras et al., 2024).
+    """
+    return others / scores if isinstance(task, Regression) else scores / others
 
 
 def mean_of_others(scores: Tensor) -> Tensor:

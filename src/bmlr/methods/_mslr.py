@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_integer, check_modalities, check_positive
-from bmlr._modes import module_mode
+from bmlr.batch import Batch
 from bmlr.methods._base import Method
-from bmlr.methods._modulation import accuracy_sums, check_set_up, encoder_gradients, scale_gradients
-from bmlr.methods._support import lead
+from bmlr.methods._modulation import (
+    accuracy_sums,
+    check_set_up,
+    encoder_gradients,
+    lead,
+    scale_gradients,
+    validation_sums,
+)
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
@@ -123,16 +129,12 @@ class MSLR(Method):
             like.device, torch.promote_types(like.dtype, torch.float32)
         )
 
-    @torch.no_grad()
     def _scores(self, context: EpochContext) -> Tensor:
-        """Accuracy or error of each modality on the validation split, shape (M,), on the CPU."""
-        sums = torch.zeros(2, len(context.model.modalities), dtype=torch.float64)
-        with module_mode(context.model, training=False):
-            for batch in context.val_batches():
-                output = context.model(batch.inputs, batch.present)
-                sums += accuracy_sums(output, output.unimodal_logits, batch.targets).cpu()
-        if not bool(sums[1].any()):
-            raise ValueError(
-                "MSLR follows the validation split: give `val` a loader of samples with targets. Found none."
-            )
-        return sums[0] / sums[1]
+        """Validation accuracies or errors, shape (M,), on the CPU; NaN for a modality that no sample has."""
+
+        def sums(batch: Batch) -> Tensor:
+            output = context.model(batch.inputs, batch.present)
+            return accuracy_sums(output, output.unimodal_logits, batch.targets)
+
+        totals = validation_sums(context, sums, purpose="MSLR follows")
+        return totals[0] / totals[1]

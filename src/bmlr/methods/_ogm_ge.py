@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
-from bmlr.methods._modulation import SCOPES, ScoredMethod, encoder_gradients, mean_of_others, scale_gradients
-from bmlr.methods._support import SteppedMethod, WindowedMethod, batch_scores, lead
+from bmlr.methods._modulation import (
+    SCOPES,
+    ScoredMethod,
+    batch_scores,
+    encoder_gradients,
+    lead,
+    mean_of_others,
+    scale_gradients,
+)
+from bmlr.methods._support import SteppedMethod, WindowedMethod
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression, Task
@@ -125,10 +133,10 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
         if (scores := self.take_sums()) is None:
             return
         coefficients = self.coefficients(scores, model.task)
-        generators: dict[torch.device, torch.Generator] = {}
+        generator_on = self.generators(self.step)
         for name, coefficient in zip(sorted(model.encoders), coefficients, strict=True):
             gradients = encoder_gradients(model.encoders[name], self.scope)
-            noise = [self._draw(g, generators) for g in gradients] if self.noise else []
+            noise = [_draw(g, generator_on(g.device)) for g in gradients] if self.noise else []
             scale_gradients(gradients, coefficient)
             if noise:
                 torch._foreach_add_(gradients, noise)
@@ -147,12 +155,10 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
         ratios = lead(scores, compared, task)
         return torch.where(ratios > 1, 1 - torch.tanh(self.alpha * ratios), 1.0)
 
-    def _draw(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
-        if gradient.device not in generators:
-            generators[gradient.device] = self.generator(self.step, gradient.device)
-        normal = torch.randn(
-            gradient.shape, generator=generators[gradient.device], device=gradient.device, dtype=gradient.dtype
-        )
-        # The std of a single number is NaN, which would end the training.
-        std = gradient.std() if gradient.numel() > 1 else gradient.new_zeros(())
-        return normal * (std + 1e-8)
+
+def _draw(gradient: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise with the standard deviation of a gradient."""
+    normal = torch.randn(gradient.shape, generator=generator, device=gradient.device, dtype=gradient.dtype)
+    # The std of a single number is NaN, which would end the training.
+    std = gradient.std() if gradient.numel() > 1 else gradient.new_zeros(())
+    return normal * (std + 1e-8)

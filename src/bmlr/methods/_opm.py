@@ -9,16 +9,8 @@ from torch import Tensor
 
 from bmlr._checks import check_integer, check_non_negative, check_unit_interval
 from bmlr.encoders.features import masked_features
-from bmlr.methods._modulation import mean_of_others
-from bmlr.methods._support import (
-    SteppedMethod,
-    all_reduce_mean,
-    all_reduce_sum,
-    batch_scores,
-    draw_per_sample,
-    lead,
-    presence,
-)
+from bmlr.methods._modulation import batch_scores, lead, mean_of_others
+from bmlr.methods._support import SteppedMethod, all_reduce_mean, all_reduce_sum, draw_per_sample, presence
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Remedy
 from bmlr.model import Output
 from bmlr.tasks import Task

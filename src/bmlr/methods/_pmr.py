@@ -13,7 +13,8 @@ from bmlr._checks import check_choice, check_integer, check_non_negative, check_
 from bmlr._modes import module_mode
 from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, masked_mean, widened
-from bmlr.methods._support import WindowedMethod, all_reduce_sum, classification
+from bmlr.methods._modulation import counted_sum
+from bmlr.methods._support import WindowedMethod, all_reduce_sum, classification, encode_batch
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Remedy
 from bmlr.model import MultimodalClassifier, Output
 
@@ -133,9 +134,7 @@ class PMR(WindowedMethod):
         masks = {name: task.counted(targets, output.mask(name)) for name in similarities}
         sums = []
         for name, s in similarities.items():
-            confidence, mask = task.confidence(s.detach(), targets), masks[name]
-            counted = torch.ones_like(confidence) if mask is None else mask.to(confidence)
-            sums.append(torch.stack([(confidence * counted).sum(), counted.sum()]))
+            sums.append(counted_sum(task.confidence(s.detach(), targets), masks[name]))
         total, count = all_reduce_sum(torch.stack(sums)).unbind(1)
         scores = total / count  # NaN for a modality that no sample has
         pulls, spreads = self.coefficients(scores)
@@ -175,7 +174,7 @@ class PMR(WindowedMethod):
                     break
                 classes, present = classification(model.task).class_indices(batch.targets), batch.present or {}
                 for name, mean in means.items():
-                    z = pooled(model.encode(name, batch.inputs[name], present.get(name)))
+                    z = pooled(encode_batch(model, batch, name))
                     mean.add(z, classes, model.task.counted(batch.targets, present.get(name)))
                 seen += len(batch)
         for name, mean in means.items():

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.methods._starting import StartingMethod, Trained, take_encoder
-from bmlr.methods._support import check_batch
+from bmlr.methods._starting import StartingMethod, Trained, take_parts
+from bmlr.methods._support import check_batch, encode_batch
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 
@@ -68,8 +68,7 @@ class Pretrained(StartingMethod):
 
     def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
         """Copy the encoders."""
-        for name in model.modalities:
-            take_encoder(name, trained, model)
+        take_parts(trained, model)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The fused loss of the task."""
@@ -86,8 +85,6 @@ class Pretrained(StartingMethod):
         check_batch(model, batch)
         # All of the model: a layer without parameters, such as dropout, belongs to no encoder of a wrapped one.
         with torch.no_grad(), module_mode(model, training=False):
-            features = {
-                name: model.encode(name, x, (batch.present or {}).get(name)) for name, x in batch.inputs.items()
-            }
+            features = {name: encode_batch(model, batch, name) for name in batch.inputs}
         losses: Losses = self(Output(features, model.fusion, model.task, batch.present), batch.targets)
         return losses

@@ -10,7 +10,7 @@ from torch import Tensor
 from bmlr._checks import check_choice, check_non_negative, check_positive
 from bmlr.batch import Batch
 from bmlr.functional import masked_mean, widened
-from bmlr.methods._support import HeadedMethod, apply_heads, classification, gather_processes
+from bmlr.methods._support import HeadedMethod, apply_heads, classification, gather_processes, unimodal_losses
 from bmlr.methods._types import Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
@@ -194,10 +194,8 @@ class QMF(HeadedMethod):
         return torch.stack(terms).sum(0)
 
     def _classification_losses(self, output: Output, logits: dict[str, Tensor], targets: Tensor) -> Losses:
-        terms = {"fused": output.task.loss(self._fused_logits(output, logits), targets)}
-        for name, values in logits.items():
-            terms[name] = output.task.loss(values, targets, output.mask(name))
-        return Losses(terms)
+        fused = output.task.loss(self._fused_logits(output, logits), targets)
+        return Losses({"fused": fused, **unimodal_losses(output, logits, targets)})
 
     @torch.no_grad()
     def _updated_history(self, output: Output, logits: dict[str, Tensor], targets: Tensor, indices: Tensor) -> Tensor:

@@ -12,11 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from bmlr._checks import check_choice, check_integer, check_non_negative, check_positive
 from bmlr._modes import module_mode
 from bmlr.batch import Batch
-from bmlr.encoders.features import pooled
 from bmlr.functional import log_probabilities, masked_mean, widened
-from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch, classification
+from bmlr.methods._support import check_batch, classification, encode_batch, keep_gradients, read_features
 from bmlr.methods._types import ALL_TASKS, Conformance, EpochContext, EpochPlan, Losses, MethodInfo, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
 from bmlr.tasks import Regression
@@ -227,11 +225,7 @@ class ReconBoost(Method):
         """
         if self._active is None:
             return
-        learning = [model.encoders[self._active], self._head(self._active), model.fusion]
-        keep = {id(parameter) for module in learning for parameter in module.parameters()}
-        for parameter in (*model.parameters(), *self.parameters()):
-            if id(parameter) not in keep:
-                parameter.grad = None
+        keep_gradients(model, self, [model.encoders[self._active], self._head(self._active), model.fusion])
 
     def predict(self, output: Output) -> Prediction:
         """Ensemble F so far, and the learner of each modality."""
@@ -250,12 +244,12 @@ class ReconBoost(Method):
         self, model: MultimodalClassifier, batch: Batch, names: Sequence[str], *, still: bool = False
     ) -> Output:
         """Features of the named modalities; ``still`` without gradient."""
-        features, present = {}, batch.present or {}
+        features = {}
         for name in names:
             encoder = model.encoders[name]
             mode = encoder.training and not (still and self.clean_bn)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not still), module_mode(encoder, training=mode):
-                features[name] = model.encode(name, batch.inputs[name], present.get(name))
+                features[name] = encode_batch(model, batch, name)
         return Output(features, model.fusion, model.task, batch.present)
 
     def _check_setup(self) -> None:
@@ -269,9 +263,7 @@ class ReconBoost(Method):
 
     def _learner_logits(self, name: str, output: Output) -> Tensor:
         """Logits f_u of a learner, shape (B, C)."""
-        head = self._head(name)
-        logits: Tensor = head(match_dtype(pooled(output.features[name]), head))
-        return widened(logits)
+        return widened(read_features(self._head(name), output.features[name]))
 
     def _ensemble(self, output: Output, names: Sequence[str]) -> Tensor:
         """Ensemble r Σ f_u of the modalities present, shape (B, C)."""

@@ -10,10 +10,18 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, check_integer, check_non_negative
 from bmlr.batch import Batch
-from bmlr.encoders.features import pooled
 from bmlr.functional import widened
-from bmlr.fusion import match_dtype
-from bmlr.methods._support import HeadedMethod, apply_heads, check_batch, classification, pass_over, value_samples
+from bmlr.methods._support import (
+    HeadedMethod,
+    apply_heads,
+    check_batch,
+    classification,
+    encode_batch,
+    output_alone,
+    pass_over,
+    read_features,
+    value_samples,
+)
 from bmlr.methods._types import CLASSIFICATION, Conformance, EpochContext, EpochPlan, Losses, MethodInfo
 from bmlr.model import MultimodalClassifier, Output
 
@@ -143,19 +151,18 @@ class Remix(HeadedMethod):
         check_batch(model, batch)
         kept = check_choice("tag", batch.tag.removeprefix(_PREFIX), model.modalities)
         self._masked = tuple(name for name in model.modalities if name != kept)
-        present = batch.present or {}
-        z = model.encode(kept, batch.inputs[kept], present.get(kept))
+        unimodal = output_alone(model, batch, kept)
+        z = unimodal.features[kept]
         features = {kept: z}
         for name in self._masked:
             if self.masked_encoder == "run":
                 with torch.no_grad():
-                    zeros = torch.zeros_like(model.encode(name, batch.inputs[name], present.get(name)))
+                    zeros = torch.zeros_like(encode_batch(model, batch, name))
             else:
                 zeros = model.zero_features(name, batch.inputs[name])
             features[name] = zeros.to(z)
         features = {name: features[name] for name in model.modalities}
-        unimodal = Output({kept: z}, model.fusion, model.task, batch.present)
-        alone = self.heads[kept](match_dtype(pooled(z), self.heads[kept]))
+        alone = read_features(self.heads[kept], z)
         return Losses(
             {
                 "fused": model.task.loss(model.fusion(features), batch.targets),

@@ -19,6 +19,7 @@ from bmlr.methods._support import (
     check_batch,
     classification,
     missing_indices,
+    output_alone,
     pass_over,
     presence,
     value_samples,
@@ -87,8 +88,8 @@ class _SMV(SteppedMethod):
             return super().batch_losses(model, batch)
         check_batch(model, batch)
         kept = check_choice("tag", batch.tag.removeprefix(_PREFIX), model.modalities)
-        z = model.encode(kept, batch.inputs[kept], (batch.present or {}).get(kept))
-        alone = Output({kept: z}, model.fusion, model.task, batch.present)
+        alone = output_alone(model, batch, kept)
+        z = alone.features[kept]
         features = {u: z if u == kept else model.zero_features(u, batch.inputs[u]).to(z) for u in model.modalities}
         loss = model.task.loss(model.fusion(features), batch.targets, alone.mask(kept))
         return Losses({"fused": loss, **alone.readout_losses(batch.targets)}, self._logs(features))

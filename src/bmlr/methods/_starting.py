@@ -39,6 +39,14 @@ def take_head(name: str, trained: Trained, heads: nn.ModuleDict) -> None:
     heads[name].load_state_dict(trained[name][1].get_submodule("head").state_dict())
 
 
+def take_parts(trained: Trained, model: MultimodalClassifier, heads: nn.ModuleDict | None = None) -> None:
+    """Copy the trained encoders into a model, and the trained heads, where there are any to take."""
+    for name in model.modalities:
+        take_encoder(name, trained, model)
+        if heads is not None:
+            take_head(name, trained, heads)
+
+
 class StartingMethod(Method):
     """A method that starts from trained runs, by default one of each modality alone.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
 from bmlr.methods._types import EpochContext, EpochPlan, Losses, Pass, Prediction
 from bmlr.model import MultimodalClassifier, Output
-from bmlr.tasks import Classification, Regression, Task
+from bmlr.tasks import Classification, Task
 
 
 class WindowedMethod(Method):
@@ -67,6 +67,10 @@ class SteppedMethod(Method):
         self.run_seed = context.seed
         return super().start_epoch(context)
 
+    def generators(self, number: int) -> Callable[[torch.device], torch.Generator]:
+        """The generators of :meth:`generator` by device, one for all draws on it."""
+        return functools.cache(lambda device: self.generator(number, device))
+
     def generator(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Generator seeded by ``seed``, the seed of the run and ``number``.
 
@@ -89,10 +93,9 @@ class HeadedMethod(Method):
 
     def head_losses(self, output: Output, targets: Tensor, weight: float = 1.0) -> Losses:
         """Losses L(y, f) and w L(y, h_u(zᵘ)) of the present modalities, for the loss L of the task."""
-        terms = {"fused": output.task.loss(output.logits, targets)}
-        for name, logits in apply_heads(self, self.heads, output).items():
-            terms[name] = weight * output.task.loss(logits, targets, output.mask(name))
-        return Losses(terms)
+        logits = apply_heads(self, self.heads, output)
+        fused = output.task.loss(output.logits, targets)
+        return Losses({"fused": fused, **unimodal_losses(output, logits, targets, weight)})
 
     def predict(self, output: Output) -> Prediction:
         """Fused logits of the model, unimodal logits of the heads."""
@@ -121,34 +124,23 @@ def apply_heads(method: Method, heads: nn.ModuleDict, output: Output) -> dict[st
             f"{type(method).__name__} has heads for {sorted(heads)} and got features of {sorted(output.features)}: "
             "call `method.setup(model)` once, before the optimiser is made."
         )
-    return {name: heads[name](match_dtype(pooled(z), heads[name])) for name, z in output.features.items()}
+    return {name: read_features(heads[name], z) for name, z in output.features.items()}
 
 
-# Scores and masks
+def read_features(head: nn.Module, features: Tensor) -> Tensor:
+    """Logits of a head, shape (B, C), from features of shape (B, d); those of a sequence are averaged."""
+    logits: Tensor = head(match_dtype(pooled(features), head))
+    return logits
 
 
-@torch.no_grad()
-def batch_scores(output: Output, targets: Tensor) -> Tensor:
-    """Score of each modality in a batch, shape (M,), by sorted name.
+def unimodal_losses(
+    output: Output, logits: Mapping[str, Tensor], targets: Tensor, weight: float = 1.0
+) -> dict[str, Tensor]:
+    """Losses w L(y, f_u) of logits by modality, over the samples that have it."""
+    return {u: weight * output.task.loss(values, targets, output.mask(u)) for u, values in logits.items()}
 
-    It is the sum of its confidences in the targets. For a regression it is the batch size times its mean squared error,
-    or, without any sample, the others'.
-    """
-    logits, task = output.replace_features(output.detached_features).unimodal_logits, output.task
-    scores = []
-    for name in sorted(output.features):
-        mask = output.mask(name)
-        if isinstance(task, Regression):
-            errors = task.squared_errors(logits[name], targets)
-            total, count = (
-                (errors.sum(), len(targets)) if mask is None else (torch.where(mask, errors, 0.0).sum(), mask.sum())
-            )
-            scores.append(total / count * len(targets))
-            continue
-        values = task.confidence(logits[name], targets)
-        scores.append(values.sum() if mask is None else torch.where(mask, values, 0.0).sum())
-    stacked = torch.stack(scores)
-    return torch.where(stacked.isnan(), stacked.nanmean(), stacked) if isinstance(task, Regression) else stacked
+
+# Tasks and masks
 
 
 def classification(task: Task) -> Classification:
@@ -156,15 +148,6 @@ def classification(task: Task) -> Classification:
     if not isinstance(task, Classification):
         raise TypeError(f"A method of choices among classes met {task}.")
     return task
-
-
-def lead(scores: Tensor, others: Tensor, task: Task) -> Tensor:
-    """Ratio by which each modality leads the others, from the scores of :func:`batch_scores`; 1 is level.
-
-    The better confidence is the larger one, the better error the smaller one: errors are compared the other way round,
-    as in MLB for regression (Kontras et al., 2024).
-    """
-    return others / scores if isinstance(task, Regression) else scores / others
 
 
 def pair_mask(output: Output, first: str, second: str) -> Tensor | None:
@@ -236,8 +219,7 @@ def gather_processes(values: Tensor) -> Tensor:
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(gathered, values.detach().contiguous())
-    own = values.detach() + len(gathered) * (values - values.detach())
-    gathered[torch.distributed.get_rank()] = own
+    gathered[torch.distributed.get_rank()] = with_scaled_gradient(values, len(gathered))
     return torch.stack(gathered)
 
 
@@ -269,6 +251,21 @@ def accumulate_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence
         parameter.grad = value if parameter.grad is None else parameter.grad + value
 
 
+def with_scaled_gradient(values: Tensor, factor: float | Tensor) -> Tensor:
+    """The very values, with their gradient multiplied by a factor."""
+    detached = values.detach()
+    scale = factor.to(values.dtype) if isinstance(factor, Tensor) else factor
+    return detached + scale * (values - detached)
+
+
+def keep_gradients(model: MultimodalClassifier, method: Method, modules: Iterable[nn.Module]) -> None:
+    """Take the gradients of all parameters but those of some modules: without one no momentum moves them."""
+    keep = {id(parameter) for module in modules for parameter in module.parameters()}
+    for parameter in (*model.parameters(), *method.parameters()):
+        if id(parameter) not in keep:
+            parameter.grad = None
+
+
 def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all entries of all tensors, a scalar."""
     norm: Tensor = torch.stack([t.norm() for t in tensors]).norm()
@@ -289,6 +286,16 @@ def check_batch(model: MultimodalClassifier, batch: Batch) -> None:
         raise ValueError(f"`inputs` should have the modalities {list(model.encoders)}. Found {list(batch.inputs)}.")
     name, inputs = next(iter(batch.inputs.items()))
     model.task.check_targets(batch.targets, input_size(name, inputs))
+
+
+def encode_batch(model: MultimodalClassifier, batch: Batch, name: str) -> Tensor:
+    """Features of one modality of a batch, shape (B, d); zero where it is absent."""
+    return model.encode(name, batch.inputs[name], (batch.present or {}).get(name))
+
+
+def output_alone(model: MultimodalClassifier, batch: Batch, name: str) -> Output:
+    """The output of one modality's encoder, without running another."""
+    return Output({name: encode_batch(model, batch, name)}, model.fusion, model.task, batch.present)
 
 
 def select(batch: Batch, mask: Tensor) -> Batch:

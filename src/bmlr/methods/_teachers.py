@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from bmlr.batch import Batch
-from bmlr.encoders.features import pooled
-from bmlr.fusion import Fusion, match_dtype
-from bmlr.methods._starting import Trained, take_encoder, take_head
-from bmlr.methods._support import unimodal_heads
-from bmlr.model import MultimodalClassifier
+from bmlr.fusion import Fusion
+from bmlr.methods._starting import StartingMethod, Trained, take_encoder, take_head
+from bmlr.methods._support import check_batch, encode_batch, read_features, unimodal_heads
+from bmlr.methods._types import Losses
+from bmlr.model import MultimodalClassifier, Output
 from bmlr.parameters import shared_parameters
 
 
@@ -47,17 +48,52 @@ class Teachers(nn.Module):
     @torch.no_grad()
     def features(self, name: str, batch: Batch) -> Tensor:
         """Features of a modality, shape (B, d); zero where it is absent."""
-        return self._network(name).encode(name, batch.inputs[name], (batch.present or {}).get(name))
+        return encode_batch(self._network(name), batch, name)
 
     @torch.no_grad()
     def logits(self, name: str, features: Tensor) -> Tensor:
         """Logits of a modality, shape (B, C), from its features."""
-        logits: Tensor = self.heads[name](match_dtype(pooled(features), self.heads[name]))
-        return logits
+        return read_features(self.heads[name], features)
 
     def _network(self, name: str) -> MultimodalClassifier:
         network: MultimodalClassifier = self.networks[self._owners[name]]  # type: ignore[assignment]
         return network
+
+
+class TaughtMethod(StartingMethod):
+    """A method whose encoders learn from teachers, which are in its state and not in the weights of a run."""
+
+    training_state: ClassVar[tuple[str, ...]] = ("teachers", "has_started")
+
+    teachers: Teachers
+
+    def setup(self, model: MultimodalClassifier) -> None:
+        """Make room for the teachers."""
+        super().setup(model)
+        self.teachers = Teachers(model)
+
+    def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
+        """Copy the teachers."""
+        self.teachers.take(trained)
+
+    def losses(self, output: Output, targets: Tensor) -> Losses:
+        """The fused loss; teachers need the inputs."""
+        if self.training and torch.is_grad_enabled():
+            name = type(self).__name__
+            raise RuntimeError(f"{name} shows the inputs to its teachers: call `method.compute_losses(model, batch)`.")
+        return Losses({"fused": output.task.loss(output.logits, targets)})
+
+    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
+        """The fused loss, and what the teachers add."""
+        check_batch(model, batch)
+        self.check_started(model.modalities)
+        output = model(batch.inputs, batch.present)
+        terms = {"fused": output.task.loss(output.logits, batch.targets), **output.readout_losses(batch.targets)}
+        return Losses({**terms, **self.taught_losses(output, batch)})
+
+    @abstractmethod
+    def taught_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Losses of what the teachers know, by name."""
 
 
 class _NoFusion(Fusion):

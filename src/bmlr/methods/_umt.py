@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from bmlr._checks import check_non_negative
 from bmlr.batch import Batch
 from bmlr.encoders.features import pooled
 from bmlr.functional import masked_mean, widened
-from bmlr.methods._starting import StartingMethod, Trained
-from bmlr.methods._support import check_batch
-from bmlr.methods._teachers import Teachers
-from bmlr.methods._types import ALL_TASKS, Losses, MethodInfo, Remedy
-from bmlr.model import MultimodalClassifier, Output
+from bmlr.methods._teachers import TaughtMethod
+from bmlr.methods._types import ALL_TASKS, MethodInfo, Remedy
+from bmlr.model import Output
 
 
-class UMT(StartingMethod):
+class UMT(TaughtMethod):
     r"""Uni-Modal Teacher: encoders learn the features of encoders that were trained alone.
 
     .. math:: L = \mathrm{CE}(y, p) + w \sum_u \mathrm{mean}\,(z^u - \mathrm{sg}\, z^u_T)^2
@@ -60,42 +57,20 @@ class UMT(StartingMethod):
         cost="M runs of single modalities; then 2 forwards, 1 backward",
     )
     tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
-    training_state: ClassVar[tuple[str, ...]] = ("teachers", "has_started")
     remedy: ClassVar[Remedy | None] = Remedy(
         "encoder", "lets encoders learn the features of ones trained alone", rank=8
     )
-
-    teachers: Teachers
 
     def __init__(self, weight: float = 10.0) -> None:
         super().__init__()
         self.weight = check_non_negative("weight", weight)
 
-    def setup(self, model: MultimodalClassifier) -> None:
-        """Make room for the teachers."""
-        super().setup(model)
-        self.teachers = Teachers(model)
-
-    def take_runs(self, trained: Trained, model: MultimodalClassifier) -> None:
-        """Copy the teachers."""
-        self.teachers.take(trained)
-
-    def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss; the distance to teachers needs the inputs."""
-        if self.training and torch.is_grad_enabled():
-            raise RuntimeError("UMT shows the inputs to its teachers: call `method.compute_losses(model, batch)`.")
-        return Losses({"fused": output.task.loss(output.logits, targets)})
-
-    def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused loss, and the distance of each modality's features to those of its teacher."""
-        check_batch(model, batch)
-        self.check_started(model.modalities)
-        output = model(batch.inputs, batch.present)
-        terms = {"fused": output.task.loss(output.logits, batch.targets), **output.readout_losses(batch.targets)}
-        for name, z in output.features.items():
-            distance = feature_distance(z, self.teachers.features(name, batch), output.mask(name))
-            terms[name] = self.weight * distance
-        return Losses(terms)
+    def taught_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """The distance of each modality's features to those of its teacher."""
+        return {
+            name: self.weight * feature_distance(z, self.teachers.features(name, batch), output.mask(name))
+            for name, z in output.features.items()
+        }
 
 
 def feature_distance(features: Tensor, of_teacher: Tensor, mask: Tensor | None) -> Tensor:

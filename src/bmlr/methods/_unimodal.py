@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from bmlr._checks import nearest_name
 from bmlr.batch import Batch
-from bmlr.encoders.features import pooled
-from bmlr.fusion import match_dtype
 from bmlr.methods._base import Method
-from bmlr.methods._support import check_batch, unimodal_heads
+from bmlr.methods._support import check_batch, output_alone, read_features, unimodal_heads
 from bmlr.methods._types import ALL_TASKS, Conformance, Losses, MethodInfo, Prediction
 from bmlr.model import MultimodalClassifier, Output
 
@@ -97,8 +95,7 @@ class Unimodal(Method):
         """The loss of the head; no other encoder runs."""
         check_batch(model, batch)
         name = self._name()
-        features = model.encode(name, batch.inputs[name], (batch.present or {}).get(name))
-        return self.losses(Output({name: features}, model.fusion, model.task, batch.present), batch.targets)
+        return self.losses(output_alone(model, batch, name), batch.targets)
 
     def predict(self, output: Output) -> Prediction:
         """Logits of the head, as the fused ones and as those of the modality."""
@@ -112,5 +109,5 @@ class Unimodal(Method):
 
     def _logits(self, output: Output) -> Tensor:
         """Logits of the head, shape (B, C)."""
-        logits: Tensor = self.head(match_dtype(pooled(output.features[self._name()]), self.head))
-        return logits
+        name = self._name()
+        return read_features(self.head, output.features[name])

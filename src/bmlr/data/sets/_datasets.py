@@ -14,12 +14,11 @@ from torch import Tensor
 
 import bmlr.tasks
 from bmlr._checks import check_choice, check_integer
-from bmlr._random import preserved_random_state
+from bmlr._random import mixed_seed, preserved_random_state
 from bmlr.batch import Batch
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
 from bmlr.data.sets._dataset_columns import Column
 from bmlr.data.sets._dataset_items import as_values, entry_of, find_target_form, read_target
-from bmlr.data.transforms._seeds import sample_seed
 from bmlr.data.transforms._tokens import Tokeniser, tokeniser_of
 from bmlr.tasks import Task
 
@@ -301,7 +300,7 @@ def read_items(dataset: Any, positions: Sequence[int], split: str, *, seed: int 
         ValueError: If an item is no dictionary.
     """
     for position in positions:
-        own = sample_seed(0 if seed is None else seed + 1, position)
+        own = mixed_seed(0 if seed is None else seed + 1, position)
         with preserved_random_state(gpus=False):
             torch.default_generator.manual_seed(own)
             np.random.seed(own % 2**32)  # noqa: NPY002  (the legacy stream is the one user code draws from)

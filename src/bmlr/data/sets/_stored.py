@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bmlr._checks import check_choice, nearest_name
 from bmlr._files import text_checksum
+from bmlr._random import mixed_seed
 from bmlr.batch import Batch
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
 from bmlr.data.readers._text import bytes_to_text, is_text
@@ -26,7 +27,6 @@ from bmlr.data.sets._texts import build_vocabulary, text_form
 from bmlr.data.store._options import PrepareOptions, PrepareResult
 from bmlr.data.store._store import Store, find_store, open_store
 from bmlr.data.store._targets import make_task
-from bmlr.data.transforms._seeds import sample_seed
 from bmlr.data.transforms._tokens import HuggingFaceTokeniser, Tokeniser, load_tokeniser, tokeniser_of
 from bmlr.encoders.pretrained import EncoderInput
 from bmlr.tasks import Task
@@ -69,7 +69,7 @@ class StoredSplit(Split):
         With ``augment`` images and frames are cropped and mirrored at random, and frames are drawn from their segments.
         """
         positions = np.asarray(indices, dtype=np.int64)
-        seeds = [sample_seed(seed, int(position)) for position in positions]
+        seeds = [mixed_seed(seed, int(position)) for position in positions]
         inputs = {
             name: form.inputs(
                 [self.store.values(name, row) for row in self.rows[positions]],
