@@ -509,6 +509,21 @@ def test_a_step_waits_for_no_device(subject, monkeypatch):
             assert not copies.found, batch.tag
 
 
+@each_subject
+def test_a_step_makes_no_generator(subject, monkeypatch):
+    """One that is made within a step is allocated on the device, and no graph can capture it: the first one is kept."""
+    made = []
+    make = torch.Generator
+    for fresh, batch in kinds(make_loop(subject)):
+        for is_watched in (False, True):
+            with monkeypatch.context() as patch:
+                if is_watched:
+                    patch.setattr(torch, "Generator", lambda *given: made.append(given) or make(*given))
+                compute(fresh, batch)
+                fresh.method.adjust_gradients(fresh.model)
+        assert not made, batch.tag
+
+
 # Gradients
 
 

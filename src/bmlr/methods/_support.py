@@ -61,6 +61,7 @@ class SteppedMethod(Method):
         self.step = 0
         #: Seed of the run, from the context of its epochs.
         self.run_seed = 0
+        self._generators: dict[torch.device, torch.Generator] = {}
 
     def start_epoch(self, context: EpochContext) -> EpochPlan:
         """Begin an epoch of the run that has the context's seed."""
@@ -74,9 +75,14 @@ class SteppedMethod(Method):
     def generator(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
         """Generator seeded by ``seed``, the seed of the run and ``number``.
 
-        It is the same in every process and after a resume.
+        It is the same in every process and after a resume. Each call seeds the one generator of the device anew: draw
+        what one number is for before asking for the next.
         """
-        return seeded_generator(self.seed, self.run_seed, number, device=device)
+        place = torch.device(device)
+        # Kept: a generator that is made within a step of a GPU allocates, and no graph could capture the step.
+        if (kept := self._generators.get(place)) is None:
+            kept = self._generators[place] = torch.Generator(place)
+        return kept.manual_seed(mixed_seed(self.seed, self.run_seed, number))
 
 
 class HeadedMethod(Method):
