@@ -65,8 +65,8 @@ def test_gradients_over_several_steps_are_those_of_the_formula(modalities, param
             assert float(losses.logs[f"fraction_{u}"]) == pytest.approx(fraction, rel=1e-9)
         method.backward(losses, model)
         plain = {name: p.grad.clone() for name, p in model.named_parameters()}
-        generator = method.generator(number)
         method.adjust_gradients(model)
+        generator = method.generator(number)
         for u in sorted(fractions):
             for name, p in model.encoders[u].named_parameters(prefix=f"encoders.{u}"):
                 gradient = plain.pop(name)
