@@ -127,14 +127,6 @@ def _tfidf(texts: npt.NDArray[Any], train: npt.NDArray[Any]) -> npt.NDArray[Any]
     return dense
 
 
-_PAPER_LIKE = {
-    "protocol": "paper",
-    "audio_snr_db": 0,
-    "image_energy": 1,
-    "image_rotation": 35,
-    "image_shift": 6,
-    "image_clutter": 3,
-}
 SETTINGS: dict[str, Setting] = {
     "wiki": Setting(load_arrays("wiki", {"image": "image", "text": "text"}), 20),
     "wiki-head": Setting(load_arrays("wiki", {"image": "image", "text": "text"}), 20, fusion="head"),
@@ -153,7 +145,9 @@ SETTINGS: dict[str, Setting] = {
     "digits": Setting(load_library("digits"), 10, "resnet", width=4, seeds=2),
     "digits-sum": Setting(load_library("digits"), 10, "resnet", "sum", width=4, alphas=(1.0,), seeds=2),
     "avmnist": Setting(load_library("avmnist"), 6, "resnet", width=4, alphas=(1.0,), seeds=2),
-    "avmnist-paper": Setting(load_library("avmnist", **_PAPER_LIKE), 6, "resnet", width=4, alphas=(1.0,), seeds=2),
+    "avmnist-paper": Setting(
+        load_library("avmnist", setting="paper-like"), 6, "resnet", width=4, alphas=(1.0,), seeds=2
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 import struct
 import time
@@ -12,6 +13,8 @@ import pytest
 import torch
 from restored import assert_read_without_data
 
+import bmlr.cli
+import bmlr.config
 import bmlr.data
 from bmlr.data.readers._audio import read_audio
 from bmlr.data.readers._images import read_gray_image
@@ -397,6 +400,67 @@ class TestErrors:
     def test_unknown_split(self, make):
         with pytest.raises(ValueError, match="Did you mean 'train'"):
             make().split("trian")
+
+
+class TestSettings:
+    PAPER_LIKE = {
+        "protocol": "paper",
+        "audio_snr_db": 0.0,
+        "image_energy": 1.0,
+        "image_rotation": 35.0,
+        "image_shift": 6.0,
+        "image_clutter": 3,
+    }
+    TRAINING = {"model": {"width": 8, "stem": "imagenet"}, "optimizer": {"lr": 1e-3, "schedule": "cosine"}}
+
+    def test_each_is_its_values(self):
+        values = {name: {} for name in ("unheard-speakers", "easy", "paper-like")}
+        for name, found in values.items():
+            data = AVMNIST("data", setting=name)
+            assert "setting" not in data.hparams
+            found |= {key: data.hparams[key] for key in self.PAPER_LIKE}
+        same = {"audio_snr_db": 10.0, "image_energy": 0.25, "image_rotation": 0, "image_shift": 0, "image_clutter": 0}
+        assert values["unheard-speakers"] == {"protocol": "clean", **same}
+        assert values["easy"] == {"protocol": "paper", **same}
+        assert values["paper-like"] == self.PAPER_LIKE
+        assert AVMNIST("data").hparams == AVMNIST("data", setting="unheard-speakers").hparams
+        with pytest.raises(ValueError, match="Did you mean 'paper-like'"):
+            AVMNIST("data", setting="paper")
+
+    def test_run_records_values_and_what_is_given_counts_more(self, source, shared_cache, tmp_path, capsys):
+        def config(directory, *words):
+            run = ["train", "avmnist", f"--data.root={source}", f"--data.cache={shared_cache}", "--method=Joint"]
+            short = ["--trainer.batch_size=70", "--trainer.progress=false", "--trainer.logger=none"]
+            assert bmlr.cli.main([*run, *short, "--run", str(tmp_path / directory), *words]) == 0
+            return bmlr.config.read_config_entries(tmp_path / directory / "config.yaml")
+
+        named = config("named", "--data.setting=paper-like", "--trainer.epochs=1")
+        assert {key: named["data"]["init_args"][key] for key in self.PAPER_LIKE} == self.PAPER_LIKE
+        for section, entries in self.TRAINING.items():
+            assert {key: named[section][key] for key in entries} == entries
+        typed = [f"--data.{key}={value}" for key, value in self.PAPER_LIKE.items()]
+        typed += [
+            f"--{part}.{key}={value}" for part, entries in self.TRAINING.items() for key, value in entries.items()
+        ]
+        assert config("typed", *typed, "--trainer.epochs=1") == named
+        capsys.readouterr()
+        given = ["--data.audio_snr_db=none", "--data.protocol=clean", "--data.image_shift=0", "--data.image_clutter=1"]
+        given += ["--model.width=2", "--model.stem=small", "--optimizer.schedule=constant", "--trainer.epochs=1"]
+        changed = config("changed", "--data.setting=paper-like", *given)
+        parameters = {"protocol": "clean", "audio_snr_db": None, "image_shift": 0.0, "image_clutter": 1}
+        assert {key: changed["data"]["init_args"][key] for key in self.PAPER_LIKE} == {**self.PAPER_LIKE, **parameters}
+        assert (changed["model"]["width"], changed["model"]["stem"]) == (2, "small")
+        assert (changed["optimizer"]["schedule"], changed["optimizer"]["lr"]) == ("constant", 1e-3)
+
+    def test_help_says_every_value(self, capsys):
+        bmlr.cli.main(["help", "train", "avmnist"])
+        text = " ".join(capsys.readouterr().out.split())
+        text = text[text.index("paper-like, with") : text.index("(default unheard-speakers)")]
+        defaults = AVMNIST("data", setting="paper-like").defaults
+        for name, value in {**self.PAPER_LIKE, **self.TRAINING["model"], **self.TRAINING["optimizer"]}.items():
+            assert re.search(rf"\b{name} {value if isinstance(value, str) else f'{value:g}'}\b", text), name
+        assert f"{defaults.epochs} epochs" in text
+        assert defaults.epochs == 12
 
 
 class TestLoadFiles:

@@ -26,7 +26,7 @@ from bmlr.config._parts import Entry, own_modules, read_part
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import param_groups
 
-NamedSchedule = Literal["none", "step", "multistep", "cosine"]
+NamedSchedule = Literal["constant", "step", "multistep", "cosine"]
 Interval = Literal["epoch", "step"]
 
 
@@ -42,10 +42,10 @@ class OptimizerOptions:
         momentum: Momentum of SGD.
         groups: Options by modality, such as {audio: {lr: 3e-5, weight_decay: 0.1}, text: {freeze: true}}; fusion is
             all that follows the encoders. A frozen encoder is not trained and stays in evaluation mode.
-        schedule: none, step (times gamma every step_size epochs), multistep (times gamma at each milestone), cosine
+        schedule: constant, step (times gamma every step_size epochs), multistep (times gamma at each milestone), cosine
             (to zero over the run), or a class of torch.optim.lr_scheduler or of yours, such as OneCycleLR or
             CosineAnnealingWarmRestarts:T_0=5. total_steps, T_max and max_lr may be left out: they are the length of
-            the run and the rate of each group.
+            the run and the rate of each group. By default the data set's.
         schedule_interval: Whether the schedule counts epochs or optimiser steps; by default steps for OneCycleLR and
             CyclicLR, else epochs.
         warmup_steps: Optimiser steps over which the rates rise linearly from zero, on top of any schedule.
@@ -60,7 +60,7 @@ class OptimizerOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     groups: dict[str, dict[str, Any]] | None = None
-    schedule: dict[str, Any] | str = "none"
+    schedule: dict[str, Any] | str | None = None
     schedule_interval: Interval | None = None
     warmup_steps: int = 0
     step_size: int = 30
@@ -80,7 +80,8 @@ class OptimizerOptions:
         if self.schedule_interval is not None:
             check_choice("schedule_interval", self.schedule_interval, get_args(Interval))
         self.groups = _read_groups(self.groups)
-        self.schedule = _read_schedule(self.schedule)
+        if self.schedule is not None:
+            self.schedule = _read_schedule(self.schedule)
 
     def optimizer(
         self, model: MultimodalClassifier, method_parameters: Iterable[nn.Parameter] = (), *, fused: bool = False
@@ -159,7 +160,7 @@ class OptimizerOptions:
         Raises:
             ValueError: If there is no such schedule, or its parameters do not fit; the message is one sentence.
         """
-        if self.schedule == "none":
+        if self.schedule is None or self.schedule == "constant":
             return None
         if self.schedule == "step":
             return StepLR(optimizer, self.step_size, self.gamma)

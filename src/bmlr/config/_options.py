@@ -52,7 +52,7 @@ class ModelOptions:
             MultimodalClassifier, such as bmlr.wrap gives. A parameter named data gets the data set.
         width: Channels of the ResNets' first stage, a quarter of the width of perceptrons and Transformers; by
             default the data set's.
-        stem: Stem of the ResNets: imagenet or small; by default chosen by the input's size.
+        stem: Stem of the ResNets: imagenet or small; by default the data set's, or else chosen by the input's size.
         unimodal: How unimodal logits are read: split, ablated or auxiliary; by default the fusion's own.
         conditioner: Modality that conditions the others (film, gated, bigated); by default the first.
         depth: Layers of the Transformers.
@@ -297,8 +297,8 @@ def fill_defaults(
 
     defaults = data.defaults
     if isinstance(model, ModelOptions):
-        model = fill(_fill_parts(data, model), width=defaults.width)
-    optimizer = fill(optimizer, lr=defaults.lr)
+        model = fill(_fill_parts(data, model), width=defaults.width, stem=defaults.stem)
+    optimizer = fill(optimizer, lr=defaults.lr, schedule=defaults.schedule)
     trainer = fill(trainer, epochs=defaults.epochs, batch_size=defaults.batch_size)
     optimizer.check(trainer.epochs or 1)
     trainer.check()

@@ -57,12 +57,16 @@ class TrainingDefaults:
         batch_size: Samples per step and device.
         lr: Learning rate of Adam.
         width: Channels of the first stage of the default ResNet-18 encoders; other encoders in proportion.
+        stem: Stem of these encoders; None chooses it by the input's size.
+        schedule: Schedule of the learning rate.
     """
 
     epochs: int = 70
     batch_size: int = 64
     lr: float = 5e-5
     width: int = 64
+    stem: Literal["imagenet", "small"] | None = None
+    schedule: Literal["constant", "step", "multistep", "cosine"] = "constant"
 
 
 class Split(ABC):
@@ -180,7 +184,7 @@ class MultimodalData(ABC):
 
     name: ClassVar[str]
     #: The paper's settings, where a data set does not say otherwise.
-    defaults: ClassVar[TrainingDefaults] = TrainingDefaults()
+    defaults: TrainingDefaults = TrainingDefaults()
     #: Parameters that say where files are: the same files elsewhere are the same data.
     location_parameters: ClassVar[frozenset[str]] = frozenset({"root", "cache"})
     protocol: str

@@ -88,7 +88,7 @@ class Digits(PairedDigits):
     purposes: ClassVar[tuple[str, ...]] = ("pairs", "audio noise", "image noise", "clutter")
     spectrogram: ClassVar[Spectrogram] = _SPECTROGRAM
     image_size: ClassVar[int] = _SIDE
-    defaults: ClassVar[TrainingDefaults] = TrainingDefaults(epochs=25, batch_size=64, lr=1e-3, width=8)
+    defaults: TrainingDefaults = TrainingDefaults(epochs=25, batch_size=64, lr=1e-3, width=8)
 
     def __init__(
         self,

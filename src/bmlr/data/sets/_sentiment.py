@@ -64,7 +64,7 @@ class SentimentData(StoredData):
     """
 
     #: The paper's settings but for the width: 128 for the Transformers, which the paper does not state.
-    defaults: ClassVar[TrainingDefaults] = TrainingDefaults(width=32)
+    defaults: TrainingDefaults = TrainingDefaults(width=32)
 
     def __init__(  # noqa: PLR0913  (every parameter is an option)
         self,

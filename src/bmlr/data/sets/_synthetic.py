@@ -127,7 +127,7 @@ class Synthetic(MultimodalData):
     """
 
     name: ClassVar[str] = "synthetic"
-    defaults: ClassVar[TrainingDefaults] = TrainingDefaults(epochs=20, batch_size=64, lr=1e-3, width=16)
+    defaults: TrainingDefaults = TrainingDefaults(epochs=20, batch_size=64, lr=1e-3, width=16)
 
     def __init__(
         self,
