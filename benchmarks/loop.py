@@ -6,21 +6,28 @@ Run ``python benchmarks/loop.py``. Three loops train the same model on the same 
 * lightning: the same calls in a plain LightningModule, without logging, checkpoints or checks;
 * bmlr train: a whole run, with its checks of every loss and gradient, metrics, weights, checkpoints and exact resume.
 
-An epoch is the time of a run of several epochs less that of a run of one epoch, over their difference, so that starting
-and ending a run does not count. Every time is divided by the bare loop's of its round.
+An epoch lasts from its start to that of the next, in a run of several: starting and ending a run does not count.
+A step lasts from the losses of a batch to those of the next; what an epoch takes beyond its steps is its end: its
+validation, and for ``bmlr train`` metrics and checkpoint. Ratios are to the bare loop of the same round.
+
+The optimiser is the same in all three, with its fused kernel: what is compared is the loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import importlib
+import itertools
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import lightning
 import numpy as np
@@ -38,28 +45,31 @@ LOOPS = ("bare", "lightning", "bmlr train")
 
 
 class RandomMedia(MultimodalData):
-    """Spectrograms and frames of noise, in memory: loading them costs as little as it can.
+    """Samples of noise, in memory: loading them costs as little as it can.
 
     Args:
-        batches: Batches of the training split; the other splits have an eighth.
+        batches: Batches of the training split; the validation split has an eighth.
         batch_size: Samples of a batch.
-        spectrogram: Height and width.
+        spectrogram: Height and width; None for vectors in place of spectrograms and frames.
         frames: Number, height and width.
     """
 
     name: ClassVar[str] = "random-media"
 
     def __init__(
-        self, batches: int, batch_size: int, spectrogram: tuple[int, int], frames: tuple[int, int, int]
+        self, batches: int, batch_size: int, spectrogram: tuple[int, int] | None, frames: tuple[int, int, int]
     ) -> None:
         self.protocol, self.classes = "clean", tuple("abcdef")
         self.batches, self.batch_size = batches, batch_size
-        self.spectrogram, self.frames = tuple(spectrogram), tuple(frames)
-        number, height, width = self.frames
-        self.modalities = {
-            "audio": Modality("spectrogram", (1, *self.spectrogram)),
-            "video": Modality("frames", (number, 3, height, width)),
-        }
+        self.spectrogram, self.frames = spectrogram if spectrogram is None else tuple(spectrogram), tuple(frames)
+        if spectrogram is None:
+            self.modalities = {"audio": Modality("vector", (40,)), "video": Modality("vector", (64,))}
+        else:
+            number, height, width = self.frames
+            self.modalities = {
+                "audio": Modality("spectrogram", (1, *spectrogram)),
+                "video": Modality("frames", (number, 3, height, width)),
+            }
         self._splits: dict[SplitName, ArraySplit] = {}
 
     def prepare(self) -> None:
@@ -87,13 +97,14 @@ class Setting:
     def __init__(self, options: argparse.Namespace) -> None:
         # A run's file names its data set's class, which has to be found again: not as one of `__main__`.
         made = importlib.import_module("loop").RandomMedia
-        self.data: MultimodalData = made(
-            options.batches, options.batch_size, tuple(options.spectrogram), tuple(options.frames)
-        )
+        spectrogram = tuple(options.spectrogram) if options.model == "resnet18" else None
+        self.data: MultimodalData = made(options.batches, options.batch_size, spectrogram, tuple(options.frames))
         self.data.prepare()
         self.batch_size: int = options.batch_size
         self.method: str = options.method
-        self.model = ModelOptions(width=options.width)
+        # A perceptron is four times as wide as its option says.
+        self.model = ModelOptions(width=options.width or (8 if options.model == "resnet18" else 4))
+        self.optimizer = OptimizerOptions(lr=1e-4)
         self.device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
         self.accelerator: str = options.accelerator
 
@@ -124,7 +135,7 @@ class Setting:
 def train_bare(setting: Setting, epochs: int) -> None:
     """The loop that a paper's code has."""
     model, method = setting.make()
-    optimizer = torch.optim.Adam([*model.parameters(), *method.parameters()], lr=1e-4)
+    optimizer = setting.optimizer.optimizer(model, method.parameters(), fused=True)
     for epoch in range(epochs):
         model.train()
         method.train()
@@ -159,7 +170,7 @@ class PlainModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam."""
-        return torch.optim.Adam([*self.model.parameters(), *self.method.parameters()], lr=1e-4)
+        return self.setting.optimizer.optimizer(self.model, self.method.parameters(), fused=True)
 
     def train_dataloader(self) -> RequestLoader:
         """The batches of the epoch."""
@@ -211,24 +222,54 @@ def train_run(setting: Setting, epochs: int) -> None:
     """A run as ``bmlr train`` makes it."""
     with tempfile.TemporaryDirectory() as folder:
         train(
-            setting.data, bmlr.methods.create(setting.method), setting.model, OptimizerOptions(lr=1e-4),
+            setting.data, bmlr.methods.create(setting.method), setting.model, setting.optimizer,
             TrainerOptions(epochs=epochs, batch_size=setting.batch_size, accelerator=setting.accelerator),
             runs=Path(folder),
         )  # fmt: skip
 
 
-def epoch_seconds(loop: Callable[[Setting, int], None], setting: Setting, epochs: int, clock: str) -> float:
-    """Seconds of an epoch, without those of starting and ending a run."""
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of a loop, the medians of a run.
+
+    Attributes:
+        epoch: An epoch.
+        step: A step of it.
+        end: An epoch without its steps.
+    """
+
+    epoch: float
+    step: float
+    end: float
+
+
+def measure(loop: Callable[[Setting, int], None], setting: Setting, epochs: int, clock: str) -> Times:
+    """Times of a run, without its beginning and end."""
+    stamps: list[list[float]] = []  # by epoch: its start, and those of its losses
     now = time.process_time if clock == "cpu" else time.perf_counter
 
-    def seconds(count: int) -> float:
-        start = now()
-        loop(setting, count)
+    @contextlib.contextmanager
+    def watched(name: str, stamp: Callable[[], None]) -> Iterator[None]:
+        call = getattr(bmlr.Method, name)
+
+        def stamped(*arguments: Any) -> Any:
+            stamp()
+            return call(*arguments)
+
+        with patch.object(bmlr.Method, name, stamped):
+            yield
+
+    def start() -> None:
         if setting.device.type == "cuda":
             torch.cuda.synchronize()
-        return now() - start
+        stamps.append([now()])
 
-    return (seconds(1 + epochs) - seconds(1)) / epochs
+    with watched("start_epoch", start), watched("compute_losses", lambda: stamps[-1].append(now())):
+        loop(setting, 1 + epochs)
+    epoch = statistics.median(after[0] - before[0] for before, after in itertools.pairwise(stamps))
+    steps = [after - before for row in stamps for before, after in itertools.pairwise(row[1:])]
+    step = statistics.median(steps) if steps else 0.0
+    return Times(epoch, step, epoch - (len(steps) // len(stamps) + 1) * step)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -236,10 +277,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--method", default="BMLR")
-    parser.add_argument("--width", type=int, default=8, help="channels of the first stage of the two ResNet-18")
+    parser.add_argument("--model", choices=("resnet18", "mlp"), default="resnet18", help="both encoders")
+    parser.add_argument("--width", type=int, help="option of the model; 8, for perceptrons 4, which makes 16 units")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=16, help="training batches of an epoch")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs that are timed")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs that are timed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--spectrogram", nargs=2, type=int, default=(32, 47), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--frames", nargs=3, type=int, default=(1, 28, 28), metavar=("NUMBER", "HEIGHT", "WIDTH"))
@@ -259,21 +301,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     setting = Setting(options)
     loops = dict(zip(LOOPS, (train_bare, train_lightning, train_run), strict=True))
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    times: dict[str, list[Times]] = {name: [] for name in loops}
     for loop in loops.values():
         loop(setting, 1)  # imports, allocators and caches
     for _ in range(options.rounds):
         for name, loop in loops.items():
-            seconds[name].append(epoch_seconds(loop, setting, options.epochs, options.clock))
+            times[name].append(measure(loop, setting, options.epochs, options.clock))
 
     device = torch.cuda.get_device_name() if setting.device.type == "cuda" else f"CPU, {options.threads} threads"
     print(f"\nTorch {torch.__version__}, {device}, {vars(options)}\n")
-    print("| loop | ms per batch | / bare | range |")
-    print("| --- | ---: | ---: | ---: |")
-    for name, values in seconds.items():
-        ratios = [value / bare for value, bare in zip(values, seconds["bare"], strict=True)]
-        per_batch = statistics.median(values) / options.batches * 1e3
-        print(f"| {name} | {per_batch:.2f} | {statistics.median(ratios):.3f} | {min(ratios):.3f}–{max(ratios):.3f} |")
+    print("| loop | epoch / bare | range | step / bare | step, ms | above bare, ms | end of epoch, ms |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, values in times.items():
+        pairs = list(zip(values, times["bare"], strict=True))
+        ratios = [mine.epoch / bare.epoch for mine, bare in pairs]
+        columns = [f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f}–{max(ratios):.3f}"]
+        columns.append(f"{statistics.median(mine.step / bare.step for mine, bare in pairs):.3f}")
+        seconds = (
+            [mine.step for mine in values],
+            [mine.step - bare.step for mine, bare in pairs],
+            [mine.end for mine in values],
+        )
+        columns += [f"{statistics.median(value) * 1e3:.2f}" for value in seconds]
+        print(f"| {name} | {' | '.join(columns)} |")
 
 
 if __name__ == "__main__":

@@ -41,13 +41,14 @@ class EpochSums:
         """Return to the sums before the optimiser step."""
         self._sums, self.samples = self._before_step
 
+    @torch.no_grad()
     def add(self, values: Mapping[str, Tensor], batch_size: int) -> None:
         """Add means over a batch."""
         names, device = tuple(values), values["loss"].device
-        weighted = torch.stack([value.detach().to(device, torch.float32) for value in values.values()]) * batch_size
+        means = torch.stack([value.to(device, torch.float32) for value in values.values()])
         previous = self._sums.get(names)
         # Sums of a resumed epoch come from the checkpoint on the CPU.
-        self._sums[names] = weighted if previous is None else previous.to(device) + weighted
+        self._sums[names] = means * batch_size if previous is None else previous.to(device).add(means, alpha=batch_size)
         self.samples += batch_size
 
     def state(self) -> dict[str, Any]:

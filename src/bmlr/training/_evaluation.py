@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
-from bmlr.batch import as_batch
+from bmlr.batch import Batch, as_batch
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
 from bmlr.training._scores import Score, ScoreMetric, flatten_score
@@ -51,6 +52,19 @@ class EvaluatedModule(lightning.LightningModule):
         self._metric = ScoreMetric(model.modalities, model.task)
         #: Metric by which epochs are compared; ``None`` is the task's primary.
         self.monitor: str | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; at once where Lightning notes a hook's name, as it does seventy times per step."""
+        if name == "_current_fx_name":
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; Lightning would copy it entry by entry, looking for tensors."""
+        if isinstance(batch, Batch):
+            return batch.to(device, non_blocking=device.type == "cuda")
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     @property
     def monitored(self) -> str:

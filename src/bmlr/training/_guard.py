@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -144,6 +145,7 @@ class _Snapshot:
             module.get_buffer(name).copy_(value)
 
 
+@torch.no_grad()
 def count_nonfinite(parameters: Iterable[nn.Parameter]) -> Tensor:
     """A scalar that is zero where all gradients are finite, without waiting for the device.
 
@@ -159,18 +161,26 @@ def count_nonfinite(parameters: Iterable[nn.Parameter]) -> Tensor:
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:
-            values = gradient.coalesce().values() if gradient.is_sparse else gradient.detach()
+            values = gradient.coalesce().values() if gradient.is_sparse else gradient
             values = torch.view_as_real(values) if values.is_complex() else values
-            values = values.contiguous() if 0 in values.stride() else values  # expanded: the check writes each entry
+            if not values.is_contiguous() and 0 in values.stride():
+                values = values.contiguous()  # expanded: the check writes each entry
             groups.setdefault((values.device, values.dtype), []).append(values)
     flags = []
     for (device, _), gradients in groups.items():
-        flag, scale = torch.zeros((), device=device), torch.ones((), device=device)
+        flag, scale = torch.zeros((), device=device), _one(device)
         # The check of `torch.amp.GradScaler`, one kernel for all tensors, here with a scale of one: a reduction per
         # tensor takes twenty times as long, and a sum or a 2-norm may overflow where every entry is finite.
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, scale)
         flags.append(flag)
+    if len(flags) == 1:
+        return flags[0]
     return torch.stack([flag.to(flags[0].device) for flag in flags]).sum() if flags else torch.zeros(())
+
+
+@functools.cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), device=device)
 
 
 def describe_loss(losses: Losses, batch: Batch) -> dict[str, Any]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from bmlr._files import text_checksum
 from bmlr._random import preserved_random_state
 from bmlr.config import RunConfig, resolve_class
 from bmlr.runs.layout import TENSORBOARD
+from bmlr.training._module import BalancedModule
+
+#: Steps from one logged loss to the next.
+_EVERY = 10
 
 
 def make_loggers(config: RunConfig, directory: Path) -> list[Logger]:
@@ -68,3 +74,30 @@ def finish_loggers(trainer: lightning.Trainer) -> None:
     for logger in trainer.loggers:
         if callable(finish := getattr(getattr(logger, "experiment", None), "finish", None)):
             finish()
+
+
+class StepLogs(Callback):
+    """The loss of every tenth step, for the loggers of a run."""
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the loss, once per step of several batches."""
+        step, module = trainer.global_step, pl_module
+        if step == self._step or step % _EVERY or not isinstance(module, BalancedModule) or module.guard.nonfinite:
+            return
+        self._step = step
+        _log(trainer, {"epoch": trainer.current_epoch, "loss": module.step_loss})
+
+
+def log_epoch(module: BalancedModule) -> None:
+    """Log the numbers of the last epoch."""
+    _log(module.trainer, module.history[-1])
+
+
+def _log(trainer: lightning.Trainer, values: Mapping[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step=trainer.global_step - 1)

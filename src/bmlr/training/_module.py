@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from bmlr._random import capture_random_state, restore_random_state
@@ -89,8 +91,10 @@ class BalancedModule(LoadingModule):
         #: Asked after every batch whether training should stop; in distributed training any process stops all.
         self.wants_stop: Callable[[], bool] = lambda: False
         self.stopping = False
-        #: Whether the loss of every step is handed to the trainer, for its loggers, progress bar and callbacks.
-        self.logs_steps = True
+        #: Whether losses and scores are handed to the trainer, for its loggers, progress bar and callbacks.
+        self.logs = True
+        #: Loss of the last step, NaN before the first.
+        self.step_loss = math.nan
         #: Called after every optimiser step but the last of an epoch, which the end of the epoch follows.
         self.after_step: list[Callable[[BalancedModule], None]] = []
         #: Called when a loss or gradient was not finite; ``guard.events[-1]`` describes it.
@@ -106,7 +110,7 @@ class BalancedModule(LoadingModule):
         self._position = 0  # finished batches of the epoch
         self._first_position = 0  # of these, the ones before the checkpoint the epoch was resumed from
         self._sums = EpochSums()
-        #: Losses and batch that nobody has looked at yet, and whether the total is not finite.
+        #: Losses, batch and total that nobody has looked at yet.
         self._unchecked: tuple[Losses, Batch, Tensor] | None = None
         self._counts_before_epoch = (0, 0)  # skipped and overflowed steps
         self._started = 0.0
@@ -211,32 +215,32 @@ class BalancedModule(LoadingModule):
         factor = self.trainer.accumulate_grad_batches / size
         scaled = total if factor == 1 else total * factor
         self._position = batch_idx + 1
-        self._unchecked = (losses, batch, ~torch.isfinite(total.detach()))
+        self._unchecked = (losses, batch, total.detach())
         if self._scaler() is not None:
             self._check_loss()
         if self.guard.nonfinite:
             return scaled
         terms = {f"loss_{name}": value for name, value in losses.terms.items()}
         self._sums.add({"loss": total, **terms, **losses.logs}, len(batch))
-        if self.logs_steps:
+        if self.logs:
             logged = bool(self.trainer.loggers)
             self.log("loss", total.detach(), prog_bar=True, logger=logged, on_step=True, batch_size=len(batch))
         return scaled
 
     def _check_loss(self, *others: Tensor) -> list[bool]:
-        """Record the loss of the last batch if it is not finite; this waits for the device, once.
+        """Read the loss of the last batch and record it if it is not finite; this waits for the device, once.
 
         Args:
-            *others: Further flags that the same wait answers, one number each, zero for no.
+            *others: Flags that the same wait answers, one number each, zero for no.
 
         Returns:
             The other flags.
         """
         if self._unchecked is None:
             return [bool(flag) for flag in others]
-        (losses, batch, nonfinite), self._unchecked = self._unchecked, None
-        flags = [flag.to(nonfinite.device, torch.float32) for flag in (nonfinite, *others)]
-        here, *answers = (torch.stack(flags) != 0).tolist()
+        (losses, batch, total), self._unchecked = self._unchecked, None
+        self.step_loss, *numbers = torch.stack([total, *(flag.to(total) for flag in others)]).tolist()
+        here, answers = not math.isfinite(self.step_loss), [number != 0 for number in numbers]
         # One exchange for both questions. All processes must take the same branch, or the next one would deadlock.
         nonfinite_anywhere, self.stopping = any_process(self.trainer, here, self.wants_stop())
         if nonfinite_anywhere:
@@ -246,7 +250,12 @@ class BalancedModule(LoadingModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the method's gradients; none where the step is skipped."""
         if not self.guard.nonfinite:
-            super().backward(loss, *args, **kwargs)
+            if self._open is None or type(self.trainer.precision_plugin).pre_backward is not Precision.pre_backward:
+                super().backward(loss, *args, **kwargs)
+                return
+            # Nobody scales the loss beyond the batches of its step: no need to differentiate it by the total.
+            (losses, _), self._open = self._open, None
+            self.method.backward(losses, self.model, scale=1 / self._steps.place(self._position - 1)[1])
             return
         self._open = None
         self.method.discard_losses()
@@ -309,7 +318,7 @@ class BalancedModule(LoadingModule):
             row["overflowed_steps"] = float(self.guard.overflowed - self._counts_before_epoch[1])
         if self.val_score is not None:
             row |= flatten_score("val", self.val_score)
-        if self.trainer.loggers:
+        if self.logs and self.trainer.loggers:
             self.log_dict({name: value for name, value in row.items() if name != "epoch"})
         for hook in self.before_epoch_end:
             hook(self)

@@ -31,7 +31,7 @@ from bmlr.training._checkpoints import LoadedCheckpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
 from bmlr.training._errors import translate_errors
 from bmlr.training._hardware import check_hardware
-from bmlr.training._loggers import finish_loggers, start_loggers
+from bmlr.training._loggers import finish_loggers, log_epoch, start_loggers
 from bmlr.training._module import BalancedModule
 from bmlr.training._processes import is_first_process
 from bmlr.training._recorder import Recorder
@@ -147,7 +147,8 @@ def _fit(
         if recorder.has_stopped_early(len(checkpoint.content["bmlr"]["history"])):  # only the result is missing
             trainer.fit_loop.max_epochs = len(checkpoint.content["bmlr"]["history"])
     module.wants_stop = lambda: termination.requested
-    module.logs_steps = bool(trainer.loggers) or trainer.progress_bar_callback is not None
+    module.logs = False  # to the run's own loggers and progress bar, without Lightning's collection of every value
+    module.after_epoch_end.append(log_epoch)
     module.after_step.append(recorder.checkpoint_step)
     module.after_nonfinite.append(recorder.write_events)
     module.before_epoch_end.append(recorder.select_epoch)

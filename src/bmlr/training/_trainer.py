@@ -20,7 +20,7 @@ from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
 from bmlr.training._errors import first_line
 from bmlr.training._hardware import check_port
-from bmlr.training._loggers import make_loggers
+from bmlr.training._loggers import StepLogs, make_loggers
 from bmlr.training._monitoring import MonitorCallback
 from bmlr.training._processes import set_rank
 from bmlr.training._progress import can_show_bar, progress_callbacks
@@ -53,6 +53,8 @@ def _make_trainer(config: RunConfig, directory: Path, watch: Callback, loggers: 
     options = config.trainer
     console = make_console()
     callbacks = [watch, *progress_callbacks(config, console)]
+    if loggers:
+        callbacks.append(StepLogs())
     if options.gradients:
         callbacks.append(MonitorCallback(GradientMonitor(directory)))
     return lightning.Trainer(
@@ -66,7 +68,6 @@ def _make_trainer(config: RunConfig, directory: Path, watch: Callback, loggers: 
         gradient_clip_val=options.joint_clip_val,
         callbacks=callbacks,
         logger=loggers,
-        log_every_n_steps=10,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=options.progress and can_show_bar(console),
