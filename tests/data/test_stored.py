@@ -50,9 +50,8 @@ def test_a_constant_modality_cannot_be_standardised(tmp_path, values, message):
 
 
 def test_only_stored_data_sets_are_prepared(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"`data` should be one of crema-d, kinetics-sounds, ave, mosi, mosei, manifest\."
-    ):
+    names = "crema-d, kinetics-sounds, ave, ucf-101, food-101, mvsa-single, mosi, mosei, manifest"
+    with pytest.raises(ValueError, match=rf"`data` should be one of {names}\."):
         bmlr.data.prepare("digits", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'mosei'"):
         bmlr.data.prepare("mosey", tmp_path, tmp_path)

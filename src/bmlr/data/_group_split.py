@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,6 +58,27 @@ def split_by_group(
         name: np.flatnonzero(split_of[members] == splits.index(name)) if name in splits else np.zeros(0, np.int64)
         for name in SPLITS
     }
+
+
+def leave_out_shared(rows: Mapping[SplitName, np.ndarray], groups: Sequence[str]) -> dict[SplitName, np.ndarray]:
+    """Splits without a shared group, the test split being whole.
+
+    Validation loses what shares a group with the test split, training what shares one with either.
+
+    Args:
+        rows: Indices of the samples of each split.
+        groups: Group of each sample.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = {"train": np.array([0, 1, 2]), "val": np.array([3]), "test": np.array([4])}
+        >>> {name: kept.tolist() for name, kept in leave_out_shared(rows, list("abcbc")).items()}
+        {'train': [0], 'val': [3], 'test': [4]}
+    """
+    names = np.asarray(groups)
+    val = rows["val"][~np.isin(names[rows["val"]], names[rows["test"]])]
+    taken = names[np.concatenate((val, rows["test"]))]
+    return {"train": rows["train"][~np.isin(names[rows["train"]], taken)], "val": val, "test": rows["test"]}
 
 
 def check_fractions(val_fraction: float, test_fraction: float, *, positive: bool = False) -> None:

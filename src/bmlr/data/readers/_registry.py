@@ -8,13 +8,14 @@ from typing import Any, cast
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._audio import AudioReader
 from bmlr.data.readers._base import FileReader
+from bmlr.data.readers._flow import FlowReader
 from bmlr.data.readers._frame_arrays import FrameArrayReader
 from bmlr.data.readers._images import ImageReader
 from bmlr.data.readers._text import TextReader
 from bmlr.data.readers._video import VideoReader
 from bmlr.data.transforms._spectrogram import Spectrogram
 
-_READERS = (AudioReader, VideoReader, ImageReader, ArrayReader, FrameArrayReader, TextReader)
+_READERS = (AudioReader, VideoReader, ImageReader, ArrayReader, FrameArrayReader, FlowReader, TextReader)
 
 
 def reader_of(parameters: Mapping[str, Any]) -> FileReader:

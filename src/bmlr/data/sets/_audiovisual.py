@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -112,17 +111,7 @@ class AudioVisualData(GroupedData):
         if self.protocol == "clean":
             groups = [sample.group for sample in store.samples]
             return self._draw_rows(store, np.arange(len(store)), groups, test_fraction=self.test_fraction)
-        rows = self._published_rows(store)
-        for split in ("train", "test"):
-            if not len(rows[split]):
-                raise ValueError(
-                    f"Parameter `protocol` cannot be 'paper': {store.folder} was prepared without a published "
-                    f"{split} split. Prepare it with the published lists, or choose 'clean'."
-                )
-        if unlisted := len(store) - sum(map(len, rows.values())):
-            warnings.warn(
-                f"{unlisted} samples of {store.folder} are in no published split and are left out.", stacklevel=2
-            )
+        rows = self._listed_rows(store)
         if not len(rows["val"]):
             names = [store.samples[row].id for row in rows["train"]]  # a group each: the published split shares groups
             rows = {**self._draw_rows(store, rows["train"], names), "test": rows["test"]}

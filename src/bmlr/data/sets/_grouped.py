@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,21 @@ class GroupedData(StoredData):
         """Indices of the samples of each published split."""
         splits = np.array([sample.split or "" for sample in store.samples])
         return {name: np.flatnonzero(splits == name) for name in SPLITS}
+
+    def _listed_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
+        """Indices of the samples of each published split, of which training and test must be there."""
+        rows = self._published_rows(store)
+        for split in ("train", "test"):
+            if not len(rows[split]):
+                raise ValueError(
+                    f"Parameter `protocol` cannot be 'paper': {store.folder} was prepared without a published "
+                    f"{split} split. Prepare it with the published lists, or choose 'clean'."
+                )
+        if unlisted := len(store) - sum(map(len, rows.values())):
+            warnings.warn(
+                f"{unlisted} samples of {store.folder} are in no published split and are left out.", stacklevel=2
+            )
+        return rows
 
     def _draw_rows(
         self, store: Store, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float = 0.0

@@ -44,16 +44,20 @@ def read_lines(path: Path) -> list[str]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not text in UTF-8.
     """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """Text of a list in UTF-8, with or without byte order mark; see :func:`read_lines`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no list {path}.")
     content = Path(path).read_bytes()
     if content:
         check_head(path, content, text=True)
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def find_folder(source: Path, name: str) -> Path:

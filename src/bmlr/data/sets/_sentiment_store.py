@@ -11,6 +11,7 @@ import numpy as np
 from bmlr._checks import check_choice
 from bmlr._files import file_checksum
 from bmlr.data._base import SPLITS, SplitName
+from bmlr.data._group_split import leave_out_shared
 from bmlr.data.readers._pickles import read_arrays_pickle
 from bmlr.data.sets._sentiment_classes import CLASS_NAMES, sentiment_classes
 from bmlr.data.sets._sentiment_files import (
@@ -262,7 +263,5 @@ def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict
             "Protocol 'clean' needs identifiers that tell the source video, as 'video$_$clip'. "
             f"Found {arrays['ids'][unknown[0]]!r}."
         )
-    rows["val"] = rows["val"][~np.isin(videos[rows["val"]], videos[rows["test"]])]
-    taken = videos[np.concatenate((rows["val"], rows["test"]))]
-    rows["train"] = rows["train"][~np.isin(videos[rows["train"]], taken)]
+    rows = leave_out_shared(rows, videos.tolist())
     return rows, np.setdiff1d(np.arange(len(split)), np.concatenate(list(rows.values())))

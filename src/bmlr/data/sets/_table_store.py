@@ -14,6 +14,7 @@ from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._audio import AudioReader
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._container import check_installed
+from bmlr.data.readers._flow import FlowReader, vertical_flow
 from bmlr.data.readers._frame_arrays import FrameArrayReader, list_arrays
 from bmlr.data.readers._images import ImageReader
 from bmlr.data.readers._text import TextReader
@@ -54,21 +55,50 @@ def prepare_table(source: Path, dest: Path, options: PrepareOptions) -> PrepareR
     task, listed = table.task, list_samples(table, allow_outside=options.allow_outside)
     samples, notes = check_numbers(listed, path) if task == "regression" else check_labels(listed, path, task)
     _check_columns(table, samples)
+    return store_files("manifest", table.kinds, samples, path, dest, options, task=task, notes=notes)
+
+
+def store_files(
+    layout: str,
+    kinds: Mapping[str, str],
+    samples: Sequence[SourceSample],
+    source: Path,
+    dest: Path,
+    options: PrepareOptions,
+    *,
+    task: TaskName = "multiclass",
+    notes: Sequence[str] = (),
+) -> PrepareResult:
+    """Read the files of listed samples into a store.
+
+    Args:
+        layout: Name of the data set.
+        kinds: Kind of each modality, as in :class:`FileTable`.
+        samples: The samples, their labels checked.
+        source: Table or folder that lists them, for messages.
+        dest: Folder in which the folder ``<layout>-<hash>`` is made.
+        options: Options.
+        task: What the labels are.
+        notes: Notes of the result, before those on the files.
+
+    Raises:
+        ValueError: If there are too few classes, or too many samples are rejected.
+    """
     classes = _classes(samples, task)
     if len(classes) < _MIN_CLASSES[task]:
         example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
         wanted = "2 classes" if task == "multiclass" else "1 label"
-        raise ValueError(f"{path} should have rows of at least {wanted}. Usable are {classes}{example}.")
-    readers = _make_readers(table.kinds, samples, options)
+        raise ValueError(f"{source} should have samples of at least {wanted}. Usable are {classes}{example}.")
+    readers = _make_readers(kinds, samples, options)
     if any(isinstance(reader, (AudioReader, ImageReader, VideoReader)) for reader in readers.values()):
         check_installed()
     result = prepare_samples(
-        "manifest",
+        layout,
         samples,
         readers,
         classes,
         dest,
-        key={"layout": "manifest", "kinds": dict(table.kinds)},
+        key={"layout": layout, "kinds": dict(kinds)},
         task=task,
         workers=options.workers,
         max_rejected=options.max_rejected,
@@ -119,8 +149,12 @@ def _make_readers(
             readers[name] = ImageReader(options.size, options.max_pixels)
         elif kind in FRAMES:
             video = make_video_reader(options, video_seconds)
-            arrays = kind != "video" and _holds_arrays(name, samples)
-            readers[name] = _array_reader(video) if arrays else video
+            first = _first_file(name, samples)
+            if kind != "video" and _holds_arrays(first):
+                readers[name] = _array_reader(video)
+            else:
+                pair = kind == "flow" and first.parent.name == "u" and vertical_flow(first).parent.is_dir()
+                readers[name] = FlowReader(**dataclasses.asdict(video)) if pair else video
         elif kind == "text":
             readers[name] = TextReader()
         elif kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
@@ -134,9 +168,13 @@ def _array_reader(video: VideoReader) -> FrameArrayReader:
     return FrameArrayReader(video.size, video.fps, video.min_seconds, video.seconds, video.frame_rate)
 
 
-def _holds_arrays(name: str, samples: Sequence[SourceSample]) -> bool:
-    """Whether the first file or folder of a column is of arrays, and not a video or images."""
-    path = next((sample.files[name] for sample in samples if sample.problem is None and name in sample.files), Path())
+def _first_file(name: str, samples: Sequence[SourceSample]) -> Path:
+    """First file or folder of a column."""
+    return next((sample.files[name] for sample in samples if sample.problem is None and name in sample.files), Path())
+
+
+def _holds_arrays(path: Path) -> bool:
+    """Whether a file or folder is of arrays, and not a video or images."""
     with contextlib.suppress(OSError):
         return bool(list_arrays(path)) if path.is_dir() else path.suffix.lower() == ".npy"
     return False  # its reader says what is wrong
