@@ -110,7 +110,7 @@ def test_ensemble_of_labels_and_numbers(average):
 
 
 @pytest.mark.parametrize("modalities", [2, 3])
-def test_tuned_weights_have_the_smallest_validation_loss_of_the_grid(modalities):
+def test_tuned_weights_have_the_smallest_validation_loss_of_the_grid_each_at_its_best_scale(modalities):
     model = make_model(modalities, dtype=torch.float64)
     method, trained = started(Ensemble(weights="validation"), model)
     val = make_batch(modalities, 40, dtype=torch.float64, seed=3)
@@ -121,7 +121,9 @@ def test_tuned_weights_have_the_smallest_validation_loss_of_the_grid(modalities)
     logs = torch.stack([literal_log_probabilities(trained, u, val.inputs[u]) for u in names])
 
     def loss(weights):
-        return float(F.cross_entropy((torch.tensor(weights).double()[:, None, None] * logs).sum(0), val.targets))
+        mean = (torch.tensor(weights).double()[:, None, None] * logs).sum(0)
+        scales = torch.arange(1, modalities + 0.01, 0.25)
+        return min(float(F.cross_entropy(scale * mean, val.targets)) for scale in scales.tolist())
 
     grid = [
         tuple(share / steps for share in shares)
@@ -143,6 +145,24 @@ def test_tuned_weights_have_the_smallest_validation_loss_of_the_grid(modalities)
     lacking = bmlr.Batch(val.inputs, val.targets, {names[0]: one})
     prediction = method.predict(model(lacking.inputs, lacking.present)).logits
     torch.testing.assert_close(prediction.softmax(1), logs[1:].mean(0).softmax(1))
+
+
+def test_a_certain_modality_does_not_win_alone_where_a_second_one_adds_to_it():
+    """Independent modalities of true probabilities weigh the same: their log-probabilities are to be added."""
+    torch.manual_seed(0)
+    strength = {"audio": 1.0, "video": 0.5}
+    encoders = {name: torch.nn.Linear(2, 2, bias=False) for name in strength}
+    model = bmlr.MultimodalClassifier(encoders, 2).double()
+    method, _ = started(Ensemble(weights="validation"), model)
+    for name, mean in strength.items():
+        encoders[name].weight.data = 2 * mean * torch.eye(2, dtype=torch.float64)
+        method.heads[name].weight.data = torch.eye(2, dtype=torch.float64)
+        method.heads[name].bias.data.zero_()
+    targets = torch.randint(2, (4000,))
+    signs = 2 * F.one_hot(targets, 2).double() - 1
+    inputs = {name: mean * signs + torch.randn(4000, 2).double() for name, mean in strength.items()}
+    method.start_epoch(EpochContext(0, 1, model, 4000, list, lambda: [bmlr.Batch(inputs, targets)]))
+    assert method.modality_weights == pytest.approx({"audio": 0.5, "video": 0.5}, abs=0.1)
 
 
 @pytest.mark.parametrize("freeze", [True, False])

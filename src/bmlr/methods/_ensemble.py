@@ -34,7 +34,9 @@ class Ensemble(StartingMethod):
 
     With ``weights="validation"`` it is tuned late fusion: the weights are those of a grid on the simplex with the
     smallest loss on the validation split (steps of 0.05 for two modalities, 0.1 for three and four, 0.2 above); equal
-    weights win a tie. The test split decides nothing.
+    weights win a tie. The test split decides nothing. A geometric mean is less certain than its modalities are
+    together, so that one certain modality alone would have the smaller loss; each candidate is therefore judged at the
+    best of the scales s from 1 to M, :math:`s f` in place of f, which leave the predicted class as it is.
 
     Du et al. (2023) call it Uni-Modal Ensemble. In the re-runs of MCR (Kontras et al., arXiv 2411.07335) on a split of
     CREMA-D by actors it is ahead of seven of the nine methods compared.
@@ -173,10 +175,17 @@ class Ensemble(StartingMethod):
         best, smallest = self.shares, torch.inf
         for weights in _simplex(len(names)):
             candidate = logits.new_tensor(weights)
-            loss = float(model.task.loss(self._mix(model.task, logits, present, candidate), targets))
+            mixed = self._mix(model.task, logits, present, candidate)
+            loss = min(float(model.task.loss(scale * mixed, targets)) for scale in self._scales(model.task, len(names)))
             if loss < smallest:
                 best, smallest = candidate, loss
         self.shares.copy_(best)
+
+    def _scales(self, task: Task, count: int) -> list[float]:
+        """Scales at which weights are judged; arithmetic means and numbers have none."""
+        if self.average == "probabilities" or not isinstance(task, Classification):
+            return [1.0]
+        return [1 + step / 4 for step in range(4 * (count - 1) + 1)]
 
 
 def _simplex(count: int) -> Iterator[tuple[float, ...]]:
