@@ -172,11 +172,11 @@ class Ensemble(StartingMethod):
             raise ValueError("Parameter `weights` should be 'equal' where there is no validation split. Found none.")
         logits = torch.cat([piece[0] for piece in pieces], 1)
         present, targets = (torch.cat([piece[i] for piece in pieces]) for i in (1, 2))
-        best, smallest = self.shares, torch.inf
+        best, smallest, scales = self.shares, torch.inf, self._scales(model.task, len(names))
         for weights in _simplex(len(names)):
             candidate = logits.new_tensor(weights)
             mixed = self._mix(model.task, logits, present, candidate)
-            loss = min(float(model.task.loss(scale * mixed, targets)) for scale in self._scales(model.task, len(names)))
+            loss = min(float(model.task.loss(scale * mixed, targets)) for scale in scales)
             if loss < smallest:
                 best, smallest = candidate, loss
         self.shares.copy_(best)

@@ -112,10 +112,8 @@ class AudioVisualData(GroupedData):
             groups = [sample.group for sample in store.samples]
             return self._draw_rows(store, np.arange(len(store)), groups, test_fraction=self.test_fraction)
         rows = self._listed_rows(store)
-        if not len(rows["val"]):
-            names = [store.samples[row].id for row in rows["train"]]  # a group each: the published split shares groups
-            rows = {**self._draw_rows(store, rows["train"], names), "test": rows["test"]}
-        return rows
+        # A group each: the published split shares groups.
+        return self._with_validation(store, rows, [sample.id for sample in store.samples])
 
 
 def _labels(samples: Collection[SourceSample]) -> list[str]:

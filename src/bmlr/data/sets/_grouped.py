@@ -64,6 +64,21 @@ class GroupedData(StoredData):
             )
         return rows
 
+    def _with_validation(
+        self, store: Store, rows: dict[SplitName, np.ndarray], groups: Sequence[str]
+    ) -> dict[SplitName, np.ndarray]:
+        """Splits with a validation split, drawn from training by group where none is published.
+
+        Args:
+            store: The store.
+            rows: Indices of the samples of each split.
+            groups: Group of every sample of the store.
+        """
+        if len(rows["val"]):
+            return rows
+        train_groups = [groups[row] for row in rows["train"]]
+        return {**self._draw_rows(store, rows["train"], train_groups), "test": rows["test"]}
+
     def _draw_rows(
         self, store: Store, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float = 0.0
     ) -> dict[SplitName, np.ndarray]:

@@ -76,10 +76,7 @@ class ListedData(Manifest):
         rows = self._listed_rows(store)
         if self.protocol == "clean":
             rows = leave_out_shared(rows, groups)
-        if not len(rows["val"]):
-            train_groups = [groups[row] for row in rows["train"]]
-            rows = {**self._draw_rows(store, rows["train"], train_groups), "test": rows["test"]}
-        return rows
+        return self._with_validation(store, rows, groups)
 
 
 class UCF101(ListedData):
@@ -231,7 +228,7 @@ class Food101(ListedData):
                 read.add(stem)
                 texts = {"text": title.strip()} if title.strip() else {}
                 files = {"image": found[0]} if found else {}
-                group = " ".join(title.casefold().split()) or None
+                group = _group_of_text(title)
                 samples.append(SourceSample(identity, label, split, group, files, problem=problem, texts=texts))
             samples += [
                 SourceSample(f"{split}/{stem}", paths[0].parent.name, split, problem=f"it is not in {path.name}")
@@ -239,6 +236,11 @@ class Food101(ListedData):
                 if stem not in read
             ]
         return samples
+
+
+def _group_of_text(text: str) -> str | None:
+    """The text without regard to case and spaces, None where it is empty: a group of its own."""
+    return " ".join(text.casefold().split()) or None
 
 
 def _csv_rows(path: Path) -> list[list[str]]:
@@ -309,7 +311,7 @@ class MVSASingle(ListedData):
             )
             files, texts = {"image": image} if image.is_file() else {}, {"text": text} if text else {}
             split = entries[0].split if entries else None
-            group = " ".join(re.sub(r"https?://\S+", "", text).casefold().split()) or None
+            group = _group_of_text(re.sub(r"https?://\S+", "", text))
             key = name if name not in samples else f"{name}#{len(samples)}"
             samples[key] = SourceSample(
                 key,
@@ -317,11 +319,9 @@ class MVSASingle(ListedData):
                 split,
                 group,
                 files,
-                {},
-                problem,
-                problem is not None and problem == disagree,
-                None,
-                texts,
+                problem=problem,
+                unlabelled=problem is not None and problem == disagree,
+                texts=texts,
             )
         return list(samples.values())
 

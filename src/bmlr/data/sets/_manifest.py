@@ -103,13 +103,13 @@ class Manifest(GroupedData):
         return bool(self.store.key["key"]["kinds"][name] == "flow")
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
-        groups = np.array([sample.group for sample in store.samples])
+        groups = [sample.group for sample in store.samples]
         if self.resplit or not any(sample.split for sample in store.samples):
             if self.protocol == "paper":
                 raise ValueError(
                     f"Parameter `protocol` cannot be 'paper': the table of {store.folder} has no column 'split'."
                 )
-            return self._draw_rows(store, np.arange(len(store)), groups.tolist(), test_fraction=self.test_fraction)
+            return self._draw_rows(store, np.arange(len(store)), groups, test_fraction=self.test_fraction)
         rows = self._published_rows(store)
         for name in ("train", "test"):
             if not len(rows[name]):
@@ -117,8 +117,7 @@ class Manifest(GroupedData):
                     f"The column 'split' of the table of {store.folder} names no sample '{name}'. Add some, or set "
                     "`resplit = True` to have all splits drawn by group."
                 )
-        if not len(rows["val"]):
-            rows = {**self._draw_rows(store, rows["train"], groups[rows["train"]].tolist()), "test": rows["test"]}
+        rows = self._with_validation(store, rows, groups)
         if self.protocol == "clean":
             _check_groups(store, rows)
         return rows
