@@ -5,7 +5,7 @@ from __future__ import annotations
 _EXTRAS = {
     "train": (
         "docstring_parser", "filelock", "jinja2", "jsonargparse", "librosa", "lightning", "matplotlib", "pandas", "PIL",
-        "rich", "safetensors", "scipy", "sklearn", "soundfile", "tensorboard", "torchmetrics", "yaml",
+        "rich", "safetensors", "scipy", "shtab", "sklearn", "soundfile", "tensorboard", "torchmetrics", "yaml",
     ),
     "media": ("av",),
     "sweep": ("optuna", "ray"),

@@ -17,6 +17,7 @@ COMMANDS = {
     "report": "Write runs as one offline HTML page.",
     "reproduce": "Make the tables and figures of the BMLR paper.",
     "methods": "List the methods with families, costs, tasks and defaults.",
+    "completion": "Print a script for completion by the Tab key.",
 }
 
 __all__ = ["COMMANDS"]

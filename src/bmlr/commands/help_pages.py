@@ -92,7 +92,8 @@ def _command_page(command: Command, *, folded: bool) -> list[str]:
         for option in command.positional:
             label = option.name.upper() + ("..." if option.item is not None else "")
             lines += _row(label, texts[option.name])
-    lines += ["", "options:"]
+    if command.classes or command.options or command.groups:
+        lines += ["", "options:"]
     for name, option in command.classes.items():
         lines += _row(f"--{name} NAME", f"{texts[name]} {_class_text(name, option)}")
     small = [group for group in command.groups if len(group.options) <= _SMALL]
