@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
-.PHONY: demo test lint test-fast test-slow soak coverage mutation mutation-again clean
+.PHONY: demo test lint test-slow test-lowest soak coverage mutation mutation-again dist clean
 
 demo: $(VENV)/.installed  ## Train joint, Uniform-Baseline and BMLR on the embedded digits; table and figure in demo/
 	$(BIN)/python examples/demo.py
@@ -19,6 +19,24 @@ lint: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed  ## The tests of minutes rather than seconds
 	$(BIN)/python -m pytest -m slow
+
+# The lower bounds of pyproject.toml, in an environment of their own. The oldest PyTorch is not on every index, nor for
+# every Python: LOWEST_TORCH="torch" takes the newest one, and the bound of PyTorch is then not tested. Old libraries
+# warn of what newer ones changed, which is no error of this package.
+LOWEST_TORCH ?= torch==2.4.0
+LOWEST_TESTS ?= tests
+LOWEST := $(VENV)-lowest
+test-lowest: $(LOWEST)/.installed  ## All tests but the slow ones, with the oldest dependencies allowed
+	$(LOWEST)/bin/python -m pytest -n 2 -m "not slow and not browser" -W ignore::DeprecationWarning -W ignore::FutureWarning $(LOWEST_TESTS)
+
+$(LOWEST)/.installed: pyproject.toml scripts/lowest_versions.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(PYTHON) scripts/lowest_versions.py --leave-out torch > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade "pip>=23.2"
+	$(LOWEST)/bin/python -m pip install --quiet "$(LOWEST_TORCH)" --constraint $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: --constraint $(LOWEST)/lowest.txt --editable ".[train,media,sweep,hf,export]" $(LOWEST_TOOLS)
+	touch $@
+LOWEST_TOOLS := "pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "types-PyYAML" "selenium>=4.20" hatchling
 
 MINUTES ?= 20
 soak: $(VENV)/.installed  ## Train, stop and resume for MINUTES; fails unless memory and open files stay flat
@@ -50,5 +68,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
+dist: $(VENV)/.installed  ## Wheel and source archive in dist/, checked
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python scripts/check_distribution.py
+
 clean:
-	rm -rf $(VENV) demo runs build dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) demo runs build dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis
