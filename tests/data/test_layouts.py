@@ -213,11 +213,11 @@ class TestAve:
         assert len({item.id for item in items}) == len(items)
         assert sorted(found.values()) == sorted([
             "its line repeats an earlier one",
-            "its line is misformed: 'Bell&bb&0&4'",
-            "its line is misformed: '&bb&good&0&4'",
-            "its line is misformed: 'Horn&bb&good&x&4'",
+            "its line is malformed: 'Bell&bb&0&4'",
+            "its line is malformed: '&bb&good&0&4'",
+            "its line is malformed: 'Horn&bb&good&x&4'",
             "there is no gone.mp4 in AVE",
-            "it is not in Annotations.txt",  # bb, whose lines are all misformed
+            "it is not in Annotations.txt",  # bb, whose lines are all malformed
             "it is not in Annotations.txt",
         ])  # fmt: skip
         assert [item.id for item in good(items)] == ["aa"]

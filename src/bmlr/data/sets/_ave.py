@@ -50,7 +50,7 @@ class AVE(AudioVisualData):
             lists: Lists by split, in place of those in ``source``.
 
         Returns:
-            The samples in the order of the annotations. A sample has a problem if its line is misformed, repeated or,
+            The samples in the order of the annotations. A sample has a problem if its line is malformed, repeated or,
             where there are lists, on none of them; or if it has no video, or a video has no line.
 
         Raises:
@@ -69,7 +69,7 @@ class AVE(AudioVisualData):
         for split, path in ((None, source / "Annotations.txt"), *lists.items()):
             for line, event in _read_events(path):
                 if event is None or (event in events if split is None else split in splits[event]):
-                    problem = "its line repeats an earlier one" if event else f"its line is misformed: {line!r}"
+                    problem = "its line repeats an earlier one" if event else f"its line is malformed: {line!r}"
                     samples.append(SourceSample(f"{path.name}:{line[:80]}#{len(samples)}", "", split, problem=problem))
                     continue
                 events.setdefault(event)
@@ -114,7 +114,7 @@ def _event_sample(
 
 
 def _read_events(path: Path) -> Iterable[tuple[str, _Event | None]]:
-    """Lines of an AVE file and their events, None if misformed."""
+    """Lines of an AVE file and their events, None if malformed."""
     for text in read_lines(path):
         fields = [field.strip() for field in text.split("&")]
         if fields[:2] == ["Category", "VideoID"]:

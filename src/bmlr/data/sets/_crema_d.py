@@ -64,7 +64,7 @@ class CREMAD(AudioVisualData):
                 not read. Without lists, clips have no published split. With lists, clips on none are rejected.
 
         Returns:
-            The clips by name. A clip has a problem if its name is misformed, a file is missing, or it is listed twice,
+            The clips by name. A clip has a problem if its name is malformed, a file is missing, or it is listed twice,
             with another label or not at all.
 
         Raises:

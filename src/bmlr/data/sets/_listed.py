@@ -120,7 +120,7 @@ class UCF101(ListedData):
             lists: Lists by split, in place of those.
 
         Returns:
-            The videos by name. One has a problem if its name is misformed, frames or a part of the flow are missing, or
+            The videos by name. One has a problem if its name is malformed, frames or a part of the flow are missing, or
             it is listed twice or not at all.
 
         Raises:
@@ -201,7 +201,7 @@ class Food101(ListedData):
             lists: Files of titles by split, in place of those in ``texts``.
 
         Returns:
-            The images by split and name. One has a problem if it has no line, its line no image, or is misformed or
+            The images by split and name. One has a problem if it has no line, its line no image, or is malformed or
             repeated. One whose title is empty lacks the text.
 
         Raises:
@@ -283,7 +283,7 @@ class MVSASingle(ListedData):
 
         Returns:
             The pairs in the order of the file. One without an agreed label has none. One has a problem if its line is
-            misformed, a file is missing, or it is listed twice, with another label or not at all.
+            malformed, a file is missing, or it is listed twice, with another label or not at all.
 
         Raises:
             FileNotFoundError: If the folder, the labels or a list is missing.
