@@ -21,7 +21,7 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
-def _seed(monkeypatch):
+def _seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed the random numbers of every test; none has the run's seed of the one before."""
     torch.manual_seed(0)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)

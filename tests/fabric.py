@@ -1,5 +1,8 @@
 """Run folders as training leaves them, made without training."""
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import yaml
 
@@ -8,7 +11,16 @@ from bmlr.runs.storage import write_json
 MODALITIES = ("audio", "image")
 
 
-def make_run(folder, method="Joint", seed=0, *, fused=0.7, audio=0.5, image=0.6, **changes):
+def make_run(
+    folder: Path,
+    method: str = "Joint",
+    seed: int = 0,
+    *,
+    fused: float = 0.7,
+    audio: float = 0.5,
+    image: float = 0.6,
+    **changes: Any,
+) -> Path:
     """Write a finished run.
 
     Changes are data, protocol, data_args, method_args, class_path, epochs, modalities, and entries of the result.
@@ -23,7 +35,7 @@ def make_run(folder, method="Joint", seed=0, *, fused=0.7, audio=0.5, image=0.6,
         "ratio": {"/".join(names): audio / image if image else None},
         "samples": 20,
     }
-    config = {
+    config: dict[str, Any] = {
         "data": {
             "class_path": "bmlr.data.Digits",
             "init_args": {"root": str(folder), "protocol": protocol, **changes.get("data_args", {})},
@@ -55,7 +67,7 @@ def make_run(folder, method="Joint", seed=0, *, fused=0.7, audio=0.5, image=0.6,
         "versions": {"bmlr": "0.1.0", "torch": "2.0"},
         **changes.get("result", {}),
     }
-    table = {"epoch": range(epochs), "val_accuracy": [fused + 0.01 * epoch for epoch in range(epochs)]}
+    table: dict[str, Any] = {"epoch": range(epochs), "val_accuracy": [fused + 0.01 * epoch for epoch in range(epochs)]}
     for name, value in unimodal.items():
         table[f"val_accuracy_{name}"] = [value] * epochs
     table[f"val_ratio_{'_'.join(names)}"] = [audio / image if image else None] * epochs

@@ -3,11 +3,14 @@
 import contextlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from bmlr.benchmark._server import Task
 from bmlr.benchmark._worker import _run
 from bmlr.config import ModelOptions, TrainerOptions
 from bmlr.runs import PredictionTable, RunRecord
@@ -20,30 +23,32 @@ SMALL = ModelOptions(width=2)
 class InlineEngine:
     """An engine that makes runs in this process, which saves their start."""
 
-    def __init__(self):
-        self.made = []
+    def __init__(self) -> None:
+        self.made: list[str] = []
 
-    def execute(self, tasks):
+    def execute(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, int] | None]:
         for task in tasks:
             self.made.append(task.directory.name)
             with contextlib.chdir(task.folder):
                 yield task, _run(task.directory, task.modules)
 
 
-def quiet(_):
+def quiet(_: object) -> None:
     pass
 
 
-def finished(folder, label, seed, hits, targets=None, **changes):
+def finished(
+    folder: str | Path, label: str, seed: int, hits: Sequence[Any], targets: Sequence[int] | None = None, **changes: Any
+) -> RunRecord:
     """Record of a finished run with right predictions at ``hits``."""
-    hits = np.asarray(hits, dtype=bool)
-    targets = np.zeros(len(hits), dtype=int) if targets is None else np.asarray(targets)
+    right = np.asarray(hits, dtype=bool)
+    truth = np.zeros(len(right), dtype=int) if targets is None else np.asarray(targets)
     directory = Path(folder) / f"{label}-{seed}".replace(":", "-")
     directory.mkdir(parents=True, exist_ok=True)
     table = PredictionTable(["audio", "image"], len(hits))
-    table.values[:] = torch.from_numpy(np.stack([targets, *[np.where(hits, targets, targets + 1)] * 3]))
+    table.values[:] = torch.from_numpy(np.stack([truth, *[np.where(right, truth, truth + 1)] * 3]))
     table.save(directory / PREDICTIONS)
-    accuracy = float(hits.mean())
+    accuracy = float(right.mean())
     result = {
         "data": "toy", "protocol": "clean", "method": label.partition(":")[0], "seed": seed,
         "test": {"accuracy": accuracy, "unimodal_accuracy": {"audio": accuracy, "image": accuracy / 2},
@@ -61,13 +66,13 @@ def finished(folder, label, seed, hits, targets=None, **changes):
     return RunRecord(label, directory, config, json.loads(json.dumps(result)))
 
 
-def failed(folder, label, seed):
+def failed(folder: str | Path, label: str, seed: int) -> RunRecord:
     """Record of a failed run."""
     record = finished(folder, label, seed, [True])
     return RunRecord(label, record.directory, record.config, None, {"error": "ValueError: broken", "traceback": ""})
 
 
-def process_exists(pid):
+def process_exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,17 +3,19 @@
 import copy
 import io
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import bmlr
 from bmlr.batch import map_tensors
-from bmlr.methods import EpochContext, EpochPlan, Method
+from bmlr.methods import EpochContext, EpochPlan, Method, StartingMethod
 from bmlr.parameters import optimizer_like
 from zoo import make_batch, make_model
 
 MakeMethod = Callable[[], Method]
+State = dict[str, Any]
 
 
 def set_up(method: Method, model: bmlr.MultimodalClassifier) -> None:
@@ -30,14 +32,15 @@ def give_runs(method: Method, model: bmlr.MultimodalClassifier) -> None:
     """
     if not (required := method.required_runs(model.modalities)):
         return
-    trained = {}
+    trained: dict[str, tuple[bmlr.MultimodalClassifier, Method]] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name, single in required.items():
             network = copy.deepcopy(model)
             for parameter in network.parameters():
-                parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
+                parameter.add_(0.1 * torch.sin(torch.arange(parameter.numel())).view(parameter.shape))
             single.setup(network)
             trained[name] = network, single
+    assert isinstance(method, StartingMethod)
     method.start_from(trained, model)
 
 
@@ -128,14 +131,14 @@ class MethodLoop:
         self.method.adjust_gradients(self.model)
         self.optimizer.step()
 
-    def state(self) -> dict:
+    def state(self) -> State:
         return {
             "model": self.model.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def load(self, state: dict) -> None:
+    def load(self, state: State) -> None:
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -152,15 +155,16 @@ def take(batch: bmlr.Batch, rows: Tensor, tag: str = "") -> bmlr.Batch:
     )
 
 
-def stored(state: dict) -> dict:
+def stored(state: State) -> State:
     """State after a round trip through a file without code."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    return torch.load(file, weights_only=True)
+    loaded: State = torch.load(file, weights_only=True)
+    return loaded
 
 
-def assert_same_state(actual: dict, expected: dict) -> None:
+def assert_same_state(actual: State, expected: State) -> None:
     """Equal bit for bit, to any depth."""
     assert actual.keys() == expected.keys()
     for key, value in expected.items():
@@ -214,8 +218,8 @@ def assert_any_order(make_method: MakeMethod, modalities: Sequence[str], tag: st
     assert terms.keys() == other_terms.keys()
     for name, value in terms.items():
         torch.testing.assert_close(other_terms[name], value)
-    for name, value in gradients.items():
-        torch.testing.assert_close(other_gradients[name], value)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(other_gradients[name], gradient)
 
 
 def assert_half_precision(make_method: MakeMethod, modalities: int, tag: str = "") -> None:

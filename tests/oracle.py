@@ -4,28 +4,33 @@ Independent of the library: NumPy, extended precision where the platform has it,
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bmlr.functional import MINIMUM_TEMPERATURE
 
-Rows = Mapping[str, np.ndarray]
+Rows = Mapping[str, NDArray[np.floating[Any]]]
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     shifted = logits.astype(np.longdouble) - logits.max()
-    return shifted - np.log(np.exp(shifted).sum())
+    logs: NDArray[np.floating[Any]] = shifted - np.log(np.exp(shifted).sum())
+    return logs
 
 
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.floating[Any]]:
     shifted = np.exp((logits.astype(np.longdouble) - logits.max()) / temperature)
-    return shifted / shifted.sum()
+    shares: NDArray[np.floating[Any]] = shifted / shifted.sum()
+    return shares
 
 
 def intensity(log_ratio: float, beta: float) -> float:
     """Eq. 7, with λ = exp(log_ratio) and no upper limit at β = 0."""
     upper = -np.log(np.longdouble(beta)) if beta > 0 else np.inf
-    return 1 - np.exp(-log_ratio) if 0 < log_ratio < upper else 0.0
+    value: float = 1 - np.exp(-log_ratio) if 0 < log_ratio < upper else 0.0  # keeps the extended precision
+    return value
 
 
 def temperature(log_ratio_of_other: float, alpha: float) -> float:
@@ -34,21 +39,23 @@ def temperature(log_ratio_of_other: float, alpha: float) -> float:
     It is infinite, a uniform softmax, where λ is out of range.
     """
     with np.errstate(over="ignore"):
-        return max(alpha * np.exp(log_ratio_of_other), MINIMUM_TEMPERATURE)
+        value: float = max(alpha * np.exp(log_ratio_of_other), MINIMUM_TEMPERATURE)
+    return value
 
 
-def mix(d: np.ndarray, xi: float, y: int, *, keep_one_hot: bool) -> np.ndarray:
+def mix(d: NDArray[np.floating[Any]], xi: float, y: int, *, keep_one_hot: bool) -> NDArray[np.floating[Any]]:
     """Eqs. 6 and 8: (ξ D + (1 − ξ) I) y, with D = d 1ᵀ."""
     matrix, identity = np.outer(d, np.ones(len(d))), np.eye(len(d))
     one_hot = identity[y]
     if not keep_one_hot:
         xi = float(xi > 0)
-    return (xi * matrix + (1 - xi) * identity) @ one_hot
+    label: NDArray[np.floating[Any]] = (xi * matrix + (1 - xi) * identity) @ one_hot
+    return label
 
 
 def two_modalities(
     rows: Rows, y: int, alpha: float, beta: float, *, keep_one_hot: bool
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[dict[str, NDArray[np.floating[Any]]], dict[str, float]]:
     """Eqs. 4 to 8 for modalities a and v, symmetric in both, without any ranking."""
     labels, xi = {}, {}
     for u, other in zip(rows, reversed(list(rows)), strict=True):
@@ -61,7 +68,7 @@ def two_modalities(
 
 def many_modalities(
     rows: Rows, y: int, alpha: float, beta: float, *, keep_one_hot: bool
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[dict[str, NDArray[np.floating[Any]]], dict[str, float]]:
     """The strongest and the weakest play a and v (Sec. IV-F); ties share."""
     one_hot = np.eye(len(next(iter(rows.values()))))[y]
     labels, xi = dict.fromkeys(rows, one_hot), dict.fromkeys(rows, 0.0)
@@ -76,7 +83,7 @@ def many_modalities(
 
 def reshape_sample(
     rows: Rows, y: int, alpha: float, beta: float, *, absent: Sequence[str] = (), keep_one_hot: bool = True
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[dict[str, NDArray[np.floating[Any]]], dict[str, float]]:
     """Labels and intensity of one sample.
 
     A missing modality keeps the one-hot label.
@@ -116,16 +123,16 @@ def is_ambiguous(
 
 def reshape_batch(
     logits: Rows,
-    targets: np.ndarray,
+    targets: NDArray[np.floating[Any]],
     alpha: float,
     beta: float,
     *,
-    present: Mapping[str, np.ndarray] | None = None,
+    present: Mapping[str, NDArray[np.floating[Any]]] | None = None,
     keep_one_hot: bool = True,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, NDArray[np.floating[Any]]], dict[str, NDArray[np.floating[Any]]]]:
     """The samples of a batch, one after another."""
-    labels = {u: [] for u in logits}
-    xi = {u: [] for u in logits}
+    labels: dict[str, list[NDArray[np.floating[Any]]]] = {u: [] for u in logits}
+    xi: dict[str, list[float]] = {u: [] for u in logits}
     for i, y in enumerate(targets):
         one_labels, one_xi = reshape_sample(
             {u: values[i] for u, values in logits.items()},
@@ -144,5 +151,5 @@ def reshape_batch(
     )
 
 
-def absent_of(present: Mapping[str, np.ndarray] | None, sample: int) -> list[str]:
+def absent_of(present: Mapping[str, NDArray[np.floating[Any]]] | None, sample: int) -> list[str]:
     return [u for u, mask in (present or {}).items() if not mask[sample]]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bmlr.data import ArraySplit, Modality
-from bmlr.tasks import MultiLabel, Regression, Sentiment
+from bmlr.data import ArraySplit, Modality, SplitName
+from bmlr.tasks import MultiLabel, Regression, Sentiment, Task
 from toy import Toy
 
 
@@ -11,14 +11,14 @@ class ToyLabels(Toy):
     """Three labels, of which each vector shows one."""
 
     name = "toy-labels"
-    classes = ("red", "green", "blue")
+    classes: tuple[str, ...] = ("red", "green", "blue")
     modalities = {"audio": Modality("vector", (4,)), "text": Modality("vector", (5,))}
 
     @property
-    def task(self):
+    def task(self) -> Task:
         return MultiLabel(3)
 
-    def split(self, name):
+    def split(self, name: SplitName) -> ArraySplit:
         rng = np.random.default_rng({"train": 0, "val": 1, "test": 2}[name])
         labels = rng.integers(0, 2, (self.samples, 3))
         audio = rng.normal(size=(self.samples, 4)) + 2 * labels[:, :1]
@@ -33,10 +33,10 @@ class ToyNumbers(ToyLabels):
     classes = ()
 
     @property
-    def task(self):
+    def task(self) -> Task:
         return Regression()
 
-    def split(self, name):
+    def split(self, name: SplitName) -> ArraySplit:
         rng = np.random.default_rng({"train": 0, "val": 1, "test": 2}[name])
         numbers = rng.normal(size=self.samples)
         audio = rng.normal(size=(self.samples, 4)) + 2 * numbers[:, None]
@@ -50,5 +50,5 @@ class ToySentiment(ToyNumbers):
     name = "toy-sentiment"
 
     @property
-    def task(self):
+    def task(self) -> Task:
         return Sentiment()

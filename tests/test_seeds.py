@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 
 import bmlr
 from bmlr.cli import main
+from bmlr.integrations.hf import BalancedTrainer
 from bmlr.integrations.lightning import BalancedMixin
 from bmlr.methods import OGMGE, OPM, DiagnosingRelearning, EpochContext
-from test_hf import BalancedTrainer, arguments, samples_of
+from test_hf import arguments, samples_of
 from zoo import make_batch, make_model
 
 COMMAND = shlex.split(

@@ -1,13 +1,16 @@
 """A tiny data set of vectors and images, for tests of training."""
 
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from bmlr.data import ArraySplit, Modality, MultimodalData, TrainingDefaults
-from bmlr.methods import Joint
+from bmlr import Batch, MultimodalClassifier, Output
+from bmlr.data import ArraySplit, Modality, MultimodalData, SplitName, TrainingDefaults
+from bmlr.methods import Joint, Losses, Prediction
 
 
 class Toy(MultimodalData):
@@ -21,7 +24,7 @@ class Toy(MultimodalData):
 
     name = "toy"
     defaults = TrainingDefaults(epochs=3, batch_size=16, lr=1e-2, width=2)
-    classes = ("zero", "one", "two")
+    classes: tuple[str, ...] = ("zero", "one", "two")
     modalities = {"audio": Modality("vector", (4,)), "image": Modality("image", (1, 8, 8))}
 
     def __init__(self, samples: int = 40, protocol: str = "clean", poison: int | None = None) -> None:
@@ -31,7 +34,7 @@ class Toy(MultimodalData):
     def prepare(self) -> None:
         pass
 
-    def split(self, name):
+    def split(self, name: SplitName) -> ArraySplit:
         self.reads.append(name)
         rng = np.random.default_rng({"train": 0, "val": 1, "test": 2}[name])
         targets = rng.integers(0, 3, self.samples)
@@ -41,7 +44,9 @@ class Toy(MultimodalData):
             audio[self.poison] = np.nan
         return ArraySplit({"audio": audio, "image": image}, targets)
 
-    def load_files(self, files, modalities=None):
+    def load_files(
+        self, files: Mapping[str, str | Path], modalities: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         for name in modalities or self.modalities:
             if name not in files:
                 raise ValueError(f"`files` should hold a file for '{name}'. Found {sorted(files)}.")
@@ -58,15 +63,15 @@ class SlowJoint(Joint):
         super().__init__()
         self._told: set[str] = set()
 
-    def compute_losses(self, model, batch):
+    def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
         self._tell("step")
         return super().compute_losses(model, batch)
 
-    def predict(self, output):
+    def predict(self, output: Output) -> Prediction:
         self._tell("prediction")
         return super().predict(output)
 
-    def _tell(self, event):
+    def _tell(self, event: str) -> None:
         if event not in self._told:
             self._told.add(event)
             print(event, flush=True)

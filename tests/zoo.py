@@ -1,6 +1,7 @@
 """Small models and batches, shared by the tests."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,14 @@ class OwnFusion(bmlr.fusion.Fusion):
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
         projected = torch.stack([self.projections[name](features[name]) for name in self.feature_dims])
-        return self.head(projected.sum(0).tanh())
+        logits: Tensor = self.head(projected.sum(0).tanh())
+        return logits
 
 
 def make_method(name: str) -> bmlr.Method:
     """A method by its defaults, which trains features of different widths, and audio where it trains one modality."""
-    return bmlr.methods.create(name, **{"MLA": {"width": 6}, "Unimodal": {"modality": "audio"}}.get(name, {}))
+    parameters: dict[str, dict[str, Any]] = {"MLA": {"width": 6}, "Unimodal": {"modality": "audio"}}
+    return bmlr.methods.create(name, **parameters.get(name, {}))
 
 
 def make_model(
@@ -51,7 +54,7 @@ def make_model(
     seed: int = 0,
     batch_norm: bool = False,
     names: Mapping[str, str] | None = None,
-    **fusion_options,
+    **fusion_options: Any,
 ) -> bmlr.MultimodalClassifier:
     """A small model with weights drawn from ``seed``.
 

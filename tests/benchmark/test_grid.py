@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -159,9 +160,12 @@ def test_runs_of_one_server_do_not_touch_each_other(tmp_path):
     )
     sys.path.insert(0, str(tmp_path))
     try:
-        from crashing import Crashing
-
-        jobs = [*jobs_of(["BMLR"]), *jobs_of(["Joint"], data=Crashing()), *jobs_of(["Joint", "OPM"], seeds=(0, 1))]
+        crashing = importlib.import_module("crashing")
+        jobs = [
+            *jobs_of(["BMLR"]),
+            *jobs_of(["Joint"], data=crashing.Crashing()),
+            *jobs_of(["Joint", "OPM"], seeds=(0, 1)),
+        ]
         first, crashed, *others = run_grid(jobs, tmp_path / "runs", LocalEngine(2), say=quiet)
     finally:
         sys.path.remove(str(tmp_path))

@@ -102,7 +102,7 @@ def trained_modalities(subject: str, modalities: Sequence[str]) -> tuple[str, ..
     return {"": tuple(modalities), "others": tuple(modalities[:1]), "all": ()}[untrained]
 
 
-def conditioner(fusion: str, name: str = "video") -> dict[str, str]:
+def conditioner(fusion: str, name: str = "video") -> dict[str, Any]:
     """Options that make the second modality the conditioner of the fusions that have one."""
     return {"conditioner": name} if fusion in {"film", "gated", "bigated"} else {}
 
@@ -148,7 +148,7 @@ def kinds(loop: MethodLoop, batch: bmlr.Batch | None = None) -> Iterator[tuple[M
         yield fresh, dataclasses.replace(loop.train if batch is None else batch, tag=tag)
 
 
-def parameters(model: torch.nn.Module, method: Method) -> dict[str, Tensor]:
+def parameters(model: torch.nn.Module, method: Method) -> dict[str, torch.nn.Parameter]:
     """All parameters by name."""
     named = {f"model.{name}": p for name, p in model.named_parameters()}
     return named | {f"method.{name}": p for name, p in method.named_parameters()}

@@ -4,9 +4,11 @@ import dataclasses
 
 import torch
 from subjects import SUBJECTS, make_method, method_class
+from torch import Tensor
 
 import bmlr
-from bmlr.tasks import Multiclass, MultiLabel, Regression, Sentiment
+from bmlr.fusion import Fusion
+from bmlr.tasks import Multiclass, MultiLabel, Regression, Sentiment, Task
 from method_loop import MethodLoop
 from zoo import FEATURE_DIMS, MODALITIES, OwnFusion, make_batch, make_encoder
 
@@ -20,7 +22,7 @@ TASKS = {
 SUPPORTED = [(s, t) for s in SUBJECTS for t, task in TASKS.items() if task.name in method_class(s).tasks]
 
 
-def make_targets(name, samples):
+def make_targets(name: str, samples: int) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     task, draw = TASKS[name], torch.randn(samples, TASKS[name].num_outputs, generator=generator, dtype=torch.float64)
     if name == "soft":
@@ -32,7 +34,9 @@ def make_targets(name, samples):
     return draw.squeeze(1) if task.num_outputs == 1 else draw
 
 
-def make_model(task, modalities, fusion="concat", dtype=torch.float64):
+def make_model(
+    task: Task, modalities: int, fusion: str | Fusion = "concat", dtype: torch.dtype = torch.float64
+) -> bmlr.MultimodalClassifier:
     torch.manual_seed(0)
     names = MODALITIES[:modalities]
     if fusion == "own":
@@ -40,7 +44,9 @@ def make_model(task, modalities, fusion="concat", dtype=torch.float64):
     return bmlr.MultimodalClassifier({name: make_encoder(name) for name in names}, task, fusion).to(dtype)
 
 
-def make_loop(subject, name, modalities=2, fusion="concat", dtype=torch.float64):
+def make_loop(
+    subject: str, name: str, modalities: int = 2, fusion: str = "concat", dtype: torch.dtype = torch.float64
+) -> MethodLoop:
     model = make_model(TASKS[name], modalities, fusion, dtype)
     targets = make_targets(name, 18)
     batch = dataclasses.replace(make_batch(modalities, 18, dtype=dtype), targets=targets)

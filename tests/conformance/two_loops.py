@@ -3,7 +3,9 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from lightning.pytorch.strategies import DDPStrategy
@@ -12,27 +14,28 @@ from torch.utils.data import DataLoader
 
 import bmlr
 from bmlr.integrations.accelerate import AcceleratedBalancer
+from bmlr.methods import Method
 from test_wrap import make_wrapped
 
 METHODS = ("BMLR", "MMPareto", "LFM")
 
 
-def make_method(name):
+def make_method(name: str) -> Method:
     """The method; its heads are drawn from a seed."""
     torch.manual_seed(0)
     return bmlr.methods.create(name, **({"alpha": "constant"} if name == "LFM" else {}))
 
 
-def under_lightning(method, half, find_unused):
+def under_lightning(method: Method, half: DataLoader[Any], find_unused: bool) -> bmlr.MultimodalClassifier:
     """The model, trained in these processes."""
-    model = make_wrapped()[0]
+    model: bmlr.MultimodalClassifier = make_wrapped()[0]
     strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=find_unused)
     trainer = make_trainer(strategy=strategy, devices=2, use_distributed_sampler=False)
     trainer.fit(Classifier(model, method).train(), half)
     return model
 
 
-def run(rank, folder, port):
+def run(rank: int, folder: str, port: int) -> None:
     """Train by every other trainer, and store the weights."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
@@ -47,24 +50,24 @@ def run(rank, folder, port):
         states[f"lightning {name}"] = under_lightning(make_method(name), half, name == "LFM").state_dict()
         states[f"accelerate {name}"] = under_accelerate(make_method(name), name == "LFM").state_dict()
         states[f"trainer {name}"] = under_trainer(make_method(name), folder).state_dict()
-    for train, *arguments in (
-        (under_lightning, make_method("LFM"), half, False),
-        (under_accelerate, make_method("LFM"), False),
-        (under_accelerate, bmlr.methods.Remix(), True),
+    for train in (
+        lambda: under_lightning(make_method("LFM"), half, False),
+        lambda: under_accelerate(make_method("LFM"), False),
+        lambda: under_accelerate(bmlr.methods.Remix(), True),
     ):
         try:
-            train(*arguments)
+            train()
         except ValueError as error:
             refusals.append(str(error))
     torch.save({"states": states, "refusals": refusals}, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def under_accelerate(method, find_unused):
+def under_accelerate(method: Method, find_unused: bool) -> bmlr.MultimodalClassifier:
     """The model, trained in these processes."""
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if find_unused else []
     accelerator = Accelerator(cpu=True, kwargs_handlers=handlers)
-    model = make_wrapped()[0]
+    model: bmlr.MultimodalClassifier = make_wrapped()[0]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     balancer = AcceleratedBalancer(accelerator, model, method, optimizer, max_epochs=2)
     model.train()
@@ -75,18 +78,19 @@ def under_accelerate(method, find_unused):
     return model
 
 
-def under_trainer(method, folder):
+def under_trainer(method: Method, folder: str) -> bmlr.MultimodalClassifier:
     """The model, trained in these processes."""
-    model = make_wrapped()[0]
+    model: bmlr.MultimodalClassifier = make_wrapped()[0]
     by_trainer(model, method, 1, None, folder)
     return model
 
 
-def in_one_process(name, monkeypatch):
+def in_one_process(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """The same on whole batches."""
     import test_agreement
 
     monkeypatch.setattr(test_agreement, "SIZE", 12)
-    method, model = make_method(name), make_wrapped()[0]
+    method = make_method(name)
+    model: bmlr.MultimodalClassifier = make_wrapped()[0]
     by_balancer(model, method, 1, None, None)
     return model.state_dict()

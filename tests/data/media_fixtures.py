@@ -1,50 +1,57 @@
 """Small real media files, written with PyAV and soundfile in the layouts, codecs and oddities of the data sets."""
 
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 64, 48
 
 
-def tone(seconds, rate, frequency=440.0, channels=1, amplitude=0.3):
+def tone(
+    seconds: float, rate: int, frequency: float = 440.0, channels: int = 1, amplitude: float = 0.3
+) -> NDArray[np.float32]:
     """A sine, shape (N, channels), float32; the second channel is an octave above the first."""
     t = np.arange(round(seconds * rate)) / rate
     waves = [np.sin(2 * np.pi * frequency * (c + 1) * t) for c in range(channels)]
     return (amplitude * np.stack(waves, 1)).astype(np.float32)
 
 
-def colour(index, count):
+def colour(index: int, count: int) -> NDArray[np.uint8]:
     """Image of one grey level that tells the position of a frame, (HEIGHT, WIDTH, 3), uint8."""
     return np.full((HEIGHT, WIDTH, 3), 20 + round(200 * index / max(count - 1, 1)), dtype=np.uint8)
 
 
 def write_video(
-    path,
-    times,
-    end,
+    path: str | Path,
+    times: Sequence[float],
+    end: float,
     *,
-    images=None,
-    audio=None,
-    rate=44100,
-    video_codec="libx264",
-    audio_codec="aac",
-    rotation=0,
-    with_video=True,
-    options=None,
-):
+    images: Sequence[NDArray[np.uint8]] | None = None,
+    audio: NDArray[np.float32] | None = None,
+    rate: int = 44100,
+    video_codec: str = "libx264",
+    audio_codec: str = "aac",
+    rotation: int = 0,
+    with_video: bool = True,
+    options: dict[str, str] | None = None,
+) -> Path:
     """A video whose frames are seen from ``times`` (seconds) on, the last until ``end``; with sound (N, channels)."""
     path = Path(path)
     images = [colour(i, len(times)) for i in range(len(times))] if images is None else images
     with av.open(str(path), "w", options=options or {}) as container:
-        video = sound = None
+        video: Any = None
+        sound: Any = None
         if with_video:
             guess = Fraction(len(times) / end).limit_denominator(1001)
             video = container.add_stream(video_codec, rate=guess)
+            assert isinstance(video, av.VideoStream)
             video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
             video.time_base = video.codec_context.time_base = Fraction(1, 1000)
             if len({round(1000 * (b - a)) for a, b in itertools.pairwise(times)}) > 2:
@@ -63,19 +70,19 @@ def write_video(
                 frame.duration = round((stop - start) * 1000)
                 _mux_lasting(container, video.encode(frame), lengths)
             _mux_lasting(container, video.encode(None), lengths)
-        if sound is not None:
+        if sound is not None and audio is not None:
             _mux_sound(container, sound, audio, rate, layout)
     return path
 
 
-def _mux_lasting(container, packets, lengths):
+def _mux_lasting(container: Any, packets: Iterable[Any], lengths: Mapping[int, int]) -> None:
     """Write packets with the durations of their frames, which encoders do not hand on."""
     for packet in packets:
         packet.duration = lengths.get(round(float(packet.pts * packet.time_base) * 1000), packet.duration)
         container.mux(packet)
 
 
-def _mux_sound(container, stream, audio, rate, layout):
+def _mux_sound(container: Any, stream: Any, audio: NDArray[np.float32], rate: int, layout: str) -> None:
     size = 1024
     for start in range(0, len(audio), size):
         block = np.ascontiguousarray(audio[start : start + size].T)
@@ -85,40 +92,57 @@ def _mux_sound(container, stream, audio, rate, layout):
     container.mux(stream.encode(None))
 
 
-def write_clip(path, seconds, *, fps=25.0, **arguments):
+def write_clip(path: str | Path, seconds: float, *, fps: float = 25.0, **arguments: Any) -> Path:
     """A video at a constant rate."""
     count = max(round(seconds * fps), 1)
     return write_video(path, [i / fps for i in range(count)], count / fps, **arguments)
 
 
-def write_flv(path, seconds, *, fps=29.97, sound=True, **arguments):
+def write_flv(path: str | Path, seconds: float, *, fps: float = 29.97, sound: bool = True, **arguments: Any) -> Path:
     """A flash video as CREMA-D's: Sorenson's H.263 and MP3."""
     audio = tone(seconds, 44100) if sound else None
     return write_clip(path, seconds, fps=fps, audio=audio, video_codec="flv", audio_codec="libmp3lame", **arguments)
 
 
-def write_mp4(path, seconds, *, fps=25.0, channels=2, rate=44100, frequency=440.0, **arguments):
+def write_mp4(
+    path: str | Path,
+    seconds: float,
+    *,
+    fps: float = 25.0,
+    channels: int = 2,
+    rate: int = 44100,
+    frequency: float = 440.0,
+    **arguments: Any,
+) -> Path:
     """A video as YouTube's: H.264 and AAC."""
     audio = tone(seconds, rate, frequency, channels) if channels else None
     return write_clip(path, seconds, fps=fps, audio=audio, rate=rate, **arguments)
 
 
-def write_wav(path, seconds, *, rate=16000, channels=1, frequency=440.0, amplitude=0.3):
+def write_wav(
+    path: str | Path,
+    seconds: float,
+    *,
+    rate: int = 16000,
+    channels: int = 1,
+    frequency: float = 440.0,
+    amplitude: float = 0.3,
+) -> Path:
     """A recording of 16 bits."""
     soundfile.write(path, tone(seconds, rate, frequency, channels, amplitude), rate, subtype="PCM_16")
     return Path(path)
 
 
-def truncate(path, share=0.5):
+def truncate(path: str | Path, share: float = 0.5) -> Path:
     """Cut a file off."""
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: int(share * len(content))])
     return Path(path)
 
 
-def write_crema_d(folder, actors=10, seconds=1.0, fps=5):
+def write_crema_d(folder: Path, actors: int = 10, seconds: float = 1.0, fps: float = 5) -> Path:
     """CREMA-D's folders with a clip of every actor and emotion, and published lists that share the actors."""
-    lines = {"train": [], "test": []}
+    lines: dict[str, list[str]] = {"train": [], "test": []}
     for name in ("AudioWAV", "VideoFlash"):
         (folder / name).mkdir(parents=True)
     for actor in range(1001, 1001 + actors):
@@ -132,7 +156,7 @@ def write_crema_d(folder, actors=10, seconds=1.0, fps=5):
     return folder
 
 
-def write_ave(folder, classes=("Bell", "Horn"), videos=12, seconds=1.5):
+def write_ave(folder: Path, classes: Sequence[str] = ("Bell", "Horn"), videos: int = 12, seconds: float = 1.5) -> Path:
     """AVE's folder; every fifth video has a second event of the other class."""
     (folder / "AVE").mkdir(parents=True)
     lines = []
@@ -156,7 +180,12 @@ def write_ave(folder, classes=("Bell", "Horn"), videos=12, seconds=1.5):
     return folder
 
 
-def write_kinetics_sounds(folder, classes=("laughing", "playing piano", "singing"), videos=6, seconds=1.5):
+def write_kinetics_sounds(
+    folder: Path,
+    classes: Sequence[str] = ("laughing", "playing piano", "singing"),
+    videos: int = 6,
+    seconds: float = 1.5,
+) -> Path:
     """Kinetics-Sounds in folders of splits and classes; every video is cut into two clips."""
     for c, label in enumerate(classes):
         for number in range(videos):

@@ -1,15 +1,19 @@
 """A data set as a run keeps it: without its data."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
 from bmlr._files import json_text, parse_json
-from bmlr.data import Preprocessing
+from bmlr.data import MultimodalData, Preprocessing
 
 
-def assert_read_without_data(data, files, root="nowhere"):
+def assert_read_without_data(data: MultimodalData, files: Mapping[str, Any], root: str = "nowhere") -> None:
     """New files are read alike by what the data set gives to be kept, though its data is gone."""
     kept = data.preprocessing()
+    assert kept is not None
     parameters = {**data.hparams, **({"root": root} if "root" in data.hparams else {})}
     restored = type(data)(**parameters)
     arrays = {name: np.array(array) for name, array in kept.arrays.items()}

@@ -1,6 +1,8 @@
 """A small table of samples with a file of every kind, written with real media."""
 
 import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from media_fixtures import write_mp4, write_wav
@@ -10,7 +12,7 @@ HEAD = ["id", "label", "group", "voice", "photo", "clip:video", "pose:array", "a
 LABELS = ("cat", "dög", "bird")
 
 
-def write_samples(folder, count=24, *, clips=True):
+def write_samples(folder: Path, count: int = 24, *, clips: bool = True) -> list[list[str]]:
     """Files of ``count`` samples in ``folder``, and the table's rows."""
     rng = np.random.default_rng(0)
     rows = []
@@ -34,7 +36,15 @@ def write_samples(folder, count=24, *, clips=True):
     return rows
 
 
-def write_table(path, rows, head=HEAD, *, delimiter=",", encoding="utf-8", ends="\r\n"):
+def write_table(
+    path: Path,
+    rows: Iterable[Sequence[object]],
+    head: Sequence[str] = HEAD,
+    *,
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    ends: str = "\r\n",
+) -> Path:
     """Write the rows under their head as CSV."""
     with path.open("w", encoding=encoding, newline="") as file:
         csv.writer(file, delimiter=delimiter, lineterminator=ends).writerows([head, *rows])

@@ -44,7 +44,7 @@ def made_of(parameters=None, sizes=(12, 6, 6), **entries):
     )
 
 
-class Jittered(Dataset):
+class Jittered(Dataset[object]):
     """A torch dataset with random transforms of all three generators."""
 
     def __len__(self):

@@ -195,7 +195,7 @@ class SubArray(np.ndarray):
     pass
 
 
-class SubDict(dict):
+class SubDict(dict[str, int]):
     pass
 
 

@@ -18,7 +18,7 @@ from method_loop import MethodLoop
 STREAMS = {"text": 7, "vision": 5, "audio": 3}
 
 #: Every method with its defaults, and those of other gradients; settings that make a short run do all there is.
-METHODS = {name: (name, {}) for name in bmlr.methods.available()} | {
+METHODS: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in bmlr.methods.available()} | {
     "Remix": ("Remix", {"warmup": 0}),
     "ReconBoost": ("ReconBoost", {"t1": 1, "t2": 1, "hidden": 8}),
     "LFM, learnable": ("LFM", {"alpha": "learnable", "meta_size": 4, "meta_scope": "all"}),

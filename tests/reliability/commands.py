@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 TESTS = Path(__file__).parents[1]
 PATHS = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
@@ -19,10 +21,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
 class Command:
     """``bmlr`` as a user starts it."""
 
-    def __init__(self, errors, output=os.devnull):
+    def __init__(self, errors: str | Path, output: str | Path = os.devnull) -> None:
         self.errors, self.output = Path(errors), Path(output)
 
-    def start(self, arguments):
+    def start(self, arguments: Sequence[str]) -> int:
         with self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "bmlr", *arguments],
@@ -33,7 +35,7 @@ class Command:
             )
         return self.process.pid
 
-    def ended(self, timeout):
+    def ended(self, timeout: float) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout)
         return self.process.poll()
@@ -42,24 +44,32 @@ class Command:
 class Forked:
     """The same command in a process that need not import everything first."""
 
-    def __init__(self, server, errors, output=os.devnull):
-        self.server, self.errors, self.output = server, Path(errors), Path(output)
+    def __init__(self, server: subprocess.Popen[bytes], errors: str | Path, output: str | Path = os.devnull) -> None:
+        self.errors, self.output = Path(errors), Path(output)
+        self.requests, self.answers = pipes(server)
 
-    def start(self, arguments):
+    def start(self, arguments: Sequence[str]) -> int:
         request = json.dumps({"arguments": arguments, "errors": str(self.errors), "output": str(self.output)})
-        self.server.stdin.write(request.encode() + b"\n")
-        self.server.stdin.flush()
-        self.code = None
-        return int(self.server.stdout.readline())
+        self.requests.write(request.encode() + b"\n")
+        self.requests.flush()
+        self.code: int | None = None
+        return int(self.answers.readline())
 
-    def ended(self, timeout):
-        if self.code is None and select.select([self.server.stdout], [], [], timeout)[0]:
-            self.code = int(self.server.stdout.readline())
+    def ended(self, timeout: float) -> int | None:
+        if self.code is None and select.select([self.answers], [], [], timeout)[0]:
+            self.code = int(self.answers.readline())
         return self.code
 
 
+def pipes(server: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """Where a server reads its requests and writes its answers."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    return server.stdin, server.stdout
+
+
 @contextlib.contextmanager
-def fork_server(*modules):
+def fork_server(*modules: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process for :class:`Forked` that has imported the commands, the toy data set and these modules."""
     script = Path(__file__).with_name("fork_server.py")
     with subprocess.Popen(  # noqa: S603
@@ -69,12 +79,13 @@ def fork_server(*modules):
         stdout=subprocess.PIPE,
         bufsize=0,
     ) as process:
-        assert process.stdout.readline() == b"ready\n"
+        requests, answers = pipes(process)
+        assert answers.readline() == b"ready\n"
         yield process
-        process.stdin.close()
+        requests.close()
 
 
-def finish(command, arguments, seconds=600):
+def finish(command: Command | Forked, arguments: Sequence[str], seconds: float = 600) -> float:
     """Run a command to its end, which has to be good; how many seconds it took."""
     started = time.monotonic()
     command.start(arguments)
@@ -82,7 +93,9 @@ def finish(command, arguments, seconds=600):
     return time.monotonic() - started
 
 
-def kill_at_random(command, arguments, how, seconds):
+def kill_at_random(
+    command: Command | Forked, arguments: Sequence[str], how: signal.Signals, seconds: float
+) -> tuple[int | None, bool]:
     """Start a command and signal it and its group after so many seconds; its exit status, and if it was there still."""
     process = command.start(arguments)
     if command.ended(seconds) is not None:
@@ -97,6 +110,6 @@ def kill_at_random(command, arguments, how, seconds):
     return code, code != 0
 
 
-def chance(how):
+def chance(how: signal.Signals) -> random.Random:
     """A source of random moments, another for every signal."""
     return random.Random(int(how))  # noqa: S311

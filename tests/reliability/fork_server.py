@@ -17,7 +17,7 @@ import toy  # noqa: F401  (the commands name its class)
 from bmlr.cli import main
 
 
-def run(arguments, errors, output):
+def run(arguments: list[str], errors: str, output: str) -> None:
     """The command, as ``bmlr`` would run it; never returns."""
     os.setpgid(0, 0)
     for stream, target in ((1, output), (2, errors)):

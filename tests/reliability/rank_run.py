@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from bmlr import Batch, MultimodalClassifier
+from bmlr.methods import Losses, Method
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bmlr.config import TrainerOptions
@@ -15,7 +18,7 @@ from bmlr.training import train
 from toy import Toy
 
 
-def mishap(kind):
+def mishap(kind: str) -> None:
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "error":
@@ -24,17 +27,17 @@ def mishap(kind):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def meeting(method, kind, rank, at):
+def meeting(method: Method, kind: str, rank: int, at: int) -> Method:
     """The method, with a mishap in the given process and batch."""
     compute_losses, seen = method.compute_losses, []
 
-    def compute(model, batch):
+    def compute(model: MultimodalClassifier, batch: Batch) -> Losses:
         seen.append(batch)
         if len(seen) == at and int(os.environ.get("LOCAL_RANK", "0")) == rank:
             mishap(kind)
         return compute_losses(model, batch)
 
-    method.compute_losses = compute
+    vars(method)["compute_losses"] = compute
     return method
 
 

@@ -344,7 +344,7 @@ def test_configurations(tmp_path, cases):
     fuzz(read, tmp_path / "x.yaml", [config.as_yaml().encode()], cases)
 
 
-VALUES = [
+VALUES: list[object] = [
     None, True, -1, 0, 10**400, -1.5, float("nan"), float("inf"), "", "x", "\u0000", [], [[]], {}, {"a": {}}, [1, "x"],
     {"class_path": "os.system"}, {"class_path": "os.system", "init_args": {"command": "true"}}, {1: 2}, {None: []},
     "2001-01-01", b"\xff", "!!python/name:os.system", "${HOME}", "../../x", "é" * 3000,

@@ -138,7 +138,7 @@ def test_loader_gives_the_requested_batches_and_leaves_the_global_stream_alone(w
         assert batch.tag == "t"
 
 
-class Odd(Dataset):
+class Odd(Dataset[object]):
     """A data set whose worker meets a mishap."""
 
     def __init__(self, mishap):

@@ -92,7 +92,8 @@ class BalancedTrainer(Trainer):
         self.method.backward(Losses(dict(terms)), self.classifier, scale=scale)
         if self.accelerator.sync_gradients:
             self.method.adjust_gradients(self.classifier)
-        return total / self.current_gradient_accumulation_steps
+        mean: Tensor = total / self.current_gradient_accumulation_steps
+        return mean
 
     def compute_loss(
         self,
