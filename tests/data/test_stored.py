@@ -50,7 +50,8 @@ def test_a_constant_modality_cannot_be_standardised(tmp_path, values, message):
 
 
 def test_only_stored_data_sets_are_prepared(tmp_path):
-    names = "crema-d, kinetics-sounds, ave, ucf-101, food-101, mvsa-single, mosi, mosei, manifest"
+    audiovisual = "crema-d, kinetics-sounds, ave"
+    names = f"{audiovisual}, ucf-101, food-101, mvsa-single, mosi, mosei, ch-sims, ur-funny, mustard, manifest"
     with pytest.raises(ValueError, match=rf"`data` should be one of {names}\."):
         bmlr.data.prepare("digits", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'mosei'"):

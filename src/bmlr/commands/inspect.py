@@ -54,6 +54,8 @@ def execute(
         print(json_text({**inspection.as_dict(), "sheet": str(path)}))
     else:
         _print(inspection)
+        if inspection.traps:
+            print("\n* ".join([f"Known of {inspection.data}:", *inspection.traps]))
         print(f"Samples of each class are shown in {path}")
 
 

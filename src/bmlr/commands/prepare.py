@@ -25,8 +25,8 @@ def execute(
         bmlr prepare crema-d CREMA-D prepared --workers 8
 
     Args:
-        data: crema-d, kinetics-sounds, ave, ucf-101, food-101, mvsa-single, mosi or mosei; manifest for a CSV table
-            of your own files.
+        data: crema-d, kinetics-sounds, ave, ucf-101, food-101, mvsa-single, mosi, mosei, ch-sims, ur-funny or mustard;
+            manifest for a CSV table of your own files.
         source: Folder or file of the published data, or the CSV table.
         dest: Folder in which the folder of the prepared data is made.
         options: Options of the preparation.

@@ -35,6 +35,9 @@ _DATA: dict[str, tuple[str, str]] = {
     "mvsa-single": ("bmlr.data.sets._listed", "MVSASingle"),
     "mosi": ("bmlr.data.sets._sentiment", "MOSI"),
     "mosei": ("bmlr.data.sets._sentiment", "MOSEI"),
+    "ch-sims": ("bmlr.data.sets._sentiment", "CHSIMS"),
+    "ur-funny": ("bmlr.data.sets._sentiment", "URFunny"),
+    "mustard": ("bmlr.data.sets._sentiment", "MUStARD"),
     "synthetic": ("bmlr.data.sets._synthetic", "Synthetic"),
     "manifest": ("bmlr.data.sets._manifest", "Manifest"),
 }

@@ -16,6 +16,7 @@ from bmlr._console import make_console
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
 from bmlr.data.inspection._batches import draw_indices, iterate_batches, present_mask, store_of
 from bmlr.data.inspection._statistics import InputReport, InputStatistics
+from bmlr.data.inspection._traps import known_traps
 from bmlr.data.store._plausibility import describe_counts, describe_size
 from bmlr.data.store._store import REJECTED, read_rejected
 from bmlr.data.store._targets import NumberRange, count_classes
@@ -92,6 +93,7 @@ class Inspection:
         alarms: Faults that make results wrong: groups or inputs shared under ``clean``, values that are not finite,
             classes without a training sample, modalities with the same inputs.
         remarks: Further observations.
+        traps: What is known to make results on this data set wrong, or not comparable.
     """
 
     data: str
@@ -104,6 +106,7 @@ class Inspection:
     rejected: int | None
     alarms: tuple[str, ...]
     remarks: tuple[str, ...]
+    traps: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON."""
@@ -169,6 +172,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
         rejected,
         tuple(alarms),
         tuple(remarks),
+        known_traps(data.name, sum(map(len, splits.values())), len(data.classes)),
     )
 
 

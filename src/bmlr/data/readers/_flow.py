@@ -15,10 +15,10 @@ from bmlr.data.readers._video import VideoReader
 
 @dataclasses.dataclass(frozen=True)
 class FlowReader(VideoReader):
-    """Reader of flow in two folders of grey images, one for each direction.
+    """Reader of flow in two folders of grey images.
 
-    The path is that of the horizontal part, ``…/u/NAME``; the vertical one is ``…/v/NAME``. Each holds an image per
-    frame, 128 being no movement. Frames are chosen and resized as :class:`VideoReader` does.
+    Each has one direction: the path is that of the horizontal part, ``…/u/NAME``, the vertical one is ``…/v/NAME``.
+    They hold an image per frame, 128 being no movement. Frames are chosen and resized as :class:`VideoReader` does.
 
     Args:
         size: Height and width in pixels.
@@ -46,10 +46,10 @@ class FlowReader(VideoReader):
         for folder in (path, vertical):
             if not folder.is_dir():
                 raise ValueError(f"{path} should be a folder u/NAME beside v/NAME. There is no folder {folder}.")
-        parts = [super(FlowReader, self).__call__(folder, interval) for folder in (path, vertical)]
-        if len({part.seconds for part in parts}) > 1:
+        directions = [super(FlowReader, self).__call__(folder, interval) for folder in (path, vertical)]
+        if len({content.seconds for content in directions}) > 1:
             raise ValueError(f"{path} and {vertical} should hold as many images.")
-        return FileContent(np.stack([part.values[..., 0] for part in parts], axis=-1), parts[0].seconds)
+        return FileContent(np.stack([content.values[..., 0] for content in directions], axis=-1), directions[0].seconds)
 
 
 def vertical_flow(horizontal: Path) -> Path:

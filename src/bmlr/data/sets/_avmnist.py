@@ -32,7 +32,7 @@ _TEST_SPEAKERS, _VAL_SPEAKERS = frozenset({"george", "lucas"}), frozenset({"theo
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """Values of the parameters of :class:`AVMNIST` that are left out, and training that suits them."""
+    """Parameters and training of a named setting of :class:`AVMNIST`."""
 
     protocol: Literal["clean", "paper"]
     audio_snr_db: float | None = 10.0

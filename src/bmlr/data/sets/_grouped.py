@@ -50,7 +50,7 @@ class GroupedData(StoredData):
         return {name: np.flatnonzero(splits == name) for name in SPLITS}
 
     def _listed_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
-        """Indices of the samples of each published split, of which training and test must be there."""
+        """Indices of the samples of each published split, training and test required."""
         rows = self._published_rows(store)
         for split in ("train", "test"):
             if not len(rows[split]):

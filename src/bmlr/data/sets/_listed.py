@@ -30,7 +30,7 @@ _FRAME_RATE = 25.0  # of UCF-101's videos, and of the images extracted from them
 
 
 class ListedData(Manifest):
-    """A published set whose folders and lists make a table of files.
+    """Samples of published folders and lists, read as a table of files.
 
     Read by ``bmlr prepare NAME SOURCE DEST``, as a table of one's own is; the source is not needed after that.
 
@@ -140,7 +140,7 @@ class UCF101(ListedData):
         samples = []
         for key in sorted({*videos, *flows, *listed}):
             name = videos[key].stem if key in videos else flows[key].name if key in flows else key
-            files = {modality: found[key] for modality, found in (("video", videos), ("flow", flows)) if key in found}
+            files = {modality: paths[key] for modality, paths in (("video", videos), ("flow", flows)) if key in paths}
             match = re.fullmatch(r"v_(\w+)_(g[0-9]+)_c[0-9]+", name)
             splits = listed.get(key, [])
             problem = (
@@ -173,10 +173,10 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 
 class Food101(ListedData):
-    """UPMC Food-101: about 90,000 web pages of 101 dishes, image and title.
+    """UPMC Food-101: web pages of 101 dishes, image and title.
 
-    Of Wang et al. (2015), who searched the web for the classes of Food-101. Titles of several pages are the same, also
-    in training and test; the group is the title, without regard to case and spaces.
+    About 90,000 of them, of Wang et al. (2015), who searched the web for the classes of Food-101. Titles of several
+    pages are the same, also in training and test; the group is the title, without regard to case and spaces.
 
     See :class:`ListedData` for the protocols and :class:`~bmlr.data.sets._manifest.Manifest` for the parameters.
 
@@ -218,16 +218,16 @@ class Food101(ListedData):
             for line, row in enumerate(_csv_rows(path), 1):
                 name, title, label = row if len(row) == 3 else (f"line {line}", "", "")
                 stem = Path(name).stem
-                found = [image for image in images.get(stem, []) if image.parent.name == label]
+                matching = [image for image in images.get(stem, []) if image.parent.name == label]
                 problem = (
                     (f"its line should be a file, a title and a class: {row!r}"[:200] if len(row) != 3 else None)
                     or ("its line repeats an earlier one" if stem in read else None)
-                    or (None if found else f"there is no {name} in images/{split}/{label}")
+                    or (None if matching else f"there is no {name} in images/{split}/{label}")
                 )
                 identity = f"{split}/{stem}" + (f"#{line}" if stem in read else "")
                 read.add(stem)
                 texts = {"text": title.strip()} if title.strip() else {}
-                files = {"image": found[0]} if found else {}
+                files = {"image": matching[0]} if matching else {}
                 group = _group_of_text(title)
                 samples.append(SourceSample(identity, label, split, group, files, problem=problem, texts=texts))
             samples += [
@@ -252,7 +252,7 @@ def _csv_rows(path: Path) -> list[list[str]]:
 
 
 class MVSASingle(ListedData):
-    """MVSA-Single: tweets of an image and a text, in three classes of sentiment.
+    """MVSA-Single: sentiment of tweets with an image and a text.
 
     Of Niu et al. (2016). One annotator labelled text and image apart. As in Xu and Mao (2017), a pair has the label of
     both; where one is neutral, that of the other; where one is positive and the other negative, none, and is left out,

@@ -1,70 +1,40 @@
-"""CMU-MOSI and CMU-MOSEI."""
+"""CMU-MOSI, CMU-MOSEI, CH-SIMS, UR-FUNNY and MUStARD."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
 
-from bmlr._checks import check_choice
-from bmlr.data._base import SPLITS, Modality, SplitName, TrainingDefaults
-from bmlr.data.sets._forms import Form
-from bmlr.data.sets._sentiment_classes import CLASS_NAMES, sentiment_classes
-from bmlr.data.sets._sentiment_files import MODALITIES, PUBLISHED_FILES, read_sequence
-from bmlr.data.sets._sentiment_store import open_source, prepare_sentiment, split_samples
-from bmlr.data.sets._stored import StoredData
-from bmlr.data.store._cache import content_digest, read_manifest
-from bmlr.data.store._options import PrepareOptions, PrepareResult
-from bmlr.data.store._samples import StoredSample
+from bmlr._checks import check_choice, check_integer
+from bmlr.data._base import SplitName
+from bmlr.data._group_split import check_fractions, split_by_group
+from bmlr.data.sets._feature_files import FeatureFileData
+from bmlr.data.sets._sentiment_classes import CLASS_NAMES, SIMS_CLASSES, sentiment_classes, sims_classes
 from bmlr.data.store._store import Store
-from bmlr.tasks import Multiclass, Regression, Sentiment, Task
+from bmlr.tasks import Sentiment, Task
 
 
-class SentimentData(StoredData):
-    """Clips of opinions in text, vision and audio.
+class SentimentData(FeatureFileData):
+    """Clips of opinions with a sentiment score in [−3, 3].
 
-    Sentiment scores in [−3, 3] become classes, or stay numbers (``task``). Read are, without executing anything in
-    them, MMSA's ``aligned_50.pkl`` and ``unaligned_50.pkl`` (BERT features of width 768) and MulT's
-    ``<name>_data.pkl`` and ``<name>_data_noalign.pkl``
-    (GloVe, 300). The file is converted once, by ``bmlr prepare`` or into the cache.
+    Scores become classes, or stay numbers (``task``). Read are MMSA's ``aligned_50.pkl`` and ``unaligned_50.pkl`` (BERT
+    features of width 768), MulT's ``<name>_data.pkl`` and ``<name>_data_noalign.pkl`` and MultiBench's
+    ``<name>_raw.pkl`` (GloVe, 300).
 
-    Values that are NaN or infinite become 0 and are counted. Padding is left out: steps beyond a stated length, steps
-    outside BERT's attention mask, and zeros at both ends of a sequence. A time step of zeros between others stays; the
-    encoder takes it for padding. A sample whose sequence is all padding lacks the modality.
-
-    * ``protocol="paper"``: the published train, valid and test.
-    * ``protocol="clean"`` (default): no source video is in two splits. The published test split stays whole, so that
-      results compare; validation loses the samples that share a video with it, training those that share one with
-      either. They are named in ``left_out``. The published split is one of videos, so there should be none.
+    See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the protocols and the other parameters.
 
     Args:
-        root: The prepared folder, the published file, or a folder that holds it; by default the environment variable
-            ``BMLR_DATA``.
-        protocol: ``clean`` or ``paper``.
-        file: Name of the published file, where there are several (``unaligned_50.pkl``).
         num_classes: 7, 3 or 2; see :func:`sentiment_classes`.
         conversion: ``round`` or, for 7 classes, ``bins``.
         drop_zeros: Leave out the samples whose score is exactly zero ("Non0"); with 2 classes only.
         task: ``classes``; or ``sentiment``, the score itself with Acc-2, Acc-7, F1, MAE and correlation, by absolute
             loss; or ``regression``, the score with MAE, RMSE and correlation, by squared loss.
-        standardise: Shift and scale each dimension of vision and audio to mean 0 and standard deviation 1 of the time
-            steps of the training split. Text is left as it is.
-        incomplete: How an absent modality is given: ``mask`` marks it in ``present``; ``zeros`` does not, for methods
-            without masks (AGM). To the Transformer encoder both are the same.
-        cache: Folder of the cache, used where ``root`` is not prepared; ``BMLR_CACHE`` or ``~/.cache/bmlr`` by
-            default.
 
     Raises:
         ValueError: If a parameter is out of its range, or neither ``root`` nor ``BMLR_DATA`` is given.
     """
-
-    #: The paper's settings but for the width: 128 for the Transformers, which the paper does not state.
-    defaults: TrainingDefaults = TrainingDefaults(width=32)
 
     def __init__(  # noqa: PLR0913  (every parameter is an option)
         self,
@@ -80,14 +50,9 @@ class SentimentData(StoredData):
         incomplete: Literal["mask", "zeros"] = "mask",
         cache: str | Path | None = None,
     ) -> None:
-        root = root or os.environ.get("BMLR_DATA")
-        if not root:
-            raise ValueError(
-                "Parameter `root` should be the prepared folder or the published file, unless the environment "
-                f"variable `BMLR_DATA` names its folder. Found `root = {root!r}` and no `BMLR_DATA`."
-            )
-        super().__init__(root, protocol=protocol)
-        self.file = file
+        super().__init__(
+            root, protocol=protocol, file=file, standardise=standardise, incomplete=incomplete, cache=cache
+        )
         sentiment_classes(np.zeros(1), num_classes, conversion)
         for parameter, value, neutral, needed in (
             ("conversion", conversion, "round", 7),
@@ -100,114 +65,26 @@ class SentimentData(StoredData):
                 )
         self.num_classes, self.conversion, self.drop_zeros = num_classes, conversion, drop_zeros
         self._target_kind = check_choice("task", task, ("classes", "sentiment", "regression"))
-        self.standardise = standardise
-        self.incomplete = check_choice("incomplete", incomplete, ("mask", "zeros"))
-        self.cache = None if cache is None else str(Path(cache).expanduser())
         self.classes = ("negative", "positive") if drop_zeros else CLASS_NAMES[num_classes]
         if task != "classes":
             if (num_classes, drop_zeros) != (7, False):
                 raise ValueError(f"Parameters `num_classes` and `drop_zeros` are for classes. Found `task = {task!r}`.")
             self.classes = ()
-        widths = {"text": 768, **PUBLISHED_FILES[self.name].widths}
-        self.modalities = {name: Modality("sequence", (50, widths[name])) for name in MODALITIES}
 
     @property
     def task(self) -> Task:
         """Classes, sentiment or numbers."""
-        if self._target_kind == "classes":
-            return Multiclass(len(self.classes))
-        return Sentiment() if self._target_kind == "sentiment" else Regression()
+        return Sentiment() if self._target_kind == "sentiment" else super().task
 
-    @property
-    def hparams(self) -> dict[str, Any]:
-        """Parameters of the constructor, by name; without the task where it is classes, as before there were others."""
-        entries = {name: value for name, value in super().hparams.items() if name != "task"}
-        return entries if self._target_kind == "classes" else {**entries, "task": self._target_kind}
-
-    @classmethod
-    def convert(cls, source: Path, dest: Path, options: PrepareOptions) -> PrepareResult:
-        """Convert a published file to arrays in ``dest``."""
-        media = ("size", "fps", "seconds", "min_seconds", "allow_silent", "frame_rate", "max_pixels", "dtype")
-        options.refuse(cls.name, *media, "max_rejected", "train_list", "val_list", "test_list", "allow_outside")
-        return prepare_sentiment(cls.name, source, dest, file=options.file)
-
-    @property
-    def left_out(self) -> list[str]:
-        """Samples left out by protocol ``clean``."""
-        ids: list[str] = self._source[1]["ids"][split_samples(self._source[1], self.protocol)[1]].tolist()
-        return ids
-
-    def scores(self, name: SplitName) -> list[float]:
-        """Sentiment score of each sample of a split, in [−3, 3]."""
-        split = self.split(name)
-        return [split.store.samples[row].extra["score"] for row in split.rows]
-
-    def load_files(self, files: Mapping[str, Path], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Inputs of one new sample, cleaned and standardised.
-
-        Their shapes are (1, T, d).
-
-        Args:
-            files: A ``.npy`` file of shape (T, d) per modality, of the features the model was trained on. A modality
-                without a file is absent: zeros, which the Transformer encoder masks.
-            modalities: Modalities to read; None reads all.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If a file cannot be read, has another width or holds zeros only, or ``files`` names no or
-                unknown modalities.
-        """
-        known = self._file_forms.forms
-        forms = {name: known[name] for name in modalities or known}
-        if not files or not set(files) <= set(forms):
-            raise ValueError(f"`files` should name files for some of {list(forms)}. Found {list(files)}.")
-        inputs = {}
-        for name, form in forms.items():
-            width = form.modality.shape[1]
-            steps = read_sequence(Path(files[name]), width) if name in files else np.zeros((0, width))
-            unpadded = Form(Modality("sequence", (1, width)), form.statistics)
-            inputs[name] = unpadded.inputs([steps], [0], train=False)
-        return inputs
-
-    @functools.cached_property
-    def _source(self) -> tuple[Path, dict[str, np.ndarray]]:
-        """Folder and arrays of the converted file."""
-        return open_source(self.name, Path(self.root), self.file, None if self.cache is None else Path(self.cache))
-
-    def _open(self) -> Store:
-        folder, arrays = self._source
-        labels = sentiment_classes(arrays["scores"], self.num_classes, self.conversion)
-        names = self.classes or CLASS_NAMES[7]
-        targets = labels if self.classes else arrays["scores"].astype(np.float32)
-        columns = (arrays[name].tolist() for name in ("ids", "split", "videos", "scores"))
-        samples = tuple(
-            StoredSample(identity, names[target], SPLITS[split], video, {}, {"score": score})
-            for target, identity, split, video, score in zip(labels.tolist(), *columns, strict=True)
-        )
-        return Store(
-            folder=folder,
-            classes=self.classes,
-            samples=samples,
-            targets=targets,
-            modalities={name: Modality("sequence", (-1, arrays[name].shape[1])) for name in MODALITIES},
-            arrays={name: arrays[name] for name in MODALITIES},
-            offsets={name: np.array(arrays[f"{name}_offsets"]) for name in MODALITIES},
-            key={} if self.classes else {"task": "regression"},
-            digest=content_digest(read_manifest(folder)),
-        )
+    def _classified(self, scores: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+        return sentiment_classes(scores, self.num_classes, self.conversion), self.classes or CLASS_NAMES[7]
 
     def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
-        rows, _ = split_samples(self._source[1], self.protocol)
+        rows = super()._split_rows(store)
         if self.drop_zeros:
             scores = self._source[1]["scores"]
             rows = {split: indices[scores[indices] != 0] for split, indices in rows.items()}
         return rows
-
-    def _standardises(self, name: str) -> bool:
-        return self.standardise and name != "text"
-
-    def _masks(self) -> bool:
-        return self.incomplete == "mask"
 
 
 class MOSI(SentimentData):
@@ -238,3 +115,114 @@ class MOSEI(SentimentData):
     """
 
     name: ClassVar[str] = "mosei"
+
+
+class CHSIMS(FeatureFileData):
+    """CH-SIMS: 2,281 clips of Chinese films, series and shows.
+
+    Of Yu et al. (2020), with a sentiment score in [−1, 1], of all modalities together. Read is MMSA's
+    ``unaligned_39.pkl``, with BERT features of width 768. Its splits share source videos.
+
+    * ``protocol="paper"``: the published train, valid and test.
+    * ``protocol="clean"``: all splits are drawn by source video.
+
+    See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the other parameters.
+
+    Args:
+        num_classes: 5, 3 or 2; see :func:`sims_classes`.
+        task: ``classes``; or ``regression``, the score with MAE, RMSE and correlation, by squared loss.
+        split_seed: Seed of the drawn splits.
+        val_fraction: Fraction of the samples drawn for validation, in (0, 1).
+        test_fraction: Fraction of the samples drawn for testing, in (0, 1).
+
+    Raises:
+        ValueError: If a parameter is out of its range, or neither ``root`` nor ``BMLR_DATA`` is given.
+
+    Example:
+        >>> import bmlr.data
+        >>> bmlr.data.create("ch-sims", root="SIMS/Processed/unaligned_39.pkl", num_classes=2).classes  # reads no file
+        ('non-positive', 'positive')
+    """
+
+    name: ClassVar[str] = "ch-sims"
+
+    def __init__(  # noqa: PLR0913  (every parameter is an option)
+        self,
+        root: str | Path | None = None,
+        *,
+        protocol: Literal["clean", "paper"] = "clean",
+        file: str | None = None,
+        num_classes: Literal[5, 3, 2] = 3,
+        task: Literal["classes", "regression"] = "classes",
+        standardise: bool = True,
+        incomplete: Literal["mask", "zeros"] = "mask",
+        split_seed: int = 0,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        cache: str | Path | None = None,
+    ) -> None:
+        super().__init__(
+            root, protocol=protocol, file=file, standardise=standardise, incomplete=incomplete, cache=cache
+        )
+        sims_classes(np.zeros(1), num_classes)
+        self.num_classes = num_classes
+        self._target_kind = check_choice("task", task, ("classes", "regression"))
+        self.classes = SIMS_CLASSES[num_classes][0] if task == "classes" else ()
+        if task != "classes" and num_classes != 3:
+            raise ValueError(f"Parameter `num_classes` is for classes. Found `task = {task!r}`.")
+        self.split_seed = check_integer("split_seed", split_seed, 0)
+        check_fractions(val_fraction, test_fraction, positive=True)
+        self.val_fraction, self.test_fraction = float(val_fraction), float(test_fraction)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Samples left out by protocol ``clean``, always empty."""
+        return []
+
+    def _classified(self, scores: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+        return sims_classes(scores, self.num_classes), SIMS_CLASSES[self.num_classes][0]
+
+    def _split_rows(self, store: Store) -> dict[SplitName, np.ndarray]:
+        if self.protocol == "paper":
+            return super()._split_rows(store)
+        return split_by_group(
+            [sample.group for sample in store.samples],
+            sims_classes(self._source[1]["scores"], 3),
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.split_seed,
+        )
+
+
+class URFunny(FeatureFileData):
+    """UR-FUNNY: 16,514 punchlines of TED talks, half of them humorous.
+
+    Of Hasan et al. (2019). Read is MultiBench's ``humor.pkl``, with GloVe features of width 300. Its identifiers do not
+    name the talk, so that there is only ``protocol="paper"``.
+
+    See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the parameters.
+
+    Example:
+        >>> import bmlr.data
+        >>> bmlr.data.create("ur-funny", root="humor.pkl", protocol="paper").classes  # reads no file yet
+        ('not humorous', 'humorous')
+    """
+
+    name: ClassVar[str] = "ur-funny"
+
+
+class MUStARD(FeatureFileData):
+    """MUStARD: 690 utterances of television series, half of them sarcastic.
+
+    Of Castro et al. (2019). Read is MultiBench's ``sarcasm.pkl``, with GloVe features of width 300. Its identifiers do
+    not name speaker and scene, so that there is only ``protocol="paper"``.
+
+    See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the parameters.
+
+    Example:
+        >>> import bmlr.data
+        >>> bmlr.data.create("mustard", root="sarcasm.pkl", protocol="paper").classes  # reads no file yet
+        ('not sarcastic', 'sarcastic')
+    """
+
+    name: ClassVar[str] = "mustard"

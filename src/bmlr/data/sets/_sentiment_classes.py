@@ -1,7 +1,9 @@
-"""Classes of sentiment scores."""
+"""Classes of published scores: sentiment, humour and sarcasm."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,13 @@ CLASS_NAMES = {
     3: ("negative", "neutral", "positive"),
     2: ("negative", "non-negative"),
 }  # fmt: skip
+
+#: Names of CH-SIMS's 5, 3 and 2 classes, and the largest score of all but the last.
+SIMS_CLASSES = {
+    5: (("negative", "weakly negative", "neutral", "weakly positive", "positive"), (-0.7, -0.1, 0.1, 0.7)),
+    3: (("negative", "neutral", "positive"), (-0.1, 0.1)),
+    2: (("non-positive", "positive"), (0.0,)),
+}
 
 
 def sentiment_classes(
@@ -64,3 +73,56 @@ def sentiment_classes(
     else:
         classes = np.select([s < -2, s < -1, s < 0, s == 0, s <= 1, s <= 2], range(6), 6)
     return np.asarray(classes, dtype=np.int64)
+
+
+def sims_classes(scores: np.ndarray, num_classes: Literal[5, 3, 2] = 3) -> np.ndarray:
+    """Classes of CH-SIMS's scores, as MMSA bins them.
+
+    A score s is a mean over annotators, in [−1, 1].
+
+    * 5 classes: s ≤ −0.7, ≤ −0.1, ≤ 0.1, ≤ 0.7, and above.
+    * 3 classes: s ≤ −0.1, ≤ 0.1, and above; of the published scores, which are multiples of 0.2, the sign.
+    * 2 classes: s ≤ 0 and s > 0.
+
+    Args:
+        scores: Scores, shape (N,).
+        num_classes: 5, 3 or 2.
+
+    Returns:
+        Class indices, shape (N,), int64.
+
+    Raises:
+        ValueError: If there is no such number of classes.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([-0.8, -0.2, 0.0, 0.4, 1.0])
+        >>> sims_classes(scores, 5).tolist(), sims_classes(scores).tolist(), sims_classes(scores, 2).tolist()
+        ([0, 1, 2, 3, 4], [0, 0, 1, 2, 2], [0, 0, 0, 1, 1])
+    """
+    if num_classes not in SIMS_CLASSES:
+        raise ValueError(f"Parameter `num_classes` should be 5, 3 or 2. Found `num_classes = {num_classes}`.")
+    return np.searchsorted(SIMS_CLASSES[num_classes][1], np.asarray(scores, dtype=np.float64)).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Scores of a published data set.
+
+    Attributes:
+        classes: Names of the finest classes made of them.
+        classify: Makes these classes, shape (N,), of scores, shape (N,).
+        limit: Largest absolute value.
+        values: The only values, lowest first; None for means over annotators.
+    """
+
+    classes: tuple[str, ...]
+    classify: Callable[[np.ndarray], np.ndarray]
+    limit: float
+    values: tuple[float, float] | None = None
+
+
+SENTIMENT = Scale(CLASS_NAMES[7], sentiment_classes, 3.0)
+SIMS = Scale(SIMS_CLASSES[5][0], lambda scores: sims_classes(scores, 5), 1.0)
+HUMOUR = Scale(("not humorous", "humorous"), lambda scores: (scores > 0).astype(np.int64), 1.0, (0.0, 1.0))
+SARCASM = Scale(("not sarcastic", "sarcastic"), lambda scores: (scores > 0).astype(np.int64), 1.0, (-1.0, 1.0))

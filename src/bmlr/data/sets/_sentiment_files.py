@@ -1,4 +1,4 @@
-"""Contents of the published feature files of CMU-MOSI and CMU-MOSEI."""
+"""Contents of published files of text, vision and audio features."""
 
 from __future__ import annotations
 
@@ -11,29 +11,56 @@ from typing import Any
 
 import numpy as np
 
+from bmlr.data.sets._sentiment_classes import HUMOUR, SARCASM, SENTIMENT, SIMS, Scale
+
 MODALITIES = ("text", "vision", "audio")
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedFiles:
-    """The files of one data set: MMSA's two, then MulT's two.
+    """Files of one data set of MMSA, MulT or MultiBench.
 
     Attributes:
         names: Names of the files.
         widths: Widths of the vision and audio features.
+        scale: What the scores are.
+        folder: Folder in which its publisher has it.
+        text: Width of the text features: BERT's 768 or GloVe's 300.
+        other_widths: Widths of vision and audio where a file has others, by its name.
+        shares_videos: Whether the published splits share videos.
     """
 
     names: tuple[str, ...]
     widths: dict[str, int]
+    scale: Scale
+    folder: str
+    text: int = 768
+    other_widths: Mapping[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    shares_videos: bool = False
+
+    def widths_of(self, path: Path) -> dict[str, int]:
+        """Widths of vision and audio in a file."""
+        return self.other_widths.get(path.name, self.widths)
 
 
 _MMSA = ("aligned_50.pkl", "unaligned_50.pkl")
+_RAW = {"vision": 35, "audio": 74}  # FACET and COVAREP
+_PUNCHLINE = {"vision": 371, "audio": 81}  # OpenFace and COVAREP, of MultiBench
 
 PUBLISHED_FILES = {
-    "mosi": PublishedFiles((*_MMSA, "mosi_data.pkl", "mosi_data_noalign.pkl"), {"vision": 20, "audio": 5}),
-    "mosei": PublishedFiles(
-        (*_MMSA, "mosei_senti_data.pkl", "mosei_senti_data_noalign.pkl"), {"vision": 35, "audio": 74}
+    "mosi": PublishedFiles(
+        (*_MMSA, "mosi_data.pkl", "mosi_data_noalign.pkl", "mosi_raw.pkl"),
+        {"vision": 20, "audio": 5},
+        SENTIMENT,
+        "MOSI",
+        other_widths={"mosi_raw.pkl": _RAW},
     ),
+    "mosei": PublishedFiles(
+        (*_MMSA, "mosei_senti_data.pkl", "mosei_senti_data_noalign.pkl", "mosei_raw.pkl"), _RAW, SENTIMENT, "MOSEI"
+    ),
+    "ch-sims": PublishedFiles(("unaligned_39.pkl",), {"vision": 709, "audio": 33}, SIMS, "SIMS", shares_videos=True),
+    "ur-funny": PublishedFiles(("humor.pkl",), _PUNCHLINE, HUMOUR, "UR-FUNNY", text=300),
+    "mustard": PublishedFiles(("sarcasm.pkl",), _PUNCHLINE, SARCASM, "MUSTARD", text=300),
 }
 
 NOT_FINITE: dict[str, Callable[[np.ndarray], np.ndarray]] = {"NaN": np.isnan, "−∞": np.isneginf, "+∞": np.isposinf}

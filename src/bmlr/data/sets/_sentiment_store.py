@@ -1,4 +1,4 @@
-"""Published feature files of MOSI and MOSEI, converted to arrays once."""
+"""Published feature files of text, vision and audio, converted to arrays once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from bmlr._files import file_checksum
 from bmlr.data._base import SPLITS, SplitName
 from bmlr.data._group_split import leave_out_shared
 from bmlr.data.readers._pickles import read_arrays_pickle
-from bmlr.data.sets._sentiment_classes import CLASS_NAMES, sentiment_classes
 from bmlr.data.sets._sentiment_files import (
     MODALITIES,
     NOT_FINITE,
@@ -38,14 +37,14 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
     set and need no other conversion.
 
     Args:
-        name: ``mosi`` or ``mosei``.
+        name: ``mosi``, ``mosei``, ``ch-sims``, ``ur-funny`` or ``mustard``.
         source: The published file, or a folder with it.
         dest: Folder in which the folder ``<name>-<hash>`` is made.
         file: Name of the published file, where the folder holds several.
 
     Returns:
-        Counts by published split and (of 7) class; as notes, a sentence per modality and one for the clean protocol
-        if it leaves samples out.
+        Counts by published split and class, of the finest ones; as notes, a sentence per modality and one for the clean
+        protocol if it leaves samples out.
 
     Raises:
         FileNotFoundError: If there is no such file; the message says where it was looked for.
@@ -55,18 +54,18 @@ def prepare_sentiment(name: str, source: Path, dest: Path, *, file: str | None =
     check_choice("data", name, PUBLISHED_FILES)
     path = _find_source(name, Path(source), file)
     folder, arrays, made = _converted(name, path, Path(dest))
-    classes = CLASS_NAMES[7]
-    targets = sentiment_classes(arrays["scores"])
+    scale = PUBLISHED_FILES[name].scale
+    classes, targets = scale.classes, scale.classify(arrays["scores"])
     counts: dict[str, dict[str, int]] = {}
     for code, split in enumerate(SPLITS):
         numbers = np.bincount(targets[arrays["split"] == code], minlength=len(classes)).tolist()
         counts[split] = dict(zip(classes, numbers, strict=True))
     samples = {split: sum(by_class.values()) for split, by_class in counts.items()}
-    notes = (*_notes(arrays), *_check_widths(name, path, arrays), *describe_counts(counts, samples))
+    notes = (*_notes(name, arrays), *_check_widths(name, path, arrays), *describe_counts(counts, samples))
     return PrepareResult(folder, classes, counts, samples, (), len(targets) if made else 0, notes)
 
 
-def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+def _notes(data: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Sentences on the contents of a converted file."""
     notes = []
     for index, name in enumerate(MODALITIES):
@@ -79,7 +78,8 @@ def _notes(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
             f"{arrays['padding'][index]}; set to 0: {replaced}; {arrays['beyond'][index]} steps beyond the stated "
             f"length left out; {(lengths == 0).sum()} samples without it"
         )
-    _, left_out = split_samples(arrays, "clean") if arrays["videos"].all() else ({}, np.zeros(0, dtype=np.int64))
+    separates = arrays["videos"].all() and not PUBLISHED_FILES[data].shares_videos
+    _, left_out = split_samples(arrays, "clean") if separates else ({}, np.zeros(0, dtype=np.int64))
     if len(left_out):
         ids = ", ".join(arrays["ids"][left_out[:5]].tolist())
         more = ", …" if len(left_out) > 5 else ""
@@ -132,7 +132,8 @@ def _find_source(name: str, source: Path, file: str | None) -> Path:
     """Path of the published file."""
     if source.is_file():
         return source
-    folders = [source, source / "Processed", source / name, source / name.upper(), source / name.upper() / "Processed"]
+    published = source / PUBLISHED_FILES[name].folder
+    folders = [source, source / "Processed", source / name, published, published / "Processed"]
     names = PUBLISHED_FILES[name].names if file is None else (file,)
     paths: list[Path] = []
     for path in (folder / file_name for folder in folders for file_name in names):
@@ -206,20 +207,22 @@ def _convert(name: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_identity(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse a file of the other data set.
+    """Refuse a file of another data set.
 
-    Both have files of the same names.
+    Several have files of the same names.
     """
     widths = {modality: arrays[modality].shape[1] for modality in ("vision", "audio")}
+    if widths == PUBLISHED_FILES[name].widths_of(path) or path.name.startswith(f"{name}_"):
+        return
     for other_name, published in PUBLISHED_FILES.items():
-        if other_name != name and widths == published.widths and not path.name.startswith(f"{name}_"):
+        if other_name != name and widths == published.widths:
             raise ValueError(f"{path} should be of '{name}'. Its widths, {widths}, are those of '{other_name}'.")
 
 
 def _check_widths(name: str, path: Path, arrays: Mapping[str, np.ndarray]) -> list[str]:
     """Warning for widths that no published file of the data set has."""
     widths = {modality: arrays[modality].shape[1] for modality in ("vision", "audio")}
-    published = PUBLISHED_FILES[name].widths
+    published = PUBLISHED_FILES[name].widths_of(path)
     if widths == published:
         return []
     sentence = (
@@ -237,16 +240,22 @@ def _check_scores(name: str, path: Path, scores: np.ndarray) -> None:
     """Refuse scores of another data set, of which classes could be made all the same."""
     low, high = float(scores.min()), float(scores.max())
     values = np.unique(scores)
-    if low < -3 or high > 3:
-        reason = f"they range from {low:g} to {high:g}, beyond [-3, 3]"
+    scale = PUBLISHED_FILES[name].scale
+    if scale.values is not None:
+        if set(values.tolist()) <= set(scale.values):
+            return
+        wanted = " and ".join(f"{value:g}" for value in scale.values)
+        reason = f"they range from {low:g} to {high:g}, and those of '{name}' are {wanted}"
+    elif low < -scale.limit or high > scale.limit:
+        reason = f"they range from {low:g} to {high:g}, beyond [-{scale.limit:g}, {scale.limit:g}]"
     elif len(values) <= 3 and (values == values.round()).all():
         reason = f"they are only {', '.join(f'{value:g}' for value in values)}: classes, as of sarcasm or humour"
-    elif len(scores) >= 20 and max(abs(low), abs(high)) <= 1:
+    elif scale.limit == 3 and len(scores) >= 20 and max(abs(low), abs(high)) <= 1:
         reason = f"they range from {low:g} to {high:g}, as those of CH-SIMS, not over [-3, 3]"
     else:
         return
     raise ValueError(
-        f"{path} should hold sentiment scores of '{name}'. It is another data set: {reason}. Of other data, write a "
+        f"{path} should hold scores of '{name}'. It is another data set: {reason}. Of other data, write a "
         "table with a class and files of features for each sample, and prepare it as a manifest."
     )
 
@@ -261,7 +270,7 @@ def split_samples(arrays: Mapping[str, np.ndarray], protocol: str) -> tuple[dict
     if len(unknown):
         raise ValueError(
             "Protocol 'clean' needs identifiers that tell the source video, as 'video$_$clip'. "
-            f"Found {arrays['ids'][unknown[0]]!r}."
+            f"Found '{arrays['ids'][unknown[0]]}'. Protocol 'paper' takes the published split."
         )
     rows = leave_out_shared(rows, videos.tolist())
     return rows, np.setdiff1d(np.arange(len(split)), np.concatenate(list(rows.values())))
