@@ -283,7 +283,7 @@ class TestSentiment:
         ],
     )
     def test_scores_of_another_data_set_are_refused(self, capsys, data, scores, message):
-        self.write("file.pkl", (64, 709, 33), scores)
+        self.write("file.pkl", (64, 47, 33), scores)  # widths of no published file
         status, text = prepare(capsys, data, "file.pkl", "out")
         assert status == 2
         assert message in text
