@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 import bmlr
 from bmlr.diagnosis._judge import choose_methods
 from bmlr.methods import Conformance, Losses, Method, MethodInfo, Remedy
-from bmlr.reproduction._scales import SCALES, scaled_method
+from bmlr.reproduction._scales import SCALES, method_at
 
 TESTS = Path(__file__).parents[1]
 
@@ -52,11 +52,11 @@ def test_the_registry_knows_a_new_method():
 
 @pytest.mark.usefixtures("newcomer")
 def test_a_short_reproduction_scales_its_epochs(monkeypatch):
-    assert scaled_method("Newcomer", SCALES["small"], 10) == "Newcomer:pause=5"
-    assert scaled_method("Newcomer", SCALES["paper"], 70) == "Newcomer"
+    assert method_at(SCALES["small"], "Newcomer", 10) == "Newcomer:pause=5"
+    assert method_at(SCALES["paper"], "Newcomer", 70) == "Newcomer"
     monkeypatch.setattr(Newcomer, "pass_parameters", ("pause",))
-    assert scaled_method("Newcomer", SCALES["small"], 10) == "Newcomer:pause=1@10"
-    assert scaled_method("Newcomer", SCALES["paper"], 70) == "Newcomer@2"
+    assert method_at(SCALES["small"], "Newcomer", 10) == "Newcomer:pause=1@10"
+    assert method_at(SCALES["paper"], "Newcomer", 70) == "Newcomer@2"
 
 
 @pytest.mark.usefixtures("newcomer")

@@ -9,7 +9,7 @@ from typing import Any
 
 from bmlr.benchmark._jobs import Job
 from bmlr.benchmark._plan import make_plan
-from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces, with_values
+from bmlr.benchmark._space import OPTIMIZER, Range, grid_points, parse_spaces
 from bmlr.benchmark._study import Search, corners
 from bmlr.benchmark.engines import Engine
 from bmlr.benchmark.grid import make_jobs
@@ -17,6 +17,7 @@ from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.model import MultimodalClassifier
+from bmlr.runs.settings import text_of
 from bmlr.tables import Cell, Table
 
 
@@ -53,18 +54,37 @@ class Problem:
 
     def jobs(self, method: MethodSpecification, values: Mapping[str, Any]) -> list[Job]:
         """The runs of a trial."""
-        searched: dict[str, Any] = {
-            name.removeprefix(OPTIMIZER): float(value) for name, value in values.items() if name.startswith(OPTIMIZER)
-        }
-        rates = dataclasses.replace(self.optimizer or OptimizerOptions(), **searched)
         return make_jobs(
             self.data,
-            [with_values(method, values)],
+            [method],
             self.seeds,
             model=self.model,
-            optimizer=rates,
+            optimizer=self.optimizer,
             trainer=self.trainer,
+            tuned={method.text: values},
         )
+
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """Default values of what is searched, by the text of the method; empty unless they come first.
+
+        Raises:
+            ValueError: If a default is outside its range.
+        """
+        return {method.text: self._defaults(method) for method in self.methods if self.search.defaults_first}
+
+    def _defaults(self, method: MethodSpecification) -> dict[str, Any]:
+        config = self.jobs(method, {})[0].config
+        values = {}
+        for name, allowed in self.ranges[method.text].items():
+            known = vars(config.optimizer) if name.startswith(OPTIMIZER) else config.method.hparams
+            default = known[name.removeprefix(OPTIMIZER)]
+            values[name] = text_of(default) if allowed.choices else default
+            if not allowed.holds(values[name]):
+                raise ValueError(
+                    f"Space '{allowed}' of '{method.text}' should hold the default, {text_of(default)}, which is the "
+                    "first trial."
+                )
+        return values
 
     def trial_jobs(self, method: MethodSpecification, values: Mapping[str, Any], place: int) -> list[Job]:
         """The runs of a trial, named by its place."""
@@ -137,6 +157,7 @@ def make_problem(
     for method in specifications:
         for values in corners(ranges[method.text]):
             problem.jobs(method, values)
+    problem.defaults()
     return problem
 
 

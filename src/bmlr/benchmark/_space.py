@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bmlr._checks import nearest_name
 from bmlr.benchmark.specification import MethodSpecification, specify
+from bmlr.config import OptimizerOptions
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -42,6 +43,12 @@ class Range:
             return f"{self.name}={'|'.join(self.choices)}"
         scale = "" if self.scale == "linear" else f":{self.scale}"
         return f"{self.name}={self.low:g}:{self.high:g}{scale}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value may be taken."""
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, (int, float)) and self.low <= value <= self.high
 
     def distribution(self) -> BaseDistribution:
         """The range as Optuna takes it."""
@@ -201,3 +208,11 @@ def with_values(method: MethodSpecification, values: Mapping[str, Any]) -> Metho
     searched = {name: str(value) for name, value in values.items() if not name.startswith(OPTIMIZER)}
     parameters = {**method.parameters, **searched}
     return specify(method.name, parameters, method.epochs)
+
+
+def with_rates(optimizer: OptimizerOptions, values: Mapping[str, Any]) -> OptimizerOptions:
+    """Options of the optimiser with the searched values of its own."""
+    searched: dict[str, Any] = {
+        name.removeprefix(OPTIMIZER): float(value) for name, value in values.items() if name.startswith(OPTIMIZER)
+    }
+    return dataclasses.replace(optimizer, **searched)

@@ -30,18 +30,22 @@ class Search:
         sampler: tpe (Bayesian, seeded) or grid.
         seed: Seed of the sampler.
         parallel: Trials of a method that are chosen before the first of them is known.
+        defaults_first: Whether the first trial of a method has its defaults, so that the best is none worse than they.
     """
 
     trials: int | None = None
     sampler: Literal["tpe", "grid"] = "tpe"
     seed: int = 0
     parallel: int = 1
+    defaults_first: bool = False
 
     def __post_init__(self) -> None:
         check_choice("sampler", self.sampler, ("tpe", "grid"))
         if self.trials is not None:
             check_integer("trials", self.trials, 1)
         check_integer("parallel", self.parallel, 1)
+        if self.defaults_first and self.sampler == "grid":
+            raise ValueError("Parameter `defaults_first` is for the sampler tpe: a grid has its own order.")
 
 
 def corners(space: Mapping[str, Range]) -> list[dict[str, Any]]:
@@ -122,8 +126,9 @@ def next_trials(
     ranges: Mapping[str, Mapping[str, Range]],
     search: Search,
     number: int,
+    defaults: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[MethodSpecification, FrozenTrial]]:
-    """The next trials: those under way, or new ones of every method."""
+    """The next trials: those under way, or new ones of every method; the first is of its ``defaults``, if any."""
     from optuna.trial import Trial, TrialState
 
     batch = []
@@ -141,7 +146,9 @@ def next_trials(
         end = -(-counted // search.parallel) * search.parallel
         if end == counted and not under_way:
             end += search.parallel
-        batch += [(method, _ask(study, space, search, index)) for index in range(counted, min(end, number))]
+        for index in range(counted, min(end, number)):
+            first = defaults.get(method.text) if index == 0 else None
+            batch.append((method, _ask(study, space, search, index, first)))
     return batch
 
 
@@ -153,8 +160,10 @@ def counted_trials(study: Study) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state != TrialState.WAITING and not trial.user_attrs.get(_VOID)]
 
 
-def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -> FrozenTrial:
-    """Choose the values of a trial.
+def _ask(
+    study: Study, space: Mapping[str, Range], search: Search, index: int, given: Mapping[str, Any] | None
+) -> FrozenTrial:
+    """Choose the values of a trial, unless they are given.
 
     Each has a sampler of its own: what it suggests depends on the trials before it and on its number alone.
     """
@@ -163,7 +172,8 @@ def _ask(study: Study, space: Mapping[str, Range], search: Search, index: int) -
 
     study.sampler = TPESampler(seed=search.seed * 100_003 + index, constant_liar=search.parallel > 1)
     # A point may wait already, from a process that was killed before it asked for the point.
-    if search.sampler == "grid" and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-        study.enqueue_trial(grid_points(space)[index])
+    point = grid_points(space)[index] if search.sampler == "grid" else given
+    if point is not None and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+        study.enqueue_trial(dict(point))
     trial = study.ask({name: values.distribution() for name, values in space.items()})
     return study.get_trials(deepcopy=False)[trial.number]

@@ -112,7 +112,9 @@ def tune(  # noqa: PLR0913
         made = sum(len(counted_trials(study)) for study in studies.values())
         for line in problem.lines(store, engine, made):
             say(line)
-        while batch := next_trials(studies, problem.methods, problem.ranges, problem.search, problem.number):
+        while batch := next_trials(
+            studies, problem.methods, problem.ranges, problem.search, problem.number, problem.defaults()
+        ):
             try:
                 _run_trials(batch, studies, problem, store, engine, say)
             except KeyboardInterrupt as error:
@@ -141,6 +143,7 @@ def _identity(problem: Problem, method: MethodSpecification) -> dict[str, Any]:
             name: dataclasses.asdict(values) | {"choices": list(values.choices)} for name, values in space.items()
         },
         "sampler": search.sampler,
+        "defaults_first": search.defaults_first,
         "sampler_seed": search.seed,
         "seeds": list(seeds),
     }

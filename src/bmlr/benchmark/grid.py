@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bmlr._files import atomic_write_text
 from bmlr.benchmark._jobs import BUSY, FAILED, STOPPED, Job, with_required
 from bmlr.benchmark._plan import make_plan, prepare_data, task_of
 from bmlr.benchmark._progress import Progress
 from bmlr.benchmark._server import Task
+from bmlr.benchmark._space import with_rates, with_values
 from bmlr.benchmark.engines import LOST, Engine, LocalEngine
 from bmlr.benchmark.specification import MethodSpecification, parse_method
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, as_options, fill_defaults
@@ -36,10 +38,21 @@ def make_jobs(
     model: ModelOptions | Callable[..., MultimodalClassifier] | None = None,
     optimizer: OptimizerOptions | None = None,
     trainer: TrainerOptions | None = None,
+    tuned: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Job]:
     """Make a job for every method and seed.
 
-    All have the same options, except the epochs of a method that names its own.
+    All have the same options, except the epochs of a method that names its own, and what was searched.
+
+    Args:
+        data: Data set.
+        methods: Methods, as :func:`bmlr.benchmark.specification.parse_method` reads them.
+        seeds: Seeds.
+        model: Options of the model, or a function that makes a whole one.
+        optimizer: Options of the optimiser.
+        trainer: Options of the trainer.
+        tuned: Values found by a search, by the text of the method, as ``best`` of :func:`bmlr.benchmark.tune` holds
+            them. Labels do not show them.
 
     Raises:
         ValueError: If there is no method or seed, one is named twice, or a method does not take a parameter.
@@ -62,8 +75,10 @@ def make_jobs(
     jobs = []
     for seed in seeds:
         for method in specifications:
+            searched = (tuned or {}).get(method.text, {})
             length = trainer if method.epochs is None else dataclasses.replace(trainer, epochs=method.epochs)
-            jobs.append(Job(method.text, RunConfig(data, method.make(), options, optimizer, length, seed)))
+            made, rates = with_values(method, searched).make(), with_rates(optimizer, searched)
+            jobs.append(Job(method.text, RunConfig(data, made, options, rates, length, seed)))
     return jobs
 
 

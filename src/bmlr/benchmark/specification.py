@@ -83,6 +83,37 @@ def method_text(method: Method) -> str:
     return specify(type(method).__name__, changed).text
 
 
+def scaled_method(name: str, epochs: int, *, of: int | None = None, single_passes: bool = True) -> str:
+    """A method's specification for ``epochs`` epochs of data passes.
+
+    A method whose epoch is several passes over the data gets fewer epochs.
+
+    Args:
+        name: Name of the method.
+        epochs: Epochs of a method with one pass over the data in each.
+        of: Epochs that defaults which count epochs are meant for: they shrink in proportion, so that a warm-up ends in
+            time; None leaves them.
+        single_passes: Whether the passes that a method counts within an epoch are one of each kind.
+
+    Example:
+        >>> scaled_method("MIDAS", 14, of=70), scaled_method("ReconBoost", 14, of=70)
+        ('MIDAS:warmup=1', 'ReconBoost:t1=1,t2=1@7')
+    """
+    method = bmlr.methods.get(name)
+    defaults = method().hparams
+    parameters: dict[str, int] = {}
+    counting = [key for key in method.epoch_parameters if of is not None and defaults[key] is not None]
+    for key in counting:
+        counted = int(key == "last_epoch")  # the last of the epochs from 0, one more than its number
+        parameters[key] = max(1, round(epochs / (of or 1) * (defaults[key] + counted))) - counted
+    if single_passes:
+        parameters |= dict.fromkeys(method.pass_parameters, 1)
+    passes = sum({**defaults, **parameters}[key] for key in method.pass_parameters)
+    return specify(
+        name, {k: str(v) for k, v in parameters.items()}, max(2, round(epochs / passes)) if passes else None
+    ).text
+
+
 def parse_data(text: str) -> MultimodalData:
     """Make a data set from ``NAME`` or ``NAME:parameter=value,…``.
 

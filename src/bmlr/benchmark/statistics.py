@@ -157,6 +157,64 @@ def mean_ranks(accuracies: pd.DataFrame) -> pd.Series[float]:
     return pd.Series(ranks.mean(axis=1), index=complete.index, name="mean rank")
 
 
+@dataclasses.dataclass(frozen=True)
+class RankTest:
+    """Test of mean ranks over data sets.
+
+    Attributes:
+        ranks: Mean rank of each method, 1 for the best.
+        data_sets: Number of data sets.
+        p_value: Of Friedman's test, whose hypothesis is that all methods are equal; None of fewer than three methods or
+            two data sets.
+        critical_difference: Nemenyi's: mean ranks that differ by less are not told apart; None as for ``p_value``.
+    """
+
+    ranks: pd.Series[float]
+    data_sets: int
+    p_value: float | None
+    critical_difference: float | None
+
+
+def rank_test(scores: pd.DataFrame, *, level: float = 0.95) -> RankTest:
+    r"""Mean ranks with Friedman's test and Nemenyi's critical difference.
+
+    Of k methods over N data sets the critical difference is
+
+    .. math::
+        q\,\sqrt{\frac{k (k + 1)}{6 N}},
+
+    q being the quantile of the studentised range of k means, divided by √2 (Demšar, *Statistical comparisons of
+    classifiers over multiple data sets*, JMLR 7, 2006, Sec. 3.2.2). Few data sets and many methods make it large.
+
+    Args:
+        scores: A row per method, a column per data set; larger is better. A data set that some method lacks is left
+            out.
+        level: Confidence level of the critical difference.
+
+    Raises:
+        ValueError: If no data set has all methods.
+
+    Example:
+        >>> import pandas as pd
+        >>> found = rank_test(pd.DataFrame([[0.7, 0.8, 0.9], [0.6, 0.7, 0.8], [0.5, 0.6, 0.7]], index=["a", "b", "c"]))
+        >>> found.ranks.tolist(), round(found.critical_difference, 2), round(found.p_value, 2)
+        ([1.0, 2.0, 3.0], 1.91, 0.05)
+    """
+    from scipy.stats import friedmanchisquare, studentized_range
+
+    ranks, complete = mean_ranks(scores), scores.dropna(axis=1)
+    methods, data_sets = complete.shape
+    if methods < 3 or data_sets < 2:
+        return RankTest(ranks, data_sets, None, None)
+    quantile = float(studentized_range.ppf(level, methods, np.inf)) / math.sqrt(2)
+    return RankTest(
+        ranks,
+        data_sets,
+        float(friedmanchisquare(*complete.to_numpy(dtype=float)).pvalue),
+        quantile * math.sqrt(methods * (methods + 1) / (6 * data_sets)),
+    )
+
+
 def estimate(values: Iterable[float | None]) -> Estimate:
     """Mean and sample standard deviation of the defined values.
 

@@ -5,10 +5,11 @@ per modality return the Axes by name.
 """
 
 from bmlr.figures._curves import plot_ratio, plot_reshaped_share, plot_scores
-from bmlr.figures._tables import plot_methods, plot_surface
+from bmlr.figures._tables import plot_methods, plot_ranks, plot_surface
 
 __all__ = [
     "plot_methods",
+    "plot_ranks",
     "plot_ratio",
     "plot_reshaped_share",
     "plot_scores",

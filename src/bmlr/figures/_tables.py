@@ -165,6 +165,44 @@ def plot_methods(
     return ax
 
 
+def plot_ranks(ranks: pd.Series[float], critical_difference: float | None = None, *, ax: Axes | None = None) -> Axes:
+    """Mean ranks of methods over data sets, the best on top.
+
+    A band reaches from the best as far as the critical difference: methods in it are not told apart from the best.
+
+    Args:
+        ranks: Mean rank by method, 1 for the best.
+        critical_difference: Difference of mean ranks from which two methods are told apart; None draws no band.
+        ax: Where to draw; a new figure if left out.
+
+    Raises:
+        ValueError: If there is no method.
+
+    Example:
+        >>> import pandas as pd
+        >>> axes = plot_ranks(pd.Series({"Joint": 2.0, "BMLR": 1.0}), 0.7)
+        >>> [label.get_text() for label in axes.get_yticklabels()]
+        ['BMLR', 'Joint']
+    """
+    if not len(ranks):
+        raise ValueError("`ranks` should hold at least one method. Found none.")
+    ordered = ranks.sort_values(kind="stable")
+    ax = open_panel(ax, 6.4, 1.0 + 0.19 * len(ordered))
+    best = float(ordered.iloc[0])
+    if critical_difference is not None:
+        ax.axvspan(best, best + critical_difference, color="0.88", linewidth=0, label="not told apart from the best")
+    ax.hlines(range(len(ordered)), 1, ordered, color="0.75", linewidth=0.8)
+    ax.scatter(ordered, range(len(ordered)), color=COLOURS[1], s=22, zorder=3)
+    ax.set_yticks(range(len(ordered)), [plain_text(name) for name in ordered.index], fontsize=9)
+    ax.set(xlabel="mean rank (1 is best)", ylim=(len(ordered) - 0.4, -0.6))
+    ax.set_xlim(left=0.5)
+    ax.tick_params(axis="y", length=0)
+    tidy(ax)
+    if critical_difference is not None:
+        add_legend(ax, loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderaxespad=0.2, fontsize=9)
+    return ax
+
+
 def _rectangle(corner: tuple[float, float], **look: Any) -> Any:
     from matplotlib.patches import Rectangle
 

@@ -30,7 +30,7 @@ from bmlr.reproduction._scales import (
     data_names,
     digits_note,
     make_all_data,
-    scaled_method,
+    method_at,
     scaled_options,
 )
 from bmlr.tables import Table, write_table
@@ -168,7 +168,7 @@ def _find_experiments(names: Sequence[str]) -> list[Experiment]:
 
 def _jobs(row: Row, data: MultimodalData, settings: Settings) -> list[Job]:
     model, optimizer, trainer = scaled_options(settings, data)
-    method = scaled_method(row.method, SCALES[settings.scale], trainer.epochs or 1)
+    method = method_at(SCALES[settings.scale], row.method, trainer.epochs or 1)
     specification = parse_method(method)
     if tuned := _tuned_parameters(specification.name, data, settings):
         parameters = ",".join(f"{key}={value}" for key, value in {**tuned, **specification.parameters}.items())

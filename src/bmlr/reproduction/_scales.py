@@ -12,7 +12,7 @@ from typing import Literal
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import check_choice
-from bmlr.benchmark.specification import parse_data
+from bmlr.benchmark.specification import parse_data, scaled_method
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.reproduction._paper import Experiment
@@ -170,25 +170,10 @@ def check_data(data: Iterable[MultimodalData]) -> None:
         raise FileNotFoundError(" ".join(missing) + " Name another folder with --root, or fewer data sets with --data.")
 
 
-def scaled_method(name: str, scale: Scale, epochs: int) -> str:
-    """A method's specification for ``epochs`` epochs of data passes.
-
-    At less than the paper's epochs the parameters that count epochs shrink in proportion, so that a warm-up ends in
-    time. A method whose epoch is several passes over the data gets fewer epochs.
-    """
-    method = bmlr.methods.get(name)
-    defaults = method().hparams
-    fraction = epochs / SCALES["paper"].epochs
-    parameters: dict[str, int] = {}
-    if scale is not SCALES["paper"]:
-        for key in method.epoch_parameters:
-            counted = int(key == "last_epoch")  # the last of the epochs from 0, one more than its number
-            parameters[key] = max(1, round(fraction * (defaults[key] + counted))) - counted
-    if scale.single_passes:
-        parameters |= dict.fromkeys(method.pass_parameters, 1)
-    passes = sum({**defaults, **parameters}[key] for key in method.pass_parameters)
-    suffix = f"@{max(2, round(epochs / passes))}" if passes else ""
-    return name + (":" + ",".join(f"{key}={value}" for key, value in parameters.items()) if parameters else "") + suffix
+def method_at(scale: Scale, name: str, epochs: int) -> str:
+    """A method's specification for ``epochs`` epochs of data passes at a scale."""
+    of = None if scale is SCALES["paper"] else SCALES["paper"].epochs
+    return scaled_method(name, epochs, of=of, single_passes=scale.single_passes)
 
 
 def scaled_options(settings: Settings, data: MultimodalData) -> tuple[ModelOptions, OptimizerOptions, TrainerOptions]:
