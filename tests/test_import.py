@@ -93,35 +93,46 @@ for line in {
     assert result.returncode == 0, result.stderr
 
 
-def modules_after(*lines):
-    """Top-level modules imported by a program in a fresh interpreter."""
-    program = "\n".join((
-        "import sys, os, contextlib",
-        "with contextlib.redirect_stdout(open(os.devnull, 'w')), contextlib.redirect_stderr(sys.stdout):",
-        *(f"    {line}" for line in lines),
-        "print(*{name.partition('.')[0] for name in sys.modules})",
-    ))  # fmt: skip
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
-    return set(result.stdout.split())
+def modules_after(*stages):
+    """Top-level modules imported by then, after each stage of a program in one fresh interpreter."""
+    program = ["import sys, os, contextlib, io", "told = sys.stdout"]
+    for lines in stages:
+        program += [
+            "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):",
+            *(f"    {line}" for line in lines),
+            "print(*{name.partition('.')[0] for name in sys.modules}, file=told)",
+        ]
+    result = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", "\n".join(program)], capture_output=True, text=True, check=True
+    )
+    return [set(line.split()) for line in result.stdout.splitlines()]
 
 
-def test_commands_import_what_they_need():
+def test_commands_and_packages_import_what_they_need():
     """Help, version, a wrong command and the list of methods would otherwise take seconds."""
 
-    def modules_of(*lines):
-        return modules_after("import bmlr.cli", *(f"bmlr.cli.main({line.split()})" for line in lines))
+    def typed(*lines):
+        return [f"bmlr.cli.main({line.split()})" for line in lines]
 
     pages = ["--help", "--version", "tran", "methods", "", *(f"{name} --help" for name in COMMANDS), *COMMANDS]
     pages.remove("compare")  # without options it compares the runs in runs/
-    assert not modules_of(*pages) & {"jsonargparse", "lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
     wrong = ["train digits --method BMLR --trainer.epochs x", "compare digits --seeds x", "prepare ave a b --size x"]
-    assert not modules_of(*wrong) & {"lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
-    assert "lightning" in modules_of("evaluate nowhere")
+    package, of_pages, of_wrong, of_evaluate, of_compare = modules_after(
+        ["import bmlr"],
+        ["import bmlr.cli", *typed(*pages)],
+        typed(*wrong),
+        typed("evaluate nowhere"),
+        ["bmlr.benchmark.compare"],
+    )
+    heavy = {"lightning", "pandas", "matplotlib", "sklearn", "ray", "av"}
+    assert not package & {*heavy, "jsonargparse", "docstring_parser"}
+    assert not of_pages & {*heavy, "jsonargparse"}
+    assert not of_wrong & heavy
+    assert "lightning" in of_evaluate
+    assert "pandas" in of_compare
 
 
-def test_packages_with_further_needs_are_attributes():
-    assert "pandas" not in modules_after("import bmlr")
-    assert "pandas" in modules_after("import bmlr", "bmlr.benchmark.compare")
+def test_a_wrong_attribute_is_named():
     with pytest.raises(AttributeError, match="no attribute 'trainig'"):
         _ = bmlr.trainig
 

@@ -67,8 +67,9 @@ def test_names_in_another_encoding(table, capsys):
     assert "has a name that is not UTF-8. Choose another." in capsys.readouterr().err
     assert not Path(bad).exists()
     # A terminal of ASCII alone, no home folder, and the same names.
-    line = f"{shlex.quote(sys.executable)} -m bmlr"
-    script = f"{line} evaluate $'r\\xff[red]'; {line} inspect manifest --data.root $'o\\xff' --samples 5 | cat"
+    program = "import sys; from bmlr.cli import main; main(sys.argv[1:3]); main(sys.argv[3:])"
+    words = r"evaluate $'r\xff[red]' inspect manifest --data.root $'o\xff' --samples 5"
+    script = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} {words} | cat"
     variables = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, check=False)  # noqa: S603, S607
     assert b"There is no run in r\\udcff[red]" in done.stderr

@@ -60,28 +60,29 @@ def test_a_width_that_is_not_told_is_found_by_a_trial():
     assert model.fusion.feature_dims["audio"] == 7
 
 
-def test_compare_trains_own_parts_and_evaluate_reads_them(tmp_path):
-    """Commands are processes of their own, and the module lies in their working directory."""
+def test_compare_trains_own_parts_and_evaluate_reads_them(tmp_path, capsys, monkeypatch):
+    """The processes of a comparison are new ones, and the module lies in their working directory."""
     (tmp_path / "mymodel.py").write_text("import own_parts\n\nclass Wide(own_parts.Net): pass\nVote = own_parts.Late\n")
     environment = {**os.environ, "PYTHONPATH": str(Path(own_parts.__file__).parent), "OMP_NUM_THREADS": "1"}
-
-    def command(*words):
-        return subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "bmlr", *words],
-            capture_output=True, text=True, check=False, env=environment, cwd=tmp_path,
-        )  # fmt: skip
-
     model = ["--model.fusion", "mymodel.Vote:temperature=2", "--model.encoders.image", "mymodel.Wide:width=6"]
-    done = command("compare", "toy.Toy", "--methods", "Joint", "BMLR", "--seeds", "0", *model, "--runs", "runs", *QUICK)
+    words = ["compare", "toy.Toy", "--methods", "BMLR", "--seeds", "0", *model, "--runs", "runs", *QUICK]
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "bmlr", *words],
+        capture_output=True, text=True, check=False, env=environment, cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = next((tmp_path / "runs").glob("toy-BMLR-*"))
     entries = yaml.safe_load((run / "config.yaml").read_text())["model"]
     assert entries["encoders"] == {"image": {"class_path": "mymodel.Wide", "init_args": {"width": 6}}}
     assert entries["fusion"] == {"class_path": "mymodel.Vote", "init_args": {"temperature": 2}}
-    assert command("evaluate", str(run), "--import", "toy,mymodel").returncode == 0
-    unknown = command("evaluate", str(run), "--import", "toy").stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, unknown = run_command(["evaluate", run, "--import", "toy"], capsys)
+    assert status == 2
     assert "'mymodel.Wide' is an encoder of your own: import its module first" in unknown
     assert "--import mymodel" in unknown
+    status, _, error = run_command(["evaluate", run, "--import", "toy,mymodel"], capsys)
+    sys.modules.pop("mymodel")
+    assert status == 0, error
 
 
 @pytest.mark.parametrize("command", ["tune --space alpha=0:1", "compare", "reproduce table1"])
