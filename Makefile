@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
-.PHONY: demo test lint test-slow test-lowest soak coverage mutation mutation-again dist clean
+.PHONY: demo test lint test-slow test-lowest soak coverage mutation mutation-again docs docs-serve notebooks dist clean
 
 demo: $(VENV)/.installed  ## Train joint, Uniform-Baseline and BMLR on the embedded digits; table and figure in demo/
 	$(BIN)/python examples/demo.py
@@ -68,6 +68,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed  ## The site in site/, read from the folder without a network; warnings are errors
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/.installed  ## The site at http://127.0.0.1:8000, made again at every change
+	$(BIN)/python -m mkdocs serve
+
+notebooks: $(VENV)/.installed  ## Run the notebooks of docs/notebooks and keep what they print and draw
+	$(BIN)/python scripts/run_notebooks.py
+
 dist: $(VENV)/.installed  ## Wheel and source archive in dist/, checked
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
@@ -75,4 +85,4 @@ dist: $(VENV)/.installed  ## Wheel and source archive in dist/, checked
 	$(BIN)/python scripts/check_distribution.py
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo runs build dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) demo runs build dist site mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -59,14 +59,15 @@ def _facts(method: Method) -> dict[str, Any]:
     }
 
 
-def _modalities(method: Method) -> str:
+def describe_modalities(method: Method) -> str:
     """Number of modalities, and whether samples must have all."""
     low, high = (_NUMBERS.get(number, str(number)) for number in (method.min_modalities, method.max_modalities))
     number = f"exactly {low}" if low == high else f"{low} {'or more' if high == 'None' else f'to {high}'}"
     return f"{number}, none absent" if method.needs_all_modalities else number
 
 
-def _tasks(method: Method) -> str:
+def describe_tasks(method: Method) -> str:
+    """Tasks that a method is defined for."""
     return "all tasks" if set(method.tasks) == {*_TASKS} else ", ".join(method.tasks)
 
 
@@ -88,7 +89,7 @@ def _print_markdown(methods: list[Method]) -> None:
         info = method.info
         cells = (
             *(info.family, type(method).__name__, f"[{info.paper}]({info.url})", info.venue, info.cost),
-            *(_tasks(method), _modalities(method), _parameters(method)),
+            *(describe_tasks(method), describe_modalities(method), _parameters(method)),
         )
         print(f"| {' | '.join(cells)} |")
 
@@ -110,7 +111,7 @@ def _print_table(methods: list[Method]) -> None:
             table.add_row(f"\n{family.upper()}", style="bold")
         table.add_row(
             f"{type(method).__name__}\n  {method.info.venue}",
-            f"{_modalities(method)}\n{_tasks(method)}",
+            f"{describe_modalities(method)}\n{describe_tasks(method)}",
             method.info.cost,
             _parameters(method),
         )
@@ -130,8 +131,8 @@ def _print_page(method: Method) -> None:
         "venue": f"{info.venue}, {info.url}",
         "family": info.family,
         "cost": info.cost,
-        "tasks": _tasks(method),
-        "modalities": _modalities(method),
+        "tasks": describe_tasks(method),
+        "modalities": describe_modalities(method),
         "parameters": _parameters(method) or "none",
     }
     for name, text in rows.items():

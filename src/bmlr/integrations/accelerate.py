@@ -15,6 +15,8 @@ from bmlr.batch import Batch
 from bmlr.methods import Losses, Method
 from bmlr.model import MultimodalClassifier
 
+__all__ = ["AcceleratedBalancer"]
+
 
 class AcceleratedBalancer(Balancer):
     """A :class:`bmlr.Balancer` whose devices, processes, precision and accumulation are an Accelerator's.

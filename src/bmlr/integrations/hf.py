@@ -20,6 +20,8 @@ from bmlr.model import MultimodalClassifier
 from bmlr.parameters import optimizer_like
 from bmlr.wrapping import WrappedModel
 
+__all__ = ["BalancedTrainer"]
+
 
 class BalancedTrainer(Trainer):
     """A ``transformers.Trainer`` that trains by a method.

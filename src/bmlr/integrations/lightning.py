@@ -21,6 +21,8 @@ from bmlr.methods import EpochContext, Losses, Method, Prediction
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import optimizer_like
 
+__all__ = ["BalancedMixin"]
+
 
 class BalancedMixin(lightning.LightningModule):
     """A LightningModule of one's own, trained by a method.
