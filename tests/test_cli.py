@@ -228,12 +228,12 @@ def test_without_a_command_the_help_is_printed(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_one_description(name):
-    """List of commands, help and README agree, in at most ten words."""
+    """List of commands, help and their page agree, in at most ten words."""
     function = importlib.import_module(f"bmlr.commands.{name}").execute
     assert inspect.getdoc(function).partition("\n")[0] == COMMANDS[name]
     assert len(COMMANDS[name].split()) <= 10
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"| `bmlr {name}` | {COMMANDS[name]} |" in readme
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert f"| `bmlr {name}` | {COMMANDS[name]} |" in page
 
 
 @pytest.mark.parametrize(

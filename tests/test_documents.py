@@ -42,10 +42,10 @@ def test_the_loops_of_the_page_run(tmp_path, monkeypatch):
     assert names["classes"].shape == (5,)
 
 
-def test_the_readme_examples_run():
+def test_the_examples_of_the_page_on_python_run():
     """Exactly as printed: nothing is defined but by the blocks before."""
     names = {}
-    examples = blocks(ROOT / "README.md", "python")
+    examples = blocks(ROOT / "docs" / "python.md", "python")
     assert len(examples) == 3
     for example in examples:
         exec(example, names)  # noqa: S102  (the project's own text)
@@ -55,17 +55,25 @@ def test_the_readme_examples_run():
         torch.testing.assert_close(label.sum(1), torch.ones(8))
 
 
-def test_the_readme_is_short_and_complete():
+def test_the_readme_is_short_and_the_lists_are_complete():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
     outside_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     assert not [line for line in outside_code.splitlines() if len(line) > 125 and not line.startswith(("|", "!"))]
-    for name in [*bmlr.data.available(), *bmlr.methods.available()]:
-        assert f"`{name}`" in text
+    methods, data = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("methods/README.md", "data.md"))
+    assert [name for name in bmlr.methods.available() if f"`{name}`" not in methods] == []
+    assert [name for name in bmlr.data.available() if f"`{name}`" not in data] == []
 
 
-def test_the_command_lines_of_the_readme_are_understood():
-    lines = re.findall(r"^bmlr (.*)$", "\n".join(blocks(ROOT / "README.md", "sh")), flags=re.MULTILINE)
-    assert len(lines) >= 3
+def test_the_difference_of_the_readme_is_that_of_two_loops_that_run():
+    shown = blocks(ROOT / "README.md", "diff")[0]
+    assert shown in blocks(ROOT / "docs" / "integrations.md", "diff")[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_the_command_lines_for_newcomers_are_understood(page):
+    lines = re.findall(r"^bmlr (.*)$", "\n".join(blocks(ROOT / page, "sh")), flags=re.MULTILINE)
+    assert len(lines) >= 2
     for line in lines:
         name, *words = shlex.split(line)
         read_arguments(Command(name, importlib.import_module(f"bmlr.commands.{name}").execute), words)
