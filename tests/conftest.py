@@ -3,6 +3,8 @@
 Its place makes the modules of this folder (``zoo``, ``oracle``) importable.
 """
 
+import gc
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -18,6 +20,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("patient")
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected out of the collector's sight.
+
+    A command that fails in the tests' process runs the collector, which would read all of torch: up to a second each.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
