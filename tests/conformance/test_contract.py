@@ -29,6 +29,7 @@ from subjects import (
 )
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import bmlr
 from bmlr.encoders import resnet18
@@ -507,6 +508,68 @@ def test_a_step_waits_for_no_device(subject, monkeypatch):
                 compute(fresh, moved)
                 fresh.method.adjust_gradients(fresh.model)
             assert not copies.found, batch.tag
+
+
+class FloatsOfTwoWidths(TorchDispatchMode):
+    """Collects operations in which floating-point tensors of two types meet."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if len({tensor.dtype for tensor in tensors if tensor.is_floating_point()}) > 1:
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@each_subject
+def test_all_state_of_a_float64_model_is_float64(subject):
+    """State in single precision would round what a run in double precision computes, differently on each device."""
+    loop = make_loop(subject)
+    loop.run([0, 1])
+    for name, value in loop.method.state_dict().items():
+        assert not (value.is_floating_point() and value.numel()) or value.dtype == torch.float64, name
+    for fresh, batch in kinds(loop):
+        with FloatsOfTwoWidths() as meetings:
+            compute(fresh, batch)
+            fresh.method.adjust_gradients(fresh.model)
+        assert not meetings.found, batch.tag
+
+
+class NumbersOfTheHost(TorchDispatchMode):
+    """Collects operations by which the host learns a number, or the size of a result that depends on numbers."""
+
+    _names = frozenset(
+        ("_local_scalar_dense", "equal", "nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "lift_fresh")
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = args[1] if name in {"index", "index_put", "index_put_", "_index_put_impl_"} else ()
+        if name in self._names or any(mask is not None and mask.dtype == torch.bool for mask in masks):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_reads_no_number_on_the_host(name, monkeypatch):
+    """What the host decides by a number, a graph of the step could not decide again."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # checks of targets are made on the CPU alone
+    found = []
+    for subject in SUBJECTS:
+        if base(subject) == name:
+            for fresh, batch in kinds(make_loop(subject)):
+                with NumbersOfTheHost() as numbers:
+                    compute(fresh, batch)
+                    fresh.method.adjust_gradients(fresh.model)
+                found += numbers.found
+    assert bool(found) == bool(bmlr.methods.get(name).conformance.reads_host), found
 
 
 @each_subject

@@ -126,7 +126,8 @@ class AMSS(SteppedMethod, ScoredMethod):
         for name, logits in sorted(detached_unimodal_logits(output).items()):
             mask = output.task.counted(targets, output.mask(name))
             features = log_probabilities(pooled(output.features[name].detach()))
-            losses, count = counted_sum(-(labels * log_probabilities(logits)).sum(1), mask)
+            log_p = log_probabilities(logits)
+            losses, count = counted_sum(-(labels.to(log_p.dtype) * log_p).sum(1), mask)
             entropies, _ = counted_sum(-(features.exp() * features).sum(1), mask)
             rows.append(torch.stack([losses, entropies, count]))
         has_target = output.task.has_target(targets)

@@ -226,7 +226,7 @@ class AUG(AlternatingMethod):
         """Losses of the chain, without its newest classifier, and of that."""
         task, mask = classification(output.task), output.mask(name)
         *earlier, newest = self._chain(name, output)
-        logs = {f"classifiers_{name}": torch.tensor(float(len(earlier) + 1))}
+        logs = {f"classifiers_{name}": newest.new_full((), float(len(earlier) + 1))}
         if not earlier:
             return Losses({name: task.loss(newest, targets, mask)}, logs)
         before = torch.stack(earlier).sum(0)

@@ -105,6 +105,7 @@ class G2D(TaughtMethod, ScoredMethod):
         short={"prioritised_epochs": 1},
         variants={"batch": {"prioritised_epochs": 1, "ranking": "batch"}},
         sorted_names=True,
+        reads_host="looks up the encoders that it holds in scores that it keeps there",
     )
 
     def __init__(

@@ -126,7 +126,9 @@ class GBlend(HeadedMethod):
     def losses(self, output: Output, targets: Tensor) -> Losses:
         """The weighted losses of the fused logits and of the heads."""
         weights = dict(zip([*sorted(output.features), _FUSED], self.loss_weights, strict=True))
-        terms = {name: float(weights[name]) * loss for name, loss in self.head_losses(output, targets).terms.items()}
+        losses = self.head_losses(output, targets).terms
+        # A weight of the host that is a scalar needs no copy, and nothing waits for it.
+        terms = {name: weights[name].to(loss.dtype) * loss for name, loss in losses.items()}
         return Losses(terms, {f"weight_{name}": weight for name, weight in weights.items()})
 
     def _measure(self, context: EpochContext) -> Tensor:

@@ -87,6 +87,7 @@ class OPM(SteppedMethod):
         alters_features="drops features of the modality that is ahead",
         not_mean_over_samples="draws what to drop by the sample's place in its batch, at rates of the batch's scores",
         sorted_names=True,
+        reads_host="draws there whether it treats the batch",
     )
 
     def __init__(
@@ -115,7 +116,7 @@ class OPM(SteppedMethod):
         names = sorted(output.features)
         rates = self.drop_rates(all_reduce_sum(batch_scores(output, targets)), output.task)
         draws = draw_per_sample(output.batch_size, len(names), generator).to(rates.device, non_blocking=True)
-        keep = draws >= rates
+        keep = draws.to(rates.dtype) >= rates
         widths = [output.features[u].shape[-1] for u in names]
         theta = torch.stack([width * rate for width, rate in zip(widths, rates, strict=True)]).sum() / sum(widths)
         features = {}

@@ -82,6 +82,8 @@ class Conformance:
         sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
         order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
         modality_parameter: Parameter that names a modality of the model.
+        reads_host: Why the host reads a number within a step; a tensor that lives on the host, so that no device is
+            waited for.
         untrained: Encoders that training leaves as they are, by the label of a variant, "" for :attr:`short`: ``all``,
             or ``others`` than the named one.
     """
@@ -94,6 +96,7 @@ class Conformance:
     sorted_names: bool = False
     order_parameter: str = ""
     modality_parameter: str = ""
+    reads_host: str = ""
     untrained: Mapping[str, Literal["others", "all"]] = dataclasses.field(default_factory=dict)
 
 

@@ -148,7 +148,9 @@ class Multiclass(Classification):
         """One-hot labels, shape (B, C), or the given distributions."""
         if targets.is_floating_point():
             return targets
-        return F.one_hot(self.choice_targets(targets).long(), self.num_classes).float()
+        classes = torch.arange(self.num_classes, device=targets.device)
+        # Not F.one_hot, which reads the targets' extremes on the host.
+        return (self.choice_targets(targets)[:, None] == classes).float()
 
     def metrics(self) -> MetricCollection:
         """Accuracy, macro-F1, balanced accuracy, NLL and expected calibration error."""
