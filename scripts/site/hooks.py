@@ -11,6 +11,7 @@ from links import lead_links, repository_links
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebooks import notebook_pages
 from pages import SOURCES, generated_pages, navigation, source_page
 
 ROOT = Path(__file__).parents[2]
@@ -24,11 +25,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages, and a page for every file of the repository that a document links to."""
+    """Add the generated pages and pictures, and a page for every file of the repository that a document links to."""
     texts = {
         file.src_uri: Path(str(file.abs_src_path)).read_text(encoding="utf-8") for file in files.documentation_pages()
     }
-    for path, text in generated_pages().items():
+    notebooks, pictures = notebook_pages()
+    for path, picture in pictures.items():
+        files.append(File.generated(config, path, content=picture))
+    for path, text in (generated_pages() | notebooks).items():
         files.append(File.generated(config, path, content=text))
         texts[path] = text
     linked = {target for path, text in texts.items() for target in repository_links(text, path)}
