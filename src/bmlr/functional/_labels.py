@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,11 +41,19 @@ class ReshapedLabels(NamedTuple):
 
 
 class _Ranking(NamedTuple):
-    """Log-probabilities of the true class, (M, B), and their extremes, (B,)."""
+    """Modalities of each sample by their confidence in the true class.
+
+    Attributes:
+        log_confidence: Log-probability of the true class, (B, M); NaN where the modality is absent.
+        is_strongest: Whether none is above, boolean, (B, M).
+        weakest: The smallest log-probability, (B, 1).
+        gap: −log λ of the strongest modality, at most 0, (B, 1); NaN where an extreme is not finite.
+    """
 
     log_confidence: Tensor
-    strongest: Tensor
+    is_strongest: Tensor
     weakest: Tensor
+    gap: Tensor
 
 
 def confidence_ratio(
@@ -89,13 +97,11 @@ def confidence_ratio(
     logits = _working_precision(unimodal_logits)
     check_present(present, logits, len(targets))
     ranking = _rank(logits, targets, present)
-    gap = ranking.strongest - ranking.weakest
+    is_weakest = ranking.log_confidence == ranking.weakest
+    log_ratios = torch.where(ranking.is_strongest, -ranking.gap, torch.where(is_weakest, ranking.gap, 0.0))
     ratios = {}
-    for row, (name, values) in zip(ranking.log_confidence, logits.items(), strict=True):
-        log_ratio = torch.where(row == ranking.strongest, gap, torch.where(row == ranking.weakest, -gap, 0.0))
-        if present is not None and name in present:
-            log_ratio = torch.where(present[name], log_ratio, 0.0)
-        ratios[name] = (log_ratio if log else log_ratio.exp()).to(values.dtype)
+    for column, (name, values) in zip(log_ratios.unbind(1), logits.items(), strict=True):
+        ratios[name] = (column if log else column.exp()).to(values.dtype)
     return ratios
 
 
@@ -167,20 +173,16 @@ def reshape_labels(
     logits = _working_precision(unimodal_logits)
     check_present(present, logits, len(targets))
     ranking = _rank(logits, targets, present)
-    gap = ranking.strongest - ranking.weakest  # log λ of the strongest modality, (B,)
-    upper = -math.log(beta) if beta > 0 else math.inf
-    strength = torch.where((gap > 0) & (gap < upper), -torch.expm1(-gap), 0.0)
-    log_temperature = math.log(alpha) - gap
-    if temperature is not None:
-        log_temperature = torch.full_like(gap, math.log(check_positive("temperature", temperature)))
-    prediction = _softened_weakest(logits, ranking, log_temperature)
-
-    labels, intensity = {}, {}
-    for row, (name, values) in zip(ranking.log_confidence, logits.items(), strict=True):
-        xi = torch.where(row == ranking.strongest, strength, 0.0).to(values.dtype)
-        intensity[name] = xi
-        labels[name] = _mix(prediction, xi if keep_one_hot else (xi > 0).to(xi.dtype), targets)
-    return ReshapedLabels(labels, intensity)
+    # Few operations on all modalities at once: on a GPU each costs its launch, whatever its size.
+    lower = math.log(beta) if beta > 0 else -math.inf
+    inverse_ratio = F.threshold(ranking.gap, lower, 0.0).exp()  # 1/λ of the strongest modality; 1 where that is ≤ β
+    factor = alpha * inverse_ratio if temperature is None else check_positive("temperature", temperature)
+    dtype = functools.reduce(torch.promote_types, (values.dtype for values in logits.values()))
+    prediction = _softened_weakest(logits, ranking, factor)
+    # Not finite where two extremes are not: nothing is reshaped.
+    xi = (ranking.is_strongest * (1 - inverse_ratio)).nan_to_num_(0.0, 0.0, 0.0).to(dtype)
+    labels = _mix(prediction, (xi if keep_one_hot else xi.sign()).T, targets)
+    return ReshapedLabels(_by_name(labels.unbind(0), logits), _by_name(xi.unbind(1), logits))
 
 
 def cross_modal_labels(
@@ -220,7 +222,7 @@ def cross_modal_labels(
         teachers = [teacher for teacher in logits if teacher != name]
         count = torch.stack([masks[teacher] for teacher in teachers]).sum(0)
         mean = torch.stack([predictions[teacher] for teacher in teachers]).sum(0) / count.clamp(min=1)[:, None]
-        labels[name] = _mix(mean, (count > 0).to(values.dtype), targets)
+        labels[name] = _mix(mean.to(values.dtype), (count > 0).to(values.dtype), targets)
     return labels
 
 
@@ -278,46 +280,55 @@ def _rank(logits: Mapping[str, Tensor], targets: Tensor, present: Mapping[str, T
     wide = torch.float32 if targets.device.type == "mps" else torch.float64
     log_labels = targets.to(wide).log() if targets.is_floating_point() else None
     index = targets.long()[:, None]
-    rows = []
+    columns = []
     for values in logits.values():
-        largest = values.amax(1, keepdim=True)
-        log_sum = (values - largest).exp_().sum(1).to(wide).log()
-        if log_labels is not None:
-            true = (values.to(wide) + log_labels).logsumexp(1)
+        if log_labels is None:
+            true = values.gather(1, index)
         else:
-            true = values.gather(1, index).to(wide).squeeze(1)
-        rows.append(true - largest.to(wide).squeeze(1) - log_sum)
-    log_confidence = torch.stack(rows)
+            true = (values.to(wide) + log_labels).logsumexp(1, keepdim=True)
+        # The probability of the largest logit, 1 / Σ exp(ℓ − max ℓ), gives the normalisation.
+        columns += [true, values.amax(1, keepdim=True), values.softmax(1).amax(1, keepdim=True)]
+    true, largest, probability = torch.cat(columns, 1).to(wide).unflatten(1, (-1, 3)).unbind(2)
+    log_confidence = true - largest + probability.log()
     if not present:
-        return _Ranking(log_confidence, log_confidence.amax(0), log_confidence.amin(0))
-    absent = ~torch.stack([_mask(name, present, targets) for name in logits])
-    # An absent modality becomes NaN, which compares equal to neither extreme.
-    return _Ranking(
-        log_confidence.masked_fill(absent, math.nan),
-        log_confidence.masked_fill(absent, -math.inf).amax(0),
-        log_confidence.masked_fill(absent, math.inf).amin(0),
-    )
+        weakest, strongest = log_confidence.aminmax(dim=1, keepdim=True)
+    else:
+        absent = ~torch.stack([_mask(name, present, targets) for name in logits], 1)
+        weakest = log_confidence.masked_fill(absent, math.inf).amin(1, keepdim=True)
+        strongest = log_confidence.masked_fill(absent, -math.inf).amax(1, keepdim=True)
+        log_confidence = log_confidence.masked_fill(absent, math.nan)  # which equals neither extreme
+    return _Ranking(log_confidence, log_confidence == strongest, weakest, weakest - strongest)
 
 
-def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, log_temperature: Tensor) -> Tensor:
-    """Softened prediction of the weakest modality (Eq. 5), shape (B, C)."""
-    is_weakest = (ranking.log_confidence == ranking.weakest)[:, :, None]
+def _softened_weakest(logits: Mapping[str, Tensor], ranking: _Ranking, temperature: Tensor | float) -> Tensor:
+    """Softened prediction of the weakest modality (Eq. 5), shape (B, C); zero where it would be NaN."""
     values = list(logits.values())
     if len(values) == 2:  # nothing to average: where two tie, nothing is reshaped
-        weakest = torch.where(is_weakest[0], values[0], values[1])
+        weakest = torch.where(ranking.is_strongest[:, :1], values[1], values[0])
     else:
+        is_weakest = (ranking.log_confidence == ranking.weakest).T[:, :, None]
         count = is_weakest.sum(0)  # more than one where several tie: their mean, exact where one stands alone
         tied = [torch.where(mask, value / count, 0.0) for mask, value in zip(is_weakest, values, strict=True)]
         weakest = functools.reduce(operator.add, tied)
     # Upper bound: an infinite T would turn a masked class, −∞ / T, into NaN.
     largest = torch.finfo(weakest.dtype).max
-    temperature = log_temperature.exp().clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
-    return F.softmax((weakest - weakest.amax(1, keepdim=True)).div_(temperature[:, None]), dim=1)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.clamp(MINIMUM_TEMPERATURE, largest).to(weakest.dtype)
+    else:
+        temperature = min(max(temperature, MINIMUM_TEMPERATURE), largest)
+    prediction = F.softmax((weakest - weakest.amax(1, keepdim=True)).div_(temperature), dim=1)
+    return prediction.nan_to_num_(nan=0.0)
 
 
 def _mix(prediction: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Label ξ d + (1 − ξ) y (Eq. 8); where ξ = 0 the prediction may be NaN."""
-    labels = torch.where(weight[:, None] > 0, prediction.to(weight.dtype), 0.0).mul_(weight[:, None])
+    """Label ξ d + (1 − ξ) y (Eq. 8), shape (…, B, C), of weights of shape (…, B)."""
+    weight = weight[..., None]
+    labels, rest = weight * prediction, 1 - weight
     if targets.is_floating_point():
-        return labels.add_((1 - weight)[:, None] * targets.to(weight.dtype))
-    return labels.scatter_add_(1, targets.long()[:, None], (1 - weight)[:, None])
+        return labels.add_(rest * targets.to(weight.dtype))
+    return labels.scatter_add_(-1, targets.long()[:, None].expand(rest.shape), rest)
+
+
+def _by_name(values: Sequence[Tensor], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One tensor per modality, in the type of its logits."""
+    return {name: value.to(like.dtype) for value, (name, like) in zip(values, logits.items(), strict=True)}
