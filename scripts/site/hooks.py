@@ -1,8 +1,7 @@
-"""What MkDocs does beside its own: generated pages, links out of the folder of the documents, formulas, wide tables."""
+"""What MkDocs does beside its own: generated pages, links out of the folder of the documents, formulas."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from formulas import with_mathml
@@ -48,7 +47,5 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Draw formulas, and let wide tables scroll by themselves."""
-    html = re.sub(r"<table>", '<div class="wide"><table>', html)
-    html = re.sub(r"</table>", "</table></div>", html)
+    """Draw formulas."""
     return with_mathml(html)

@@ -20,7 +20,8 @@ _MARK = re.compile(r"^<!-- site: (\w+)((?: [\w-]+)*) -->$", re.MULTILINE)
 def with_docstrings(markdown: str) -> str:
     """A page on methods with the docstrings of those that its head names."""
     names = re.findall(r"`bmlr\.methods\.(\w+)`", markdown.partition("\n## ")[0])
-    return "\n\n".join([markdown, "## In Python" if names else "", *(f"::: bmlr.methods.{name}" for name in names)])
+    title = "## Formula, parameters and deviations" if names else ""
+    return "\n\n".join([markdown, title, *(f"::: bmlr.methods.{name}" for name in names)])
 
 
 def help_pages() -> str:

@@ -49,11 +49,23 @@ def test_one_page_of_the_documentation_is_about_it(name):
     matches = [page for page, text in pages().items() if f"`bmlr.methods.{name}`" in text.partition("\n## ")[0]]
     assert len(matches) == 1, matches
     text = pages()[matches[0]]
-    for heading in ("## Idea", "## Formula", "## Parameters", "## Deviations", "## Cost", "## When to use it"):
+    for heading in ("## Idea", "## Cost", "## When to use it"):
         assert heading in text, heading
-    rows = text.partition("## Parameters")[2].partition("\n## ")[0]
-    for parameter in inspect.signature(bmlr.methods.get(name)).parameters:
-        assert f"`{parameter}`" in rows, parameter
+
+
+def sentences(text):
+    """Sentences of prose with five words and more, in one form."""
+    prose = re.sub(r"```.*?```|^\|.*$|\$\$.*?\$\$", "", text, flags=re.DOTALL | re.MULTILINE)
+    parts = re.split(r"(?<=[.;:])\s|\n\n|^\* ", prose, flags=re.MULTILINE)
+    return {shown for part in parts if len((shown := " ".join(part.replace("``", "`").split())).split()) >= 5}
+
+
+@each_method
+def test_what_the_docstring_says_stands_there_alone(name):
+    """Formula, parameters and deviations, which the site shows on the page."""
+    text = next(text for text in pages().values() if f"`bmlr.methods.{name}`" in text.partition("\n## ")[0])
+    assert not re.search(r"^## (Formula|Parameters|Deviations)", text, re.MULTILINE)
+    assert sentences(text) & sentences(inspect.getdoc(bmlr.methods.get(name))) == set()
 
 
 def test_no_page_is_about_a_method_that_does_not_exist():
