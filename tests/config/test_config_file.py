@@ -98,7 +98,7 @@ def test_options_without_effect_do_not_change_the_digest_and_all_others_do():
     changes = {
         "epochs": 7, "batch_size": 7, "accelerator": "cpu", "devices": 2, "strategy": "ddp", "num_nodes": 2,
         "precision": "64-true", "accumulate_grad_batches": 2, "gradient_clip_val": 1.0, "compile": True,
-        "on_nonfinite": "skip", "modality_dropout": 0.3, "early_stopping": 3, "monitor": "nll",
+        "on_nonfinite": "skip", "modality_dropout": 0.3, "early_stopping": 3, "monitor": "nll", "graph": "auto",
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(TrainerOptions)} == {*changes, *NO_EFFECT}
     for name, value in NO_EFFECT.items():

@@ -23,6 +23,7 @@ from bmlr.model import MultimodalClassifier
 
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
 OnNonFinite = Literal["stop", "skip"]
+Graph = Literal["auto", "off"]
 
 #: Libraries of loggers, which no extra of this one installs.
 _LIBRARIES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}
@@ -160,6 +161,8 @@ class TrainerOptions:
         threads: Threads that compute in a training process; None takes OMP_NUM_THREADS, else one for a small model and
             the free processors for a large one. Another number may change the last bits of a result.
         compile: Compile the encoders with torch.compile.
+        graph: Capture forward and backward of a step as a CUDA graph: auto where that can be, off nowhere. It pays for
+            small models, and has not been tried on a GPU in this version; see docs/performance.md.
         progress: Show a progress bar (on a terminal) or a line per epoch (elsewhere).
         gradients: Record gradient norms and conflict per encoder in gradients.csv, for bmlr diagnose.
         checkpoint_every: Optimiser steps between checkpoints within an epoch; by default at the ends of epochs
@@ -186,6 +189,7 @@ class TrainerOptions:
     num_workers: int = dataclasses.field(default=0, metadata=_NO_EFFECT)
     threads: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
     compile: bool = False
+    graph: Graph = "off"
     progress: bool = dataclasses.field(default=True, metadata=_NO_EFFECT)
     gradients: bool = dataclasses.field(default=False, metadata=_NO_EFFECT)
     checkpoint_every: int | None = dataclasses.field(default=None, metadata=_NO_EFFECT)
@@ -202,6 +206,7 @@ class TrainerOptions:
             if not (value is None and name in optional):
                 check_integer(name, value, 0 if name == "num_workers" else 1)
         check_choice("on_nonfinite", self.on_nonfinite, get_args(OnNonFinite))
+        check_choice("graph", self.graph, get_args(Graph))
         if isinstance(self.gradient_clip_val, Mapping):
             norms = self.gradient_clip_val.items()
             self.gradient_clip_val = {k: check_positive(f"gradient_clip_val.{k}", v) for k, v in norms} or None
@@ -259,6 +264,8 @@ class TrainerOptions:
         ignored = {field.name for field in fields if not field.metadata.get("affects_result", True)}
         if entries.get("monitor") is None:
             ignored.add("monitor")
+        if entries.get("graph", "off") == "off":
+            ignored.add("graph")
         if entries.get("on_nonfinite", "stop") == "stop":  # a run that it stops has no result
             ignored |= {"on_nonfinite", "max_nonfinite"}
         return {name: value for name, value in entries.items() if name not in ignored}

@@ -19,6 +19,7 @@ from bmlr.methods import EpochPlan, Losses, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.training._accumulation import Accumulation, pass_ends
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
+from bmlr.training._graph import CapturedStep
 from bmlr.training._guard import (
     NonFiniteLossError,
     StepGuard,
@@ -91,6 +92,8 @@ class BalancedModule(LoadingModule):
         #: Asked after every batch whether training should stop; in distributed training any process stops all.
         self.wants_stop: Callable[[], bool] = lambda: False
         self.stopping = False
+        #: Computes losses and gradients at once, if it is set, in place of the method.
+        self.captured_step: CapturedStep | None = None
         #: Whether losses and scores are handed to the trainer, for its loggers, progress bar and callbacks.
         self.logs = True
         #: Loss of the last step, NaN before the first.
@@ -188,6 +191,13 @@ class BalancedModule(LoadingModule):
                     f"{type(self.method).__name__} plans its own passes over the data: give BalancedModule `data`."
                 )
         self._accumulation = self._plan_steps()
+        if self.captured_step is not None:
+            self.captured_step.begin_epoch()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Reset the gradients, unless a captured step has computed them."""
+        if self.captured_step is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Reset the optimiser's state where the plan asks for it; tell the trainer whether a step ends."""
@@ -201,16 +211,20 @@ class BalancedModule(LoadingModule):
         self._check_loss()  # of the batch before, if both make one step
         number, size = self._steps.place(batch_idx)
         if number == 0:
-            if self._steps.is_uneven:
+            if self._steps.is_uneven or self.captured_step is not None:
                 self.trainer.optimizers[0].zero_grad()
             self.guard.begin_step(self.model, self.method)
             self._sums.begin_step()
         self.guard.record_batch(batch)
         if self.modality_dropout is not None:
-            number = batch_idx // self._steps_per_batch  # a batch that is given again lacks the same modalities
-            batch = self.modality_dropout.apply(batch, (self.epochs_done, number, self.global_rank))
-        losses = self.method.compute_losses(self.model, batch)
-        total = self._open_losses(losses)
+            given = batch_idx // self._steps_per_batch  # a batch that is given again lacks the same modalities
+            batch = self.modality_dropout.apply(batch, (self.epochs_done, given, self.global_rank))
+        if self.captured_step is None:
+            losses = self.method.compute_losses(self.model, batch)
+            total = self._open_losses(losses)
+        else:
+            losses = self.captured_step(batch, scale=1 / size, is_first=number == 0)
+            total = losses.total
         # The trainer divides by its own number. A step of fewer batches is their mean, too.
         factor = self.trainer.accumulate_grad_batches / size
         scaled = total if factor == 1 else total * factor
@@ -248,7 +262,9 @@ class BalancedModule(LoadingModule):
         return answers
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the method's gradients; none where the step is skipped."""
+        """Compute the method's gradients; none where the step is skipped, or has computed them with the losses."""
+        if self.captured_step is not None:
+            return
         if not self.guard.nonfinite:
             if self._open is None or type(self.trainer.precision_plugin).pre_backward is not Precision.pre_backward:
                 super().backward(loss, *args, **kwargs)

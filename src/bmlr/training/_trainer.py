@@ -19,6 +19,7 @@ from bmlr._version import __version__
 from bmlr.config import RunConfig
 from bmlr.monitor import GradientMonitor
 from bmlr.training._errors import first_line
+from bmlr.training._graph_choice import GraphCallback
 from bmlr.training._hardware import check_port
 from bmlr.training._loggers import StepLogs, make_loggers
 from bmlr.training._monitoring import MonitorCallback
@@ -55,6 +56,8 @@ def _make_trainer(config: RunConfig, directory: Path, watch: Callback, loggers: 
     callbacks = [watch, *progress_callbacks(config, console)]
     if loggers:
         callbacks.append(StepLogs())
+    if options.graph == "auto":
+        callbacks.append(GraphCallback(options))
     if options.gradients:
         callbacks.append(MonitorCallback(GradientMonitor(directory)))
     return lightning.Trainer(
