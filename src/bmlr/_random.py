@@ -14,17 +14,19 @@ import torch
 def capture_random_state(*, gpus: bool = True) -> dict[str, Any]:
     """State of all generators, in types that ``torch.load(weights_only=True)`` reads.
 
-    Without ``gpus`` those of GPUs are left out: a process that loads data must not touch them.
+    Without ``gpus`` those of GPUs are left out: a process that loads data must not touch them. Words are one tensor:
+    ``torch.save`` visits every number of a list.
 
     Lightning's ``isolate_rng`` collects the same, but its NumPy arrays make a checkpoint that only an unsafe load
     reads, and it needs the ``train`` extra.
     """
     kind, keys, *position = np.random.get_state()  # noqa: NPY002  (the legacy stream is the one user code draws from)
+    version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if gpus and torch.cuda.is_available() else [],
-        "numpy": [kind, np.asarray(keys).tolist(), *position],
-        "python": random.getstate(),
+        "numpy": [kind, torch.tensor(np.asarray(keys, dtype=np.int64)), *position],
+        "python": [version, torch.tensor(words), gauss],
     }
 
 
@@ -37,9 +39,9 @@ def restore_random_state(state: dict[str, Any]) -> None:
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
     kind, keys, *position = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *position))  # noqa: NPY002
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *position))  # noqa: NPY002
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
 
 
 @contextmanager

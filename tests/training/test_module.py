@@ -170,7 +170,8 @@ def test_it_trains_without_validation_loader_and_asks_for_one_to_validate():
 def test_validation_test_and_prediction_are_those_of_the_method(method, tmp_path):
     module, trainer, loader = make_module(method()), make_trainer(2), DataLoader(pairs("val"), batch_size=16)
     trainer.fit(module, DataLoader(pairs("train"), 16), loader)
-    score = evaluate(module.model, module.method, [Toy().split("val").batch(range(40))])
+    batches = [Toy().split("val").batch(rows) for rows in (range(16), range(16, 32), range(32, 40))]
+    score = evaluate(module.model, module.method, batches)
     (validated,) = trainer.validate(module, loader, verbose=False)
     (tested,) = trainer.test(module, loader, verbose=False)
     assert validated["val_accuracy"] == tested["test_accuracy"] == pytest.approx(score.fused)
@@ -187,7 +188,7 @@ def test_validation_test_and_prediction_are_those_of_the_method(method, tmp_path
     loaded = BalancedModule.load_from_checkpoint(
         tmp_path / "module.ckpt", model=blank.model, method=blank.method, optimizer=OptimizerOptions(lr=0.05)
     )
-    assert evaluate(loaded.model, loaded.method, [Toy().split("val").batch(range(40))]) == score
+    assert evaluate(loaded.model, loaded.method, batches) == score
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from bmlr._extras import missing_extra
 try:
     from bmlr.runs._errors import MissingDataError, RunError, RunInterruptedError
     from bmlr.runs._lock import DirectoryLock
-    from bmlr.runs._metrics import read_metrics
+    from bmlr.runs._metrics import read_metrics, write_metrics
     from bmlr.runs._predictions import PredictionTable, read_predictions
     from bmlr.runs._records import RunRecord, find_runs, read_run, write_failure
     from bmlr.runs._result import metric_names, primary_score, read_result
@@ -32,4 +32,5 @@ __all__ = [
     "read_result",
     "read_run",
     "write_failure",
+    "write_metrics",
 ]

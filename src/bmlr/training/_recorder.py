@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from bmlr._files import atomic_write, file_checksum
+from bmlr._files import file_checksum
 from bmlr.batch import Batch
 from bmlr.config import RunConfig
 from bmlr.data import SPLITS, SplitName
 from bmlr.methods import Prediction
-from bmlr.runs import PredictionTable, RunError, RunInterruptedError
+from bmlr.runs import PredictionTable, RunError, RunInterruptedError, write_metrics
 from bmlr.runs.layout import CHECKPOINT, METRICS, NONFINITE, PREDICTIONS, PREVIOUS, RESULT
 from bmlr.runs.storage import (
     write_checkpoint,
@@ -116,7 +115,8 @@ class Recorder:
         Raises:
             RunInterruptedError: If the run is to stop.
         """
-        self._write_metrics(module)
+        if module.trainer.is_global_zero:  # not durable: the checkpoint holds it too
+            write_metrics(self.directory, module.history, durable=False)
         self._write_checkpoint(module)
         if module.stopping:
             raise interruption_error(self.directory, module, self.termination.signal_name)
@@ -132,11 +132,6 @@ class Recorder:
         """Write the losses and gradients that were not finite."""
         if module.trainer.is_global_zero:
             write_json(self.directory / NONFINITE, {"events": module.guard.events})
-
-    def _write_metrics(self, module: BalancedModule) -> None:
-        if module.trainer.is_global_zero:
-            table = pd.DataFrame(module.history).astype({"epoch": int, "samples": int})
-            atomic_write(self.directory / METRICS, lambda path: table.to_csv(path, index=False))
 
     def _write_checkpoint(self, module: BalancedModule) -> None:
         """Write a checkpoint.
@@ -171,8 +166,8 @@ class Recorder:
         load_weights(self.directory / "best.safetensors", module.model, module.method)
         test = self._predict_test(module, check)
         content = self._describe(module, test, self.best, self.seconds_before + seconds)
-        self._write_metrics(module)  # again: the file of an interrupted run may have been damaged since
         if module.trainer.is_global_zero:
+            write_metrics(self.directory, module.history)  # again: that of an interrupted run may have been damaged
             content["files"] = {METRICS: file_checksum(self.directory / METRICS)}
             content = write_json(self.directory / RESULT, content)
             remove_checkpoints(self.directory)
@@ -197,7 +192,7 @@ class Recorder:
     def _describe(self, module: BalancedModule, test: Score, best: dict[str, Any], seconds: float) -> dict[str, Any]:
         """The content of ``result.json``."""
         data = self.config.model_data
-        history = pd.DataFrame(module.history)
+        history = module.history
         samples: dict[str, Any] = {split: len(data.split(split)) for split in SPLITS}
         if data is not self.config.data:
             left_out = {split: len(self.config.data.split(split)) - samples[split] for split in SPLITS}
@@ -214,12 +209,12 @@ class Recorder:
             "validation": best["validation"],
             "best_epoch": best["epoch"],
             "epochs": len(history),
-            "data_passes": round(float(history["samples"].sum()) / len(data.split("train")), 3),
+            "data_passes": round(sum(row["samples"] for row in history) / len(data.split("train")), 3),
             "constant_score": data.constant_score("test"),
             "reshaped_share": {
-                name: history[f"train_reshaped_{name}"].tolist()
+                name: [row.get(f"train_reshaped_{name}", math.nan) for row in history]
                 for name in module.model.modalities
-                if f"train_reshaped_{name}" in history
+                if any(f"train_reshaped_{name}" in row for row in history)
             },
             "seconds": round(seconds, 3),
             "parameters": sum(p.numel() for p in module.parameters()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import warnings
@@ -13,6 +14,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from bmlr._console import make_console
 from bmlr._version import __version__
@@ -77,7 +79,18 @@ def _make_trainer(config: RunConfig, directory: Path, watch: Callback, loggers: 
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,  # a method may plan other passes for every epoch
         use_distributed_sampler=False,
+        profiler=_NoProfiler(),
     )
+
+
+class _NoProfiler(PassThroughProfiler):
+    """No profiler, at no cost: the trainer's own makes forty context managers per step."""
+
+    _nothing = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        """Nothing."""
+        return self._nothing
 
 
 def _strategy(config: RunConfig) -> str:
