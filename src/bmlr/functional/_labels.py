@@ -177,10 +177,9 @@ def reshape_labels(
     lower = math.log(beta) if beta > 0 else -math.inf
     inverse_ratio = F.threshold(ranking.gap, lower, 0.0).exp()  # 1/λ of the strongest modality; 1 where that is ≤ β
     factor = alpha * inverse_ratio if temperature is None else check_positive("temperature", temperature)
-    dtype = functools.reduce(torch.promote_types, (values.dtype for values in logits.values()))
     prediction = _softened_weakest(logits, ranking, factor)
     # Not finite where two extremes are not: nothing is reshaped.
-    xi = (ranking.is_strongest * (1 - inverse_ratio)).nan_to_num_(0.0, 0.0, 0.0).to(dtype)
+    xi = (ranking.is_strongest * (1 - inverse_ratio)).nan_to_num_(0.0, 0.0, 0.0).to(prediction.dtype)
     labels = _mix(prediction, (xi if keep_one_hot else xi.sign()).T, targets)
     return ReshapedLabels(_by_name(labels.unbind(0), logits), _by_name(xi.unbind(1), logits))
 
