@@ -3,6 +3,9 @@
 Run ``python benchmarks/data.py``: writes clips as CREMA-D's (a wav file and a flash video of 480 × 360 pixels and 30
 frames a second each) to a temporary folder, and measures
 
+* the time that FFmpeg's libraries take to decode the videos on one thread and convert nothing (and the program
+  ``ffmpeg``, where there is one), against reading their frames and against all that a preparation does with a clip
+  (picture, sound, checksums, one file written), as ratios of one round;
 * clips per second of the preparation with 1 and 2 workers, over its last three quarters: the time until the first clip
   is done, in which workers start, is beside it, for on a real data set it does not matter;
 * clips per second of the prepared data set against the field's habit of decoding in ``__getitem__`` (librosa for the
@@ -16,13 +19,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +37,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import bmlr.data
 from bmlr.data import prepare
+from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._video import VideoReader
 from bmlr.data.sets._crema_d import CREMAD
+from bmlr.data.sets._media import make_audio_reader, make_video_reader
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._samples import SourceSample
+from bmlr.data.store._workers import DecodeTask, decode
 from bmlr.data.transforms._frames import augment_frames
 from bmlr.training.loader import RequestLoader, planned_requests
 
@@ -89,6 +97,53 @@ def fixtures() -> types.ModuleType:
     spec.loader.exec_module(module)
     vars(module).update(WIDTH=480, HEIGHT=360)
     return module
+
+
+def decode_alone(path: Path) -> int:
+    """Number of frames of a video, decoded on one thread and not converted."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        return sum(1 for _ in container.decode(stream))
+
+
+def run_ffmpeg(path: Path) -> None:
+    """Decode a video by the program ``ffmpeg`` on one thread, start of the process included."""
+    command = ["ffmpeg", "-v", "error", "-threads", "1", "-i", str(path), "-map", "0:v", "-f", "null", "-"]
+    subprocess.run(command, check=True)  # noqa: S603
+
+
+def time_decoding(items: Sequence[SourceSample], folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds that each way to decode takes for all clips, in turn, round by round; the first round is left out."""
+    media = PrepareOptions(size=options.size)
+    readers: dict[str, FileReader] = {"audio": make_audio_reader(media, 3.0), "video": make_video_reader(media, 3.0)}
+    ways: dict[str, Callable[[SourceSample], object]] = {
+        "FFmpeg's libraries, nothing converted": lambda item: decode_alone(item.files["video"]),
+        "frames read": lambda item: readers["video"](item.files["video"]),
+        "prepared: picture, sound, checksums, file": lambda item: decode(
+            DecodeTask(item, folder / f"{item.id}.npz"), readers
+        ),
+    }
+    if shutil.which("ffmpeg"):
+        ways["program `ffmpeg`"] = lambda item: run_ffmpeg(item.files["video"])
+    folder.mkdir()
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for round_number in range(options.repeats + 1):
+        for way, read in ways.items():
+            start = time.perf_counter()
+            for item in items:
+                read(item)
+            if round_number:
+                found[way].append(time.perf_counter() - start)
+    return found
+
+
+def quartiles(values: Sequence[float], digits: int = 1) -> tuple[str, str]:
+    """Median, and the quartiles as a range."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:.{digits}f}", f"{low:.{digits}f}–{high:.{digits}f}"
 
 
 def time_preparation(source: Path, dest: Path, workers: int, size: int) -> list[float]:
@@ -158,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(temporary)
         source = fixtures().write_crema_d(folder / "source", options.actors, options.seconds, fps=29.97)
         items = CREMAD.list_samples(source, {})
+        decoding = time_decoding(items, folder / "pieces", options)
         rows = []
         for workers in options.workers:
             done = time_preparation(source, folder / f"workers{workers}", workers, options.size)
@@ -166,13 +222,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append([str(workers), f"{done[0]:.1f}", f"{done[-1]:.1f}", f"{rate:.1f}"])
         rates = time_loading(items, folder / f"workers{options.workers[0]}", options)
 
-    print(f"Preparation of {len(items)} clips of {options.seconds:g} s\n")
+    floor = next(iter(decoding.values()))
+    lines = [
+        [
+            way,
+            f"{len(items) / statistics.median(seconds):.1f}",
+            *quartiles([mine / least for mine, least in zip(seconds, floor, strict=True)], 2),
+        ]
+        for way, seconds in decoding.items()
+    ]
+    print(f"Decoding of {len(items)} clips of {options.seconds:g} s, one process\n")
+    print(table(["way", "clips / s", "time / FFmpeg's", "quartiles"], lines))
+    print(f"\nPreparation of {len(items)} clips of {options.seconds:g} s\n")
     print(table(["workers", "first clip after, s", "last clip after, s", "clips / s"], rows))
-    low, median, high = statistics.quantiles(rates.ratios, n=4, method="inclusive")
     print(f"\nLoading, batches of {options.batch_size}, one process\n")
     lines = [
         ["decoding in `__getitem__`", f"{statistics.median(rates.decoding):,.0f}", "1", ""],
-        ["prepared", f"{statistics.median(rates.prepared):,.0f}", f"{median:.1f}", f"{low:.1f}–{high:.1f}"],
+        ["prepared", f"{statistics.median(rates.prepared):,.0f}", *quartiles(rates.ratios)],
     ]
     print(table(["way", "clips / s", "ratio", "quartiles"], lines))
 

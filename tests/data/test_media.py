@@ -1,3 +1,5 @@
+from unittest import mock
+
 import av
 import librosa
 import numpy as np
@@ -13,7 +15,7 @@ from bmlr.data.readers._audio import AudioReader, read_audio
 from bmlr.data.readers._container import check_installed
 from bmlr.data.readers._images import ImageReader, read_rgb_image
 from bmlr.data.readers._registry import reader_of
-from bmlr.data.readers._video import VideoReader, _Sampler, read_frames
+from bmlr.data.readers._video import VideoReader, _Converter, _Sampler, read_frames
 from bmlr.data.sets._media import audio_reader
 from bmlr.data.transforms._spectrogram import Spectrogram
 
@@ -168,13 +170,25 @@ class TestReadFrames:
         times = np.cumsum([0.0, *gaps[:-1]])
         for number, (time, gap) in enumerate(zip(times, gaps, strict=True)):
             sampler.add(number, start + time, gap)
-        frames, length = sampler.finish(None)
-        assert length == pytest.approx(sum(gaps))
-        middles = [t for k in range(1000) if (t := (k + 0.5) / fps) < length - 1e-6] or [length / 2]
-        assert len(frames) - len(middles) in {0, 1}  # one whose middle is the very end, up to rounding
-        for time, frame in zip(middles, frames, strict=False):
+        sampler.finish(None)
+        assert sampler.length == sampler.end == pytest.approx(sum(gaps))
+        middles = [t for k in range(1000) if (t := (k + 0.5) / fps) < sampler.length - 1e-6]
+        assert len(sampler.frames) - len(middles) in {0, 1}  # one whose middle is the very end, up to rounding
+        for time, frame in zip(middles, sampler.frames, strict=False):
             expected = max(i for i, t in enumerate(times) if t <= time)
             assert frame == expected or min(abs(times - time)) < 1e-6
+
+    @pytest.mark.parametrize("fps", [0.1, 1.0])
+    def test_of_a_short_video_the_frame_at_its_middle(self, tmp_path, fps):
+        frames, _ = read_frames(write_video(tmp_path / "x.mp4", [0.0, 0.1, 0.2, 0.35], 0.4), fps, 8)
+        assert len(frames) == 1
+        assert grey_levels(frames)[0] == pytest.approx(2 / 3, abs=GREY_STEP / 200)  # shown from 0.2 s on
+
+    def test_only_kept_frames_are_converted(self, tmp_path):
+        """Conversion of all frames takes several times as long as decoding them."""
+        with mock.patch.object(_Converter, "__call__", autospec=True, side_effect=_Converter.__call__) as convert:
+            frames, _ = read_frames(write_clip(tmp_path / "x.mp4", 3.0, fps=25.0), 1.0, 8)
+        assert convert.call_count == len(frames) == 3
 
 
 class TestDamage:

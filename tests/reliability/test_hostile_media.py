@@ -5,12 +5,14 @@ import os
 import struct
 import subprocess
 import sys
+import weakref
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from damage import cut, flip, scramble
 from test_hostile import BOMB, refused, written
 
@@ -113,12 +115,16 @@ def test_a_video_of_huge_frames(tmp_path):
 
 
 def test_a_video_is_never_held_whole():
-    """Small images are kept of its frames, and before the first that is wanted only those from the middle on."""
-    sampler = _Sampler(0.01, lambda frame: -frame, 10)
-    for frame in range(1000):
-        sampler.add(frame, frame / 25, 1 / 25)
-    assert len(sampler.middles) <= 502
-    assert sampler.finish(None) == ([-500], 40.0)  # the frame shown at 20 s
+    """Of whole frames only the newest is held, and the result of its conversion is kept."""
+    sampler, whole = _Sampler(1.0, float, 10), weakref.WeakSet()
+    for number in range(100):
+        frame = torch.tensor(float(number))
+        whole.add(frame)
+        sampler.add(frame, number / 25, 1 / 25)
+        del frame
+        assert len(whole) == 1
+    sampler.finish(None)
+    assert sampler.frames == [12, 37, 62, 87]
 
 
 # Arrays

@@ -21,7 +21,7 @@ from bmlr.data.readers._base import (
     check_min_length,
     check_pixels,
 )
-from bmlr.data.readers._container import MediaStream, open_stream
+from bmlr.data.readers._container import open_stream
 from bmlr.data.readers._images import read_rgb_image, resize_to_square
 from bmlr.data.readers._window import MAX_SECONDS
 from bmlr.data.readers.suffixes import IMAGE_SUFFIXES
@@ -63,12 +63,14 @@ def read_frames(
             more than four hours or a gigabyte of frames are asked for; the message names it.
         OSError: If the file cannot be read now.
     """
-    path = Path(path)
-    with open_stream(path, "video") as source:
-        frames, seconds = _sample_frames(source, fps, size, interval or Interval(), max_pixels)
-        if not frames:
-            raise ValueError("it has no frame that can be decoded")
-    return np.stack(frames), seconds
+    path, interval = Path(path), interval or Interval()
+    length = None if interval.stop is None else interval.stop - interval.start
+    sampler = _Sampler(fps, _Converter(size), _max_frames(size), length)
+    seconds = _sample_frames(path, sampler, interval.start, max_pixels)
+    if not sampler.frames:  # shorter than half a piece: only its end tells where its middle is
+        sampler = _Sampler(1 / sampler.length, sampler.convert, 1, length)
+        seconds = _sample_frames(path, sampler, interval.start, max_pixels)
+    return np.stack(sampler.frames), seconds
 
 
 def read_frame_folder(
@@ -194,34 +196,34 @@ class VideoReader(FrameReader):
         return FileContent(frames, available)
 
 
-def _sample_frames(
-    source: MediaStream, fps: float, size: int, interval: Interval, max_pixels: int
-) -> tuple[list[np.ndarray], float]:
-    """Frames and duration in seconds; see :func:`read_frames`."""
-    stream = source.stream
-    check_pixels(stream.width, stream.height, max_pixels, "frames of ")
-    stream.thread_type = "NONE"
-    frame_seconds = 1 / float(stream.average_rate or 25)
-    sampler = _Sampler(
-        fps,
-        lambda frame: resize_to_square(_upright(frame), size),
-        _max_frames(size),
-        source.origin + interval.start,
-        None if interval.stop is None else interval.stop - interval.start,
-    )
-    for packet in source.packets(interval.start):
-        if sampler.complete:
-            continue  # the times of the packets tell whether the file is whole
-        for frame in stream.decode(packet):
-            check_pixels(frame.width, frame.height, max_pixels, "frames of ")
-            length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else frame_seconds
-            sampler.add(frame, None if frame.pts is None else frame.time, length)
-    source.check_truncation()
-    declared = source.declared_duration
-    frames, end = sampler.finish(None if declared is None else declared - interval.start)
-    if end <= 0 and interval.start:
-        raise ValueError(f"it lasts {interval.start + end:.2f} s, its interval begins at {interval.start:g} s")
-    return frames, max(end + interval.start, source.duration if sampler.complete else 0.0)
+def _sample_frames(path: Path, sampler: _Sampler, start: float, max_pixels: int) -> float:
+    """Give a sampler the frames of a file from ``start`` seconds on.
+
+    Returns:
+        Duration of the whole video in seconds; see :func:`read_frames`.
+    """
+    with open_stream(path, "video") as source:
+        stream = source.stream
+        check_pixels(stream.width, stream.height, max_pixels, "frames of ")
+        stream.thread_type = "NONE"
+        frame_seconds = 1 / float(stream.average_rate or 25)
+        sampler.start = source.origin + start
+        for packet in source.packets(start):
+            if sampler.complete:
+                continue  # the times of the packets tell whether the file is whole
+            for frame in stream.decode(packet):
+                check_pixels(frame.width, frame.height, max_pixels, "frames of ")
+                known = frame.duration and frame.time_base
+                length = float(frame.duration * frame.time_base) if known else frame_seconds
+                sampler.add(frame, None if frame.pts is None else frame.time, length)
+        source.check_truncation()
+        declared = source.declared_duration
+        sampler.finish(None if declared is None else declared - start)
+        if sampler.end <= 0 and start:
+            raise ValueError(f"it lasts {start + sampler.end:.2f} s, its interval begins at {start:g} s")
+        if sampler.length <= 0:
+            raise ValueError("it has no frame that can be decoded")
+        return max(sampler.end + start, source.duration if sampler.complete else 0.0)
 
 
 def _max_frames(size: int) -> int:
@@ -233,31 +235,29 @@ class _Sampler:
     """Selection of frames by time from a stream, in bounded memory.
 
     How long a frame is shown is known only when the next one arrives. So the newest frame is held back, and converted
-    for every sampling time before the next. Frames are converted, which resizes them, before they are kept: a list of
-    whole frames would take gigabytes.
+    if a sampling time comes before the next: most frames are never converted. Frames are converted, which resizes them,
+    before they are kept: a list of whole frames would take gigabytes.
 
     Args:
         fps: Frames per second to keep.
         convert: Converts a frame to what is kept of it.
         max_frames: Number of kept frames above which a video is refused.
+        limit: Seconds that are wanted; None for all.
+
+    Attributes:
         start: Time from which frames are wanted; None for that of the first frame.
-        length: Seconds that are wanted; None for all.
+        frames: The kept frames.
+        end: End of the last frame, in seconds from the start.
+        length: Seconds that were sampled, once :meth:`finish` was called.
     """
 
-    def __init__(
-        self,
-        fps: float,
-        convert: Callable[[Any], Any],
-        max_frames: int,
-        start: float | None = None,
-        length: float | None = None,
-    ) -> None:
-        self.fps, self.convert, self.max_frames, self.start = fps, convert, max_frames, start
-        self.limit = math.inf if length is None else length
-        self.end = 0.0
-        self.newest: tuple[float, Any] | None = None
-        self.middles: list[tuple[float, Any]] = []  # candidates for the middle of a video shorter than half an interval
+    def __init__(self, fps: float, convert: Callable[[Any], Any], max_frames: int, limit: float | None = None) -> None:
+        self.fps, self.convert, self.max_frames = fps, convert, max_frames
+        self.limit = math.inf if limit is None else limit
+        self.start: float | None = None
         self.frames: list[Any] = []
+        self.end = self.length = 0.0
+        self.newest: tuple[float, Any] | None = None
 
     @property
     def complete(self) -> bool:
@@ -284,30 +284,15 @@ class _Sampler:
             self._keep(self.newest[1], min(shown, self.limit))
         self.newest = (shown, frame)
         self.end = max(self.end, shown + length) if time is None else (time - self.start) + length
-        if self.end <= 0:
-            return  # before all that is wanted
-        if not self.frames:
-            self.middles.append((shown, self.convert(frame)))
-            # The middle is at least at `shown / 2`: what is followed by a frame before that cannot be shown there.
-            while len(self.middles) > 1 and self.middles[1][0] <= min(shown, self.limit) / 2:
-                self.middles.pop(0)
-        else:
-            self.middles.clear()
 
-    def finish(self, declared: float | None) -> tuple[list[Any], float]:
-        """Return kept frames and the duration.
-
-        The duration is at most ``declared`` seconds, where the header states them.
-        """
-        wanted = 0.0
-        if self.newest is not None:
-            if declared is not None and self.newest[0] < declared:
-                self.end = min(self.end, declared)  # the last frame's length is a guess in some formats
-            wanted = min(self.end, self.limit)
-            self._keep(self.newest[1], wanted)
-        if not self.frames:
-            self.frames = [frame for time, frame in self.middles if time <= wanted / 2][-1:]
-        return self.frames, self.end
+    def finish(self, declared: float | None) -> None:
+        """Keep the last frame, whose end is at most ``declared`` seconds, where the header states them."""
+        if self.newest is None:
+            return
+        if declared is not None and self.newest[0] < declared:
+            self.end = min(self.end, declared)  # the last frame's length is a guess in some formats
+        self.length = min(self.end, self.limit)
+        self._keep(self.newest[1], self.length)
 
     def _keep(self, frame: Any, until: float) -> None:
         """Keep a frame for every sampling time before ``until``."""
@@ -321,15 +306,38 @@ class _Sampler:
             self.frames.append(converted)
 
 
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    """Image of a frame, turned and mirrored by its display matrix."""
+class _Converter:
+    """Conversion of decoded frames into colours of a square.
+
+    The tables of FFmpeg's conversion are made once per video: they take longer than a frame.
+
+    Args:
+        size: Height and width of the result.
+    """
+
+    def __init__(self, size: int) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self.size = size
+        self._reformatter = VideoReformatter()
+        # Other workers decode meanwhile: threads for one small frame would wait for each other.
+        self._options = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """Convert a frame: shape (size, size, 3), uint8."""
+        rgb = self._reformatter.reformat(frame, format="rgb24", **self._options)
+        image: Image.Image = rgb.to_image()  # type: ignore[no-untyped-call]
+        return resize_to_square(_upright(image, frame.side_data.get("DISPLAYMATRIX")), self.size)
+
+
+def _upright(image: Image.Image, matrix: Any) -> Image.Image:
+    """Image turned and mirrored by a display matrix; as it is without one."""
     from PIL.Image import Transpose
 
-    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
+    if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # x' = a x + c y, y' = b x + d y
     if max(abs(a), abs(d)) > max(abs(b), abs(c)):
         mirrored, flipped = a < 0, d < 0
     else:
