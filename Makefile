@@ -20,9 +20,9 @@ lint: $(VENV)/.installed
 test-slow: $(VENV)/.installed  ## The tests of minutes rather than seconds
 	$(BIN)/python -m pytest -m slow
 
-# The lower bounds of pyproject.toml, in an environment of their own. The oldest PyTorch is not on every index, nor for
-# every Python: LOWEST_TORCH="torch" takes the newest one, and the bound of PyTorch is then not tested. Old libraries
-# warn of what newer ones changed, which is no error of this package.
+# The lower bounds of pyproject.toml, in an environment of their own, with tools as they come. The oldest PyTorch is not on
+# every index, nor for every Python: LOWEST_TORCH="torch" takes the newest one, and the bound of PyTorch is then not
+# tested. Old libraries warn of what newer ones changed, which is no error of this package.
 LOWEST_TORCH ?= torch==2.4.0
 LOWEST_TESTS ?= tests
 LOWEST := $(VENV)-lowest
@@ -34,9 +34,9 @@ $(LOWEST)/.installed: pyproject.toml scripts/lowest_versions.py
 	$(PYTHON) scripts/lowest_versions.py --leave-out torch > $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade "pip>=23.2"
 	$(LOWEST)/bin/python -m pip install --quiet "$(LOWEST_TORCH)" --constraint $(LOWEST)/lowest.txt
-	$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: --constraint $(LOWEST)/lowest.txt --editable ".[train,media,sweep,hf,export]" $(LOWEST_TOOLS)
+	$(LOWEST)/bin/python -m pip install --quiet --only-binary :all: --constraint $(LOWEST)/lowest.txt --editable ".[train,media,sweep,hf,export,docs,release]" $(LOWEST_TOOLS)
 	touch $@
-LOWEST_TOOLS := "pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "types-PyYAML" "selenium>=4.20" hatchling
+LOWEST_TOOLS := "pytest>=8" "pytest-xdist>=3.6" "hypothesis>=6.100" "types-PyYAML" "selenium>=4.20"
 
 MINUTES ?= 20
 soak: $(VENV)/.installed  ## Train, stop and resume for MINUTES; fails unless memory and open files stay flat
@@ -45,7 +45,7 @@ soak: $(VENV)/.installed  ## Train, stop and resume for MINUTES; fails unless me
 coverage: $(VENV)/.installed  ## Lines and branches of all tests but the slow ones; fails below 95 %
 	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=95
 
-# All 4101 mutants of functional/ and methods/ by default. For less, take a random share, SAMPLE=0.25, or name some,
+# All mutants of functional/ and methods/ by default. For less, take a random share, SAMPLE=0.25, or name some,
 # MUTANTS='bmlr.functional._labels*'. It works in a copy of the sources, in mutants/. A run that was stopped goes on where
 # it was, and results stand until the function changes: `make mutation-again` tries once more those that no test has
 # failed on, with the tests as they are now.
