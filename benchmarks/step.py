@@ -12,6 +12,7 @@ units of the joint epoch's.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import random
 import statistics
@@ -24,7 +25,7 @@ from pathlib import Path
 import torch
 
 import bmlr
-from bmlr.methods import EpochContext, EpochPlan
+from bmlr.methods import EpochContext, EpochPlan, StartingMethod
 from bmlr.parameters import optimizer_like
 
 BASELINE = "Joint"
@@ -72,7 +73,10 @@ class Subject:
         self.now = time.process_time if setting.clock == "cpu" else time.perf_counter
         self.model = setting.make_model().train()
         self.method = bmlr.methods.create(name)
+        if (parameter := self.method.conformance.modality_parameter) and getattr(self.method, parameter) is None:
+            setattr(self.method, parameter, self.model.modalities[0])
         self.method.setup(self.model)
+        self._start()
         self.method.train()
         parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
         self.optimizer = torch.optim.Adam(parameters, lr=5e-5)
@@ -80,6 +84,16 @@ class Subject:
         self.batches = {each.tag: dataclasses.replace(batch, tag=each.tag) for each in plan.passes}
         size = len(batch)
         self.steps_per_epoch = sum(size if each.indices is None else len(each.indices) for each in plan.passes) / size
+
+    def _start(self) -> None:
+        """Hand over the runs that the method starts from, untrained: a step takes as long."""
+        trained: dict[str, tuple[bmlr.MultimodalClassifier, bmlr.Method]] = {}
+        for name, single in self.method.required_runs(self.model.modalities).items():
+            network = copy.deepcopy(self.model)
+            single.setup(network)
+            trained[name] = network, single
+        if trained and isinstance(self.method, StartingMethod):
+            self.method.start_from(trained, self.model)
 
     def _plan(self, batch: bmlr.Batch) -> EpochPlan:
         def batches(_: int = 0) -> Iterator[bmlr.Batch]:
@@ -211,7 +225,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5, help="rounds; each makes one step of every kind")
-    parser.add_argument("--methods", nargs="+", default=bmlr.methods.available(), metavar="NAME")
+    trained = [name for name in bmlr.methods.available() if bmlr.methods.get(name).trains]
+    parser.add_argument("--methods", nargs="+", default=trained, metavar="NAME")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage of the encoders")
     parser.add_argument("--spectrogram", nargs=2, type=int, default=(48, 48), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--frames", nargs=3, type=int, default=(1, 48, 48), metavar=("NUMBER", "HEIGHT", "WIDTH"))
