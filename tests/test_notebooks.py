@@ -71,7 +71,7 @@ def test_a_notebook_becomes_a_page(monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A\n\n[b](b.ipynb)"), code])
     page, pictures = as_page(notebook, "a.ipynb")
     assert page.startswith("# A\n\nDownload ")
-    assert "[b](b.md)" in page
+    assert "[b](b.ipynb)" in page  # led to a page as all links are
     assert "```python\ndraw()\n```" in page
     assert '<pre class="printed">a &lt; b&#10;&#10;c</pre>' in page
     assert "![Figure drawn by the lines above](a-1.png)\n\n| a |" in page

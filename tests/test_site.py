@@ -51,6 +51,8 @@ def test_links_out_of_the_documents_lead_to_pages() -> None:
     assert lead_links("[a](docs/data.md#b) [c](docs/methods) [d](LICENSE)", "index.md") == (
         "[a](data.md#b) [c](methods/README.md) [d](source/LICENSE.md)"
     )
+    assert lead_links("[a](b.ipynb) `c.ipynb)`", "notebooks/d.md") == "[a](b.md) `c.ipynb)`"
+    assert lead_links("[a](docs/notebooks/b.ipynb)", "index.md") == "[a](notebooks/b.md)"
 
 
 def test_roles_of_docstrings_become_markdown() -> None:

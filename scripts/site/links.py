@@ -42,14 +42,14 @@ def lead_links(text: str, page: str) -> str:
 
 
 def _led(found: re.Match[str], page: str) -> str:
-    """A link as the site has it; code as it is."""
+    """A link as the site has it, to a notebook's page; code as it is."""
     target = _target(found["link"] or "", page)
     if target is None:
-        return found[0]
+        return found[0].replace(".ipynb)", ".md)") if found["link"] else found[0]
     if target in TOP:
         place = TOP[target]
     elif f"{target}/".startswith("docs/"):
-        place = posixpath.relpath(target, "docs")
+        place = posixpath.relpath(target, "docs").replace(".ipynb", ".md")
         place = place if "." in posixpath.basename(place) else posixpath.join(place, "README.md")
     else:
         place = f"{SOURCES}/{target}.md"

@@ -24,7 +24,7 @@ def notebook_pages() -> tuple[dict[str, str], dict[str, bytes]]:
 
 
 def as_page(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
-    """Markdown of a notebook, and its pictures by file name; links to notebooks lead to their pages.
+    """Markdown of a notebook, and its pictures by file name.
 
     Example:
         >>> cells = [nbformat.v4.new_markdown_cell("# A"), nbformat.v4.new_code_cell("1 + 1")]
@@ -35,7 +35,7 @@ def as_page(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
     pictures: dict[str, bytes] = {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            parts.append(cell.source.replace(".ipynb)", ".md)"))
+            parts.append(cell.source)
             continue
         parts.append(f"```python\n{cell.source}\n```")
         parts.extend(_shown(output, name, pictures) for output in cell.outputs)
