@@ -2,8 +2,8 @@
 
 Run ``python benchmarks/step.py``: two ResNet-18 (a spectrogram and frames), Adam, and every call of the method
 interface that a step makes. Methods take turns in one process, in a new order each round, and each step is divided by
-the joint step of its round, so that a machine that drifts slows both. Peak memory comes from a fresh process per
-method. A second table shows how label reshaping grows with the number of classes.
+the joint step of its round, so that a machine that drifts slows both. A second table shows how label reshaping grows
+with the number of classes. Peak memory is measured by ``memory.py``.
 
 A method whose epoch has several kinds of passes has a row for each; "steps" is the number of steps of an epoch in
 units of the joint epoch's.
@@ -16,11 +16,8 @@ import copy
 import dataclasses
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -139,32 +136,6 @@ def measure_times(subjects: Sequence[Subject], repeats: int) -> dict[tuple[str, 
     return seconds
 
 
-def peak_memory(name: str, setting: Setting) -> int:
-    """Bytes that model, optimiser and steps of this method need at most; to be called once, in a fresh process."""
-    batch = setting.make_batch()
-    before = _high_water(setting.device)
-    subject = Subject(name, setting, batch)
-    for _ in range(2):
-        for tag in subject.batches:
-            subject.step(tag)
-    return _high_water(setting.device) - before
-
-
-def _high_water(device: str) -> int:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # here, since Windows has none
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def peak_memory_in_fresh_process(name: str, arguments: Sequence[str]) -> int:
-    """:func:`peak_memory` of a process that has done nothing else."""
-    command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--memory-of", name]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
-
-
 def time_calls(function: Callable[[], object], device: str, *, seconds: float = 0.5) -> float:
     """Median seconds of a call."""
     function()
@@ -196,9 +167,7 @@ def scaling_rows(setting: Setting) -> Iterator[list[str]]:
         previous = seconds
 
 
-def step_rows(
-    subjects: Sequence[Subject], seconds: dict[tuple[str, str], list[float]], memory: dict[str, int]
-) -> Iterator[list[str]]:
+def step_rows(subjects: Sequence[Subject], seconds: dict[tuple[str, str], list[float]]) -> Iterator[list[str]]:
     """A row per method and kind of pass."""
     baseline = seconds[BASELINE, ""]
     for subject in subjects:
@@ -208,8 +177,6 @@ def step_rows(
             low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
             row = [subject.name + (f" ({tag})" if tag else ""), f"{subject.steps_per_epoch:.3g}"]
             row += [f"{statistics.median(times) * 1e3:,.0f}", f"{median:.3f}", f"{low:.3f}–{high:.3f}"]
-            if memory:
-                row += [f"{memory[subject.name] / 2**20:,.0f}", f"{memory[subject.name] / memory[BASELINE]:.3f}"]
             yield row
 
 
@@ -219,18 +186,42 @@ def table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a setting, and the methods."""
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds; each makes one step of every kind")
     trained = [name for name in bmlr.methods.available() if bmlr.methods.get(name).trains]
     parser.add_argument("--methods", nargs="+", default=trained, metavar="NAME")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage of the encoders")
     parser.add_argument("--spectrogram", nargs=2, type=int, default=(48, 48), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--frames", nargs=3, type=int, default=(1, 48, 48), metavar=("NUMBER", "HEIGHT", "WIDTH"))
     parser.add_argument("--num-classes", type=int, default=6)
+
+
+def make_setting(options: argparse.Namespace, clock: str = "wall") -> Setting:
+    """The setting of these options."""
+    return Setting(
+        device=options.device,
+        batch_size=options.batch_size,
+        width=options.width,
+        spectrogram=tuple(options.spectrogram),
+        frames=tuple(options.frames),
+        num_classes=options.num_classes,
+        clock=clock,
+    )
+
+
+def chosen_methods(options: argparse.Namespace) -> list[str]:
+    """Names of the methods that make steps, the baseline first."""
+    chosen = [method.__name__ for method in map(bmlr.methods.get, options.methods) if method.trains]
+    return [BASELINE, *(name for name in chosen if name != BASELINE)]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_setting(parser)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; each makes one step of every kind")
     parser.add_argument("--threads", type=int, help="threads of PyTorch on the CPU; its own choice if left out")
     parser.add_argument(
         "--clock",
@@ -238,42 +229,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="wall",
         help="cpu counts the processor time of all threads, which other programs on the machine do not change",
     )
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, a process per method")
-    parser.add_argument("--memory-of", metavar="NAME", help="print the peak memory of one method, in bytes, and stop")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print the two tables."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    setting = Setting(
-        device=options.device,
-        batch_size=options.batch_size,
-        width=options.width,
-        spectrogram=tuple(options.spectrogram),
-        frames=tuple(options.frames),
-        num_classes=options.num_classes,
-        clock=options.clock,
-    )
-    if options.memory_of:
-        print(peak_memory(options.memory_of, setting))
-        return
-    chosen = [bmlr.methods.get(name).__name__ for name in options.methods]
-    names = [BASELINE, *(name for name in chosen if name != BASELINE)]
-    # Memory first: a process starts with the high-water mark of the one it comes from, which is small now.
-    memory = {} if options.no_memory else {name: peak_memory_in_fresh_process(name, arguments) for name in names}
+    setting = make_setting(options, options.clock)
+    names = chosen_methods(options)
     batch = setting.make_batch()
     subjects = [Subject(name, setting, batch) for name in names]
     seconds = measure_times(subjects, options.repeats)
 
     print(f"Torch {torch.__version__}, {setting.device}, {torch.get_num_threads()} threads, {setting}\n")
     head = ["method", "steps", "step, ms", f"step / {BASELINE}", "quartiles"]
-    head += ["peak, MiB", f"peak / {BASELINE}"] if memory else []
-    print(table(head, step_rows(subjects, seconds, memory)))
+    print(table(head, step_rows(subjects, seconds)))
     print(f"\n`reshape_labels`, batch of {setting.batch_size}, two modalities\n")
     print(table(["classes", "µs", "ns per logit", "growth"], scaling_rows(setting)))
 
