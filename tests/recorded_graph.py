@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 _Result = TypeVar("_Result")
 
@@ -71,7 +71,8 @@ class _Recorder(TorchDispatchMode):
         fresh = [tensor for tensor in outputs if tensor.untyped_storage().data_ptr() not in known]
         self.made |= {tensor.untyped_storage().data_ptr() for tensor in fresh}
         if fresh or written:  # a view needs no kernel
-            self.calls.append((func, args, kwargs, fresh))
+            # Of their present shapes: autograd squeezes some in place.
+            self.calls.append((func, *tree_map_only(Tensor, Tensor.detach, (args, kwargs, fresh))))
         return result
 
     @torch.no_grad()

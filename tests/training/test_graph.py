@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from bmlr.config import OptimizerOptions, TrainerOptions
-from bmlr.methods import BMLR, Joint
+from bmlr.methods import BMLR, OGMGE, Joint, Losses
 from bmlr.runs import RunError, read_metrics
 from bmlr.training import NonFiniteLossError, _graph_choice, train
 from bmlr.training._graph import CapturedStep
@@ -43,15 +43,19 @@ def assert_equal_runs(first, second):
     assert one.equals(two)
 
 
-@pytest.mark.parametrize("method", [Joint, BMLR])
 @pytest.mark.parametrize(
-    "options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}, {"gradient_clip_val": 0.5}]
+    ("method", "options", "captures"),
+    [
+        (BMLR, {"accumulate_grad_batches": 2}, 2),  # of the first batch of a step, and of the second
+        (BMLR, {"precision": "bf16-mixed"}, 1),
+        (OGMGE, {"gradient_clip_val": 0.5}, 2),  # it follows epochs, and its sums outlive the graph
+    ],
 )
-def test_a_run_of_graphs_is_the_eager_one(tmp_path, graphs, method, options):
+def test_a_run_of_graphs_is_the_eager_one(tmp_path, graphs, method, options, captures):
     eager = run(tmp_path, "off", method(), **options)
     assert graphs.captures == 0
     replayed = run(tmp_path, "auto", method(), **options)
-    assert graphs.captures == (2 if "accumulate_grad_batches" in options else 1)
+    assert graphs.captures == captures
     assert_equal_runs(eager, replayed)
 
 
@@ -129,6 +133,8 @@ def test_a_run_on_the_cpu_says_that_it_has_no_graph(tmp_path, caplog):
 class Reading(Joint):
     """Reads its loss on the host in every step."""
 
+    graph_reason = ""
+
     def losses(self, output, targets):
         losses = super().losses(output, targets)
         self.last = float(losses.terms["fused"].detach())
@@ -138,3 +144,39 @@ class Reading(Joint):
 def test_a_step_that_the_device_cannot_capture_is_an_error(tmp_path, graphs):
     with pytest.raises(RunError, match="A step of Reading cannot be captured as a graph with this model: .*Leave out"):
         run(tmp_path, "auto", Reading())
+
+
+class Counting(Joint):
+    """Counts its steps in Python, and weights its loss by their number."""
+
+    graph_reason = ""
+    count = 0
+
+    def losses(self, output, targets):
+        self.count += 1
+        return Losses({"fused": super().losses(output, targets).total * self.count})
+
+
+def test_a_step_that_follows_a_number_of_the_host_ends_without_a_graph_and_says_so(tmp_path, graphs, caplog):
+    eager = run(tmp_path, "off", Counting(), epochs=1)
+    with caplog.at_level(logging.WARNING, "bmlr.training"):
+        assert_equal_runs(eager, run(tmp_path, "auto", Counting(), epochs=1))
+    assert graphs.captures == 4
+    assert caplog.text.count("Further steps run without a graph: Counting changes count from step to step") == 1
+
+
+class Undeclared(Joint):
+    """Says nothing about graphs."""
+
+
+def test_a_method_of_the_users_is_captured_where_it_says_so(tmp_path, graphs, caplog):
+    with caplog.at_level(logging.WARNING, "bmlr.training"):
+        run(tmp_path, "auto", Undeclared(), epochs=1)
+    assert "since Undeclared does not say by `graph_reason` that one can hold its step." in caplog.text
+    assert graphs.captures == 0
+
+
+def test_a_run_too_short_for_a_graph_says_so(tmp_path, graphs, caplog):
+    with caplog.at_level(logging.WARNING, "bmlr.training"):
+        run(tmp_path, "auto", data=Toy(24), epochs=1)
+    assert "no step was a graph. It takes more than three batches of one size" in caplog.text

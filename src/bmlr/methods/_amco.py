@@ -80,6 +80,7 @@ class AMCo(SteppedMethod):
     )
     tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
     tasks_reason: ClassVar[str] = "it compares modalities by their shares of one probability over classes"
+    graph_reason: ClassVar[str] = "draws the masks of a step on the host"
     conformance: ClassVar[Conformance] = Conformance(
         short={"ramp": 0.0},
         alters_features="masks features of the modality the model depends on",

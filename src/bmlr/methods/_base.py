@@ -74,8 +74,9 @@ class Method(nn.Module, ABC):
     remedy: ClassVar[Remedy | None] = None
     #: Whether it trains anything; one that only predicts is done after one epoch without steps.
     trains: ClassVar[bool] = True
-    #: Why no graph of a device can hold its step (``--trainer.graph``), a clause; empty if one can.
-    graph_reason: ClassVar[str] = "has not been compared with its graph"
+    #: Why no graph can hold losses and backward of its step (``--trainer.graph``), a clause; empty if one can. A class
+    #: of yours says so itself: what its step does by Python, but for setting attributes, is not done again.
+    graph_reason: ClassVar[str] = ""
     #: Attributes that only training needs, such as teachers: weight files, which are for predictions, leave them out.
     training_state: ClassVar[tuple[str, ...]] = ()
     #: Attributes stored in ``state_dict()`` as tensors: integers, floats, flags, and tensors that stay on the CPU.

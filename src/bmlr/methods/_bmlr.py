@@ -124,7 +124,6 @@ class BMLR(_ReshapingMethod, _TargetedMethod):
     """
 
     info: ClassVar[MethodInfo] = _info("Sec. III")
-    graph_reason: ClassVar[str] = ""
     remedy: ClassVar[Remedy | None] = Remedy(
         "decision", "trains every modality's own prediction and softens the labels of the one that is ahead", rank=1
     )

@@ -78,6 +78,7 @@ class CML(SteppedMethod, WindowedMethod):
     )
     tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
     tasks_reason: ClassVar[str] = "it ranks the confidence of predictions, which numbers do not have"
+    graph_reason: ClassVar[str] = "draws the orders of removal on the host"
     conformance: ClassVar[Conformance] = Conformance(
         variants={"batch": {"order": "batch"}},
         not_mean_over_samples="draws the orders of removal by the sample's place in its batch and by the step",

@@ -109,6 +109,7 @@ class InfoReg(ScoredMethod):
     remedy: ClassVar[Remedy | None] = Remedy(
         "encoder", "holds back the encoder that is ahead while it learns fast", rank=7
     )
+    graph_reason: ClassVar[str] = "reads numbers on the host in its official form"
     conformance: ClassVar[Conformance] = Conformance(variants={"official": {"form": "official"}}, sorted_names=True)
     state_attributes: ClassVar[tuple[str, ...]] = (*Method.state_attributes, "traces")
 

@@ -26,7 +26,6 @@ class Joint(Method):
         ['fused']
     """
 
-    graph_reason: ClassVar[str] = ""
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="Joint training with one loss",
         venue="folklore",

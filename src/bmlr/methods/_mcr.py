@@ -94,6 +94,7 @@ class MCR(SteppedMethod, HeadedMethod, StartingMethod):
     )
     tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
     tasks_reason: ClassVar[str] = "it compares distributions over classes"
+    graph_reason: ClassVar[str] = "draws the permutations of a step on the host"
     conformance: ClassVar[Conformance] = Conformance(
         short={"permutations": 3},
         variants={

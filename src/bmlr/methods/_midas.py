@@ -101,6 +101,7 @@ class MIDAS(SteppedMethod, HeadedMethod):
     tasks_reason: ClassVar[str] = "it puts together samples of different classes"
     epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
     leaves_gradients_unset: ClassVar[bool] = True
+    graph_reason: ClassVar[str] = "draws the partners of a step on the host"
     conformance: ClassVar[Conformance] = Conformance(
         short={"warmup": 0, "step_size": 1.0},
         variants={"sign": {"warmup": 0, "hardness": "cosine", "update": "sign"}},

@@ -82,6 +82,7 @@ class OPM(SteppedMethod):
     tasks: ClassVar[tuple[str, ...]] = ALL_TASKS
     epoch_parameters: ClassVar[tuple[str, ...]] = ("warmup",)
     remedy: ClassVar[Remedy | None] = Remedy("decision", "drops features of the modality that is ahead", rank=3)
+    graph_reason: ClassVar[str] = "decides by a draw on the host whether a step drops features"
     conformance: ClassVar[Conformance] = Conformance(
         short={"warmup": 0, "probability": 1.0},
         alters_features="drops features of the modality that is ahead",

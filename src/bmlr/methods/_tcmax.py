@@ -86,6 +86,7 @@ class TCMax(SteppedMethod):
     )
     tasks: ClassVar[tuple[str, ...]] = CLASSIFICATION
     tasks_reason: ClassVar[str] = "it sums over all classes, which numbers do not have"
+    graph_reason: ClassVar[str] = "draws tuples on the host where there are many"
     conformance: ClassVar[Conformance] = Conformance(
         variants={"samples": {"samples": 16}, "permutation": {"samples": 0}},
         not_mean_over_samples="compares each sample with the others of its batch",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -24,8 +25,8 @@ _Result = TypeVar("_Result")
 _WARM_UP = 3
 #: Graphs of equal batches for other values on the host; a value that never comes back would ask for ever more.
 _MOST_GRAPHS = 4
-#: Attributes of a method that change from epoch to epoch, and matter only to one that follows epochs.
-_EPOCH = frozenset({"epoch", "max_epochs"})
+#: Name of the gradients beside those of attributes.
+_GRADIENTS = "the gradients"
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _PLAIN = {bool, int, float, str, frozenset}
 
@@ -104,8 +105,7 @@ class CapturedStep:
         self._backend = backend
         self._graphs: dict[Hashable, list[_Graph]] = {}
         self._runs: dict[Hashable, int] = {}
-        modules = [*model.modules(), *method.modules()]
-        self._modules = list({id(module): module for module in modules}.values())
+        self._modules = [module for module in (*model.modules(), *method.modules()) if module is not method]
         self._parameters = list(dict.fromkeys((*model.parameters(), *method.parameters())))
 
     def begin_epoch(self) -> None:
@@ -161,12 +161,15 @@ class CapturedStep:
         return _copied_losses(losses)
 
     def _capture(self, batch: Batch, scale: float) -> _Graph:
-        held = _map_batch(Tensor.clone, batch)
+        held, own = _map_batch(Tensor.clone, batch), _Owned(self._parameters)
         # A graph that kept a weight in half precision from before it would never see the weight move.
         torch.clear_autocast_cache()
-        before, fixed = self._own_state(), self._fixed()
+        before = self._state(_attributes(self.method), own)
+        self._set_state({name: value for name, value in before.items() if own.holds(value)})
+        fixed = self._fixed()
         try:
-            losses, replay = self._backend.capture(lambda: self._compute(held, scale))
+            with _watched(self.method) as (reads, writes):
+                losses, replay = self._backend.capture(lambda: self._compute(held, scale))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -180,46 +183,43 @@ class CapturedStep:
                 f"A step of {type(self.method).__name__} puts other tensors or modes into the place of parameters or "
                 "buffers, which a graph would not see. Leave out --trainer.graph."
             )
-        return _Graph(replay, held, losses, fixed, before, self._state())
+        after, device = self._state(_attributes(self.method)), batch.targets.device
+        for name in reads & before.keys():  # what it changed without setting it: a list, a tensor in place
+            if own.holds(before[name]) or not _pair(before[name], after[name], device, []):
+                writes.add(name)
+        return _Graph(
+            replay,
+            held,
+            losses,
+            fixed,
+            {name: value for name, value in before.items() if name in {*reads, _GRADIENTS}},
+            {name: value for name, value in after.items() if name in {*writes, _GRADIENTS}},
+        )
 
     # What a step finds and leaves
 
-    def _state(self) -> dict[str, Any]:
-        """Attributes of the method and, by the empty name, gradients."""
-        ignored = _MODULE_ATTRIBUTES if self.method.follows_epochs else _MODULE_ATTRIBUTES | _EPOCH
-        attributes = {name: _rebuilt(value) for name, value in vars(self.method).items() if name not in ignored}
-        return {**attributes, "": [parameter.grad for parameter in self._parameters]}
+    def _state(self, names: Iterable[str], own: Callable[[Tensor], Tensor] | None = None) -> dict[str, Any]:
+        """Attributes and buffers of the method, and gradients.
 
-    def _own_state(self) -> dict[str, Any]:
-        """The state, the method's tensors replaced by copies that nobody else holds."""
-        copies: dict[int, Tensor] = {}
-        weights = {parameter.untyped_storage().data_ptr() for parameter in self._parameters}
-
-        def own(value: Tensor) -> Tensor:
-            if value.untyped_storage().data_ptr() in weights:  # a view of a weight follows the weight
-                return value
-            return copies.setdefault(id(value), value.detach().clone())
-
-        state = self._state()
-        owned = {name: _rebuilt(value, own) for name, value in state.items() if name}
-        if copies:
-            self._set_state(owned)
-        return {**owned, "": state[""]}
+        Args:
+            names: Names of the attributes.
+            own: Gives tensors in place of the attributes' own.
+        """
+        state = {name: _rebuilt(getattr(self.method, name, None), own) for name in names if name != _GRADIENTS}
+        return {**state, _GRADIENTS: [parameter.grad for parameter in self._parameters]}
 
     def _set_state(self, state: dict[str, Any]) -> None:
-        attributes = vars(self.method)
         for name, value in state.items():
-            if name:
-                attributes[name] = _rebuilt(value)
-        if "" in state:
-            for parameter, gradient in zip(self._parameters, state[""], strict=True):
-                parameter.grad = gradient
+            if name != _GRADIENTS:
+                setattr(self.method, name, _rebuilt(value))
+        for parameter, gradient in zip(self._parameters, state.get(_GRADIENTS, ()), strict=False):
+            parameter.grad = gradient
 
     def _fixed(self) -> list[int]:
         """What a graph holds by address or has decided on: parameters, buffers, modes."""
         fixed = [parameter.data_ptr() for parameter in self._parameters]
         fixed += [parameter.requires_grad for parameter in self._parameters]
-        for module in self._modules:
+        for module in self._modules:  # not the method, whose own buffers are state
             fixed.append(module.training)
             fixed += [buffer.data_ptr() for _, buffer in module.named_buffers(recurse=False)]
         return fixed
@@ -228,16 +228,64 @@ class CapturedStep:
         """The copies that a graph needs; None if it is one of another state."""
         copies: _Copies = []
         device = graph.batch.targets.device
-        fits = self._fixed() == graph.fixed and _pair(graph.before, self._state(), device, copies)
+        fits = self._fixed() == graph.fixed and _pair(graph.before, self._state(graph.before), device, copies)
         return copies if fits else None
 
     def _describe_changes(self, graphs: list[_Graph]) -> str:
         first, last, device = graphs[0].before, graphs[-1].before, graphs[0].batch.targets.device
-        names = [name or "gradients" for name in first if not _pair(first[name], last.get(name), device, [])]
+        names = [name for name in first if not _pair(first[name], last.get(name), device, [])]
         return (
             f"Further steps run without a graph: {type(self.method).__name__} changes "
             f"{', '.join(names) or 'parameters, buffers or modes'} from step to step, which a graph does not see."
         )
+
+
+class _Owned:
+    """Copies of tensors, which nobody else holds, so that a graph may write to them."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._copies: dict[int, Tensor] = {}
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The copy of a tensor; a view of a weight, which follows the weight, is its own."""
+        if value.untyped_storage().data_ptr() in self._weights:
+            return value
+        return self._copies.setdefault(id(value), value.detach().clone())
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value holds a copy."""
+        found: list[Tensor] = []
+        _rebuilt(value, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return any(tensor is copy for tensor in found for copy in self._copies.values())
+
+
+def _attributes(method: Method) -> list[str]:
+    buffers = [name for name, _ in method.named_buffers(recurse=False)]
+    return [*(name for name in vars(method) if name not in _MODULE_ATTRIBUTES), *buffers]
+
+
+@contextlib.contextmanager
+def _watched(method: Method) -> Iterator[tuple[set[str], set[str]]]:
+    """Collect the names of the attributes that are read and set."""
+    kind = type(method)
+    reads: set[str] = set()
+    writes: set[str] = set()
+
+    def read(self: Method, name: str) -> Any:
+        reads.add(name)
+        return kind.__getattribute__(self, name)
+
+    def write(self: Method, name: str, value: Any) -> None:
+        writes.add(name)
+        kind.__setattr__(self, name, value)
+
+    body = {"__getattribute__": read, "__setattr__": write, "__module__": kind.__module__}
+    method.__class__ = type(kind.__name__, (kind,), body)
+    try:
+        yield reads, writes
+    finally:
+        method.__class__ = kind
 
 
 def _shapes(batch: Batch) -> tuple[Hashable, ...]:
@@ -262,7 +310,7 @@ def _map_batch(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
 def _copied_losses(losses: Losses) -> Callable[[], Losses]:
     """Gives copies of losses: a replay writes new ones into the place of the old, which a log may still hold."""
     values = [value.detach() for value in (*losses.terms.values(), *losses.logs.values())]
-    is_joint = len({(value.dtype, value.shape) for value in values}) == 1
+    is_joint = len({(value.dtype, value.shape, value.device) for value in values}) == 1
     joint = torch.stack(values) if is_joint else None  # one copy in place of many
     terms, logs = list(losses.terms), list(losses.logs)
 
@@ -276,13 +324,13 @@ def _copied_losses(losses: Losses) -> Callable[[], Losses]:
 # Trees of dictionaries, lists and tuples
 
 
-def _rebuilt(value: Any, function: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
-    """The value with new containers and other tensors."""
+def _rebuilt(value: Any, function: Callable[[Tensor], Tensor] | None = None) -> Any:
+    """The value with new containers and, where a function is given, other tensors."""
     if type(value) is dict:
         return {key: _rebuilt(entry, function) for key, entry in value.items()}
     if type(value) in {list, tuple}:
         return type(value)(_rebuilt(entry, function) for entry in value)
-    return function(value) if type(value) is Tensor else value
+    return function(value) if function is not None and type(value) is Tensor else value
 
 
 def _pair(captured: Any, current: Any, device: torch.device, copies: _Copies) -> bool:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from bmlr.config import TrainerOptions
-from bmlr.methods import Method
+from bmlr.methods import Method, available, get
 from bmlr.training._graph import Backend, CapturedStep, CudaGraphs
 from bmlr.training._module import BalancedModule
 
@@ -31,7 +31,10 @@ def why_no_graph(options: TrainerOptions, method: Method, processes: int) -> str
         return f"graphs are for the precisions 32-true and bf16-mixed, and this one is {options.precision}"
     if options.modality_dropout:
         return "--trainer.modality_dropout gives every step other numbers of samples"
-    return method.graph_reason and f"{type(method).__name__} {method.graph_reason}"
+    kind = type(method)
+    if "graph_reason" not in vars(kind) and not (kind.__name__ in available() and get(kind.__name__) is kind):
+        return f"{kind.__name__} does not say by `graph_reason` that one can hold its step"
+    return method.graph_reason and f"{kind.__name__} {method.graph_reason}"
 
 
 class GraphCallback(Callback):
@@ -57,3 +60,12 @@ class GraphCallback(Callback):
             pl_module.captured_step = CapturedStep(pl_module.model, pl_module.method, backend)
         elif trainer.is_global_zero:
             _log.warning("--trainer.graph auto: the steps run without graphs, since %s.", reason)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Say where no batch was one that a graph could compute."""
+        step = pl_module.captured_step if isinstance(pl_module, BalancedModule) else None
+        if step is not None and not step.replays:
+            _log.warning(
+                "--trainer.graph auto: no step was a graph. It takes more than three batches of one size, whose "
+                "samples have every modality."
+            )
