@@ -6,7 +6,8 @@ two, or differs by design, its class says so (:class:`bmlr.methods.Conformance`)
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -57,14 +58,35 @@ def first_of_each_way(subjects: Iterable[str] = METHODS) -> list[Any]:
     return [pytest.param(name, marks=() if name in firsts else pytest.mark.slow) for name in subjects]
 
 
-def with_most_fusions_slow(pairs: Iterable[tuple[str, str]]) -> list[Any]:
-    """Pairs of a subject and a fusion as parameters: all fusions for one method of each way, two for the others.
+def with_two_or_three(subjects: Iterable[str]) -> list[Any]:
+    """Subjects with a number of modalities as parameters: both for one method of each way, three for the others.
 
     The other pairs are tests of `make test-slow`.
     """
+    return _with_rare_ones_slow(itertools.product(subjects, (2, 3)), lambda modalities: modalities == 3)
+
+
+def with_fusions(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """Pairs of a subject and a fusion with a number of modalities as parameters.
+
+    All for one method of each way, ``concat`` with three and ``own`` with two for the others. The rest are tests of
+    `make test-slow`.
+    """
+    cases = ((*pair, modalities) for pair in pairs for modalities in (2, 3))
+    return _with_rare_ones_slow(cases, lambda *case: case in {("concat", 3), ("own", 2)})
+
+
+def _with_rare_ones_slow(cases: Iterable[tuple[Any, ...]], is_usual: Callable[..., bool]) -> list[Any]:
+    """Parameters of cases, which begin with a subject; ``is_usual`` judges the rest of a case."""
     firsts = _firsts()
-    usual = lambda subject, fusion: base(subject) in firsts or fusion in {"concat", "own"}
-    return [pytest.param(*pair, marks=() if usual(*pair) else pytest.mark.slow) for pair in pairs]
+    return [
+        pytest.param(
+            *case,
+            marks=() if base(case[0]) in firsts or is_usual(*case[1:]) else pytest.mark.slow,
+            id="-".join(map(str, case)),
+        )
+        for case in cases
+    ]
 
 
 def _firsts() -> set[str]:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import itertools
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -25,7 +26,8 @@ from subjects import (
     parameters,
     same,
     trained_modalities,
-    with_most_fusions_slow,
+    with_fusions,
+    with_two_or_three,
 )
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,11 +42,9 @@ from bmlr.training import evaluate
 from method_loop import MethodLoop, assert_resumes, assert_same_state
 from zoo import make_batch, make_model
 
-each_combination = pytest.mark.parametrize(
-    ("subject", "fusion"), with_most_fusions_slow(COMBINATIONS), ids=["-".join(pair) for pair in COMBINATIONS]
-)
+each_combination = pytest.mark.parametrize(("subject", "fusion", "modalities"), with_fusions(COMBINATIONS))
 each_subject = pytest.mark.parametrize("subject", SUBJECTS)
-two_or_three = pytest.mark.parametrize("modalities", [2, 3])
+each_subject_of_two_or_three = pytest.mark.parametrize(("subject", "modalities"), with_two_or_three(SUBJECTS))
 
 
 # What a class says of itself
@@ -83,7 +83,6 @@ def assert_trains(loop, epochs, subject):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16 autocast"])
-@two_or_three
 @each_combination
 def test_training_moves_every_encoder(subject, fusion, modalities, precision):
     dtype = torch.float64 if precision == "float64" else torch.float32
@@ -128,8 +127,7 @@ def make_any_encoder_loop(subject, modalities=3, *, dtype=torch.float32, samples
     return MethodLoop(model, make_method(subject), batch, batch_size=6, max_epochs=modalities)
 
 
-@two_or_three
-@each_subject
+@each_subject_of_two_or_three
 def test_any_encoder_is_trained(subject, modalities):
     assert_trains(make_any_encoder_loop(subject, modalities), modalities, subject)
 
@@ -150,7 +148,6 @@ def test_a_single_modality_is_trained_or_refused(subject, fusion):
 # Names
 
 
-@two_or_three
 @each_combination
 def test_renamed_modalities_give_the_same_training(subject, fusion, modalities):
     same_order = {"audio": "alpha", "text": "mike", "video": "yankee"}
@@ -197,7 +194,6 @@ def relisted(loop, subject, fusion):
     return other
 
 
-@two_or_three
 @each_combination
 def test_the_order_in_which_modalities_are_listed_does_not_matter(subject, fusion, modalities):
     loop = make_loop(subject, modalities, fusion)
@@ -253,7 +249,6 @@ def assert_finite_step(loop, batch):
         assert bool(torch.isfinite(gradient).all()), name
 
 
-@two_or_three
 @each_combination
 def test_thin_batches_give_finite_steps(subject, fusion, modalities):
     loop = make_loop(subject, modalities, fusion, dtype=torch.float32)
@@ -265,7 +260,6 @@ def test_thin_batches_give_finite_steps(subject, fusion, modalities):
             assert_finite_step(copy.deepcopy(fresh), dataclasses.replace(thin, tag=planned.tag))
 
 
-@two_or_three
 @each_combination
 def test_saturated_and_flat_logits_give_finite_steps(subject, fusion, modalities):
     for fresh, batch in kinds(make_loop(subject, modalities, fusion, dtype=torch.float32)):
@@ -308,15 +302,14 @@ def test_absent_modalities_give_finite_steps_and_leave_their_inputs_unread(subje
 # State
 
 
-@two_or_three
-@pytest.mark.parametrize("fusion", ["concat", "own"])
-@each_subject
+@pytest.mark.parametrize(
+    ("subject", "fusion", "modalities"), with_fusions(itertools.product(SUBJECTS, ["concat", "own"]))
+)
 def test_a_run_continues_from_stored_state(subject, fusion, modalities):
     assert_resumes(lambda: make_method(subject), modalities, fusion=fusion)
 
 
-@two_or_three
-@each_subject
+@each_subject_of_two_or_three
 def test_a_copy_continues_as_the_original(subject, modalities):
     loop = make_loop(subject, modalities, batch_norm=True, epochs=2 * modalities)
     loop.run(range(modalities))
@@ -367,8 +360,7 @@ class Saved(nn.Module):
         self.net, self.method = loop.model, loop.method
 
 
-@two_or_three
-@each_subject
+@each_subject_of_two_or_three
 def test_a_model_with_the_method_inside_goes_on_from_safetensors_within_an_epoch(subject, modalities, tmp_path):
     loop = make_loop(subject, modalities, batch_norm=True, samples=30, epochs=2)
     loop.run([0])
@@ -410,7 +402,6 @@ def test_moved_after_setup_it_trains_in_the_new_type(subject):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@two_or_three
 @each_combination
 def test_on_a_gpu_it_computes_what_it_computes_on_the_cpu(subject, fusion, modalities):
     loop = make_loop(subject, modalities, fusion)
@@ -591,7 +582,6 @@ def test_a_step_makes_no_generator(subject, monkeypatch):
 
 
 @each_combination
-@two_or_three
 def test_backward_is_linear_in_its_scale(subject, fusion, modalities):
     for fresh, batch in kinds(make_loop(subject, modalities, fusion)):
         scaled, by_tensor = copy.deepcopy(fresh), copy.deepcopy(fresh)
@@ -616,9 +606,9 @@ def halves_agree(subject, fusion, modalities):
 
 
 @pytest.mark.parametrize(
-    ("subject", "fusion"), with_most_fusions_slow(pair for pair in COMBINATIONS if pair[0] not in NOT_MEAN_OVER_SAMPLES)
+    ("subject", "fusion", "modalities"),
+    with_fusions(pair for pair in COMBINATIONS if pair[0] not in NOT_MEAN_OVER_SAMPLES),
 )
-@two_or_three
 def test_accumulated_halves_give_the_gradients_of_the_batch(subject, fusion, modalities):
     assert all(halves_agree(subject, fusion, modalities))
 
@@ -644,8 +634,7 @@ def test_gradients_can_be_clipped_after_the_method_adjusted_them(subject):
 # Evaluation
 
 
-@two_or_three
-@each_subject
+@each_subject_of_two_or_three
 def test_evaluation_between_steps_leaves_no_trace(subject, modalities):
     def run(*, watched):
         loop = make_any_encoder_loop(subject, modalities)
