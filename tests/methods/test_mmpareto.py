@@ -3,6 +3,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bmlr
 from bmlr.functional import pareto_weight
@@ -287,3 +288,28 @@ def test_every_fusion(fusion, modalities):
 def test_bad_parameters_are_named(parameters, message):
     with pytest.raises(ValueError, match=message):
         MMPareto(**parameters)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that are no views."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def test_gradients_are_combined_in_few_operations():
+    """Per tensor of an encoder they would be a dozen times those of the joint backward pass."""
+    encoders = {name: bmlr.encoders.resnet18(in_channels=1, width=2, stem="small") for name in ("audio", "video")}
+    model = bmlr.MultimodalClassifier(encoders, 3)
+    batch = bmlr.Batch({name: torch.randn(2, 1, 8, 8) for name in encoders}, torch.tensor([0, 1]))
+    numbers = []
+    for method in (bmlr.methods.Joint(), MMPareto()):
+        method.setup(model)
+        losses = method.compute_losses(model, batch)
+        with Launches() as launches:
+            method.backward(losses, model)
+        numbers.append(launches.number)
+    assert numbers[1] <= 4 * numbers[0]

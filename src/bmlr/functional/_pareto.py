@@ -30,12 +30,11 @@ def pareto_weight(g_m: Sequence[Tensor], g_u: Sequence[Tensor]) -> Tensor:
         >>> pareto_weight([torch.tensor([1.0, 0.0])], [torch.tensor([-3.0, 0.0])])
         tensor(0.7500)
     """
-    product = torch.stack([(m * u).sum() for m, u in zip(g_m, g_u, strict=True)]).sum()
-    gap = [m - u for m, u in zip(g_m, g_u, strict=True)]
-    numerator = -torch.stack([(d * u).sum() for d, u in zip(gap, g_u, strict=True)]).sum()
-    distance = torch.stack([(d * d).sum() for d in gap]).sum()
+    # As one vector: an encoder has a hundred tensors, and each would be reduced by itself.
+    m, u = (torch.cat([g.flatten() for g in gradients]) for gradients in (g_m, g_u))
+    gap = m - u
+    product, numerator, distance = (m * u).sum(), -(gap * u).sum(), (gap * gap).sum()
     gamma = (numerator / distance).clamp(0, 1)
     # Between a gradient and zero the shortest vector is zero, which would leave out the other.
-    squares = [torch.stack([(g * g).sum() for g in gradients]).sum() for gradients in (g_m, g_u)]
-    is_agreement = (product > 0) | (squares[0] == 0) | (squares[1] == 0)
+    is_agreement = (product > 0) | ~m.any() | ~u.any()
     return torch.where(is_agreement, 0.5, gamma)
