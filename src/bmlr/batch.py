@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
+
+
+class LateInput(ABC):
+    """Input that is finished on the device of the model.
+
+    Until then it travels in the small form in which it is stored.
+    """
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that travel."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Tensor], Tensor]) -> LateInput:
+        """The input with a function applied to each of its tensors."""
+
+    @abstractmethod
+    def finish(self) -> Tensor:
+        """The input of the model, on the device where this one is."""
 
 
 @dataclasses.dataclass
@@ -16,7 +39,8 @@ class Batch:
 
     Attributes:
         inputs: The input of each modality, first dimension B: a tensor, or a dictionary or tuple of tensors for an
-            encoder with several, such as ``{"input_ids": ..., "attention_mask": ...}``.
+            encoder with several, such as ``{"input_ids": ..., "attention_mask": ...}``. A loader for a GPU gives
+            :class:`LateInput`, which :meth:`to` finishes there.
         targets: Class indices, shape (B,), int64, or what else the task of the model takes (:mod:`bmlr.tasks`).
         present: Presence of each modality, a boolean mask of shape (B,) per name; None or a name left out means that
             all samples have it.
@@ -51,11 +75,14 @@ class Batch:
         def convert(tensor: Tensor) -> Tensor:
             return move(tensor).to(dtype) if tensor.is_floating_point() else move(tensor)
 
+        def finish(x: Any) -> Any:
+            return x.map(move).finish() if isinstance(x, LateInput) else x
+
         masks = {
             name: mask for name, mask in (self.present or {}).items() if mask.device.type != "cpu" or not mask.all()
         }
         return Batch(
-            {name: map_tensors(convert, x) for name, x in self.inputs.items()},
+            {name: map_tensors(convert, finish(x)) for name, x in self.inputs.items()},
             move(self.targets),
             {name: move(mask) for name, mask in masks.items()} or None,
             None if self.indices is None else move(self.indices),
@@ -65,12 +92,27 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, for copies that overlap with computation."""
         return Batch(
-            {name: map_tensors(Tensor.pin_memory, x) for name, x in self.inputs.items()},
+            {
+                name: x.map(Tensor.pin_memory) if isinstance(x, LateInput) else map_tensors(Tensor.pin_memory, x)
+                for name, x in self.inputs.items()
+            },
             self.targets.pin_memory(),
             None if self.present is None else {name: mask.pin_memory() for name, mask in self.present.items()},
             None if self.indices is None else self.indices.pin_memory(),
             self.tag,
         )
+
+
+def empty_for_batch(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """A tensor to be filled.
+
+    On the CPU of a loader's worker it is in shared memory, so that it is handed over without a copy.
+    """
+    if torch.device(device).type != "cpu" or get_worker_info() is None:
+        return torch.empty(*shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(size)  # noqa: SLF001  (as torch's own collate)
+    return torch.empty(0, dtype=dtype).set_(storage).view(*shape)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], inputs: Any) -> Any:

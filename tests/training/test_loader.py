@@ -151,7 +151,7 @@ class Odd(Dataset[object]):
 
 
 def load_with(monkeypatch, mishap):
-    monkeypatch.setattr(loader, "_RequestDataset", lambda _: Odd(mishap))
+    monkeypatch.setattr(loader, "_RequestDataset", lambda _, late: Odd(mishap))
     return list(RequestLoader(None, ordered_requests(8, 8), num_workers=1))
 
 

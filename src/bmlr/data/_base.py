@@ -100,6 +100,18 @@ class Split(ABC):
             seed: Seed of the random transforms; training gives another for every epoch.
         """
 
+    def late_batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
+        """The same batch, whose inputs may be left to be finished by :meth:`bmlr.Batch.to` on a GPU.
+
+        A split whose samples are stored in a smaller form overrides this.
+
+        Args:
+            indices: Positions in this split.
+            augment: Apply the random transforms of training.
+            seed: Seed of the random transforms.
+        """
+        return self.batch(indices, augment=augment, seed=seed)
+
 
 class ArraySplit(Split):
     """A split held in arrays, in memory or memory-mapped.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,15 @@ class _SelectedSplit(Split):
 
     def batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
         """Samples at ``indices`` of the remaining ones."""
+        return self._selected(self._split.batch, indices, augment=augment, seed=seed)
+
+    def late_batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
+        """The same, finished later as the complete split's."""
+        return self._selected(self._split.late_batch, indices, augment=augment, seed=seed)
+
+    def _selected(self, load: Callable[..., Batch], indices: Sequence[int], *, augment: bool, seed: int) -> Batch:
         positions = np.asarray(indices, dtype=np.int64)
-        complete = self._split.batch(self._rows[positions].tolist(), augment=augment, seed=seed)
+        complete = load(self._rows[positions].tolist(), augment=augment, seed=seed)
         present = {name: torch.from_numpy(mask[positions]) for name, mask in (self.present or {}).items()}
         inputs = {name: complete.inputs[name] for name in self._names}
         return Batch(inputs, complete.targets, present or None, torch.from_numpy(positions), complete.tag)

@@ -56,11 +56,13 @@ class LoadingModule(OptimizedModule):
         return self._loader("val", requests)
 
     def _loader(self, split: SplitName, requests: list[BatchRequest], start: int = 0) -> RequestLoader:
+        on_gpu = self.device.type == "cuda"
         return RequestLoader(
             self._own_data().split(split),
             requests,
             num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=on_gpu,
+            late=on_gpu,
             start=start,
         )
 

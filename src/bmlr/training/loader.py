@@ -59,11 +59,11 @@ class BatchRequest:
 
 
 class _RequestDataset(Dataset[Batch]):
-    def __init__(self, split: Split) -> None:
-        self.split = split
+    def __init__(self, split: Split, *, late: bool) -> None:
+        self._load = split.late_batch if late else split.batch
 
     def __getitem__(self, request: Any) -> Batch:
-        return self.split.batch(request.indices, augment=request.seed is not None, seed=request.seed or 0)
+        return self._load(request.indices, augment=request.seed is not None, seed=request.seed or 0)
 
 
 class RequestLoader:
@@ -77,6 +77,7 @@ class RequestLoader:
         requests: The batches to be loaded.
         num_workers: Processes that load data; 0 loads in this process.
         pin_memory: Load into page-locked memory.
+        late: Leave inputs in the small form in which they are stored, to be finished on a GPU by :meth:`bmlr.Batch.to`.
         start: Number of requests to leave out at the beginning; ``len`` counts them all the same, as Lightning
             counts the batches of a resumed epoch.
     """
@@ -88,6 +89,7 @@ class RequestLoader:
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
+        late: bool = False,
         start: int = 0,
     ) -> None:
         self.requests = requests
@@ -95,7 +97,7 @@ class RequestLoader:
         self._groups = [list(same) for _, same in itertools.groupby(requests[start:], lambda r: (r.indices, r.seed))]
         # A generator of its own: DataLoader draws a seed per iteration, and from the global stream an evaluation
         # between two steps would change the training after it.
-        self._dataset = _RequestDataset(split)
+        self._dataset = _RequestDataset(split, late=late)
         self._loader = DataLoader(
             self._dataset,
             batch_size=None,

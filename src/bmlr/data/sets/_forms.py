@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bmlr.batch import LateInput, empty_for_batch
 from bmlr.data._base import Modality
 from bmlr.data.readers._base import is_longer
 from bmlr.data.readers._container import open_stream
@@ -19,7 +20,13 @@ from bmlr.data.readers._registry import reader_of
 from bmlr.data.readers._text import bytes_to_text, text_to_bytes
 from bmlr.data.readers.suffixes import VIDEO_SUFFIXES
 from bmlr.data.sets._standardise import standardise
-from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD, augment_frames
+from bmlr.data.transforms._frames import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Crop,
+    choose_crops,
+    resize_crops,
+)
 from bmlr.data.transforms._tokens import Tokeniser
 from bmlr.encoders.pretrained import EncoderInput
 
@@ -55,37 +62,56 @@ class Form:
         """
         if self.tokeniser is not None:
             return self._tokens(samples, self.tokeniser)
-        present = [position for position, rows in enumerate(samples) if len(rows)]
-        shape = self.modality.shape
-        if self.modality.kind == "sequence":
-            shape = (max(shape[0], *map(len, samples)), *shape[1:])
-        if not present:
-            return torch.zeros(len(samples), *shape)
-        present_seeds = torch.tensor([seeds[position] for position in present], dtype=torch.int64)
-        converted = self._convert([samples[position] for position in present], present_seeds, shape, train=train)
-        if len(present) == len(samples):
-            return converted
-        inputs = torch.zeros(len(samples), *shape)
-        inputs[present] = converted
-        return inputs
+        return self._gathered(samples, seeds, train=train, dtype=torch.float32).finish()
 
-    def _convert(self, samples: list[np.ndarray], seeds: Tensor, shape: tuple[int, ...], *, train: bool) -> Tensor:
-        kind = self.modality.kind
+    def late_inputs(self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool) -> Tensor | StoredInput:
+        """The same, to be finished later where the stored form is smaller than the inputs."""
+        if self.modality.kind not in {"image", "frames", "spectrogram"}:
+            return self.inputs(samples, seeds, train=train)
+        half = all(rows.dtype == np.float16 for rows in samples if len(rows))
+        return self._gathered(samples, seeds, train=train, dtype=torch.float16 if half else torch.float32)
+
+    def finish(self, values: Tensor, crops: Sequence[Crop]) -> Tensor:
+        """Inputs (P, …), float32, of gathered values."""
+        if self.modality.kind in {"image", "frames"}:
+            images = self._images(values, crops)
+            return images[:, 0] if self.modality.kind == "image" else images
+        return values.float()
+
+    def _gathered(
+        self, samples: Sequence[np.ndarray], seeds: Sequence[int], *, train: bool, dtype: torch.dtype
+    ) -> StoredInput:
+        """Stored values of the samples that have them, copied once; those that are no images as ``dtype``."""
+        present = [position for position, rows in enumerate(samples) if len(rows)]
+        found, kind, shape = [samples[position] for position in present], self.modality.kind, self.modality.shape
         if kind == "sequence":
-            padded = np.zeros((len(samples), *shape), dtype=np.float32)
-            for sequence, rows in zip(padded, samples, strict=True):
-                sequence[: len(rows)] = rows
-            return torch.from_numpy(self._standardised(padded))
-        if kind == "frames":
-            frames = [
-                rows[choose_frames(len(rows), shape[0], np.random.default_rng(seed) if train else None)]
-                for rows, seed in zip(samples, seeds.tolist(), strict=True)
-            ]
-            return self._images(np.stack(frames), shape[-1], seeds, train=train)
-        values = np.concatenate(samples)
-        if kind == "image":
-            return self._images(values[:, None], shape[-1], seeds, train=train)[:, 0]
-        return torch.from_numpy(self._standardised(values.astype(np.float32)))
+            shape = (max(shape[0], *map(len, samples)), *shape[1:])
+        where = None if len(present) == len(samples) else torch.tensor(present, dtype=torch.int64)
+        crops: list[Crop] = []
+        if not found:
+            values = torch.zeros(0, *shape)
+        elif kind in {"image", "frames"}:
+            known = [seeds[position] for position in present]
+            count, rows = shape[0] if kind == "frames" else 1, found[0]
+            values = empty_for_batch((len(found), count, *rows.shape[1:]), torch.from_numpy(rows[:0].copy()).dtype)
+            for target, rows, seed in zip(values.numpy(), found, known, strict=True):
+                rng = np.random.default_rng(seed) if train else None
+                for frame, position in zip(target, choose_frames(len(rows), count, rng), strict=True):
+                    frame[:] = rows[position]
+            height, width = values.shape[2:4]
+            crops = choose_crops(torch.tensor(known, dtype=torch.int64), height, width, train=train, flip=self.flip)
+        else:
+            make = torch.zeros if kind == "sequence" else empty_for_batch
+            values = make((len(found), *shape), dtype=dtype)
+            array = values.numpy()
+            for target, rows in zip(array, found, strict=True):
+                if kind == "sequence":
+                    target[: len(rows)] = rows
+                else:
+                    target[:] = rows[0]
+            if self.statistics is not None:
+                values = torch.from_numpy(self._standardised(array))
+        return StoredInput(self, values, len(samples), where, tuple(crops))
 
     def _tokens(self, samples: Sequence[np.ndarray], tokeniser: Tokeniser) -> Tensor:
         """Indices (B, T) of stored texts."""
@@ -98,16 +124,14 @@ class Form:
             row[: len(indices)] = indices
         return torch.from_numpy(tokens)
 
-    def _images(self, frames: np.ndarray, size: int, seeds: Tensor, *, train: bool) -> Tensor:
-        """Frames (B, T, H, W, C) cropped or not, resized and normalised."""
-        known = self.images
+    def _images(self, frames: Tensor, crops: Sequence[Crop]) -> Tensor:
+        """Frames (B, T, H, W, C) cut, resized and normalised."""
+        known, in_bytes = self.images, frames.dtype == torch.uint8
         mean, std = (known and known.mean) or IMAGENET_MEAN, (known and known.std) or IMAGENET_STD
-        if not is_colour(frames):
+        if not (in_bytes and frames.shape[-1] == 3):
             statistics = np.tile([[0.0], [1.0]], frames.shape[-1]) if self.statistics is None else self.statistics
-            mean, std = statistics / (255 if frames.dtype == np.uint8 else 1)
-        return augment_frames(
-            torch.from_numpy(frames), size, seeds, train=train, flip=self.flip, mean=tuple(mean), std=tuple(std)
-        )
+            mean, std = statistics / (255 if in_bytes else 1)
+        return resize_crops(frames, crops, self.modality.shape[-1], mean=tuple(mean), std=tuple(std))
 
     def _standardised(self, values: np.ndarray) -> np.ndarray:
         """Values (…, d) shifted and scaled.
@@ -120,6 +144,43 @@ class Form:
         if self.modality.kind == "sequence":
             standardised[~values.any(-1)] = 0
         return standardised
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredInput(LateInput):
+    """Values as they are stored, to become inputs on the device of the model.
+
+    Attributes:
+        form: The conversion.
+        values: Values of the samples that have the modality, shape (P, …).
+        batch_size: Number of samples.
+        where: Positions of those that have it, shape (P,), int64; None for all.
+        crops: Crop of each image.
+    """
+
+    form: Form
+    values: Tensor
+    batch_size: int
+    where: Tensor | None
+    crops: tuple[Crop, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored values."""
+        return self.values.nbytes
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> StoredInput:
+        """The same with values and positions moved."""
+        where = None if self.where is None else function(self.where)
+        return dataclasses.replace(self, values=function(self.values), where=where)
+
+    def finish(self) -> Tensor:
+        """Inputs (B, …), float32; zeros for an absent sample."""
+        inputs = self.values if not len(self.values) else self.form.finish(self.values, self.crops)
+        if self.where is None:
+            return inputs
+        whole = empty_for_batch((self.batch_size, *inputs.shape[1:]), inputs.dtype, inputs.device).zero_()
+        return whole.index_copy_(0, self.where, inputs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from bmlr._checks import check_choice, nearest_name
 from bmlr._files import text_checksum
 from bmlr._random import mixed_seed
-from bmlr.batch import Batch
+from bmlr.batch import Batch, LateInput
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
 from bmlr.data.readers._text import bytes_to_text, is_text
 from bmlr.data.sets._forms import FileForms, Form, is_colour, sound_of_video
@@ -68,10 +68,20 @@ class StoredSplit(Split):
 
         With ``augment`` images and frames are cropped and mirrored at random, and frames are drawn from their segments.
         """
+        return self._batch(indices, Form.inputs, augment=augment, seed=seed)
+
+    def late_batch(self, indices: Sequence[int], *, augment: bool = False, seed: int = 0) -> Batch:
+        """The same, with images, frames and spectrograms as they are stored; crops are drawn already."""
+        return self._batch(indices, Form.late_inputs, augment=augment, seed=seed)
+
+    def _batch(
+        self, indices: Sequence[int], convert: Callable[..., Tensor | LateInput], *, augment: bool, seed: int
+    ) -> Batch:
         positions = np.asarray(indices, dtype=np.int64)
         seeds = [mixed_seed(seed, int(position)) for position in positions]
         inputs = {
-            name: form.inputs(
+            name: convert(
+                form,
                 [self.store.values(name, row) for row in self.rows[positions]],
                 seeds,
                 train=augment and self.augment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from bmlr._checks import check_integer, check_unit_interval
+from bmlr.batch import empty_for_batch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -85,16 +87,37 @@ def augment_frames(
     """
     _check_frames(frames)
     check_integer("size", size, 1)
-    channels = frames.shape[4]
-    shift, divisor = (_per_channel(u, values, channels, frames.device) for u, values in (("mean", mean), ("std", std)))
-    if min(std) <= 0:
-        raise ValueError(f"Parameter `std` should hold positive numbers. Found `std = {tuple(std)}`.")
-    batch_size, n_frames, height, width, _ = frames.shape
+    batch_size, _, height, width, _ = frames.shape
     if train:
         crops = sample_crops(_checked_seeds(seeds, batch_size), height, width, scale=scale, ratio=ratio, flip=flip)
     else:
-        crops = [Crop(0, 0, height, width, flipped=False)] * batch_size
-    resized = torch.empty(batch_size, n_frames, channels, size, size, device=frames.device)
+        crops = [_whole(height, width)] * batch_size
+    return resize_crops(frames, crops, size, mean=mean, std=std)
+
+
+def choose_crops(seeds: Tensor, height: int, width: int, *, train: bool, flip: float) -> list[Crop]:
+    """Crop of each sample by :func:`sample_crops`; in evaluation the whole frame."""
+    return sample_crops(seeds, height, width, flip=flip) if train else [_whole(height, width)] * len(seeds)
+
+
+def resize_crops(
+    frames: Tensor, crops: Sequence[Crop], size: int, *, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Cut, mirror, resize and normalise frames; see :func:`augment_frames`.
+
+    The device is not waited for.
+
+    Raises:
+        ValueError: If a tensor has another type or shape, or a parameter is out of its range.
+    """
+    _check_frames(frames)
+    batch_size, n_frames, _, _, channels = frames.shape
+    shift, divisor = (
+        _per_channel(u, tuple(values), channels, frames.device) for u, values in (("mean", mean), ("std", std))
+    )
+    if min(std) <= 0:
+        raise ValueError(f"Parameter `std` should hold positive numbers. Found `std = {tuple(std)}`.")
+    resized = empty_for_batch((batch_size, n_frames, channels, size, size), torch.float32, frames.device)
     for sample, crop in enumerate(crops):
         cut = frames[sample, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
         # One layout in memory: interpolate picks its kernel by the strides, and the kernels round differently.
@@ -104,6 +127,10 @@ def augment_frames(
     if frames.dtype == torch.uint8:
         resized.div_(255)
     return resized.sub_(shift).div_(divisor)
+
+
+def _whole(height: int, width: int) -> Crop:
+    return Crop(0, 0, height, width, flipped=False)
 
 
 def sample_crops(
@@ -185,7 +212,8 @@ def _check_range(name: str, bounds: tuple[float, float], limit: float) -> None:
         )
 
 
-def _per_channel(name: str, values: Sequence[float], channels: int, device: torch.device) -> Tensor:
+@functools.lru_cache(maxsize=64)  # a copy to a GPU would wait for it in every batch
+def _per_channel(name: str, values: tuple[float, ...], channels: int, device: torch.device) -> Tensor:
     if len(values) != channels or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"Parameter `{name}` should hold {channels} finite numbers. Found `{name} = {tuple(values)}`.")
+        raise ValueError(f"Parameter `{name}` should hold {channels} finite numbers. Found `{name} = {values}`.")
     return torch.tensor(values, dtype=torch.float32, device=device).view(channels, 1, 1)
