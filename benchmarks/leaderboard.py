@@ -4,7 +4,8 @@
 
 Every method of every data set is tuned with the same number of trials on validation, then trained with all seeds. Stop
 it as you like; the same command goes on. ``--dry-run`` says which runs there would be and how long they take,
-``--only`` and ``--methods`` make a part, ``--tables`` makes none and writes the tables of the complete data sets.
+``--only`` and ``--methods`` make a part. Of a complete data set a small file is kept in the folder ``--keep``; all
+tables are made from such files, so that ``--tables`` needs no runs.
 
 A set with ``factors`` stands for one set per combination of their levels.
 """
@@ -101,6 +102,11 @@ class Campaign:
         self.tuning: Mapping[str, Any] = content.get("tuning") or {}
         self.sets = [made for name, entry in content["sets"].items() for made in expand(name, entry)]
         self.chosen: Sequence[str] | None = None
+        self.file = Path("leaderboard.yaml")
+
+    def command(self, data_set: DataSet) -> str:
+        """The command that makes a data set."""
+        return f"python benchmarks/leaderboard.py {self.file} --only {data_set.name}"
 
     def rows(self, data_set: DataSet) -> list[Row]:
         """All rows of a data set, in the order of the file."""
@@ -243,32 +249,42 @@ def main(arguments: Sequence[str] | None = None, engine: Any = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", nargs="+", metavar="SET", help="data sets, by name or beginning of the name")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="rows, by label or name of the method")
+    parser.add_argument("--keep", type=Path, help="folder of the files of complete data sets; default: kept in OUT")
     parser.add_argument("--dry-run", action="store_true", help="say which runs there would be, and start nothing")
-    parser.add_argument("--tables", action="store_true", help="make no runs, only tables of what is complete")
+    parser.add_argument("--tables", action="store_true", help="make no runs, only tables of the files kept")
     options = parser.parse_args(arguments)
     content = yaml.safe_load(options.file.read_text(encoding="utf-8"))
+    from leaderboard_kept import keep, read_folder
+    from leaderboard_tables import write_tables
+
     campaign = Campaign(content, options.out, engine or LocalEngine(options.processes))
-    campaign.chosen = options.methods
+    campaign.chosen, campaign.file = options.methods, options.file
+    kept = options.keep or options.out / "kept"
     sets = [entry for entry in campaign.sets if options.only is None or any(map(entry.name.startswith, options.only))]
-    available = []
-    for data_set in sets:
-        try:
-            data_set.data.prepare()
-            available.append(data_set)
-        except FileNotFoundError as error:
-            print(f"{data_set.name} is left out: {error}", file=sys.stderr)
-    if options.dry_run:
-        print(campaign.plan(available).markdown())
-        return 0
     if not options.tables:
+        available = list(_available(sets))
+        if options.dry_run:
+            print(campaign.plan(available).markdown())
+            return 0
         for data_set in available:
             print(f"-- {data_set.name}", file=sys.stderr, flush=True)
             campaign.make(data_set)
-    from leaderboard_tables import write_tables
-
-    for path in write_tables(campaign):
+            if campaign.is_complete(data_set):
+                print(keep(campaign, data_set, kept))
+    for path in write_tables(read_folder(kept, [entry.name for entry in campaign.sets]), campaign, options.out):
         print(path)
     return 0
+
+
+def _available(sets: Sequence[DataSet]) -> Iterator[DataSet]:
+    """The data sets whose files are there; others are named."""
+    for data_set in sets:
+        try:
+            data_set.data.prepare()
+        except FileNotFoundError as error:
+            print(f"{data_set.name} is left out: {error}", file=sys.stderr)
+        else:
+            yield data_set
 
 
 if __name__ == "__main__":

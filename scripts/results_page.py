@@ -1,9 +1,9 @@
 """Write ``docs/PAGE.md`` from what the commands in it have written into a folder of results.
 
-    python scripts/results_page.py results results
+    python scripts/results_page.py paper-tables results
 
-The text is in ``scripts/PAGE.md.jinja``, of ``results`` or ``paper-tables``. Its tables are read from the folder, its
-figures are copied from there to ``docs/images``, so that no number of the page is written by hand.
+The text is in ``scripts/PAGE.md.jinja``, of ``leaderboard``, ``results`` or ``paper-tables``. Its tables are read
+from the folder, its figures are copied from there to ``docs/images``, so that no number of the page is written by hand.
 """
 
 from __future__ import annotations
@@ -51,22 +51,27 @@ class Results:
         return path
 
 
-def main() -> int:
-    """Fill the template."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("page", choices=("results", "paper-tables"), help="page to write")
-    parser.add_argument("folder", type=Path, help="folder the commands of the page wrote into")
-    options = parser.parse_args()
-    results = Results(options.folder)
+def page_text(page: str, folder: Path) -> str:
+    """The text of a page from a folder of results."""
+    results = Results(folder)
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
         autoescape=False,  # noqa: S701  (Markdown, from our own files)
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
-    template = environment.get_template(f"{options.page}.md.jinja")
-    text = template.render(table=results.table, figure=results.figure, text=results.text)
-    (ROOT / "docs" / f"{options.page}.md").write_text(text, encoding="utf-8")
+    template = environment.get_template(f"{page}.md.jinja")
+    return template.render(table=results.table, figure=results.figure, text=results.text)
+
+
+def main() -> int:
+    """Fill the template."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("page", choices=("leaderboard", "results", "paper-tables"), help="page to write")
+    parser.add_argument("folder", type=Path, help="folder the commands of the page wrote into")
+    options = parser.parse_args()
+    (ROOT / "docs" / f"{options.page}.md").write_text(page_text(options.page, options.folder), encoding="utf-8")
     return 0
 
 

@@ -61,7 +61,7 @@ def leaderboard(monkeypatch):
     import leaderboard
 
     yield leaderboard
-    for name in ("leaderboard", "leaderboard_tables"):
+    for name in ("leaderboard", "leaderboard_kept", "leaderboard_tables"):
         sys.modules.pop(name, None)
 
 
@@ -91,6 +91,12 @@ def test_a_campaign_goes_on_where_it_was_cut_and_shows_only_what_is_complete(lea
     config = (out / "tiny" / "runs" / listed["BMLR"]["runs"][0] / "config.yaml").read_text()
     assert f"lr: {listed['BMLR']['tuned']['optimizer.lr']!r}" in config
     overall = (out / "overall.md").read_text()
+    kept = json.loads((out / "kept" / "tiny.json").read_text())
+    assert kept["rows"]["BMLR"]["tuned"] == listed["BMLR"]["tuned"]
+    for number, name in enumerate(listed["BMLR"]["runs"]):
+        result = json.loads((out / "tiny" / "runs" / name / "result.json").read_text())
+        assert kept["rows"]["BMLR"]["fused"]["accuracy"][number] == pytest.approx(result["test"]["accuracy"], abs=1e-5)
+        assert kept["rows"]["BMLR"]["fused"]["nll"][number] == pytest.approx(result["test"]["nll"], abs=1e-5)
     assert "| best single modality |" in overall
     assert "mean rank" in overall
     more = (out / "tiny" / "more.md").read_text()
@@ -103,6 +109,18 @@ def test_a_campaign_goes_on_where_it_was_cut_and_shows_only_what_is_complete(lea
     assert leaderboard.main(command, engine) == 0
     assert engine.made == []
     assert (out / "overall.md").read_text() == overall
+
+
+def test_the_page_is_made_of_the_files_kept(leaderboard, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "scripts"))
+    import results_page
+
+    monkeypatch.setattr(results_page, "IMAGES", tmp_path)
+    kept = str(BENCHMARKS / "leaderboard")
+    file = str(BENCHMARKS / "leaderboard.yaml")
+    assert leaderboard.main([file, "--tables", "--keep", kept, "--out", str(tmp_path)], InlineEngine()) == 0
+    page = BENCHMARKS.parent / "docs" / "leaderboard.md"
+    assert results_page.page_text("leaderboard", tmp_path) == page.read_text(encoding="utf-8")
 
 
 def test_a_dry_run_tells_runs_and_starts_none(leaderboard, tmp_path, capsys, monkeypatch):

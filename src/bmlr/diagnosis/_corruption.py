@@ -68,10 +68,13 @@ class Corruption:
 
     def kept(self, batch: Batch, positions: Sequence[int], seed: int) -> dict[str, Tensor]:
         """Mask of the samples that keep each modality of :attr:`missing`, boolean, shape (B,)."""
-        return {
-            name: torch.tensor([_generator(seed, name, i, "missing").random() >= rate for i in positions])
-            for name, rate in self.missing.items()
-        }
+        return {name: _kept(name, rate, positions, seed) for name, rate in self.missing.items()}
+
+
+def _kept(name: str, rate: float, positions: Sequence[int], seed: int) -> Tensor:
+    if rate in {0.0, 1.0}:  # whatever is drawn, and a draw per sample costs more than its prediction
+        return torch.full((len(positions),), rate == 0.0)
+    return torch.tensor([_generator(seed, name, i, "missing").random() >= rate for i in positions])
 
 
 def input_scales(batches: Iterable[Any], names: Iterable[str]) -> dict[str, list[float]]:
