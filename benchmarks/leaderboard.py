@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from leaderboard_kept import LR, keep, read_folder
 
 import bmlr.data
 from bmlr._files import atomic_write_text
@@ -35,8 +36,6 @@ from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.runs import RunRecord, read_run
 from bmlr.tables import Cell, Table, format_duration
-
-LR = "optimizer.lr"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +253,6 @@ def main(arguments: Sequence[str] | None = None, engine: Any = None) -> int:
     parser.add_argument("--tables", action="store_true", help="make no runs, only tables of the files kept")
     options = parser.parse_args(arguments)
     content = yaml.safe_load(options.file.read_text(encoding="utf-8"))
-    from leaderboard_kept import keep, read_folder
     from leaderboard_tables import write_tables
 
     campaign = Campaign(content, options.out, engine or LocalEngine(options.processes))

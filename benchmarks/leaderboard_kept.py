@@ -20,6 +20,7 @@ from bmlr.runs import RunRecord
 if TYPE_CHECKING:
     from leaderboard import Campaign, DataSet
 
+LR = "optimizer.lr"  # searched of every row
 MISSING = "missing.json"  # in the directory of a run: what its test score loses without each modality
 _DIGITS = 5
 _BASE = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leaderboard_kept import Kept
+from leaderboard_kept import LR, Kept
 
 from bmlr import figures
 from bmlr._files import atomic_write_text
@@ -104,6 +104,12 @@ def findings(kept: Kept) -> str:
                     worse.append(shown)
         best = ", ".join(text for _, text in sorted(better, reverse=True))
         lines.append(f"* Above {name}: {len(better)}{f', {best}' if best else ''}. Below: {len(worse)}.")
+    rates = [row["tuned"][LR] for row in kept.content["rows"].values() if LR in row["tuned"]]
+    if rates:
+        count = rates.count(max(rates))
+        lines.append(
+            f"* Learning rate: {count} of {len(rates)} rows found the largest that any row found, {max(rates):.2g}."
+        )
     return "\n".join(lines)
 
 
