@@ -92,7 +92,9 @@ def read_kept(path: Path) -> Kept:
     """Read the file of a data set."""
     content = json.loads(path.read_text(encoding="utf-8"))
     methods = tuple(_summary(label, row, content) for label, row in content["rows"].items())
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in content["comparison"].items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in content["comparison"].items()
+    }
     return Kept(content["set"], content, Comparison(**fields, methods=methods))
 
 
