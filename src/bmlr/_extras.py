@@ -10,6 +10,7 @@ _EXTRAS = {
     "media": ("av",),
     "sweep": ("optuna", "ray"),
     "hf": ("accelerate", "tokenizers", "transformers"),
+    "hdf5": ("h5py",),
     "timm": ("timm", "torchvision"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }  # fmt: skip

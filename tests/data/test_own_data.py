@@ -140,7 +140,9 @@ def test_the_class_of_the_page_runs_as_written(tmp_path, capsys, monkeypatch):
     assert "WARNING" not in printed
     assert "probability" in printed
     assert "class_path: sensors.Sensors" in (tmp_path / "runs" / "sensors" / "config.yaml").read_text()
-    (tmp_path / "c.yaml").write_text(blocks("own-data.md", "yaml")[0] + "method: BMLR\n")
+    (tmp_path / "c.yaml").write_text(
+        next(block for block in blocks("own-data.md", "yaml") if "class_path" in block) + "method: BMLR\n"
+    )
     assert main(["train", "--config", "c.yaml", "--run", "other"]) == 2
     assert "There is no train.npz in elsewhere" in capsys.readouterr().err
     monkeypatch.delitem(sys.modules, "sensors")
@@ -193,6 +195,22 @@ class ReachedError(ValueError):
     """Raised in place of the work behind a command that was understood."""
 
 
+def test_the_page_with_one_file_of_arrays_works_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("own-data.md", "python") if block.startswith("# make_views.py")]
+    exec(block, {})  # noqa: S102  (the page's own)
+    lines = [line for line in commands("own-data.md") if "views" in line or "new-walk" in line]
+    assert len(lines) == 4
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 0, line
+    said = capsys.readouterr().out
+    assert "walk: sequence 10×4" in said
+    Path("views.yaml").write_text(next(b for b in blocks("own-data.md", "yaml") if "img_feats" in b), encoding="utf-8")
+    assert main(["inspect", "arrays", "--data.file", "views.npz"]) == 0
+    again = capsys.readouterr().out
+    assert said.startswith(again.partition("Samples of each class")[0])
+
+
 @pytest.mark.parametrize("line", commands("data.md"))
 def test_every_command_on_the_page_of_data_sets_is_understood(line, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -215,7 +233,7 @@ def test_every_command_on_the_page_of_data_sets_is_understood(line, tmp_path, ca
 def test_every_data_set_has_a_page_with_every_step():
     lines = commands("data.md")
     for name in bmlr.data.available():
-        if name == "manifest":
+        if name in {"manifest", "arrays"}:
             continue
         steps = [line.split()[1] for line in lines if re.search(rf"(?<![\w-]){name}(?![\w-])", line)]
         decoded = ["prepare"] if hasattr(bmlr.data.get(name), "convert") else []

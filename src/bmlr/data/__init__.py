@@ -38,8 +38,13 @@ _DATA: dict[str, tuple[str, str]] = {
     "ch-sims": ("bmlr.data.sets._sentiment", "CHSIMS"),
     "ur-funny": ("bmlr.data.sets._sentiment", "URFunny"),
     "mustard": ("bmlr.data.sets._sentiment", "MUStARD"),
+    "wiki": ("bmlr.data.sets._published_arrays", "Wiki"),
+    "mfeat": ("bmlr.data.sets._published_arrays", "MFeat"),
+    "mmmo": ("bmlr.data.sets._published_arrays", "MMMO"),
+    "mosi-utterances": ("bmlr.data.sets._published_arrays", "MOSIUtterances"),
     "synthetic": ("bmlr.data.sets._synthetic", "Synthetic"),
     "manifest": ("bmlr.data.sets._manifest", "Manifest"),
+    "arrays": ("bmlr.data.sets._arrays", "Arrays"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,7 +23,8 @@ def split_by_group(
 
     Args:
         groups: Group of each sample.
-        targets: Class index of each sample, shape (N,), or zeros and ones of several labels, shape (N, L).
+        targets: Class index of each sample, shape (N,); zeros and ones of several labels, shape (N, L); or numbers,
+            shape (N,), whose fifths by rank count as classes.
         val_fraction: Fraction of the validation split; 0 leaves it empty.
         test_fraction: Fraction of the test split; 0 leaves it empty.
         seed: Seed of the order.
@@ -47,6 +49,8 @@ def split_by_group(
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < len(splits):
         raise ValueError(f"The splits {', '.join(splits)} need at least {len(splits)} groups. Found {len(names)}.")
+    if targets.ndim == 1 and targets.dtype.kind == "f":
+        targets = np.searchsorted(np.quantile(targets, [0.2, 0.4, 0.6, 0.8]), targets)
     if targets.ndim == 2:  # and as many samples as the fractions say, also those without a label
         weights = np.column_stack((targets, np.ones(len(targets))))
     else:
@@ -58,6 +62,62 @@ def split_by_group(
         name: np.flatnonzero(split_of[members] == splits.index(name)) if name in splits else np.zeros(0, np.int64)
         for name in SPLITS
     }
+
+
+def with_validation(
+    rows: Mapping[SplitName, np.ndarray], groups: Sequence[str], targets: np.ndarray, *, val_fraction: float, seed: int
+) -> dict[SplitName, np.ndarray]:
+    """Splits with a validation split, drawn from training by group where there is none.
+
+    Args:
+        rows: Indices of the samples of each split.
+        groups: Group of every sample.
+        targets: Target of every sample, see :func:`split_by_group`.
+        val_fraction: Fraction of the training samples that is drawn.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: As :func:`split_by_group` does.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = {"train": np.array([2, 3, 4, 5]), "val": np.array([], int), "test": np.array([0, 1])}
+        >>> drawn = with_validation(rows, list("aabbcc"), np.array([0, 1] * 3), val_fraction=0.5, seed=0)
+        >>> {name: len(drawn[name]) for name in drawn}
+        {'train': 2, 'val': 2, 'test': 2}
+    """
+    if len(rows["val"]):
+        return dict(rows)
+    train = rows["train"]
+    drawn = split_by_group(
+        [groups[row] for row in train], targets[train], val_fraction=val_fraction, test_fraction=0.0, seed=seed
+    )
+    return {"train": train[drawn["train"]], "val": train[drawn["val"]], "test": rows["test"]}
+
+
+def check_groups(rows: Mapping[SplitName, np.ndarray], groups: Sequence[str], owner: str) -> None:
+    """Check that no group is in two splits.
+
+    Args:
+        rows: Indices of the samples of each split.
+        groups: Group of every sample.
+        owner: Whose splits they are, for the message.
+
+    Raises:
+        ValueError: If one is.
+    """
+    splits_of: dict[str, set[str]] = collections.defaultdict(set)
+    for split, indices in rows.items():
+        for row in indices:
+            splits_of[groups[row]].add(split)
+    shared = [group for group, splits in splits_of.items() if len(splits) > 1]
+    if shared:
+        names = ", ".join(repr(group) for group in shared[:3]) + (", …" if len(shared) > 3 else "")
+        raise ValueError(
+            f"{owner}'s split puts {len(shared)} of {len(splits_of)} groups in several splits ({names}), so that "
+            "protocol 'clean' cannot take it. Set `resplit = True` to have the splits drawn by group, or "
+            "`protocol = 'paper'` to take the split as it is."
+        )
 
 
 def leave_out_shared(rows: Mapping[SplitName, np.ndarray], groups: Sequence[str]) -> dict[SplitName, np.ndarray]:

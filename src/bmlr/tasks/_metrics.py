@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,6 +25,14 @@ from torchmetrics.wrappers import LambdaInputTransformer
 _LEFT_OUT = -1
 
 
+class _Share(LambdaInputTransformer):
+    """A mean of values in [0, 1], which rounding could put above 1."""
+
+    def compute(self) -> Tensor:
+        score: Tensor = torch.clamp(cast("Tensor", super().compute()), max=1)
+        return score
+
+
 def multiclass_metrics(num_classes: int, ignore_index: int | None) -> MetricCollection:
     """Metrics of classes."""
     left_out = _Ignoring(ignore_index)
@@ -33,7 +42,7 @@ def multiclass_metrics(num_classes: int, ignore_index: int | None) -> MetricColl
     return _collect(
         {
             "accuracy": LambdaInputTransformer(accuracy, _largest, left_out),
-            "macro_f1": LambdaInputTransformer(f1, _largest, left_out),
+            "macro_f1": _Share(f1, _largest, left_out),
             "balanced_accuracy": LambdaInputTransformer(BalancedAccuracy(num_classes), _largest, left_out),
             "nll": NegativeLogLikelihood(ignore_index),
             "ece": LambdaInputTransformer(calibration, _softmax, left_out),
@@ -48,7 +57,7 @@ def multilabel_metrics(num_labels: int) -> MetricCollection:
         {
             "auroc": LabelMean(num_labels, binary_auroc, needs_absence=True),
             "mean_average_precision": LabelMean(num_labels, binary_average_precision),
-            "macro_f1": LambdaInputTransformer(f1, _sigmoid, Tensor.long),
+            "macro_f1": _Share(f1, _sigmoid, Tensor.long),
         }
     )
 

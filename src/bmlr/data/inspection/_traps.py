@@ -63,6 +63,26 @@ _TRAPS = {
         * The file's identifiers do not name the speaker. Sarcasm goes with the character, so that a split that shares
           speakers is easier than one that does not.
     """,
+    "wiki": """
+        * The published split (protocol paper) has sections of 401 articles in training and test, 552 of the 693 test
+          sections. An article has one category, and its sections have words in common, so that published accuracies are
+          too high. Protocol clean leaves these articles out of training: 1,187 of 2,173 sections stay.
+        * It is not known on which part tf-idf and visual words were fit; they need no labels.
+    """,
+    "mfeat": """
+        * The six are features of one image, not sensors, and nearly all are near the ceiling: a difference of 0.5
+          points is 2 of the 400 test samples. Writers are not known, and may be in several splits.
+    """,
+    "mmmo": """
+        * Here are {samples} samples, 80 of them for testing: one is 1.25 points, and 5 points are within chance.
+          Speakers are not known. The classes are ratings below 3.5 and others, not the source's.
+    """,
+    "mosi-utterances": """
+        * With features=published, text and video come from networks that were trained with the labels of the training
+          split: it is far easier than test, and a validation split cut from it tells nothing of test.
+        * The published split is not that of CMU's SDK: 24 of its 31 test videos are in the SDK's training fold.
+          Accuracies in the two do not compare.
+    """,
 }
 
 

@@ -110,7 +110,7 @@ class Form:
                 else:
                     target[:] = rows[0]
             if self.statistics is not None:
-                values = torch.from_numpy(self._standardised(array))
+                values = torch.from_numpy(self.standardised(array))
         return StoredInput(self, values, len(samples), where, tuple(crops))
 
     def _tokens(self, samples: Sequence[np.ndarray], tokeniser: Tokeniser) -> Tensor:
@@ -133,7 +133,7 @@ class Form:
             mean, std = statistics / (255 if in_bytes else 1)
         return resize_crops(frames, crops, self.modality.shape[-1], mean=tuple(mean), std=tuple(std))
 
-    def _standardised(self, values: np.ndarray) -> np.ndarray:
+    def standardised(self, values: np.ndarray) -> np.ndarray:
         """Values (…, d) shifted and scaled.
 
         Time steps of zeros are padding and must stay zero.

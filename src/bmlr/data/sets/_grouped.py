@@ -11,7 +11,7 @@ import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import SPLITS, SplitName
-from bmlr.data._group_split import check_fractions, split_by_group
+from bmlr.data._group_split import check_fractions, split_by_group, with_validation
 from bmlr.data.sets._stored import StoredData
 from bmlr.data.store._store import Store
 
@@ -74,10 +74,7 @@ class GroupedData(StoredData):
             rows: Indices of the samples of each split.
             groups: Group of every sample of the store.
         """
-        if len(rows["val"]):
-            return rows
-        train_groups = [groups[row] for row in rows["train"]]
-        return {**self._draw_rows(store, rows["train"], train_groups), "test": rows["test"]}
+        return with_validation(rows, groups, store.targets, val_fraction=self.val_fraction, seed=self.split_seed)
 
     def _draw_rows(
         self, store: Store, rows: np.ndarray, groups: Sequence[str], *, test_fraction: float = 0.0
@@ -85,16 +82,9 @@ class GroupedData(StoredData):
         """Split ``rows`` by group."""
         positions_of = split_by_group(
             groups,
-            _strata(store.targets[rows]),
+            store.targets[rows],
             val_fraction=self.val_fraction,
             test_fraction=test_fraction,
             seed=self.split_seed,
         )
         return {name: rows[positions] for name, positions in positions_of.items()}
-
-
-def _strata(targets: np.ndarray) -> np.ndarray:
-    """What splits have in like proportion: classes, labels, or fifths of the range of numbers by rank."""
-    if targets.dtype.kind != "f" or targets.ndim == 2:
-        return targets
-    return np.searchsorted(np.quantile(targets, [0.2, 0.4, 0.6, 0.8]), targets)

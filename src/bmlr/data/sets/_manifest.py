@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from bmlr._checks import check_integer
 from bmlr.data._base import SplitName
+from bmlr.data._group_split import check_groups
 from bmlr.data.sets._grouped import GroupedData
 from bmlr.data.sets._table_store import prepare_table
 from bmlr.data.store._options import PrepareOptions, PrepareResult
@@ -119,21 +118,5 @@ class Manifest(GroupedData):
                 )
         rows = self._with_validation(store, rows, groups)
         if self.protocol == "clean":
-            _check_groups(store, rows)
+            check_groups(rows, groups, "The table")
         return rows
-
-
-def _check_groups(store: Store, rows: Mapping[SplitName, np.ndarray]) -> None:
-    """Raise a ValueError if a group is in two splits."""
-    splits_of: dict[str, set[str]] = collections.defaultdict(set)
-    for split, indices in rows.items():
-        for row in indices:
-            splits_of[store.samples[row].group].add(split)
-    shared = [group for group, splits in splits_of.items() if len(splits) > 1]
-    if shared:
-        names = ", ".join(repr(group) for group in shared[:3]) + (", …" if len(shared) > 3 else "")
-        raise ValueError(
-            f"The table's split puts {len(shared)} of {len(splits_of)} groups in several splits ({names}), so that "
-            "protocol 'clean' cannot take it. Set `resplit = True` to have the splits drawn by group, or "
-            "`protocol = 'paper'` to take the split as it is."
-        )

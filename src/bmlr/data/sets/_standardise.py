@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -37,17 +37,34 @@ def feature_statistics(store: Store, name: str, rows: np.ndarray) -> np.ndarray:
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(values), rows_per_block):
             stop = start + rows_per_block
-            block = np.asarray(values[start:stop][used[start:stop]], dtype=np.float64).reshape(-1, values.shape[-1])
-            yield block[block.any(1)] if padded else block
+            yield np.asarray(values[start:stop][used[start:stop]], dtype=np.float64)
 
-    count = sum(len(block) for block in blocks())
-    mean = sum(block.sum(0) for block in blocks()) / max(count, 1)
+    return block_statistics(blocks, padded=padded, name=name, place=str(store.folder))
+
+
+def block_statistics(blocks: Callable[[], Iterable[np.ndarray]], *, padded: bool, name: str, place: str) -> np.ndarray:
+    """Mean and standard deviation of each feature of arrays (…, d) given in blocks; see :func:`feature_statistics`.
+
+    Args:
+        blocks: Gives the blocks, once for the mean and once for the deviation.
+        padded: Leave out time steps of zeros.
+        name: The modality, for messages.
+        place: Where it is, for messages.
+    """
+
+    def steps() -> Iterator[np.ndarray]:
+        for block in blocks():
+            flat = np.asarray(block, dtype=np.float64).reshape(-1, block.shape[-1])
+            yield flat[flat.any(1)] if padded else flat
+
+    count = sum(map(len, steps()))
+    mean = sum(flat.sum(0) for flat in steps()) / max(count, 1)
     # Two passes: the sum of squares alone would cancel where the mean is large.
-    std = np.sqrt(sum(((block - mean) ** 2).sum(0) for block in blocks()) / max(count, 1))
+    std = np.sqrt(sum(((flat - mean) ** 2).sum(0) for flat in steps()) / max(count, 1))
     constant = std <= 1e-6 * np.abs(mean)
     if constant.all():
         raise ValueError(
             f"'{name}' should not be the same {'at every time step' if padded else 'in every sample'} of the training "
-            f"split of {store.folder}. Leave it out, or set `standardise = False` to keep it as it is."
+            f"split of {place}. Leave it out, or set `standardise = False` to keep it as it is."
         )
     return np.stack((mean, np.where(constant, 1.0, std)))
