@@ -22,8 +22,10 @@ class TfIdf:
 
     Example:
         >>> tfidf = TfIdf.of_texts(["a red bird", "a blue bird", "a dog", "a dog"], 3, "The texts")
-        >>> tfidf.words, tfidf.vectors(["a dog", "fish"]).round(2).tolist()
-        (('a', 'bird', 'dog'), [[0.550000011920929, 0.0, 0.8399999737739563], [0.0, 0.0, 0.0]])
+        >>> tfidf.words
+        ('a', 'bird', 'dog')
+        >>> [[f"{value:.2f}" for value in vector] for vector in tfidf.vectors(["a dog", "fish"])]
+        [['0.55', '0.00', '0.83'], ['0.00', '0.00', '0.00']]
     """
 
     def __init__(self, words: Sequence[str], weights: Sequence[float]) -> None:
