@@ -8,6 +8,7 @@ are further modules to import.
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from bmlr.cli import main
 def run(arguments: list[str], errors: str, output: str) -> None:
     """The command, as ``bmlr`` would run it; never returns."""
     os.setpgid(0, 0)
+    # As in a terminal: a suite that was started in the background hands on that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, target in ((1, output), (2, errors)):
         os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     try:
