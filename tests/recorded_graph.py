@@ -13,13 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-_Result = TypeVar("_Result")
+from host_reads import reads_or_copies
 
-#: Operations whose result, or its shape, the host waits for, or that copy numbers of the host to the device.
-_OF_THE_HOST = (
-    "_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "_unique", "unique", "lift_fresh",
-    "repeat_interleave.Tensor",
-)  # fmt: skip
+_Result = TypeVar("_Result")
 
 
 class HostError(RuntimeError):
@@ -56,7 +52,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = str(func).removeprefix("aten.")
-        if name.startswith(_OF_THE_HOST) or _has_mask(name, args):
+        if reads_or_copies(func, args):
             raise HostError(f"{name} waits for the device or copies from the host")
         if any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
             raise HostError(f"{name} draws from a generator that the graph does not know")
@@ -88,13 +84,6 @@ class _Recorder(TorchDispatchMode):
                 outputs = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
                 for target, value in zip(fresh, outputs, strict=True):
                     target.copy_(value)
-
-
-def _has_mask(name: str, args: Any) -> bool:
-    """Whether an index is a mask, whose number of entries the host waits for."""
-    if not name.startswith(("index.", "index_put", "_index_put", "_unsafe_index")):
-        return False
-    return any(isinstance(index, Tensor) and index.dtype in {torch.bool, torch.uint8} for index in args[1])
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:

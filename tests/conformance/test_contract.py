@@ -39,6 +39,7 @@ from bmlr.encoders.features import masked_features
 from bmlr.methods import Method
 from bmlr.methods._support import SteppedMethod
 from bmlr.training import evaluate
+from host_reads import reads_or_copies
 from method_loop import MethodLoop, assert_resumes, assert_same_state
 from zoo import make_batch, make_model
 
@@ -532,19 +533,13 @@ def test_all_state_of_a_float64_model_is_float64(subject):
 class NumbersOfTheHost(TorchDispatchMode):
     """Collects operations by which the host learns a number, or the size of a result that depends on numbers."""
 
-    _names = frozenset(
-        ("_local_scalar_dense", "equal", "nonzero", "masked_select", "unique_dim", "_unique", "_unique2", "lift_fresh")
-    )
-
     def __init__(self):
         super().__init__()
         self.found = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        masks = args[1] if name in {"index", "index_put", "index_put_", "_index_put_impl_"} else ()
-        if name in self._names or any(mask is not None and mask.dtype == torch.bool for mask in masks):
-            self.found.append(name)
+        if reads_or_copies(function, args):
+            self.found.append(str(function))
         return function(*args, **(kwargs or {}))
 
 

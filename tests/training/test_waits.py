@@ -13,10 +13,8 @@ import bmlr
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.runs import read_metrics, write_metrics
 from bmlr.training import train
+from host_reads import waits_for_device
 from toy import Toy
-
-#: Operations whose result has a size or a value that only the device knows.
-READS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal"}
 
 
 class Operations(TorchDispatchMode):
@@ -28,7 +26,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         # The values of targets are read on the CPU only.
-        if operation.__name__.partition(".")[0] in READS and "in check_targets" not in "".join(format_stack()):
+        if waits_for_device(operation, arguments) and "in check_targets" not in "".join(format_stack()):
             self.found.append(operation.__name__)
         return operation(*arguments, **(options or {}))
 

@@ -120,6 +120,22 @@ def check_groups(rows: Mapping[SplitName, np.ndarray], groups: Sequence[str], ow
         )
 
 
+def check_filled(rows: Mapping[SplitName, np.ndarray], names: Sequence[SplitName], owner: str) -> None:
+    """Check that splits have samples.
+
+    Args:
+        rows: Indices of the samples of each split.
+        names: The splits.
+        owner: Whose splits they are, for the message.
+
+    Raises:
+        ValueError: If one is empty.
+    """
+    for name in names:
+        if not len(rows[name]):
+            raise ValueError(f"Every split should have samples. Split '{name}' of {owner} would be empty.")
+
+
 def leave_out_shared(rows: Mapping[SplitName, np.ndarray], groups: Sequence[str]) -> dict[SplitName, np.ndarray]:
     """Splits without a shared group, the test split being whole.
 

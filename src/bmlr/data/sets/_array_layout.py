@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bmlr._checks import check_choice, nearest_name
+from bmlr.data._base import SPLITS
+from bmlr.data.store._targets import TaskName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ArrayLayout:
     groups: str | None = None
     classes: str | None = None
     lengths: Mapping[str, str] | None = None
-    task: Literal["multiclass", "multilabel", "regression"] | None = None
+    task: TaskName | None = None
     samples: Literal["rows", "columns"] | None = None
 
     def __post_init__(self) -> None:
@@ -42,9 +44,9 @@ class ArrayLayout:
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should map names, as in {{image: x, text: t}}. Found {value!r}.")
         for split in self.split_values or {}:
-            check_choice("split_values", split, ("train", "val", "test"))
+            check_choice("split_values", split, SPLITS)
         if self.task is not None:
-            check_choice("task", self.task, ("multiclass", "multilabel", "regression"))
+            check_choice("task", self.task, get_args(TaskName))
         if self.samples is not None:
             check_choice("samples", self.samples, ("rows", "columns"))
 

@@ -24,7 +24,7 @@ from bmlr.data._base import (
     TrainingDefaults,
     check_files,
 )
-from bmlr.data._group_split import check_fractions, check_groups, split_by_group, with_validation
+from bmlr.data._group_split import check_filled, check_fractions, check_groups, split_by_group, with_validation
 from bmlr.data.readers._arrays import load_numbers
 from bmlr.data.readers._named_arrays import open_arrays
 from bmlr.data.readers._text import TextReader, bytes_to_text, is_text
@@ -108,9 +108,7 @@ class ArrayData(MultimodalData):
         content, known = self._content, self._groups
         groups = [str(row) for row in range(len(content.targets))] if known is None else known.tolist()
         rows = self._split_rows(content, groups)
-        for name in ("train", "test"):
-            if not len(rows[name]):
-                raise ValueError(f"Every split should have samples. Split '{name}' of {self.name} would be empty.")
+        check_filled(rows, ("train", "test"), self.name)
         return with_validation(rows, groups, content.targets, val_fraction=self.val_fraction, seed=self.split_seed)
 
     @functools.cached_property

@@ -20,6 +20,7 @@ from bmlr._files import text_checksum
 from bmlr._random import mixed_seed
 from bmlr.batch import Batch, LateInput
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
+from bmlr.data._group_split import check_filled
 from bmlr.data.readers._text import bytes_to_text, is_text
 from bmlr.data.sets._forms import FileForms, Form, is_colour, sound_of_video
 from bmlr.data.sets._standardise import feature_statistics
@@ -165,11 +166,7 @@ class StoredData(MultimodalData):
     @functools.cached_property
     def _rows(self) -> dict[SplitName, np.ndarray]:
         rows = self._split_rows(self.store)
-        for split in SPLITS:
-            if not len(rows[split]):
-                raise ValueError(
-                    f"Every split should have samples. Split '{split}' of {self.store.folder} would be empty."
-                )
+        check_filled(rows, SPLITS, str(self.store.folder))
         return rows
 
     @functools.cached_property
