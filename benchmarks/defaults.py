@@ -68,7 +68,7 @@ class MLPFusion(bmlr.fusion.Fusion):
         self.net = nn.Sequential(nn.Linear(sum(feature_dims.values()), 64), nn.ReLU(), nn.Linear(64, num_classes))
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C)."""
+        """Multimodal logits, shape (B, C)."""
         logits: Tensor = self.net(torch.cat(list(features.values()), 1))
         return logits
 

@@ -52,7 +52,7 @@ class Kept:
         return bool(self.entry.get("ranked", True)) and not self.content["levels"]
 
     def lost(self, label: str) -> dict[str, Estimate]:
-        """What the fused test score of a row loses without each modality, over seeds."""
+        """What the multimodal test score of a row loses without each modality, over seeds."""
         return {name: estimate(values) for name, values in self.content["rows"][label]["lost"].items()}
 
 

@@ -22,6 +22,7 @@ from bmlr.tasks import metric_form
 if TYPE_CHECKING:
     from leaderboard import Campaign
 
+_NAMED = 5  # rows that differ, of which a sentence gives the names
 _LOST = 3  # modalities, up to which each has a column of what is lost without it
 
 
@@ -102,8 +103,10 @@ def findings(kept: Kept) -> str:
                     better.append(shown)
                 elif ends[1] < 0:
                     worse.append(shown)
-        best = ", ".join(text for _, text in sorted(better, reverse=True))
-        lines.append(f"* Above {name}: {len(better)}{f', {best}' if best else ''}. Below: {len(worse)}.")
+        best = [text for _, text in sorted(better, reverse=True)]
+        more = f" and {len(best) - _NAMED} more" if len(best) > _NAMED else ""
+        named = f": {', '.join(best[:_NAMED])}{more}" if best else ""
+        lines.append(f"* {len(worse) or 'None'} below {name}, {len(better) or 'none'} above it{named}.")
     rates = [row["tuned"][LR] for row in kept.content["rows"].values() if LR in row["tuned"]]
     if rates:
         count = rates.count(max(rates))
@@ -123,7 +126,7 @@ def _columns(table: Table, keep: Sequence[str]) -> list[tuple[str, list[Cell]]]:
 
 
 def main_table(kept: Kept) -> Table:
-    """Scores, fused and of each modality, and gains over the baseline and the references."""
+    """Scores, multimodal and of each modality, and gains over the baseline and the references."""
     comparison = kept.comparison
     table, form = comparison_table(comparison), metric_form(comparison.metric)
     heads = [form.head(name) for name in ("fused", *comparison.modalities)]
@@ -159,7 +162,7 @@ def second_table(kept: Kept) -> Table:
     ]
     columns.append(("tuned", [Cell(text or "–") for text in texts]))
     notes = [
-        "Lost: points of the fused test score when that modality is absent from every test sample, mean over seeds.",
+        "Lost: points of the multimodal test score when every test sample lacks that modality, mean over seeds.",
         "Time of a run over that of the baseline; the runs that a row starts from are not counted.",
     ]
     return Table.from_columns(columns, notes, f"{kept.name}: calibration, missing modalities and cost")

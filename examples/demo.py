@@ -35,7 +35,7 @@ def main() -> None:
             title = f"digits, test split, seed {arguments.seed} (majority rate {result.content['constant_score']:.3f})"
             unimodal = [f"{modality} (%)" for modality in test["unimodal_accuracy"]]
             table = Table(
-                "method", "fused (%)", *unimodal, *(f"ratio {p}" for p in test["ratio"]), "seconds", title=title
+                "method", "multimodal (%)", *unimodal, *(f"ratio {p}" for p in test["ratio"]), "seconds", title=title
             )
         table.add_row(
             name,

@@ -32,7 +32,7 @@ def main() -> None:
         for _ in range(EPOCHS):
             for batch in balancer.epoch(train, val):
                 balancer.step(batch)
-        print(f"{type(method).__name__}: fused {accuracy(balancer, val):.3f}")
+        print(f"{type(method).__name__}: multimodal {accuracy(balancer, val):.3f}")
 
 
 def accuracy(balancer: bmlr.Balancer, loader: DataLoader[Any]) -> float:

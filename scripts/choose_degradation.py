@@ -62,7 +62,7 @@ def measure(data: MultimodalData, options: ModelOptions, epochs: int, seed: int)
     for name in data.modalities:
         row[f"{name} alone"] = train(data, options, epochs, seed, alone=name)[name]
     joint = train(data, options, epochs, seed)
-    row |= {f"{name} in joint": joint[name] for name in data.modalities} | {"fused": joint["fused"]}
+    row |= {f"{name} in joint": joint[name] for name in data.modalities} | {"multimodal": joint["multimodal"]}
     first, second = itertools.islice(data.modalities, 2)
     return row | {f"ratio {first}/{second}": joint[first] / joint[second]}
 
@@ -108,7 +108,7 @@ def score(
             logits = {alone: head(model.encode(alone, batch.inputs[alone]))}
         else:
             output = model(batch.inputs)
-            logits = {"fused": output.logits, **output.unimodal_logits}
+            logits = {"multimodal": output.logits, **output.unimodal_logits}
         for name, values in logits.items():
             correct[name] = correct.get(name, 0) + int((values.argmax(1) == batch.targets).sum())
     return {name: 100 * count / len(split) for name, count in correct.items()}

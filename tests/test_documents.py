@@ -133,7 +133,7 @@ def test_examples_run(example, capsys):
         warnings.simplefilter("ignore")  # advice of the trainer
         runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
     printed = capsys.readouterr().out
-    accuracies = re.findall(r"(?:fused |accuracy=)([0-9.]+)", printed)
+    accuracies = re.findall(r"(?:multimodal |accuracy=)([0-9.]+)", printed)
     assert accuracies
     assert all(float(accuracy) > 0.5 for accuracy in accuracies), printed
 

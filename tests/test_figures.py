@@ -24,7 +24,7 @@ def metrics(values):
 def test_curves_are_the_metrics_in_percent():
     ax = figures.plot_scores(metrics([0.2, 0.5, 0.9]))
     fused, audio = ax.get_lines()
-    assert fused.get_label() == "fused"
+    assert fused.get_label() == "multimodal"
     assert list(fused.get_xdata()) == [1, 2, 3]
     assert list(fused.get_ydata()) == pytest.approx([20, 50, 90])
     assert list(audio.get_ydata()) == pytest.approx([90, 50, 20])
@@ -180,7 +180,7 @@ def test_bars_are_means_with_every_run_on_them():
     dots = [c for c in ax.collections if len(c.get_offsets()) == 2]
     assert sorted(np.asarray(dots[0].get_offsets())[:, 0]) == pytest.approx([50, 70])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "fused", "audio", "one run", "majority rate", "± one standard deviation",
+        "multimodal", "audio", "one run", "majority rate", "± one standard deviation",
     ]  # fmt: skip
     assert not texts_overlap(ax)
     draw(ax)
@@ -208,7 +208,7 @@ def test_compare_draws_titles_explained_marks_and_names_as_they_are(tmp_path, mo
     assert legend_texts(accuracy)[-1] == "± one standard deviation"
     assert {"one run", "± one standard deviation", "majority rate"} <= set(legend_texts(bars))
     for figure in (accuracy, bars):
-        assert {*NAMES, "fused"} <= shown_texts(figure)
+        assert {*NAMES, "multimodal"} <= shown_texts(figure)
     assert " / ".join(NAMES) in shown_texts(ratio)
     # The band reaches 2.35: labels go that far, and the panels above an empty place have theirs.
     panel = ratio.axes[0]

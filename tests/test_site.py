@@ -76,7 +76,7 @@ def test_the_evidence_is_that_of_the_results() -> None:
     from evidence import differences, evidence_table
 
     text = (
-        "# R\n\n## Digits\n\n| method | fused (%) | difference to Joint (95 %) |\n| --- | --- | --- |\n"
+        "# R\n\n## Digits\n\n| method | multimodal (%) | difference to Joint (95 %) |\n| --- | --- | --- |\n"
         "| Joint | 80 | 0 |\n| AGM:last_epoch=2 | 81 | +1.2 [-1.6, +5.0] |\n| BMLR | 85 | +5.0 [+1.0, +9.0] |\n"
     )
     assert differences(text) == {"Digits": {"AGM": "+1.2", "BMLR": "**+5.0**"}}

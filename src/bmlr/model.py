@@ -55,7 +55,7 @@ class Output:
     """Features of a batch, and logits computed on first use.
 
     A method pays only for the logits it needs. However many it reads, running statistics of the fusion take in the
-    fused pass once, and no pass over zeroed features.
+    pass of all modalities once, and no pass over zeroed features.
 
     Attributes:
         features: Features of each modality, shape (B, d); zero where the modality is absent.
@@ -92,7 +92,7 @@ class Output:
 
     @_Lazy
     def logits(self) -> Tensor:
-        """Fused logits, shape (B, C); gradients reach encoders and classifier head."""
+        """Multimodal logits, shape (B, C); gradients reach encoders and classifier head."""
         self._check_trained()
         return self._fuse(self.features)
 
@@ -104,7 +104,7 @@ class Output:
 
     @_Lazy
     def decision_logits(self) -> Tensor:
-        """Fused logits, shape (B, C), with gradients to Θ only (BMLR, Eq. 11)."""
+        """Multimodal logits, shape (B, C), with gradients to Θ only (BMLR, Eq. 11)."""
         return self._fuse(self.detached_features)
 
     @_Lazy
@@ -113,7 +113,7 @@ class Output:
         return self._as_predictions(self._frozen_fusion(unimodal=True))
 
     def subset_logits(self, keep: Collection[str], *, freeze_fusion: bool = False) -> Tensor:
-        """Fused logits, shape (B, C), of some modalities; the other features are zero.
+        """Multimodal logits, shape (B, C), of some modalities; the other features are zero.
 
         Args:
             keep: Names of the modalities to keep.
@@ -129,7 +129,7 @@ class Output:
         return Output(dict(features), self.fusion, self.task, self.present)
 
     def keep_logits(self, logits: Tensor) -> Output:
-        """Take over fused logits, shape (B, C), of a pass that is already made."""
+        """Take over multimodal logits, shape (B, C), of a pass that is already made."""
         self.logits, self._is_counted = logits, True
         return self
 
@@ -152,7 +152,7 @@ class Output:
             )
 
     def _fuse(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits; only the first pass of an output adds to running statistics."""
+        """Multimodal logits; only the first pass of an output adds to running statistics."""
         if self._is_counted:
             with preserved_buffers(self.fusion):
                 logits: Tensor = self.fusion(features)

@@ -78,8 +78,8 @@ class Table:
         """A table from its columns, each a head with its cells.
 
         Example:
-            >>> Table.from_columns([("method", [Cell("Joint")]), ("fused (%)", [Cell("71.0")])]).heads
-            ['method', 'fused (%)']
+            >>> Table.from_columns([("method", [Cell("Joint")]), ("multimodal (%)", [Cell("71.0")])]).heads
+            ['method', 'multimodal (%)']
         """
         rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
         return cls([head for head, _ in columns], rows, notes, title, head_notes or {})
@@ -88,8 +88,8 @@ class Table:
         """The table in GitHub's Markdown.
 
         Example:
-            >>> print(Table(["method", "fused (%)"], [[Cell("Joint"), Cell("71.0", "best")]], ["Note."]).markdown())
-            | method | fused (%) |
+            >>> print(Table(["method", "audio (%)"], [[Cell("Joint"), Cell("71.0", "best")]], ["Note."]).markdown())
+            | method | audio (%) |
             | --- | ---: |
             | Joint | **71.0** |
             <BLANKLINE>

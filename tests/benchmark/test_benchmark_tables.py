@@ -21,12 +21,12 @@ def compared(tmp_path):
 def test_the_table_shows_means_marks_majority_and_failures(tmp_path):
     table = comparison_table(compared(tmp_path))
     cells = {row[0].text: dict(zip(table.heads, row, strict=True)) for row in table.rows}
-    assert cells["BMLR"]["fused (%)"] == Cell("87.5 ± 17.7", "best")
-    assert cells["DGL"]["fused (%)"] == Cell("50.0 ± 0.0", "second")
-    assert cells["Joint"]["fused (%)"] == Cell("25.0 ± 0.0")
+    assert cells["BMLR"]["multimodal (%)"] == Cell("87.5 ± 17.7", "best")
+    assert cells["DGL"]["multimodal (%)"] == Cell("50.0 ± 0.0", "second")
+    assert cells["Joint"]["multimodal (%)"] == Cell("25.0 ± 0.0")
     assert cells["Joint"]["difference to Joint (95 %)"].text == "0"
     assert cells["DGL"]["difference to Joint (95 %)"].text.startswith("+25.0 [")
-    assert cells["LFM"]["fused (%)"].text == "failed"
+    assert cells["LFM"]["multimodal (%)"].text == "failed"
     assert cells["LFM"]["runs"].text == "0 (1 failed)"
     markdown = table.markdown()
     assert "| **87.5 ± 17.7** |" in markdown

@@ -63,7 +63,7 @@ def test_the_command_prints_and_writes(run, splits, capsys, tmp_path, monkeypatc
     assert "accuracy alone" in printed
     assert "verdict" in printed
     content = parse_json((run / "diagnosis" / "diagnosis.json").read_text())
-    assert f"fused accuracy {100 * content['accuracy']['value']:.1f} % [" in " ".join(printed.split())
+    assert f"multimodal accuracy {100 * content['accuracy']['value']:.1f} % [" in " ".join(printed.split())
     assert " ".join(content["verdict"]["paragraph"].split())[:30] in " ".join(printed.split())
     assert "test" not in splits
     titles = [title_of(figure) for figure in saved]

@@ -48,7 +48,7 @@ def test_the_program_of_a_run_scores_as_the_run(run, capsys):
     with torch.no_grad(), pytest.raises(RuntimeError, match="leaves the fusion of the model untrained"):
         loaded.model(batch.inputs).logits  # noqa: B018  (the model's own logits are no answer)
     card = (run / "export" / "README.md").read_text()
-    for name, accuracy in {"fused": test["accuracy"], **test["unimodal_accuracy"]}.items():
+    for name, accuracy in {"multimodal": test["accuracy"], **test["unimodal_accuracy"]}.items():
         assert f"| {name} | {100 * accuracy:.1f} % [" in card
     measured = measure_run_robustness(run, {"audio": 1.0}).fixed
     assert f"| audio | {measured.scores['fused'].percent} | {measured.lost.percent} |" in card

@@ -48,7 +48,7 @@ def test_a_regressor_of_three_modalities_goes_all_the_way(tmp_path, monkeypatch,
     assert "predicts no classes: leave out --probe and --removal" in capsys.readouterr().err
 
     assert main(["export", "run", "--formats", "pt2"]) == 0
-    assert f"| fused | {test['mae']:.3f} " in Path("run/export/README.md").read_text()
+    assert f"| multimodal | {test['mae']:.3f} " in Path("run/export/README.md").read_text()
     run = bmlr.load("run")
     files = {"x": "x3.npy", "words": "w3.txt", "steps": "steps3.npy"}
     inputs, _ = run.read(files)

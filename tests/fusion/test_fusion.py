@@ -39,7 +39,7 @@ def cosines(z, weight):
 
 
 def literal(name, fusion, z):
-    """The fused logits from the formulas and the layers' weights alone."""
+    """The multimodal logits from the formulas and the layers' weights alone."""
     names = list(fusion.feature_dims)
     if name == "concat":
         return linear(fusion.linear, torch.cat([z[u] for u in names], 1))

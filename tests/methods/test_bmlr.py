@@ -316,7 +316,7 @@ class TestFormulas:
 
 
 class TestOneLoss:
-    """UniReshaping as label smoothing of the fused prediction."""
+    """UniReshaping as label smoothing of the multimodal prediction."""
 
     @every_fusion
     def test_it_is_joint_training_with_a_smoothed_label(self, fusion):
@@ -428,7 +428,7 @@ class TestEdges:
 
     @every_method
     def test_nan_is_loud(self, method):
-        """NaN logits give a NaN loss of the modality they are of, and of the fused prediction."""
+        """NaN logits give a NaN loss of the modality they are of, and of the multimodal prediction."""
         model, batch = make_model(), make_batch()
         batch.inputs["audio"][3] = math.nan
         terms = method(model(batch.inputs), batch.targets).terms

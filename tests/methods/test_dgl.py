@@ -26,7 +26,7 @@ def one_backward(model, batch, method):
 
 
 def two_backwards(model, batch, alpha, unimodal_logits):
-    """As the official code goes: unimodal losses, the fusion's gradients cleared, the fused loss."""
+    """As the official code goes: unimodal losses, the fusion's gradients cleared, the multimodal loss."""
     model.zero_grad()
     features = {name: model.encode(name, x) for name, x in batch.inputs.items()}
     sum(alpha * F.cross_entropy(unimodal_logits(model.fusion, features, u), batch.targets) for u in features).backward()

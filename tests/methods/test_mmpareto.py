@@ -135,7 +135,7 @@ def test_gradients_are_those_of_the_paper(seed, modalities, rescale, conflict):
     torch.manual_seed(seed)
     model, method = make_model(modalities, dtype=torch.float64, seed=seed), MMPareto(rescale=rescale)
     method.setup(model)
-    if conflict:  # heads that want the opposite of the fused loss
+    if conflict:  # heads that want the opposite of the multimodal loss
         with torch.no_grad():
             for u, columns in zip(
                 model.modalities,
@@ -201,7 +201,7 @@ def test_where_gradients_agree_it_is_the_uniform_baseline_of_weight_one():
         torch.manual_seed(0)
         model = make_model(2, dtype=torch.float64)
         method.setup(model)
-        with torch.no_grad():  # heads that want what the fused loss wants
+        with torch.no_grad():  # heads that want what the multimodal loss wants
             for u, columns in zip(model.modalities, model.fusion.linear.weight.split([7, 5], 1), strict=True):
                 method.heads[u].weight.copy_(columns)
         method.backward(method(model(batch.inputs), batch.targets), model)

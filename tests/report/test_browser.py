@@ -120,7 +120,7 @@ def test_a_violated_policy_would_be_seen(opened):
 def test_sorting(opened):
     start = ["Joint", "BMLR", "DGL", "mine.Odd"]
     assert names(opened) == start
-    column = head(opened, "Fused")
+    column = head(opened, "Multimodal")
     assert column.get_attribute("aria-sort") == "none"
     column.find_element(By.TAG_NAME, "button").click()
     assert names(opened) == ["BMLR", "DGL", "Joint", "mine.Odd"]
@@ -180,15 +180,15 @@ def test_hover_shows_the_values_of_the_epoch_under_the_pointer(opened):
 
     assert readout()[0] == "epoch 3"
     ActionChains(opened).move_to_element_with_offset(svg, -svg.size["width"] // 2 + 45, 0).perform()
-    assert readout() == ["epoch 1", "fused 81.0 ± 1.4 %", "audio 50.0 ± 0.0 %", "image 55.0 ± 0.0 %"]
+    assert readout() == ["epoch 1", "multimodal 81.0 ± 1.4 %", "audio 50.0 ± 0.0 %", "image 55.0 ± 0.0 %"]
     ActionChains(opened).move_to_element(svg).perform()
-    assert readout()[:2] == ["epoch 2", "fused 82.0 ± 1.4 %"]
+    assert readout()[:2] == ["epoch 2", "multimodal 82.0 ± 1.4 %"]
     ActionChains(opened).move_to_element(opened.find_element(By.TAG_NAME, "h1")).perform()
     assert readout()[0] == "epoch 3"
     opened.execute_script("arguments[0].focus()", svg)
     ActionChains(opened).send_keys(Keys.HOME).perform()
     assert readout()[0] == "epoch 1"
-    assert "fused 81.0 ± 1.4 %" in chart.find_element(By.CSS_SELECTOR, "[aria-live]").get_attribute("textContent")
+    assert "multimodal 81.0 ± 1.4 %" in chart.find_element(By.CSS_SELECTOR, "[aria-live]").get_attribute("textContent")
     ActionChains(opened).send_keys(Keys.ARROW_RIGHT).perform()
     assert readout()[0] == "epoch 2"
 
@@ -216,7 +216,7 @@ def test_tables_are_copied_and_saved_without_a_server(opened, tmp_path):
     wait(lambda: said.text == "CSV copied")
     field = opened.find_element(By.CSS_SELECTOR, "input[type=search]")
     field.send_keys(Keys.CONTROL, "v")
-    assert field.get_attribute("value").startswith("Method,Runs,Fused (%),Fused (%) std")
+    assert field.get_attribute("value").startswith("Method,Runs,Multimodal (%),Multimodal (%) std")
     field.send_keys(Keys.ESCAPE)
     for button, name, start in ((buttons[1], "csv", "Method,Runs"), (buttons[3], "tex", "\\begin{tabular}")):
         button.click()

@@ -338,7 +338,7 @@ def test_run_table_has_a_row_per_run(tmp_path):
     texts = [{head: cell.text for head, cell in zip(table.heads, row, strict=True)} for row in table.rows]
     assert [row["Seed"] for row in texts] == ["0", "1"]
     assert texts[0]["Epoch"] == "2 of 3"
-    assert texts[0]["Fused (%)"] == "70.0"
+    assert texts[0]["Multimodal (%)"] == "70.0"
 
 
 def test_runs_of_training_are_read_as_they_are(tmp_path):
@@ -351,7 +351,7 @@ def test_runs_of_training_are_read_as_they_are(tmp_path):
     assert (report.runs, report.excluded) == (4, ())
     measures = json.loads(Page(report.path).scripts[0])["sections"][0]["methods"][1]["measures"]
     assert list(measures) == ["score", "ratio", "share"]
-    assert [series["name"] for series in measures["score"]] == ["fused", "audio", "image"]
+    assert [series["name"] for series in measures["score"]] == ["multimodal", "audio", "image"]
 
 
 # ---- command line -------------------------------------------------------------------------------------------------

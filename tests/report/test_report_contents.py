@@ -195,7 +195,7 @@ def test_tables_are_there_as_csv_and_latex(tmp_path):
     methods = exports["methods-0"]
     assert methods["name"] == "digits-clean-protocol-methods"
     head, joint, bmlr = csv.reader(methods["csv"].splitlines())
-    assert head[:4] == ["Method", "Runs", "Fused (%)", "Fused (%) std"]
+    assert head[:4] == ["Method", "Runs", "Multimodal (%)", "Multimodal (%) std"]
     assert [column for column in head if column.startswith("Difference")] == [
         f"Difference to Joint (95 %){suffix}" for suffix in ("", " low", " high")
     ]

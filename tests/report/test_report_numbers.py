@@ -36,11 +36,11 @@ def test_methods_are_means_over_seeds_with_best_and_second_marked(tmp_path):
     make_run(tmp_path / "d", "UniformBaseline", 0, fused=0.60, audio=0.54, image=0.50)
     table = table_of(tmp_path)
     assert list(table) == ["Joint", "UniformBaseline", "BMLR"]  # the order of the registry
-    assert table["Joint"]["Fused (%)"].text == "72.0 ± 2.8"
+    assert table["Joint"]["Multimodal (%)"].text == "72.0 ± 2.8"
     assert table["Joint"]["Runs"].text == "2"
     assert table["Joint"]["Runs"].note == "seeds 0, 1"
-    assert table["BMLR"]["Fused (%)"].text == "80.0"
-    assert {name: row["Fused (%)"].mark for name, row in table.items()} == {
+    assert table["BMLR"]["Multimodal (%)"].text == "80.0"
+    assert {name: row["Multimodal (%)"].mark for name, row in table.items()} == {
         "BMLR": "best", "Joint": "second", "UniformBaseline": "",
     }  # fmt: skip
     # A ratio is best where it is nearest to 1, from either side.
@@ -54,7 +54,7 @@ def test_methods_are_means_over_seeds_with_best_and_second_marked(tmp_path):
 def test_equal_means_share_a_rank(tmp_path):
     for name, fused in (("Joint", 0.7), ("BMLR", 0.7004), ("OPM", 0.6)):
         make_run(tmp_path / name, name, fused=fused)
-    marks = {name: row["Fused (%)"].mark for name, row in table_of(tmp_path).items()}
+    marks = {name: row["Multimodal (%)"].mark for name, row in table_of(tmp_path).items()}
     assert marks == {"Joint": "best", "BMLR": "best", "OPM": ""}
 
 

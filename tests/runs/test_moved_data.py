@@ -209,7 +209,7 @@ def test_a_run_is_exported_without_its_data(copy, capsys, monkeypatch):
     execute(capsys, "export", "runs/m", "--formats", "pt2", "--masks", "--out", "out")
     card = " ".join(Path("out/README.md").read_text().split())
     test = json.loads(Path("runs/m/result.json").read_text())["test"]
-    assert f"| fused | {100 * test['accuracy']:.1f} % [" in card
+    assert f"| multimodal | {100 * test['accuracy']:.1f} % [" in card
     assert f"| y | {100 * test['unimodal_accuracy']['y']:.1f} % [" in card
     assert "What a missing modality costs was not measured, since the data was not at hand" in card
     assert "| y_present | mask of the samples that have it | (B) |" in card

@@ -14,7 +14,7 @@ NUMBERS = torch.tensor([2.0, 4.0, -2.5])
 
 
 def regressor(task=None, inputs=1, **options):
-    """The fused prediction is the sum of the features, so that a modality alone predicts twice its own."""
+    """The multimodal prediction is the sum of the features, so that a modality alone predicts twice its own."""
     encoders = {name: nn.Linear(inputs, 1, bias=False) for name in ("audio", "video")}
     model = bmlr.MultimodalClassifier(encoders, task or Regression(), **options)
     with torch.no_grad():
@@ -86,7 +86,7 @@ class TestReshapingOfLabels:
 
 
 class TestOptionsOfClasses:
-    """Class weights, smoothing and left-out samples in every term, not in the fused one alone."""
+    """Class weights, smoothing and left-out samples in every term, not in the multimodal one alone."""
 
     def test_left_out_samples_change_nothing(self):
         torch.manual_seed(0)

@@ -35,7 +35,7 @@ def test_numbers_are_trained_compared_reported_and_tuned_by_their_error(folder, 
         for seed in (0, 1):
             run("train", "task_toys.ToyNumbers", "--method", method, "--seed", seed, *CPU)
     printed = capsys.readouterr().out
-    assert "fused MAE" in printed
+    assert "multimodal MAE" in printed
     assert "MAE of a constant prediction 0." in printed
     assert "accuracy" not in printed
     directory = next((folder / "runs").glob("*Joint-seed0*"))
@@ -56,7 +56,7 @@ def test_numbers_are_trained_compared_reported_and_tuned_by_their_error(folder, 
 
     run("compare", "--runs", "runs", "--baseline", "Joint", "--metrics", "rmse", "--out", "out")
     printed = capsys.readouterr().out
-    assert "| method | fused MAE | audio MAE | text MAE | fused RMSE | ratio audio/text |" in printed
+    assert "| method | multimodal MAE | audio MAE | text MAE | multimodal RMSE | ratio audio/text |" in printed
     assert "paired bootstrap over seeds and samples" in printed
     assert "MAE of a constant prediction 0." in printed
     table = pd.read_csv(folder / "out" / "table.csv").set_index("method")
@@ -67,14 +67,14 @@ def test_numbers_are_trained_compared_reported_and_tuned_by_their_error(folder, 
 
     run("report", "runs", "--out", "page.html")
     page = (folder / "page.html").read_text()
-    assert "MAE on the test split, fused, smaller is better" in page
+    assert "MAE on the test split, multimodal, smaller is better" in page
     assert "Accuracy by class" not in page
     assert "Pearson&#39;s correlation" in page
     capsys.readouterr()
 
     run("evaluate", directory, "--split", "val")
     printed = capsys.readouterr().out
-    assert f"fused MAE {history['val_mae'].min():.3f}" in printed
+    assert f"multimodal MAE {history['val_mae'].min():.3f}" in printed
     assert "RMSE" in printed
     assert "accuracy" not in printed
 
@@ -82,7 +82,7 @@ def test_numbers_are_trained_compared_reported_and_tuned_by_their_error(folder, 
 def test_labels_have_average_precision_and_f1(folder, capsys):
     run("train", "task_toys.ToyLabels", "--method", "Joint", "--run", "a", *CPU, "--trainer.monitor", "macro_f1")
     printed = capsys.readouterr().out
-    assert "fused mAP" in printed
+    assert "multimodal mAP" in printed
     assert "mAP of a constant prediction" in printed
     result, predictions = read_result(folder / "a"), read_predictions(folder / "a")
     targets = ToyLabels().split("test").targets.numpy()
@@ -94,7 +94,7 @@ def test_labels_have_average_precision_and_f1(folder, capsys):
     assert result["monitor"] == "macro_f1"
     assert result["best_epoch"] == history["val_macro_f1"].idxmax()
     run("report", "a", "--out", "page.html")
-    assert "mAP on the test split, fused;" in (folder / "page.html").read_text()
+    assert "mAP on the test split, multimodal;" in (folder / "page.html").read_text()
 
 
 def test_classes_have_more_metrics_and_the_same_selection(folder, capsys):
@@ -154,7 +154,7 @@ def test_results_from_before_are_read(tmp_path):
 def test_a_split_of_one_sample_is_said_in_the_singular(folder, capsys):
     sizes = ["--data.samples", "{train: 32, val: 8, test: 1}", "--model.width", "2", "--trainer.epochs", "1"]
     assert run("train", "synthetic", *sizes, "--method", "Joint", "--run", "a", *CPU) == 0
-    assert "test split: 1 sample, fused accuracy" in capsys.readouterr().out
+    assert "test split: 1 sample, multimodal accuracy" in capsys.readouterr().out
 
 
 def test_sentiment_has_its_customary_metrics(folder, capsys):

@@ -67,7 +67,7 @@ def compare(  # noqa: PLR0913
         baseline: Method the differences are to, one of ``methods``.
         out: Folder of the tables and figures; None writes none.
         force: Compare methods of different budgets too.
-        metrics: Further metrics of the fused prediction with a column in the table; the files hold all.
+        metrics: Further metrics of the multimodal prediction with a column in the table; the files hold all.
 
     Returns:
         The comparison, its table and the runs.
@@ -99,7 +99,7 @@ def compare_store(
         baseline: Method the differences are to, as the table names it.
         out: Folder of the tables and figures; None writes none.
         force: Compare methods of different data or budgets too.
-        metrics: Further metrics of the fused prediction with a column in the table.
+        metrics: Further metrics of the multimodal prediction with a column in the table.
 
     Raises:
         FileNotFoundError: If a folder does not exist or holds no run.

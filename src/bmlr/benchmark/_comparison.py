@@ -30,13 +30,13 @@ class MethodSummary:
         seeds: Seeds of the finished runs.
         failed: Number of runs that failed.
         unfinished: Number of other runs without a result.
-        fused: Primary metric of the fused prediction.
+        fused: Primary metric of the multimodal prediction.
         unimodal: Primary metric of each modality.
-        metrics: All metrics of the fused prediction, by name.
+        metrics: All metrics of the multimodal prediction, by name.
         unimodal_metrics: All metrics of each modality, by metric and modality.
         ratio: Ratio of the primary metric of each pair of modalities.
-        last_epoch: Fused score after the last epoch, under the paper protocol.
-        best_on_test: Best fused test score of all epochs, under the paper protocol.
+        last_epoch: Multimodal score after the last epoch, under the paper protocol.
+        best_on_test: Best multimodal test score of all epochs, under the paper protocol.
         difference: To the baseline; None for the baseline itself or without one.
         over: Differences to the references, by their names; without the reference itself.
         epochs: Epochs.

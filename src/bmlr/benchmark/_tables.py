@@ -23,7 +23,7 @@ def comparison_table(comparison: Comparison, *, precision: int | None = None, me
     Args:
         comparison: The comparison.
         precision: Decimals of the primary metric; by default 1 of rates, else 3.
-        metrics: Further metrics of the fused prediction with a column each.
+        metrics: Further metrics of the multimodal prediction with a column each.
 
     Raises:
         ValueError: If the runs have no such metric.

@@ -18,7 +18,7 @@ _ALONE = "Unimodal:"
 
 
 def overall_scores(comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
-    """Mean fused score of each method on each data set, by the metric's goodness: larger is better.
+    """Mean multimodal score of each method on each data set, by the metric's goodness: larger is better.
 
     The best single modality of each data set, chosen on validation, is one row; other single modalities have none.
 
@@ -47,8 +47,8 @@ def overall_test(comparisons: Mapping[str, Comparison]) -> RankTest:
 def overall_table(comparisons: Mapping[str, Comparison]) -> Table:
     """Comparisons on several data sets as one table, a row per method.
 
-    It shows the mean rank, the fused score on each data set, and on how many the method is above or below the baseline
-    and the ensemble by an interval that excludes zero.
+    It shows the mean rank, the multimodal score on each data set, and on how many the method is above or below the
+    baseline and the ensemble by an interval that excludes zero.
 
     Args:
         comparisons: Comparisons by the name of the data set.

@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Difference of the mean fused score to the baseline, with its bootstrap interval.
+    """Difference of the mean multimodal score to the baseline, with its bootstrap interval.
 
     Attributes:
         mean: The difference; positive where the metric is larger, also of errors.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bmlr import tables
 from bmlr._console import make_console
-from bmlr.tasks import metric_form
+from bmlr.tasks import metric_form, prediction_label
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,13 +44,13 @@ def print_table(table: tables.Table, console: Console) -> None:
 
 
 def print_scores(title: str, scores: Mapping[str, Mapping[str, Any]], metric: str) -> None:
-    """Print scores: the primary metric, fused and per modality, and its ratios."""
+    """Print scores: the primary metric, multimodal and per modality, and its ratios."""
     from bmlr.runs import primary_score
 
     form = metric_form(metric)
     first = next(iter(scores.values()))
-    fused = "fused" if metric == "accuracy" else f"fused {form.title}"
-    heads = ["split", fused, *primary_score(first, metric)[1], *(f"ratio {pair}" for pair in first["ratio"])]
+    label = prediction_label("fused") + ("" if metric == "accuracy" else f" {form.title}")
+    heads = ["split", label, *primary_score(first, metric)[1], *(f"ratio {pair}" for pair in first["ratio"])]
     rows = [
         [
             name,
@@ -77,11 +77,13 @@ def describe_samples(split: str, score: Mapping[str, Any], metric: str) -> str:
     value, form = float(score[metric]), metric_form(metric)
     # Of a metric that is no share of the samples, the number of them alone tells no interval.
     interval = wilson_interval(value, samples) if metric == "accuracy" and not math.isnan(value) else None
-    sentence = f"{split} split: {samples} sample{'' if samples == 1 else 's'}, fused {form.title} "
+    sentence = (
+        f"{split} split: {samples} sample{'' if samples == 1 else 's'}, {prediction_label('fused')} {form.title} "
+    )
     sentence += form.text(value, interval) + ("" if interval is None else ", a 95 % interval")
     few = ". These are few: small differences between methods mean nothing here" if samples < _FEW_SAMPLES else ""
     others = [f"{metric_form(name).title} {metric_form(name).text(score[name])}" for name in metric_names(score)]
-    more = f" Fused {', '.join(others[1:])}." if len(others) > 1 else ""
+    more = f" {prediction_label('fused').capitalize()} {', '.join(others[1:])}." if len(others) > 1 else ""
     return f"{sentence}{few}.{more}"
 
 

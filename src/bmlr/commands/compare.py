@@ -45,8 +45,8 @@ def execute(  # noqa: PLR0913  (every parameter is an option)
         runs: Folder of the runs; finished ones are kept, interrupted ones resumed, failed ones tried again.
         baseline: Method the differences are to; by default joint training, where there are runs of it.
         out: Folder for the tables and figures.
-        metrics: Further metrics of the fused prediction with a column in the table, such as macro_f1, nll, ece, rmse or
-            auroc; the CSV files hold all metrics, of the modalities too.
+        metrics: Further metrics of the multimodal prediction with a column in the table, such as macro_f1, nll, ece,
+            rmse or auroc; the CSV files hold all metrics, of the modalities too.
         force: Compare runs of different data, protocol or budget too.
         dry_run: Say which runs there would be, how long they take and how large they are, and start nothing.
         engine: Where the runs are made.

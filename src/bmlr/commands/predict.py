@@ -16,6 +16,7 @@ from rich.table import Table
 from bmlr._console import make_console
 from bmlr._files import atomic_write_text, check_output, json_text
 from bmlr.tables import format_percent
+from bmlr.tasks import prediction_label
 
 _LIKELY = 0.5  # a label is predicted above it
 #: Columns of the multimodal prediction, by task.
@@ -135,7 +136,7 @@ def _print_one(predicted: dict[str, dict[str, float]], task: str) -> None:
             others = [", ".join(ranked[:5])]
         elif task == "multiclass":
             others = [format_percent(_best(values)[1]), ", ".join(ranked[1:3])]
-        table.add_row(name, _answer(values, task), *others)
+        table.add_row(prediction_label(name), _answer(values, task), *others)
     make_console(120).print(table)
 
 

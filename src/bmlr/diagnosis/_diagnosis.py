@@ -32,8 +32,8 @@ class ModalityMeasures:
         drop: Accuracy lost without it, over the same samples.
         utilisation: ``drop`` divided by the accuracy with it.
         changed_rate: Fraction of these samples whose prediction changes without it.
-        shapley_accuracy: Its Shapley value in the accuracy; the values of all modalities add up to the fused accuracy
-            less the majority rate.
+        shapley_accuracy: Its Shapley value in the accuracy; the values of all modalities add up to the multimodal
+            accuracy less the majority rate.
         shapley_log_probability: Its Shapley value in the mean log-probability of the true class; the values add up to
             that of the model less that of the class rates.
         trained_alone: Accuracy after training on it alone; None if unknown.
@@ -92,7 +92,7 @@ class Diagnosis:
     Attributes:
         subject: Description of the model and its data.
         samples: Number of samples.
-        accuracy: Fused accuracy.
+        accuracy: Multimodal accuracy.
         majority_rate: Rate of the most frequent class.
         removal: Description of the removal of modalities.
         modalities: Measures of each modality.
@@ -151,7 +151,7 @@ class Diagnosis:
     def caption(self) -> str:
         """Caption of the tables: samples, accuracy, majority rate and removal."""
         return (
-            f"{self.subject}: {self.samples} samples, fused accuracy {self.accuracy.percent}, most frequent "
+            f"{self.subject}: {self.samples} samples, multimodal accuracy {self.accuracy.percent}, most frequent "
             f"class {format_percent(self.majority_rate)}. A removed modality has {self.removal}. In brackets "
             f"{100 * self.thresholds.level:g} % intervals: Wilson's for proportions, else by bootstrap."
         )

@@ -150,7 +150,7 @@ def choose_methods(
         locations: Locations the undertrained modalities are behind in.
         current: Name of the method in use.
         missing: Some samples lack modalities.
-        conflict: Gradients of fused and unimodal losses conflicted.
+        conflict: Gradients of multimodal and unimodal losses conflicted.
 
     Example:
         >>> list(choose_methods(["decision"], current="BMLR", missing=False))

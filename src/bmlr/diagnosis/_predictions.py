@@ -152,7 +152,7 @@ class _Collector:
         self.num_classes = 0
         self.targets: list[Tensor] = []
         self.present: dict[str, list[Tensor]] = {u: [] for u in modalities}
-        # Keyed by subset for fused predictions, by modality for unimodal ones.
+        # Keyed by subset for multimodal predictions, by modality for unimodal ones.
         self.classes: dict[frozenset[str] | str, list[Tensor]] = {}
         self.log_probabilities: dict[frozenset[str] | str, list[Tensor]] = {}
 

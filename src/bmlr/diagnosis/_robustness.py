@@ -24,7 +24,7 @@ from bmlr.diagnosis._tables import plain_values
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
 from bmlr.tables import Cell, Table
-from bmlr.tasks import MetricForm, Multiclass, Task, metric_form
+from bmlr.tasks import MetricForm, Multiclass, Task, metric_form, prediction_label
 
 #: Rates and levels of a modality that is named without any.
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -40,9 +40,9 @@ class CorruptedScore:
 
     Attributes:
         corruption: The corruption.
-        scores: Score by the fused prediction, ``fused``, and by each modality with logits of its own, over the samples
-            that still have it.
-        lost: What the fused prediction loses to the corruption, positive if it gets worse.
+        scores: Score by the multimodal prediction, ``fused``, and by each modality with logits of its own, over the
+            samples that still have it.
+        lost: What the multimodal prediction loses to the corruption, positive if it gets worse.
     """
 
     corruption: Corruption
@@ -99,7 +99,7 @@ class Robustness:
             ]
             for score in self.rows()
         ]
-        heads = ["corruption", names[0], self.lost_head, *names[1:]]
+        heads = ["corruption", prediction_label(names[0]), self.lost_head, *names[1:]]
         return Table(heads, rows, [self.caption], f"{self.form.title}: {self.subject}")
 
     @property

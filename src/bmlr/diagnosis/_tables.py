@@ -39,7 +39,7 @@ _ACCURACIES = {
 GRADIENT_LABELS = {
     "norm": "gradient norm in training (median)",
     "norm_fraction": "fraction of gradient norms (median)",
-    "conflict": "cosine fused–unimodal gradient (median)",
+    "conflict": "cosine multimodal–unimodal gradient (median)",
     "conflict_rate": "steps with conflict",
 }
 PAIR_LABELS = {

@@ -42,11 +42,11 @@ class Context:
     """Facts about the model that the sentences depend on.
 
     Attributes:
-        accuracy: Accuracy of the fused prediction.
+        accuracy: Accuracy of the multimodal prediction.
         samples: Number of samples.
         method: Name of the method in use.
         missing: Some samples lack modalities.
-        conflict: Median cosine between fused and unimodal gradients during training, by modality.
+        conflict: Median cosine between multimodal and unimodal gradients during training, by modality.
         can_probe: The advice may name the switch ``--probe``.
         shuffled: Accuracies alone rest on shuffled inputs of the others, which makes them too low.
     """
@@ -98,7 +98,7 @@ class _Writer:
         if context.samples < self.thresholds.min_samples:
             sentence = (
                 f"The evidence is insufficient: {context.samples} samples are fewer than the "
-                f"{self.thresholds.min_samples} needed for a verdict. The fused accuracy is "
+                f"{self.thresholds.min_samples} needed for a verdict. The multimodal accuracy is "
                 f"{context.accuracy.percent}."
             )
             return [sentence]
@@ -118,7 +118,7 @@ class _Writer:
         """Conflict of gradients on the undertrained encoders."""
         conflict = self.context.conflict
         return [
-            f"During training, on the encoder of {u}, the gradients of the fused loss and of its own loss "
+            f"During training, on the encoder of {u}, the gradients of the multimodal loss and of its own loss "
             f"{'conflicted' if conflict[u] < 0 else 'agreed'} (median cosine {conflict[u]:.2f})."
             for u in self.verdict.undertrained
             if u in conflict and math.isfinite(conflict[u])

@@ -23,6 +23,7 @@ from bmlr.figures.style import (
     set_title,
     tidy,
 )
+from bmlr.tasks import prediction_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ _Bars = Mapping[str, Mapping[str, IntervalEstimate]]
 def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     """Accuracies of each modality alone and of the others without it.
 
-    Lines mark the fused accuracy and the most frequent class; error bars are intervals.
+    Lines mark the multimodal accuracy and the most frequent class; error bars are intervals.
 
     Args:
         diagnosis: The diagnosis.
@@ -73,7 +74,7 @@ def plot_accuracies(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
         "all others, without this one": {u: measures.without for u, measures in diagnosis.modalities.items()},
     }
     _percent_bars(ax, list(diagnosis.modalities), {label: bars for label, bars in series.items() if bars}, diagnosis)
-    ax.axhline(100 * diagnosis.accuracy.value, color="black", linewidth=1, label="fused")
+    ax.axhline(100 * diagnosis.accuracy.value, color="black", linewidth=1, label=prediction_label("fused"))
     ax.axhline(100 * diagnosis.majority_rate, color="black", linewidth=1, linestyle=":", label="most frequent class")
     ax.set(ylabel="accuracy (%)", ylim=(0, 105))
     return _legend_above(ax)
@@ -100,7 +101,7 @@ def plot_effects(test: BlindModalityTest, ax: Axes | None = None) -> Axes:
 def plot_robustness(robustness: Robustness, axes: Mapping[str, Axes] | None = None) -> dict[str, Axes]:
     """Score over the rate of missing samples or the level of noise, a panel per sweep.
 
-    Bands are intervals; a line is the fused prediction or that by one modality.
+    Bands are intervals; a line is the multimodal prediction or that by one modality.
 
     Args:
         robustness: Scores of a model.
@@ -121,7 +122,12 @@ def plot_robustness(robustness: Robustness, axes: Mapping[str, Axes] | None = No
             estimates = [score.scores[name] for _, score in sweep]
             style = look(number)
             ax.plot(
-                levels, [factor * x.value for x in estimates], marker="o", markersize=3, label=plain_text(name), **style
+                levels,
+                [factor * x.value for x in estimates],
+                marker="o",
+                markersize=3,
+                label=plain_text(prediction_label(name)),
+                **style,
             )
             low, high = ([factor * getattr(x, end) for x in estimates] for end in ("low", "high"))
             ax.fill_between(levels, low, high, color=style["color"], alpha=0.13, linewidth=0)
@@ -140,7 +146,7 @@ def plot_robustness(robustness: Robustness, axes: Mapping[str, Axes] | None = No
 def plot_shapley(diagnosis: Diagnosis, ax: Axes | None = None) -> Axes:
     """Shapley value of each modality in the accuracy.
 
-    Their sum is the fused accuracy less the majority rate.
+    Their sum is the multimodal accuracy less the majority rate.
 
     Args:
         diagnosis: The diagnosis.
@@ -237,7 +243,7 @@ def plot_gradient_norms(rows: Sequence[Mapping[str, float]], ax: Axes | None = N
 
 
 def plot_conflict(rows: Sequence[Mapping[str, float]], ax: Axes | None = None, *, window: int = 5) -> Axes:
-    """Cosine between fused and unimodal gradients per encoder; conflict is below zero.
+    """Cosine between multimodal and unimodal gradients per encoder; conflict is below zero.
 
     Args:
         rows: Rows of a :class:`bmlr.monitor.GradientMonitor` or of :func:`bmlr.monitor.read_gradients`.
@@ -249,7 +255,7 @@ def plot_conflict(rows: Sequence[Mapping[str, float]], ax: Axes | None = None, *
     """
     ax = _curves(rows, "conflict_", ax, window)
     ax.axhline(0, color="black", linewidth=1, linestyle=":")
-    ax.set(ylabel="cosine of fused and unimodal gradient", ylim=(-1.05, 1.05))
+    ax.set(ylabel="cosine of multimodal and unimodal gradient", ylim=(-1.05, 1.05))
     return ax
 
 

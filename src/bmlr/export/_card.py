@@ -13,7 +13,7 @@ from bmlr.diagnosis import IntervalEstimate, Robustness, measure_run_robustness
 from bmlr.diagnosis.measures import wilson_interval
 from bmlr.runs import RunError, metric_names, read_predictions, read_run
 from bmlr.tables import Cell, Table, join_names
-from bmlr.tasks import metric_form
+from bmlr.tasks import metric_form, prediction_label
 from bmlr.training import LoadedRun
 
 _PROTOCOLS = {
@@ -96,7 +96,9 @@ def _scores(
     """Scores by modality, and what a missing modality costs."""
     if robustness is not None:
         scores = {name: robustness.format(score) for name, score in robustness.clean.scores.items()}
-        table = Table([robustness.metric, "score"], [[Cell(name), Cell(text)] for name, text in scores.items()])
+        table = Table(
+            [robustness.metric, "score"], [[Cell(prediction_label(name)), Cell(text)] for name, text in scores.items()]
+        )
         rows = [
             [label.removeprefix("missing "), robustness.format(score.scores["fused"]), robustness.format(score.lost)]
             for label, ((_, score),) in robustness.sweeps.items()
@@ -104,7 +106,7 @@ def _scores(
         heads = ["without", robustness.metric, robustness.lost_head]
         without = Table(heads, [[Cell(text) for text in row] for row in rows])
         return [
-            f"{robustness.samples} samples, with 95 % intervals. `fused` is the prediction from all modalities.",
+            f"{robustness.samples} samples, with 95 % intervals. Multimodal is the prediction from all modalities.",
             table.markdown(),
             *_majority(result),
             *(_metrics(result) if weights == "best" else []),
@@ -119,7 +121,7 @@ def _scores(
     accuracies = _recorded(run) if is_best and loaded.config.data.task.name == "multiclass" else {}
     if not accuracies:
         return [*(_metrics(result) if is_best else []), missing]
-    rows = [[name, estimate.percent] for name, estimate in accuracies.items()]
+    rows = [[prediction_label(name), estimate.percent] for name, estimate in accuracies.items()]
     table = Table(["accuracy", "score"], [[Cell(text) for text in row] for row in rows])
     return [
         "As recorded when the run was finished, with 95 % intervals.",
@@ -131,13 +133,13 @@ def _scores(
 
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:
-    """Table of all metrics that a finished run recorded, fused and by modality."""
+    """Table of all metrics that a finished run recorded, multimodal and by modality."""
     test = result.get("test") or {}
     forms = [metric_form(name) for name in metric_names(test)]
     if not forms:
         return []
     unimodal = list(test[f"unimodal_{forms[0].name}"])
-    rows = [["fused", *(form.text(test[form.name]) for form in forms)]]
+    rows = [[prediction_label("fused"), *(form.text(test[form.name]) for form in forms)]]
     rows += [[u, *(form.text(test[f"unimodal_{form.name}"].get(u)) for form in forms)] for u in unimodal]
     table = Table(["metric", *(form.title for form in forms)], [[Cell(text) for text in row] for row in rows])
     return ["All metrics of the finished run:", table.markdown()]

@@ -39,7 +39,7 @@ class PredictionModule(nn.Module):
         self.model, self.method = model, method
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Fused logits and those of each modality, by output name.
+        """Multimodal logits and those of each modality, by output name.
 
         Args:
             inputs: The input of each modality, first dimension B.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bmlr.figures.style import STD, add_legend, drop_inner_labels, look, open_panel, plain_text, ratio_ticks, tidy
-from bmlr.tasks import metric_form
+from bmlr.tasks import metric_form, prediction_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ Metrics = pd.DataFrame | Mapping[str, pd.DataFrame]
 
 
 def plot_scores(metrics: Metrics, ax: Axes | None = None, *, metric: str = "accuracy", **line: Any) -> Axes:
-    """A validation metric per epoch, fused and by modality (Fig. 6).
+    """A validation metric per epoch, multimodal and by modality (Fig. 6).
 
     Args:
         metrics: Metrics of a run as :func:`bmlr.runs.read_metrics` gives them; or of several runs by name (seeds),
@@ -37,14 +37,14 @@ def plot_scores(metrics: Metrics, ax: Axes | None = None, *, metric: str = "accu
         >>> import pandas as pd
         >>> table = pd.DataFrame({"epoch": [0, 1], "val_accuracy": [0.4, 0.6], "val_accuracy_audio": [0.3, 0.5]})
         >>> [line.get_label() for line in plot_scores(table).get_lines()]
-        ['fused', 'audio']
+        ['multimodal', 'audio']
     """
     runs = _runs(metrics)
     prefix, form = f"val_{metric}", metric_form(metric)
     columns = [name for name in _columns(runs, prefix) if name == prefix or name.startswith(f"{prefix}_")]
     ax = open_panel(ax)
     for number, name in enumerate(columns):
-        label = plain_text(name.removeprefix(prefix).removeprefix("_") or "fused")
+        label = plain_text(prediction_label(name.removeprefix(prefix).removeprefix("_") or "fused"))
         _draw(ax, runs, name, form.factor, **{"label": label, **look(number), **line})
     ax.set(ylabel=f"validation {form.label}", **({"ylim": (0, 102)} if form.is_rate else {}))
     return _finish(ax)
@@ -78,7 +78,7 @@ def plot_ratio(metrics: Metrics, ax: Axes | None = None, *, metric: str = "accur
     ax = open_panel(ax)
     pairs = _pairs(runs[0], metric)
     shown = [np.array([1.0])]
-    for number, name in enumerate(columns, start=1):  # the fused prediction's look is not used here
+    for number, name in enumerate(columns, start=1):  # the multimodal prediction's look is not used here
         label = plain_text(pairs.get(name, name.removeprefix("val_ratio_")))
         mean, spread = _draw(ax, runs, name, 1, **{"label": label, **look(number), **line})
         shown += [mean, mean + spread, mean - spread]

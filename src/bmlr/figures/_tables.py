@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bmlr.figures.style import COLOURS, HATCHES, STD, add_legend, column, open_panel, plain_text, tidy
-from bmlr.tasks import metric_form
+from bmlr.tasks import metric_form, prediction_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,7 @@ def plot_methods(
     label: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Bars of the score of every method, fused and by modality.
+    """Bars of the score of every method, multimodal and by modality.
 
     Bars are means, lines one sample standard deviation.
 
@@ -135,7 +135,7 @@ def plot_methods(
     ax = open_panel(ax, 6.4, 0.9 + len(names) * (0.17 * len(columns) + 0.16))
     thickness = 0.8 / len(columns)
     for number, measure in enumerate(columns):
-        text = plain_text(measure.removeprefix(metric).removeprefix("_") or "fused")
+        text = plain_text(prediction_label(measure.removeprefix(metric).removeprefix("_") or "fused"))
         colour = ("0.45", *COLOURS[1:])[number % len(COLOURS)]  # grey for black: circles and lines show on it
         for position, name in enumerate(names):
             values = form.factor * table.loc[table["method"].astype(str) == name, measure].dropna().to_numpy(

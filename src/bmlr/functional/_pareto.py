@@ -19,7 +19,7 @@ def pareto_weight(g_m: Sequence[Tensor], g_u: Sequence[Tensor]) -> Tensor:
     of the shortest vector between both, which the official code returns too.
 
     Args:
-        g_m: Gradient of the fused loss, tensor by tensor.
+        g_m: Gradient of the multimodal loss, tensor by tensor.
         g_u: Gradient of the unimodal loss in the same tensors.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Fusions: fused logits and unimodal logits from the features of named modalities."""
+"""Fusions: multimodal logits and unimodal logits from the features of named modalities."""
 
 from __future__ import annotations
 

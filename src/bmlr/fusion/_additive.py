@@ -15,7 +15,7 @@ class ConcatFusion(Fusion):
     r"""Concatenation and one linear layer: :math:`\ell = [W^1 | \dots | W^M][z^1; \dots; z^M] + b`.
 
     Unimodal logits ``split`` the layer into its terms, :math:`\ell^u = W^u z^u + b / M` (BMLR, Eq. 3), which add up
-    to the fused logits; ``ablated`` gives :math:`W^u z^u + b`, the reading of DGL, CML and Remix.
+    to the multimodal logits; ``ablated`` gives :math:`W^u z^u + b`, the reading of DGL, CML and Remix.
 
     Args:
         feature_dims: Feature width d of each modality.
@@ -37,7 +37,7 @@ class ConcatFusion(Fusion):
         self.linear = nn.Linear(sum(self.feature_dims.values()), num_outputs)
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C)."""
+        """Multimodal logits, shape (B, C)."""
         return F.linear(
             torch.cat([features[name] for name in self.feature_dims], 1), self.linear.weight, self.linear.bias
         )
@@ -76,7 +76,7 @@ class SumFusion(Fusion):
         self.heads = nn.ModuleDict({name: nn.Linear(width, num_outputs) for name, width in self.feature_dims.items()})
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C)."""
+        """Multimodal logits, shape (B, C)."""
         return torch.stack(list(self.split(features).values())).sum(0)
 
     def split(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Base class of all fusions: fused and unimodal logits."""
+"""Base class of all fusions: multimodal and unimodal logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Readout = Literal["split", "ablated", "auxiliary"]
 
 
 class Fusion(nn.Module, ABC):
-    """Classifier head Θ: fused and unimodal logits from features of named modalities.
+    """Classifier head Θ: multimodal and unimodal logits from features of named modalities.
 
     A fusion of your own implements :meth:`fused` alone. Its unimodal logits are then ``ablated``: the fusion with
     every other modality's features replaced by zero. The alternative ``auxiliary`` reads each modality with a
@@ -47,9 +47,9 @@ class Fusion(nn.Module, ABC):
         (torch.Size([5, 3]), torch.Size([5, 3]))
     """
 
-    #: Whether the fused logits are a sum of one term per modality, which makes ``split`` available.
+    #: Whether the multimodal logits are a sum of one term per modality, which makes ``split`` available.
     additive: bool = False
-    #: Method set up with the model that leaves the fused logits untrained, and predicts otherwise.
+    #: Method set up with the model that leaves the multimodal logits untrained, and predicts otherwise.
     untrained_by: str = ""
     #: Name of the pair with the method that was set up with the model.
     pair: str = ""
@@ -76,14 +76,14 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C), from features of shape (B, d) per modality."""
+        """Multimodal logits, shape (B, C), from features of shape (B, d) per modality."""
 
     def split(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms of additive fused logits, one per modality, shape (B, C) each."""
+        """Terms of additive multimodal logits, one per modality, shape (B, C) each."""
         raise NotImplementedError(f"{type(self).__name__} is not a sum over modalities.")
 
     def ablated(self, features: Mapping[str, Tensor], keep: Collection[str]) -> Tensor:
-        """Fused logits, shape (B, C), with all features zero but those of ``keep``.
+        """Multimodal logits, shape (B, C), with all features zero but those of ``keep``.
 
         Raises:
             ValueError: If ``keep`` names an unknown modality.
@@ -110,9 +110,9 @@ class Fusion(nn.Module, ABC):
     def forward(
         self, features: Mapping[str, Tensor], *, unimodal: bool = False, keep: Collection[str] | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """Fused logits; with ``unimodal`` unimodal ones; with ``keep`` those of some modalities.
+        """Multimodal logits; with ``unimodal`` unimodal ones; with ``keep`` those of some modalities.
 
-        Only fused logits change buffers, such as running statistics: those of zeroed features never occur later.
+        Only multimodal logits change buffers, such as running statistics: those of zeroed features never occur later.
         Features arrive in the parameters' type outside autocast: encoders run under autocast may hand over half
         precision to a loss that is computed after it.
         """

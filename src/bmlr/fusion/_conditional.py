@@ -50,7 +50,7 @@ class _ConditionalFusion(Fusion):
         """Logits, shape (B, C), of modality ``name`` under the conditioner's features."""
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C)."""
+        """Multimodal logits, shape (B, C)."""
         condition = features[self.conditioner]
         if not self.conditioned:
             logits: Tensor = self.linear(condition)

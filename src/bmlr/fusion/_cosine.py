@@ -54,7 +54,7 @@ class CosineFusion(Fusion):
         )
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C)."""
+        """Multimodal logits, shape (B, C)."""
         return torch.stack(list(self.split(features).values())).sum(0)
 
     def split(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

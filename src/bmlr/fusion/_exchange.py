@@ -61,5 +61,5 @@ class MMTMFusion(Fusion):
         return {name: self.heads[name](gates[name] * features[name]) for name in self.feature_dims}
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C)."""
+        """Multimodal logits, shape (B, C)."""
         return torch.stack(list(self.branch_logits(features, self.gates(features)).values())).mean(0)

@@ -28,7 +28,7 @@ class BalancedTrainer(Trainer):
 
     Accumulation, bfloat16, clipping, distributed data, checkpoints, resume, evaluation and logging are
     the Trainer's. The checkpoint holds the method's state beside the weights. Evaluation and ``predict`` give the
-    method's prediction, so that ``compute_metrics`` gets the fused logits and the labels, as ever.
+    method's prediction, so that ``compute_metrics`` gets the multimodal logits and the labels, as ever.
 
     Args:
         model: A model of this library, such as one of :func:`bmlr.wrap`.

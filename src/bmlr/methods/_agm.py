@@ -34,8 +34,8 @@ _LARGEST_EXPONENT = 10.0
 class AGM(WindowedMethod):
     r"""Adaptive Gradient Modulation (Li et al., 2023), by Shapley values of the logits.
 
-    The fused logits f are split into Shapley values :math:`m_u`, with the *inputs* of the missing modalities replaced
-    by zeros; for two modalities :math:`m_a = \tfrac12 [f(a, v) - f(0, v) + f(a, 0)]`, and in general
+    The multimodal logits f are split into Shapley values :math:`m_u`, with the *inputs* of the missing modalities
+    replaced by zeros; for two modalities :math:`m_a = \tfrac12 [f(a, v) - f(0, v) + f(a, 0)]`, and in general
 
     .. math:: m_u = \sum_{S \not\ni u} \frac{|S|!\,(M - |S| - 1)!}{M!} \bigl( f(S \cup u) - f(S) \bigr), \qquad
               f(\emptyset) = 0, \qquad \sum_u m_u = f .
@@ -152,7 +152,7 @@ class AGM(WindowedMethod):
         self.steps = torch.zeros((), device=like.device, dtype=torch.int64)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, of the epochs without modulation.
+        """The multimodal loss, of the epochs without modulation.
 
         Raises:
             RuntimeError: In an epoch with modulation, which needs the inputs: use :meth:`compute_losses`.
@@ -162,7 +162,7 @@ class AGM(WindowedMethod):
         return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused loss, with the gradients of the modalities' contributions scaled."""
+        """The multimodal loss, with the gradients of the modalities' contributions scaled."""
         if not self.training or self.is_over:
             return super().batch_losses(model, batch)
         if batch.present is not None:
@@ -204,12 +204,12 @@ class AGM(WindowedMethod):
 
 
 def shapley_logits(model: MultimodalClassifier, inputs: Mapping[str, Any], full: Tensor) -> dict[str, Tensor]:
-    """Shapley values of the modalities in the fused logits.
+    """Shapley values of the modalities in the multimodal logits.
 
     Args:
         model: The model; its modes are restored.
         inputs: Inputs of all modalities, first dimension B.
-        full: Fused logits of all modalities, from a forward in training mode.
+        full: Multimodal logits of all modalities, from a forward in training mode.
 
     Returns:
         Values of shape (B, C) by name, which add up to ``full``.

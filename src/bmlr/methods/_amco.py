@@ -25,8 +25,8 @@ class AMCo(SteppedMethod):
 
     with the unimodal logits :math:`\ell^u`. Of the modality with the largest q, if it reaches σ, a share p of the d
     features, drawn anew for every batch, is set to zero before the fusion, and the others are multiplied by
-    :math:`d / (d - \lfloor p d \rfloor)`. The masked fused loss makes the model fit the other modalities, the unimodal
-    losses preserve each encoder:
+    :math:`d / (d - \lfloor p d \rfloor)`. The masked multimodal loss makes the model fit the other modalities, the
+    unimodal losses preserve each encoder:
 
     .. math::
         L = \mathrm{CE}(y, f(\text{masked})) + w \sum_u \mathrm{CE}(y, \ell^u), \qquad
@@ -110,7 +110,7 @@ class AMCo(SteppedMethod):
         return self.rate * (math.sin(math.pi / 2 * min(1.0, progress / self.ramp)) if self.ramp else 1.0)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, in training of masked features, and the unimodal ones."""
+        """The multimodal loss, in training of masked features, and the unimodal ones."""
         task, logits = output.task, output.unimodal_logits
         terms = unimodal_losses(output, logits, targets, self.weight)
         if not self.training:

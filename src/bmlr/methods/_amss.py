@@ -110,7 +110,7 @@ class AMSS(SteppedMethod, ScoredMethod):
         self.seed = check_integer("seed", seed, 0)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss; training also adds up cross-entropies, entropies and classes."""
+        """The multimodal loss; training also adds up cross-entropies, entropies and classes."""
         terms = {"fused": output.task.loss(output.logits, targets)}
         if not self.training:
             return Losses(terms)

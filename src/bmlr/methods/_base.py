@@ -180,7 +180,7 @@ class Method(nn.Module, ABC):
 
     @property
     def trains_fusion(self) -> bool:
-        """Whether the model's fused logits are trained; else only :meth:`predict` predicts."""
+        """Whether the model's multimodal logits are trained; else only :meth:`predict` predicts."""
         return True
 
     @abstractmethod
@@ -360,7 +360,7 @@ class Method(nn.Module, ABC):
         return None
 
     def predict(self, output: Output) -> Prediction:
-        """Fused and unimodal logits for evaluation."""
+        """Multimodal and unimodal logits for evaluation."""
         return Prediction(output.logits, output.unimodal_logits)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -93,7 +93,7 @@ class BMLR(_ReshapingMethod, _TargetedMethod):
         L^u = \mathrm{CE}(\tilde y^u, p^u) \to \theta^u, \qquad L^0 = \mathrm{CE}(y, p) \to \Theta .
 
     Both come from one backward pass over their sum: the unimodal logits are formed with a detached classifier head,
-    the fused ones from detached features, so that ∂L⁰/∂θᵘ and ∂Lᵘ/∂Θ are exactly zero. Losses are means over the
+    the multimodal ones from detached features, so that ∂L⁰/∂θᵘ and ∂Lᵘ/∂Θ are exactly zero. Losses are means over the
     batch (the paper writes sums); the weights wᵘ of Eq. 9 are 1. With more than two modalities the strongest and
     the weakest of each sample are reshaped (Sec. IV-F).
 
@@ -234,7 +234,7 @@ class UniDistill(_ReshapingMethod, _TargetedMethod):
 class UniReshaping(_ReshapingMethod, _TargetedMethod):
     """Uniform label smoothing, (1 − ε) y + ε / C, in place of reshaping (Table IV).
 
-    By default there is one loss, of the fused prediction: label smoothing as LFM has it, the likeliest reading.
+    By default there is one loss, of the multimodal prediction: label smoothing as LFM has it, the likeliest reading.
     ``targeted`` gives encoders and classifier head losses of their own, as BMLR does, with smoothed labels for the
     encoders.
 
@@ -265,7 +265,7 @@ class UniReshaping(_ReshapingMethod, _TargetedMethod):
         self.epsilon, self.targeted = check_unit_interval("epsilon", epsilon), targeted
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss of the smoothed label; with ``targeted`` those of BMLR."""
+        """The multimodal loss of the smoothed label; with ``targeted`` those of BMLR."""
         if self.targeted:
             return super().losses(output, targets)
         label = self.make_labels(output, {"fused": output.logits}, targets).labels["fused"]
@@ -312,7 +312,7 @@ class OnlyReshape(_ReshapingMethod):
         return reshape_labels(logits, targets, alpha=self.alpha, beta=self.beta, present=present)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Fused and unimodal losses; every gradient flows everywhere."""
+        """Multimodal and unimodal losses; every gradient flows everywhere."""
         logits = output.unimodal_logits
         labels, intensity = self.make_labels(output, logits, targets)
         return Losses(

@@ -36,7 +36,7 @@ class CGGM(ScoredMethod, HeadedMethod):
     .. math:: \rho B_u^t, \qquad B_u^t = \frac{\sum_{v \ne u} \Delta_v}{\sum_v \Delta_v} ,
 
     so that an encoder learns faster while the others improve. The last term of the loss turns the direction in which
-    the fused loss moves a modality to that of its own head:
+    the multimodal loss moves a modality to that of its own head:
 
     .. math:: L = \mathrm{CE}(y, f) + \sum_u \mathrm{CE}(y, h_u(\mathrm{sg}\, z^u)) +
               \frac{\lambda}{M} \sum_u \bigl( |B_u^{t-1}| - B_u^{t-1} \cos_u \bigr) .
@@ -134,7 +134,7 @@ class CGGM(ScoredMethod, HeadedMethod):
         self.coefficients = torch.ones(len(model.modalities), device=like.device, dtype=dtype)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, those of the heads and the direction loss; training also adds up the accuracies."""
+        """The multimodal loss, those of the heads and the direction loss; training also adds up the accuracies."""
         check_set_up(self, len(self.accuracies), output)
         task = output.task
         watched = {u: z.detach().requires_grad_(torch.is_grad_enabled()) for u, z in output.features.items()}

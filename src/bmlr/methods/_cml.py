@@ -53,7 +53,7 @@ class CML(SteppedMethod, WindowedMethod):
         weight: Weight λ ≥ 0 of the ranking loss.
         order: How often an order of removal is drawn: for each ``sample``, ``batch`` or ``epoch``.
         first_epoch: First epoch, from zero, in which the method acts; outside its epochs the loss is the plain
-            fused cross-entropy.
+            multimodal cross-entropy.
         last_epoch: Last epoch in which it acts; None is no end.
         seed: Seed of the orders of removal, beside the run's. They depend on both and on the number of the training
             step alone.
@@ -125,7 +125,7 @@ class CML(SteppedMethod, WindowedMethod):
         )
 
     def predict(self, output: Output) -> Prediction:
-        """Fused logits, and those of subsets of one modality."""
+        """Multimodal logits, and those of subsets of one modality."""
         if output.fusion.unimodal_readout == "auxiliary":
             return super().predict(output)
         return Prediction(output.logits, {name: output.subset_logits((name,)) for name in output.features})

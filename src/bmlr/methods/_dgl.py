@@ -34,14 +34,14 @@ class DGL(Method):
     Under Adam α has next to no effect: an encoder's gradient is a multiple of α, and Adam undoes scale.
     α was 4 and 5 on CREMA-D and 2 and 3 on Kinetics-Sounds in the official scripts (SGD, learning rate 0.002).
 
-    Deviations: by default :math:`f_u` is, for every fusion, the fused logits with the other features replaced by
+    Deviations: by default :math:`f_u` is, for every fusion, the multimodal logits with the other features replaced by
     zero; that is the official form for ``concat``. :meth:`predict` reads the same :math:`f_u`, as the official code
     does, unless the fusion has auxiliary heads. ``surrogate="official"`` takes the forms of the official code for
     three others. ``sum`` reads each modality with its own bias only. ``gated`` reads :math:`\sigma(h_u) \odot h_u`
-    for :math:`h_u` the gate or projection of modality u, and detaches :math:`h_u` in the fused logits, so that gates
-    and projections are **never trained**, there as here. ``film``: each modality is its own conditioner. (The official
-    "FiLM" is a bilinear layer: it takes outer products of each modality with itself.) Any other fusion keeps the
-    general form. Samples that lack a modality are left out of its unimodal loss.
+    for :math:`h_u` the gate or projection of modality u, and detaches :math:`h_u` in the multimodal logits, so that
+    gates and projections are **never trained**, there as here. ``film``: each modality is its own conditioner. (The
+    official "FiLM" is a bilinear layer: it takes outer products of each modality with itself.) Any other fusion keeps
+    the general form. Samples that lack a modality are left out of its unimodal loss.
 
     For labels and numbers the loss of the task takes the place of the cross-entropy, an extension of ours. For numbers
     :math:`f_u` is the fusion's own unimodal prediction, such as :math:`M W^u z^u + b` for concatenation: where the sum
@@ -104,7 +104,7 @@ class DGL(Method):
             )
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss for the fusion, unimodal losses for the encoders."""
+        """The multimodal loss for the fusion, unimodal losses for the encoders."""
         terms = {"fused": output.task.loss(self._fused_logits(output), targets)}
         for name in output.features:
             logits = self._unimodal_logits(output, name, freeze_fusion=True)
@@ -117,7 +117,7 @@ class DGL(Method):
             torch.nn.utils.clip_grad_norm_(steering_parameters(model), self.clip)
 
     def predict(self, output: Output) -> Prediction:
-        """Fused logits, and the trained unimodal ones."""
+        """Multimodal logits, and the trained unimodal ones."""
         if output.fusion.unimodal_readout == "auxiliary":
             return super().predict(output)
         alone = {name: self._unimodal_logits(output, name, freeze_fusion=False) for name in output.features}
@@ -147,7 +147,7 @@ class DGL(Method):
 
 
 def _gated_logits(fusion: GatedFusion, features: dict[str, Tensor]) -> Tensor:
-    """Fused logits, shape (B, C), with gradient to the last layers only."""
+    """Multimodal logits, shape (B, C), with gradient to the last layers only."""
     terms = []
     for name in fusion.conditioned:
         gate = _linear(fusion.gates[name], features[fusion.conditioner]).sigmoid()

@@ -42,10 +42,10 @@ class G2D(TaughtMethod, ScoredMethod):
             + w_f\, \mathrm{mean}\,(z^u - z^u_T)^2 \bigr]
 
     The teachers are the runs of :class:`Unimodal`, frozen and in evaluation mode: :math:`p^u_T` are their probabilities
-    at temperature T, :math:`p_T` those of the fused prediction, :math:`z^u_T` their features. In the first epochs the
-    encoders of strong modalities get no gradient (sequential modality prioritisation): of two, the one whose teacher
-    has the larger score, the mean probability of the true class. Of M modalities the weakest learns alone in the first
-    of M − 1 equal parts of these epochs, the two weakest in the next, and so on (ours).
+    at temperature T, :math:`p_T` those of the multimodal prediction, :math:`z^u_T` their features. In the first epochs
+    the encoders of strong modalities get no gradient (sequential modality prioritisation): of two, the one whose
+    teacher has the larger score, the mean probability of the true class. Of M modalities the weakest learns alone in
+    the first of M − 1 equal parts of these epochs, the two weakest in the next, and so on (ours).
 
     Deviations:
 
@@ -182,7 +182,7 @@ class G2D(TaughtMethod, ScoredMethod):
         return others - self.epoch * others // total if self.epoch < total else 0
 
     def _divergence(self, task: Task, teacher: Tensor, fused: Tensor, mask: Tensor | None) -> Tensor:
-        """T² KL of the teacher's probabilities to the fused ones, the mean over the samples of a mask."""
+        """T² KL of the teacher's probabilities to the multimodal ones, the mean over the samples of a mask."""
         choices = classification(task)
         wanted, given = (log_probabilities(choices.choice_logits(x) / self.temperature) for x in (teacher, fused))
         # A class without mass adds nothing, also where its logit is −∞.

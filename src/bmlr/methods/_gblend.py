@@ -26,11 +26,11 @@ _LEAST_OVERFITTING = 1e-4
 class GBlend(HeadedMethod):
     r"""Gradient Blending (Wang et al., 2020).
 
-    The fused loss and one per modality are weighted by how they generalise and overfit.
+    The multimodal loss and one per modality are weighted by how they generalise and overfit.
 
-    The loss is :math:`\sum_h w_h\, \mathrm{CE}(y, h)` over the fused prediction and a linear head per modality. Before
-    a super-epoch each h is trained alone from the present weights for as many epochs, a roll-out whose outcome is
-    thrown away. With the mean losses :math:`L^{tr}` and :math:`L^{val}` at its start and its end
+    The loss is :math:`\sum_h w_h\, \mathrm{CE}(y, h)` over the multimodal prediction and a linear head per modality.
+    Before a super-epoch each h is trained alone from the present weights for as many epochs, a roll-out whose outcome
+    is thrown away. With the mean losses :math:`L^{tr}` and :math:`L^{val}` at its start and its end
 
     .. math:: G_h = L^{val}_{start} - L^{val}_{end}, \qquad
               O_h = (L^{val} - L^{tr})_{end} - (L^{val} - L^{tr})_{start}, \qquad
@@ -54,7 +54,7 @@ class GBlend(HeadedMethod):
     accumulation, modality dropout and mixed precision of the run are left out of roll-outs, and the data passes of a
     result do not count them. What is wrong in the re-implementations and not taken over: BalanceBenchmark takes the end
     of the first epoch of a roll-out for its start, sums losses over batches, so that its O compares splits of different
-    size, trains the fused head on zero inputs for the others in place of the heads it weights, and reads the test
+    size, trains the multimodal head on zero inputs for the others in place of the heads it weights, and reads the test
     split where there is no validation split. MultiBench leaves encoders in training mode while it measures, takes the
     first 8 % of the training split for validation, and adds a stage of training the fusion alone. Here only the
     validation split is read. With several labels and numbers (ours) CE is the loss of the task.
@@ -107,7 +107,7 @@ class GBlend(HeadedMethod):
         self.mode = check_choice("mode", mode, ("online", "offline"))
         self.rollout_epochs = None if rollout_epochs is None else check_integer("rollout_epochs", rollout_epochs, 1)
         self.weights = check_choice("weights", weights, ("paper", "balance_benchmark", "multibench"))
-        #: Weights w of the losses, by sorted modality and the fused one last, shape (M + 1,).
+        #: Weights w of the losses, by sorted modality and the multimodal one last, shape (M + 1,).
         self.loss_weights = torch.zeros(0, dtype=torch.float64)
 
     def setup(self, model: MultimodalClassifier) -> None:
@@ -124,7 +124,7 @@ class GBlend(HeadedMethod):
         return EpochPlan()
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The weighted losses of the fused logits and of the heads."""
+        """The weighted losses of the multimodal logits and of the heads."""
         weights = dict(zip([*sorted(output.features), _FUSED], self.loss_weights, strict=True))
         losses = self.head_losses(output, targets).terms
         # A weight of the host that is a scalar needs no copy, and nothing waits for it.

@@ -161,7 +161,7 @@ class InfoReg(ScoredMethod):
         self._keep_start(model)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, with the unimodal ones if wanted; training also adds up the scores."""
+        """The multimodal loss, with the unimodal ones if wanted; training also adds up the scores."""
         check_set_up(self, len(self.squares), output)
         terms = {"fused": output.task.loss(output.logits, targets)}
         is_official = self.form == "official"

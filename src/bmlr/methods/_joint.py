@@ -36,7 +36,7 @@ class Joint(Method):
     min_modalities: ClassVar[int] = 1
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss of the task."""
+        """The multimodal loss of the task."""
         return Losses({"fused": output.task.loss(output.logits, targets)})
 
 
@@ -80,5 +80,5 @@ class UniformBaseline(HeadedMethod):
         self.weight = check_non_negative("weight", weight)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused and the weighted unimodal losses."""
+        """The multimodal and the weighted unimodal losses."""
         return self.head_losses(output, targets, self.weight)

@@ -53,7 +53,7 @@ class LFM(Method):
 
     for the predictions p, q of two modalities; with more than two, :math:`L_{al}` is the mean over their pairs.
     :math:`o` is the mean of the logits of one linear layer per modality (``head="late_avg"``, the official network,
-    which leaves the model's fusion unused) or the model's fused logits (``head="fusion"``).
+    which leaves the model's fusion unused) or the model's multimodal logits (``head="fusion"``).
 
     α₀ is, from epoch to epoch,
 
@@ -191,7 +191,7 @@ class LFM(Method):
         return Losses(terms, {"label_weight": label.new_full((), weight)})
 
     def predict(self, output: Output) -> Prediction:
-        """The mean of the modalities' logits, or the model's fused logits."""
+        """The mean of the modalities' logits, or the model's multimodal logits."""
         logits = self._unimodal_logits(output)
         return Prediction(self._fused_logits(output, logits), logits)
 

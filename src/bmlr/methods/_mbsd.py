@@ -36,7 +36,7 @@ class MBSD(WindowedMethod):
     Args:
         weight: Weight μ ≥ 0 of the distillation; 1 in BalanceBenchmark.
         first_epoch: First epoch, from zero, in which the method acts; outside its epochs the loss is the plain
-            fused cross-entropy.
+            multimodal cross-entropy.
         last_epoch: Last epoch in which it acts; None is no end.
 
     Raises:
@@ -66,7 +66,7 @@ class MBSD(WindowedMethod):
         self.set_window(first_epoch, last_epoch)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Fused and unimodal cross-entropies and the distillation of every pair."""
+        """Multimodal and unimodal cross-entropies and the distillation of every pair."""
         task = classification(output.task)
         terms = {"fused": task.loss(output.logits, targets)}
         if not self.is_acting:

@@ -200,7 +200,7 @@ class MCR(SteppedMethod, HeadedMethod, StartingMethod):
         return divergences
 
     def _logits(self, output: Output, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits of other features, with the gradient to the fusion that the game has."""
+        """Multimodal logits of other features, with the gradient to the fusion that the game has."""
         is_frozen = self.game == "greedy" or (self.game == "individual" and self.form == "paper")
         mode = contextlib.nullcontext() if self.dropout else module_mode(output.fusion, training=False)
         with mode:

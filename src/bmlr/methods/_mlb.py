@@ -27,7 +27,7 @@ from bmlr.tasks import Task
 class MLB(ScoredMethod, HeadedMethod):
     r"""Multi-Loss Balanced training (Kontras et al., 2024).
 
-    The fused loss and a loss per modality, through a linear head of the method's own, train the model together:
+    The multimodal loss and a loss per modality, through a linear head of the method's own, train the model together:
 
     .. math:: L = \mathrm{CE}(y, f) + \sum_u \mathrm{CE}(y, h_u(z^u)) .
 
@@ -94,7 +94,7 @@ class MLB(ScoredMethod, HeadedMethod):
         self.beta = check_non_negative("beta", beta)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused and the unimodal losses; training also adds up the scores."""
+        """The multimodal and the unimodal losses; training also adds up the scores."""
         logits = apply_heads(self, self.heads, output)
         terms = {"fused": output.task.loss(output.logits, targets), **unimodal_losses(output, logits, targets)}
         if not self.training:

@@ -17,8 +17,8 @@ from bmlr.model import MultimodalClassifier, Output
 class MMPareto(HeadedMethod):
     r"""Multimodal Pareto gradient integration (Wei and Hu, 2024).
 
-    Trained with the fused loss L_m = CE(y, p) and a loss L_u = CE(y, h_u(zᵘ)) per modality through a linear head of
-    the method's own. In encoder u the gradients :math:`g_m` and :math:`g_u` of both (over all its parameters) are
+    Trained with the multimodal loss L_m = CE(y, p) and a loss L_u = CE(y, h_u(zᵘ)) per modality through a linear head
+    of the method's own. In encoder u the gradients :math:`g_m` and :math:`g_u` of both (over all its parameters) are
     combined without hurting either:
 
     .. math:: h = 2 w_m g_m + 2 w_u g_u, \qquad
@@ -82,7 +82,7 @@ class MMPareto(HeadedMethod):
         self.rescale = check_choice("rescale", rescale, ("tensor", "encoder"))
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused and the unimodal losses."""
+        """The multimodal and the unimodal losses."""
         return self.head_losses(output, targets)
 
     def combine_gradients(self, losses: Losses, model: MultimodalClassifier, *, scale: float | Tensor) -> None:

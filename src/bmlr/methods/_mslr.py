@@ -99,7 +99,7 @@ class MSLR(Method):
         self._set_factors(torch.ones(len(model.modalities)), model)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss."""
+        """The multimodal loss."""
         check_set_up(self, len(self.factors), output)
         logs = {f"rate_{u}": rate for u, rate in zip(sorted(output.features), self.factors, strict=True)}
         return Losses({"fused": output.task.loss(output.logits, targets)}, logs if self.training else {})

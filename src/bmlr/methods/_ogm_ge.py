@@ -118,7 +118,7 @@ class OGMGE(SteppedMethod, WindowedMethod, ScoredMethod):
         self.seed = check_integer("seed", seed, 0)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss; training also adds up the scores."""
+        """The multimodal loss; training also adds up the scores."""
         terms = {"fused": output.task.loss(output.logits, targets)}
         if not (self.training and self.is_acting):
             return Losses(terms)

@@ -30,8 +30,8 @@ class OPM(SteppedMethod):
         0 & \text{otherwise} \end{cases}
 
     is the probability with which each sample loses its features of u. All features are then divided by
-    :math:`1 - \theta + 10^{-5}`, with θ the mean of the q weighted by the feature widths, and the loss is the fused
-    cross-entropy of the samples that kept at least one modality. A batch is treated so with probability
+    :math:`1 - \theta + 10^{-5}`, with θ the mean of the q weighted by the feature widths, and the loss is the
+    multimodal cross-entropy of the samples that kept at least one modality. A batch is treated so with probability
     ``probability``, after ``warmup`` epochs.
 
     With two modalities only the one ahead is dropped, so that a sample that has both keeps one. With more, of which the
@@ -107,7 +107,7 @@ class OPM(SteppedMethod):
         return self.warmup > 0
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss; in training after the drop."""
+        """The multimodal loss; in training after the drop."""
         if not self.training or self.epoch < self.warmup:
             return Losses({"fused": output.task.loss(output.logits, targets)})
         generator = self.generator(self.step)

@@ -101,11 +101,11 @@ class PDF(HeadedMethod):
 
     @property
     def trains_fusion(self) -> bool:
-        """The fused logits are those of the heads."""
+        """The multimodal logits are those of the heads."""
         return False
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Losses of fused logits, unimodal logits and predicted confidences."""
+        """Losses of multimodal logits, unimodal logits and predicted confidences."""
         task, logits = output.task, apply_heads(self, self.heads, output)
         doubts = self._doubts(output)
         weights = _weights(_co_beliefs(doubts, presence(output)), presence(output))

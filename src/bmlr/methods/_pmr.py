@@ -125,7 +125,7 @@ class PMR(WindowedMethod):
         return EpochPlan()
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss, and for each modality its prototypical loss less its entropy."""
+        """The multimodal loss, and for each modality its prototypical loss less its entropy."""
         task = classification(output.task)
         terms = {"fused": task.loss(output.logits, targets)}
         if not (self.training and self.is_acting):

@@ -20,8 +20,8 @@ class Pretrained(StartingMethod):
 
     The encoders begin with the weights of the runs of :class:`Unimodal`, the fusion with its own. With ``freeze`` only
     the fusion is trained: the encoders run in evaluation mode and without gradient, so that their batch normalisation
-    keeps its statistics too. Without, all is fine-tuned by the fused loss. For labels and numbers it is the loss of
-    the task.
+    keeps its statistics too. Without, all is fine-tuned by the multimodal loss. For labels and numbers it is the loss
+    of the task.
 
     Kontras et al. (2024) compare both; on their split of CREMA-D by actors the fine-tuned one is ahead of all methods
     compared but their own. The learning rate is that of the options, for the runs of single modalities too.
@@ -71,7 +71,7 @@ class Pretrained(StartingMethod):
         take_parts(trained, model)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss of the task."""
+        """The multimodal loss of the task."""
         if self.freeze and any(z.requires_grad for z in output.features.values()):
             raise RuntimeError(
                 "Pretrained(freeze=True) runs the encoders itself: call `method.compute_losses(model, batch)`."
@@ -79,7 +79,7 @@ class Pretrained(StartingMethod):
         return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused loss, of frozen encoders in evaluation mode."""
+        """The multimodal loss, of frozen encoders in evaluation mode."""
         if not self.freeze:
             return super().batch_losses(model, batch)
         check_batch(model, batch)

@@ -99,7 +99,7 @@ class DiagnosingRelearning(Method):
             self.register_buffer(f"initial_{number}", parameter.detach().clone())
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss."""
+        """The multimodal loss."""
         return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def finish_epoch(self, context: EpochContext) -> None:

@@ -140,7 +140,7 @@ class Remix(HeadedMethod):
         return EpochPlan(tuple(passes), order=self.order)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The losses of the warm-up: fused and weighted unimodal cross-entropies."""
+        """The losses of the warm-up: multimodal and weighted unimodal cross-entropies."""
         return self.head_losses(output, targets, self.weight)
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:

@@ -79,11 +79,11 @@ class _SMV(SteppedMethod):
         """Samples to be trained once more with one modality alone, by its name."""
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss."""
+        """The multimodal loss."""
         return Losses({"fused": output.task.loss(output.logits, targets)}, self._logs(output.features))
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused loss; of one modality alone if the batch says so."""
+        """The multimodal loss; of one modality alone if the batch says so."""
         if not batch.tag.startswith(_PREFIX):
             return super().batch_losses(model, batch)
         check_batch(model, batch)

@@ -104,7 +104,7 @@ class HeadedMethod(Method):
         return Losses({"fused": fused, **unimodal_losses(output, logits, targets, weight)})
 
     def predict(self, output: Output) -> Prediction:
-        """Fused logits of the model, unimodal logits of the heads."""
+        """Multimodal logits of the model, unimodal logits of the heads."""
         return Prediction(output.logits, apply_heads(self, self.heads, output))
 
 

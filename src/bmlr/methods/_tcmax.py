@@ -40,7 +40,7 @@ class TCMax(SteppedMethod):
     .. math:: L = \mathrm{CE}(y, f) + \log \frac{1}{B^M} \sum_{j_1, \dots, j_M} e^{s(z^1_{j_1}, \dots, z^M_{j_M})}
         - \frac1B \sum_i s(z_i) .
 
-    Where the fused logits are a sum over modalities, :math:`f = \sum_u f^u`, the sum over tuples factorises and
+    Where the multimodal logits are a sum over modalities, :math:`f = \sum_u f^u`, the sum over tuples factorises and
     costs O(B·M·C): :math:`\log \sum_c \exp \sum_u \log \frac1B \sum_j \exp f^u_{j,c}`. Other fusions run on all
     tuples of the batch, or, beyond 4096, on as many drawn ones. Prediction is unchanged.
 
@@ -100,7 +100,7 @@ class TCMax(SteppedMethod):
         self.seed = check_integer("seed", seed, 0)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """Fused cross-entropy and the alignment of the modalities."""
+        """Multimodal cross-entropy and the alignment of the modalities."""
         task, counted = classification(output.task), output.task.counted(targets, None)
         joint = masked_mean(task.per_sample(_energies(task, output.logits).flatten()), counted)
         if self.samples is None and output.fusion.additive:

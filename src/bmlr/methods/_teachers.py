@@ -77,14 +77,14 @@ class TaughtMethod(StartingMethod):
         self.teachers.take(trained)
 
     def losses(self, output: Output, targets: Tensor) -> Losses:
-        """The fused loss; teachers need the inputs."""
+        """The multimodal loss; teachers need the inputs."""
         if self.training and torch.is_grad_enabled():
             name = type(self).__name__
             raise RuntimeError(f"{name} shows the inputs to its teachers: call `method.compute_losses(model, batch)`.")
         return Losses({"fused": output.task.loss(output.logits, targets)})
 
     def batch_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
-        """The fused loss, and what the teachers add."""
+        """The multimodal loss, and what the teachers add."""
         check_batch(model, batch)
         self.check_started(model.modalities)
         output = model(batch.inputs, batch.present)

@@ -60,7 +60,7 @@ class Remedy:
         target: Where the modality is behind.
         action: What the method does about it, a phrase that begins with a verb.
         rank: Position among the remedies of the same target, smallest first.
-        resolves_conflict: Whether to advise it first where fused and unimodal gradients conflict.
+        resolves_conflict: Whether to advise it first where multimodal and unimodal gradients conflict.
     """
 
     target: Literal["encoder", "decision"]
@@ -78,7 +78,7 @@ class Conformance:
         variants: Further parameters to test, by a label.
         not_mean_over_samples: Why the gradient of a batch is not the mean of those of its halves.
         not_mean_over_processes: Why that also holds for the halves of two processes.
-        alters_features: Why the fused loss is not that of the features as they are.
+        alters_features: Why the multimodal loss is not that of the features as they are.
         sorted_names: Whether draws or sums follow the alphabetical order of the modalities.
         order_parameter: Parameter that fixes the order in which modalities act, if the order matters.
         modality_parameter: Parameter that names a modality of the model.
@@ -138,7 +138,7 @@ class Prediction:
     """Predictions of a method for a batch.
 
     Attributes:
-        logits: Fused logits, shape (B, C); ``task.predict(logits)`` makes classes, labels or numbers of them.
+        logits: Multimodal logits, shape (B, C); ``task.predict(logits)`` makes classes, labels or numbers of them.
         unimodal_logits: Logits of each modality alone, shape (B, C) each.
     """
 

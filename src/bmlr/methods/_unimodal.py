@@ -19,12 +19,12 @@ class Unimodal(Method):
     r"""One modality alone, by a linear head of its own: :math:`L = \mathrm{CE}(y, h_u(z^u))`.
 
     Only the encoder of the modality runs in training, and nothing but it and the head h_u is trained: the fusion and
-    the other encoders keep their first weights. The prediction, fused and of the modality, is that of the head; the
-    other modalities have none, and their scores are not defined. Samples that lack the modality are left out of the
+    the other encoders keep their first weights. The prediction, multimodal and of the modality, is that of the head;
+    the other modalities have none, and their scores are not defined. Samples that lack the modality are left out of the
     loss and are predicted by the head's bias. For labels and numbers the loss of the task takes the place of the
     cross-entropy.
 
-    It is the reference of every multimodal method: a fused score below that of the best single modality is a loss
+    It is the reference of every multimodal method: a multimodal score below that of the best single modality is a loss
     (Wang et al., CVPR 2020). :class:`Ensemble`, :class:`Pretrained`, :class:`UMT` and :class:`G2D` start from such
     runs.
 
@@ -98,7 +98,7 @@ class Unimodal(Method):
         return self.losses(output_alone(model, batch, name), batch.targets)
 
     def predict(self, output: Output) -> Prediction:
-        """Logits of the head, as the fused ones and as those of the modality."""
+        """Logits of the head, as the multimodal ones and as those of the modality."""
         logits = self._logits(output)
         return Prediction(logits, {self._name(): logits})
 

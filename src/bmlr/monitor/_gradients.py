@@ -59,7 +59,7 @@ def gradient_norms(encoders: Encoders) -> dict[str, Tensor]:
 def gradient_conflict(
     fused_loss: Tensor, unimodal_losses: Mapping[str, Tensor], encoders: Encoders
 ) -> dict[str, Tensor]:
-    r"""Cosine between the gradients of fused and unimodal loss on each encoder.
+    r"""Cosine between the gradients of multimodal and unimodal loss on each encoder.
 
     .. math:: \cos \beta_u = \frac{g_m^\top g_u}{\lVert g_m \rVert\,\lVert g_u \rVert}
 
@@ -67,7 +67,7 @@ def gradient_conflict(
     loss hurts the other. NaN if one of the gradients is zero. The parameters' own gradients stay as they are.
 
     Args:
-        fused_loss: Loss of the fused prediction, a scalar with its graph; the graph is kept.
+        fused_loss: Loss of the multimodal prediction, a scalar with its graph; the graph is kept.
         unimodal_losses: Loss of each modality's prediction.
         encoders: A model of the library, or modules by modality.
 

@@ -13,6 +13,7 @@ from bmlr.benchmark.statistics import estimate
 from bmlr.report._sections import MethodGroup, Section
 from bmlr.runs import read_predictions
 from bmlr.tables import Cell, Table, format_mean, mark_best
+from bmlr.tasks import prediction_label
 
 #: Classes up to which confusions are a matrix; of more, the most frequent are listed.
 MATRIX_CLASSES = 25
@@ -26,7 +27,7 @@ class MethodClasses:
     Attributes:
         label: The method.
         search: Text that the filter searches.
-        accuracy: A row per class: accuracy fused and by modality.
+        accuracy: A row per class: multimodal accuracy and that of each modality.
         confusion: A row per true class and a column per predicted class, or the most frequent confusions.
         is_matrix: Whether the confusions are a matrix.
     """
@@ -88,7 +89,10 @@ def _method_classes(
 ) -> MethodClasses:
     kinds = ["fused", *(name for name in section.modalities if all(name in table for table in tables))]
     columns = [("Class", [Cell(name, value=index) for index, name in enumerate(names)])]
-    columns += [(f"{kind[:1].upper()}{kind[1:]} (%)", _accuracy_cells(tables, kind, len(names))) for kind in kinds]
+    columns += [
+        (f"{(label := prediction_label(kind))[:1].upper()}{label[1:]} (%)", _accuracy_cells(tables, kind, len(names)))
+        for kind in kinds
+    ]
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     for table in tables:
         counted = table["targets"] >= 0

@@ -15,18 +15,20 @@ import pandas as pd
 
 from bmlr.benchmark.statistics import estimate
 from bmlr.report._sections import MethodGroup, Section
+from bmlr.tasks import prediction_label
 
 
 def section_curves(section: Section) -> dict[str, Any]:
     """Mean and std per epoch of every method and measure.
 
-    The looks number the colours: 0 is the fused prediction's, a modality has the same one in every measure.
+    The looks number the colours: 0 is the multimodal prediction's, a modality has the same one in every measure.
     """
     form, metric = section.form, section.form.name
     looks = {name: number for number, name in enumerate(section.modalities, start=1)}
     pairs = {f"val_ratio_{a}_{b}": f"{a}/{b}" for a, b in itertools.combinations(section.modalities, 2)}
     columns = {
-        "score": {f"val_{metric}": ("fused", 0)} | {f"val_{metric}_{u}": (u, look) for u, look in looks.items()},
+        "score": {f"val_{metric}": (prediction_label("fused"), 0)}
+        | {f"val_{metric}_{u}": (u, look) for u, look in looks.items()},
         "ratio": {column: (label, number) for number, (column, label) in enumerate(pairs.items(), start=1)},
         "share": {f"train_reshaped_{u}": (u, look) for u, look in looks.items()},
     }

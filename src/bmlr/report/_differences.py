@@ -152,7 +152,7 @@ def _gain(
 
 
 def _scores(section: Section, group: MethodGroup, *, short: bool = False) -> str:
-    """Fused score with its spread, and unless ``short`` those of the modalities."""
+    """Multimodal score with its spread, and unless ``short`` those of the modalities."""
     form = section.form
     fused = estimate(run.finished_result["test"][form.name] for run in group.runs)
     text = format_mean(fused.mean, fused.std, factor=form.factor, digits=form.digits) + (" %" if form.is_rate else "")

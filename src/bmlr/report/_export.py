@@ -26,8 +26,8 @@ def csv_text(table: Table) -> str:
 
     Example:
         >>> from bmlr.tables import Cell
-        >>> print(csv_text(Table(["method", "fused (%)"], [[Cell("Joint"), Cell("71.2 ± 0.4")]])), end="")
-        method,fused (%),fused (%) std
+        >>> print(csv_text(Table(["method", "multimodal (%)"], [[Cell("Joint"), Cell("71.2 ± 0.4")]])), end="")
+        method,multimodal (%),multimodal (%) std
         Joint,71.2,0.4
     """
     columns: list[list[str]] = []

@@ -312,8 +312,8 @@ def _draw_bars(section: Section) -> _Figure:
         return _Figure(
             _as_uri(figure),
             f"Test {form.title} of every method, in the epoch selected on validation",
-            f"Bars of the test {form.title} of {who}, fused and for {' and '.join(section.modalities)}; the numbers "
-            "are those of the table of methods.",
+            f"Bars of the test {form.title} of {who}, multimodal and for {' and '.join(section.modalities)}; "
+            "the numbers are those of the table of methods.",
         )
 
 

@@ -13,7 +13,7 @@ from bmlr.report._differences import Differences, differences_to
 from bmlr.report._sections import MethodGroup, Section, seeds_text
 from bmlr.runs import RunRecord
 from bmlr.tables import Cell, Table, format_mean, leading_number, mark_best
-from bmlr.tasks import MetricForm, metric_form
+from bmlr.tasks import MetricForm, metric_form, prediction_label
 
 #: Reads a number of a run; None where it is not defined.
 Read = Callable[[RunRecord], float | None]
@@ -46,8 +46,8 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
         add(f"Ratio {pair}", note, mark_best(cells, _closeness_to_one))
     if baseline is not None and len(groups) > 1:
         note = (
-            f"Fused {form.title} less that of the other method{', in points' if form.is_rate else ''}: mean, and 95 % "
-            "bootstrap interval over the seeds "
+            f"Multimodal {form.title} less that of the other method{', in points' if form.is_rate else ''}: mean, and "
+            "95 % bootstrap interval over the seeds "
             "both have and the test samples. Three seeds tell little of the spread between seeds: the interval is "
             "rather too narrow"
         )
@@ -56,7 +56,7 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
     for name, label in references({group.label: group.runs for group in groups}).items():
         (reference,) = (group for group in groups if group.label == label)
         over = differences_to(section, reference)
-        note = f"{reference_note(name, label)} Difference of the fused {form.title}, as that to a baseline"
+        note = f"{reference_note(name, label)} Difference of the multimodal {form.title}, as that to a baseline"
         add(f"Over the {name} (95 %)", note, [_difference_cell(over.get(group.label)) for group in groups])
     if any("test_last_epoch" in run.finished_result for group in groups for run in group.runs):
         for split, (head, note) in _PAPER_COLUMNS.items():
@@ -70,7 +70,7 @@ def method_table(section: Section, baseline: MethodGroup | None, differences: Di
 
 
 def metric_table(section: Section) -> Table | None:
-    """All metrics of the fused prediction of every method, mean ± std over seeds; None where there is but one."""
+    """All metrics of the multimodal prediction of every method, mean ± std over seeds; None where there is but one."""
     if len(section.metrics) < 2:
         return None
     columns = [("Method", [_name_cell(group.label) for group in section.groups])]
@@ -80,7 +80,7 @@ def metric_table(section: Section) -> Table | None:
         head = f"{form.heading}{' (%)' if form.is_rate else ''}"
         columns.append((head, mark_best(cells, form.goodness)))
         notes[head] = "larger is better" if form.larger_is_better else "smaller is better"
-    return Table.from_columns(columns, ["Fused prediction on the test split."], "Metrics", notes)
+    return Table.from_columns(columns, ["Multimodal prediction on the test split."], "Metrics", notes)
 
 
 def run_table(section: Section) -> Table:
@@ -90,7 +90,7 @@ def run_table(section: Section) -> Table:
     selected = form.head("Validation")
     heads = ["Method", "Seed", *(head for head, _, _ in scores), *(f"Ratio {pair}" for pair in section.pairs)]
     notes = {head: note for head, note, _ in scores} | {
-        selected: "Fused score on the validation split, in the selected epoch",
+        selected: "Multimodal score on the validation split, in the selected epoch",
         "Epoch": "The epoch selected on validation, and the number of epochs",
     }
     rows = []
@@ -123,21 +123,21 @@ def sortable(table: Table) -> Table:
 
 
 _PAPER_COLUMNS = {
-    "test_last_epoch": ("Last epoch", "Fused score on the test split after the last epoch"),
+    "test_last_epoch": ("Last epoch", "Multimodal score on the test split after the last epoch"),
     "test_best_epoch": (
         "Best on test",
-        "Best fused test score of all epochs: selected on the test split, hence optimistic",
+        "Best multimodal test score of all epochs: selected on the test split, hence optimistic",
     ),
 }
 
 
 def _score_columns(section: Section, split: str) -> list[tuple[str, str, Read]]:
-    """Head, explanation and reader of the primary metric, fused and by modality."""
+    """Head, explanation and reader of the primary metric, multimodal and by modality."""
     form = section.form
     title = form.heading
     better = "" if form.larger_is_better else "; smaller is better"
-    note = f"{title} of the fused prediction on the test split{better}"
-    columns = [(form.head("Fused"), note, _reader(split, form.name))]
+    note = f"{title} of the multimodal prediction on the test split{better}"
+    columns = [(form.head(prediction_label("fused").capitalize()), note, _reader(split, form.name))]
     for name in section.modalities:
         note = f"{title} of the logits of {name} alone, over the samples that have it{better}"
         columns.append(

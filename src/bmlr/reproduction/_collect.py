@@ -28,7 +28,7 @@ class CollectedRun:
         targets: Class indices, shape (N,).
         features: Features of each modality, shape (N, d).
         scores: Logits of each modality, shape (N, C), as the method predicts.
-        logits: Fused logits, shape (N, C).
+        logits: Multimodal logits, shape (N, C).
         labels: The label each modality would be trained on with these weights, shape (N, C); None if the method has
             no labels of its own.
         dropped: Samples left out because they lack a modality.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-#: Measures: fused accuracy, that of the first and the second modality, and their quotient.
+#: Measures: multimodal accuracy, that of the first and the second modality, and their quotient.
 ACCURACY, FIRST, SECOND, RATIO = "accuracy", "first", "second", "ratio"
 CREMA_D, KINETICS, AVE, MOSI, MOSEI = "crema-d", "kinetics-sounds", "ave", "mosi", "mosei"
 

@@ -255,7 +255,7 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
         notes.append(f"Not in the paper: {', '.join(extra)}, of single modalities that are trained first.")
     if settings.scale == "small":
         notes.append(
-            "Gain over the row's baseline, with its 95 % interval for the fused accuracy (paired bootstrap "
+            "Gain over the row's baseline, with its 95 % interval for the multimodal accuracy (paired bootstrap "
             "over seeds and test samples; three seeds make it rather too narrow)."
         )
         notes.append(_comparability(made))

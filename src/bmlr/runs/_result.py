@@ -77,7 +77,7 @@ def metric_names(score: Mapping[str, Any]) -> list[str]:
 
 
 def primary_score(score: Mapping[str, Any], metric: str) -> tuple[float, dict[str, float]]:
-    """Fused and unimodal values of a metric in a score of a result."""
+    """Multimodal and unimodal values of a metric in a score of a result."""
     return float(score[metric]), dict(score.get(f"unimodal_{metric}") or {})
 
 

@@ -19,7 +19,7 @@ class MetricForm:
     Example:
         >>> form = metric_form("macro_f1")
         >>> form.title, form.text(0.8123), form.head("fused"), metric_form("accuracy").head("fused")
-        ('macro-F1', '81.2 %', 'fused macro-F1 (%)', 'fused (%)')
+        ('macro-F1', '81.2 %', 'multimodal macro-F1 (%)', 'multimodal (%)')
         >>> metric_form("mae").text(0.8123), metric_form("mae").is_better(0.7, 0.8)
         ('0.812', True)
     """
@@ -55,8 +55,9 @@ class MetricForm:
         return f"ratio of validation {'accuracies' if self.name == 'accuracy' else self.title}"
 
     def head(self, of: str) -> str:
-        """Head of a column; of accuracies, the customary ones, the unit says what they are."""
-        return f"{of} (%)" if self.name == "accuracy" else f"{of} {self.label}"
+        """Head of the column of a prediction; of accuracies, the customary ones, the unit says what they are."""
+        label = prediction_label(of)
+        return f"{label} (%)" if self.name == "accuracy" else f"{label} {self.label}"
 
     def text(self, value: float | None, interval: tuple[float, float] | None = None) -> str:
         """A value with its unit, and its interval; a dash for None and NaN."""
@@ -86,6 +87,19 @@ class MetricForm:
         if self.name == "accuracy":
             return f"majority rate {self.text(value)}"
         return f"{self.title} of a constant prediction {self.text(value)}"
+
+
+def prediction_label(name: str) -> str:
+    """Word for a prediction in tables, figures and sentences.
+
+    Args:
+        name: Its name in files and code: ``fused`` of the prediction from all modalities, else the modality.
+
+    Example:
+        >>> prediction_label("fused"), prediction_label("audio")
+        ('multimodal', 'audio')
+    """
+    return "multimodal" if name == "fused" else name
 
 
 def metric_form(name: str) -> MetricForm:

@@ -30,7 +30,7 @@ class Regression(Task):
     compare errors.
 
     The terms of a fusion that is a sum over M modalities are shares of the prediction. Taken alone, a modality predicts
-    M times its term, so that the fused prediction is the mean of the unimodal ones.
+    M times its term, so that the multimodal prediction is the mean of the unimodal ones.
 
     Args:
         num_outputs: Number of outputs K, at least 1.
@@ -119,7 +119,7 @@ class Regression(Task):
         return regression_metrics(self.num_outputs)
 
     def whole_predictions(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """M times each of the M terms, so that the fused prediction is their mean."""
+        """M times each of the M terms, so that the multimodal prediction is their mean."""
         return {name: len(terms) * term for name, term in terms.items()}
 
     def _scaled(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

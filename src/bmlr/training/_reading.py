@@ -39,7 +39,7 @@ class LoadedRun:
     method: Method
 
     def predict(self, files: Mapping[str, Path | str]) -> dict[str, dict[str, float]]:
-        """Predict one new sample, fused and by each modality.
+        """Predict one new sample, multimodal and by each modality.
 
         Args:
             files: A file per modality; see :meth:`read`.

@@ -1,4 +1,4 @@
-"""Metrics of the fused and the unimodal predictions, and the ratios of the modalities."""
+"""Metrics of the multimodal and the unimodal predictions, and the ratios of the modalities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Score:
 
     Attributes:
         metric: Name of the primary metric, such as ``accuracy``.
-        metrics: Metrics of the fused prediction, by name.
+        metrics: Metrics of the multimodal prediction, by name.
         unimodal_metrics: The same of each modality's logits, over the samples that have it, by modality.
         samples: Number of samples.
     """
@@ -39,7 +39,7 @@ class Score:
 
     @property
     def fused(self) -> float:
-        """Primary metric of the fused prediction."""
+        """Primary metric of the multimodal prediction."""
         return self.metrics[self.metric]
 
     @property

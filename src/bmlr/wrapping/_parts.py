@@ -26,7 +26,7 @@ class WrappedFusion(Fusion):
         self._owners = list(encoders)  # themselves and not their ids, which a copy of the model does not have
 
     def fused(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Fused logits, shape (B, C), from features of shape (B, d) or (B, …, d) per modality."""
+        """Multimodal logits, shape (B, C), from features of shape (B, d) or (B, …, d) per modality."""
         return self._runner.fuse(features)
 
     def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:

@@ -86,20 +86,20 @@ class AVMNIST(PairedDigits):
     inside joint training, on validation and for no other method. Accuracy in %, mean of epochs 8 to 10, one seed,
     ResNet-18 of width 8 with the small stem, concatenation, batch 64, Adam with 1e-3; epochs differ by up to 6 points:
 
-    ========  =======  ===========  =====  ==============  ==============
-    protocol  SNR, dB  audio alone  fused  audio in joint  image in joint
-    ========  =======  ===========  =====  ==============  ==============
-    clean     none     64.5         79.4   55.2            48.3
-    clean     10       55.1         76.4   49.5            48.2
-    clean     0        51.5         64.5   38.8            49.6
-    paper     10       97.1         98.8   88.7            51.8
-    paper     0        88.7         95.5   77.2            50.7
-    ========  =======  ===========  =====  ==============  ==============
+    ========  =======  ===========  ==========  ==============  ==============
+    protocol  SNR, dB  audio alone  multimodal  audio in joint  image in joint
+    ========  =======  ===========  ==========  ==============  ==============
+    clean     none     64.5         79.4        55.2            48.3
+    clean     10       55.1         76.4        49.5            48.2
+    clean     0        51.5         64.5        38.8            49.6
+    paper     10       97.1         98.8        88.7            51.8
+    paper     0        88.7         95.5        77.2            50.7
+    ========  =======  ===========  ==========  ==============  ==============
 
     The image alone reaches 58.9 whatever the audio, so it can be learnt, and lags by 7 to 11 points in joint training.
-    Under ``clean``, 10 dB is where the two gaps differ most (image 10.7, audio 5.6). A readout is the fused decision
-    layer on one modality's features alone, so that part of every gap is due to what the classifier expects of the
-    other. A second seed of joint training at 10 dB under ``clean`` gave 70.1 fused, 50.7 audio and 49.2 image.
+    Under ``clean``, 10 dB is where the two gaps differ most (image 10.7, audio 5.6). A readout is the multimodal
+    decision layer on one modality's features alone, so that part of every gap is due to what the classifier expects of
+    the other. A second seed of joint training at 10 dB under ``clean`` gave 70.1 multimodal, 50.7 audio and 49.2 image.
 
     Files are looked for in ``root/mnist``, ``root/MNIST/raw`` or ``root`` (``train-`` and ``t10k-`` files, packed or
     not, as ``images-idx3-ubyte`` or ``images.idx3-ubyte``) and in ``root/fsdd/recordings``,

@@ -75,14 +75,14 @@ class Synthetic(MultimodalData):
     By default two modalities are equally informative and ``video`` is harder, so that joint training is unbalanced.
     Validation accuracy in %, mean of epochs 18 to 20 and of three seeds, concatenation, batch 64, Adam with 1e-3:
 
-    ================  ===========  ===========  =====  ==============  ==============
-    layers of video   audio alone  video alone  fused  audio in joint  video in joint
-    ================  ===========  ===========  =====  ==============  ==============
-    0                 89.0         87.8         98.1   85.5            83.2
-    3                 89.0         80.1         96.5   85.2            68.2
-    6 (the default)   89.0         70.3         94.6   85.4            50.0
-    Bayes accuracy    90.0         90.0         98.9   90.0            90.0
-    ================  ===========  ===========  =====  ==============  ==============
+    ================  ===========  ===========  ==========  ==============  ==============
+    layers of video   audio alone  video alone  multimodal  audio in joint  video in joint
+    ================  ===========  ===========  ==========  ==============  ==============
+    0                 89.0         87.8         98.1        85.5            83.2
+    3                 89.0         80.1         96.5        85.2            68.2
+    6 (the default)   89.0         70.3         94.6        85.4            50.0
+    Bayes accuracy    90.0         90.0         98.9        90.0            90.0
+    ================  ===========  ===========  ==========  ==============  ==============
 
     by ``python scripts/choose_degradation.py --data synthetic --epochs 20 --seeds 0 1 2 --width 16 --candidates
     "difficulty={video: 0}" "difficulty={video: 3}" ""``; plain joint and unimodal training only were looked at.
