@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, cast
@@ -40,8 +41,9 @@ class ArrayContent:
     groups: np.ndarray | None
     remarks: tuple[str, ...]
 
+    @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 checksum."""
+        """SHA-256 checksum; a grid asks for it once per run."""
         total = hashlib.sha256(repr((self.task, self.classes)).encode())
         arrays: dict[str, Any] = {**self.values, "": self.targets, "split": self.splits, "groups": self.groups}
         for name, array in arrays.items():

@@ -146,8 +146,14 @@ class ArrayData(MultimodalData):
         }
 
     @functools.cached_property
-    def _inputs(self) -> dict[str, np.ndarray]:
-        return {name: form.standardised(self._numbers[name]) for name, form in self._forms.items()}
+    def _splits(self) -> dict[SplitName, ArraySplit]:
+        """All splits; a run asks for them several times in every epoch."""
+        return {name: self._make_split(rows) for name, rows in self._rows.items()}
+
+    def _make_split(self, rows: np.ndarray) -> ArraySplit:
+        inputs = {name: form.standardised(self._numbers[name][rows]) for name, form in self._forms.items()}
+        groups = None if self._groups is None else self._groups[rows].tolist()
+        return ArraySplit(inputs, self._content.targets[rows], groups=groups)
 
     def prepare(self) -> None:
         """Read and check the file; sets ``classes`` and ``modalities``.
@@ -171,7 +177,7 @@ class ArrayData(MultimodalData):
     @property
     def content_digest(self) -> str:
         """SHA-256 checksum of all samples."""
-        return self._content.digest()
+        return self._content.digest
 
     @property
     def task(self) -> Task:
@@ -182,9 +188,7 @@ class ArrayData(MultimodalData):
         """One split."""
         check_choice("name", name, SPLITS)
         self.prepare()
-        rows = self._rows[name]
-        groups = None if self._groups is None else self._groups[rows].tolist()
-        return ArraySplit({u: x[rows] for u, x in self._inputs.items()}, self._content.targets[rows], groups=groups)
+        return self._splits[name]
 
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, made as those of training.
