@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
+# Each of two processes takes a half of the files, and some of the other's at the end: what the tests of a file share is
+# made once.
+TWO := -n 2 --dist worksteal
+
 .PHONY: demo test lint test-slow test-lowest soak coverage mutation mutation-again docs docs-serve notebooks dist clean
 
 demo: $(VENV)/.installed  ## Train joint, Uniform-Baseline and BMLR on the embedded digits; table and figure in demo/
 	$(BIN)/python examples/demo.py
 
 test: lint  ## Style, types, all tests but the slow ones
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -27,7 +31,7 @@ LOWEST_TORCH ?= torch==2.4.0
 LOWEST_TESTS ?= tests
 LOWEST := $(VENV)-lowest
 test-lowest: $(LOWEST)/.installed  ## All tests but the slow ones, with the oldest dependencies allowed
-	$(LOWEST)/bin/python -m pytest -n 2 -m "not slow and not browser" -W ignore::DeprecationWarning -W ignore::FutureWarning $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(TWO) -m "not slow and not browser" -W ignore::DeprecationWarning -W ignore::FutureWarning $(LOWEST_TESTS)
 
 $(LOWEST)/.installed: pyproject.toml scripts/lowest_versions.py
 	$(PYTHON) -m venv --clear $(LOWEST)
@@ -43,7 +47,7 @@ soak: $(VENV)/.installed  ## Train, stop and resume for MINUTES; fails unless me
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES)
 
 coverage: $(VENV)/.installed  ## Lines and branches of all tests but the slow ones; fails below 95 %
-	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest $(TWO) -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 # All mutants of functional/ and methods/ by default. For less, take a random share, SAMPLE=0.25, or name some,
 # MUTANTS='bmlr.functional._labels*'. It works in a copy of the sources, in mutants/. A run that was stopped goes on where

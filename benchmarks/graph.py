@@ -1,4 +1,4 @@
-"""What a step gains as a CUDA graph.
+"""What a step gains as a CUDA graph, and by compiled encoders.
 
 Run ``python benchmarks/graph.py`` on a machine with a CUDA device; without one it says so and ends with status 2. Three
 ways to take the same steps, in turn, in one process, for each method:
@@ -7,7 +7,10 @@ ways to take the same steps, in turn, in one process, for each method:
 * graph: forward, losses and backward as ``--trainer.graph auto`` captures them, the rest as above;
 * compile: eager with encoders compiled as ``--trainer.compile`` does.
 
-Ratios are of the time of an eager step to that of the way, in the same round: two is twice as fast.
+With ``--device cpu`` there are no graphs, and processor time is counted, which other programs change little; compiling
+needs a C++ compiler. Ratios are of the time of an eager step to that of the way, in the same round: two is twice as
+fast. "before" is what the way takes before its first timed step, beyond the eager steps it takes there, in eager steps:
+for compile the compiling, unless the compiler finds the encoders in its cache.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from step import wait
 
 import bmlr
 from bmlr.encoders import resnet18
@@ -32,7 +36,7 @@ WARM_UP = 6
 def make_step(method_name: str, way: str, options: argparse.Namespace) -> Callable[[], None]:
     """A function that takes one step on one batch."""
     torch.manual_seed(0)
-    device = torch.device("cuda")
+    device = torch.device(options.device)
     shapes = {"audio": (1, *options.audio), "video": (3, *options.video)}
     encoders = {
         name: resnet18(in_channels=shape[0], width=options.width, stem="small") for name, shape in shapes.items()
@@ -47,11 +51,11 @@ def make_step(method_name: str, way: str, options: argparse.Namespace) -> Callab
     optimizer = torch.optim.Adam([*model.parameters(), *method.parameters()], lr=1e-4, fused=True)
     inputs = {name: torch.randn(options.batch_size, *shape, device=device) for name, shape in shapes.items()}
     batch = bmlr.Batch(inputs, torch.randint(6, (options.batch_size,), device=device))
-    captured_step = CapturedStep(model, method, CudaGraphs(device))
+    captured_step = CapturedStep(model, method, CudaGraphs(device)) if way == "graph" else None
 
     def step() -> None:
         optimizer.zero_grad()
-        if way == "graph":
+        if captured_step is not None:
             captured_step(batch, scale=1.0, is_first=True)
         else:
             method.backward(method.compute_losses(model, batch), model)
@@ -61,21 +65,34 @@ def make_step(method_name: str, way: str, options: argparse.Namespace) -> Callab
     return step
 
 
-def measure(step: Callable[[], None], batches: int) -> float:
-    """Milliseconds of a step."""
-    torch.cuda.synchronize()
+def warm_up(step: Callable[[], None], device: str) -> float:
+    """Take the steps before the first timed one and return their seconds on the wall, of all processes."""
     start = time.perf_counter()
+    for _ in range(WARM_UP):
+        step()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def measure(step: Callable[[], None], options: argparse.Namespace) -> float:
+    """Milliseconds of a step."""
+    batches: int = options.batches
+    now = time.process_time if options.device == "cpu" else time.perf_counter
+    wait(options.device)
+    start = now()
     for _ in range(batches):
         step()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / batches * 1e3
+    wait(options.device)
+    return (now() - start) / batches * 1e3
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--methods", nargs="+", default=["Joint", "BMLR", "OGMGE", "MMPareto"])
-    parser.add_argument("--ways", nargs="+", choices=("graph", "compile"), default=["graph", "compile"])
+    parser.add_argument("--ways", nargs="+", choices=("graph", "compile"), help="all of the device if left out")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch on the CPU; its own choice if left out")
     parser.add_argument("--width", type=int, default=64, help="channels of the ResNets' first stage")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--audio", nargs=2, type=int, default=(32, 47), metavar=("HEIGHT", "WIDTH"))
@@ -86,24 +103,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print the table; status 2 without a CUDA device."""
+    """Measure and print the table; status 2 where a way needs a CUDA device and there is none."""
     options = parse(arguments)
-    if not torch.cuda.is_available():
-        print("Graphs are for CUDA devices, and torch finds none here.", file=sys.stderr)
+    options.ways = options.ways or (["compile"] if options.device == "cpu" else ["graph", "compile"])
+    if options.device == "cpu" and "graph" in options.ways:
+        print("Graphs are for CUDA devices: leave `--ways` or `--device cpu` out.", file=sys.stderr)
         return 2
-    print(f"\nTorch {torch.__version__}, {torch.cuda.get_device_name()}, {vars(options)}\n")
-    print("| method | eager, ms | " + " | ".join(f"eager / {way} | range" for way in options.ways) + " |")
-    print("| --- | ---: |" + " ---: | ---: |" * len(options.ways))
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("Torch finds no CUDA device here: --device cpu measures --trainer.compile.", file=sys.stderr)
+        return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"\nTorch {torch.__version__}, {name}, {vars(options)}\n")
+    print("| method | eager, ms | " + " | ".join(f"eager / {way} | range | before" for way in options.ways) + " |")
+    print("| --- | ---: |" + " ---: | ---: | ---: |" * len(options.ways))
     for name in options.methods:
         steps = {way: make_step(name, way, options) for way in ("eager", *options.ways)}
-        for step in steps.values():
-            for _ in range(WARM_UP):
-                step()
-        rounds = [{way: measure(step, options.batches) for way, step in steps.items()} for _ in range(options.rounds)]
+        before = {way: warm_up(step, options.device) for way, step in steps.items()}
+        rounds = [{way: measure(step, options) for way, step in steps.items()} for _ in range(options.rounds)]
         cells = [f"{statistics.median(times['eager'] for times in rounds):.2f}"]
         for way in options.ways:
             ratios = [times["eager"] / times[way] for times in rounds]
             cells += [f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+            cells += [f"{(before[way] - before['eager']) / before['eager'] * WARM_UP:,.0f}"]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     return 0
 

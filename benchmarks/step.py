@@ -17,7 +17,8 @@ import dataclasses
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -41,6 +42,7 @@ class Setting:
     frames: tuple[int, int, int]
     num_classes: int
     clock: str = "wall"
+    dtype: torch.dtype = torch.float32
 
     def make_model(self) -> bmlr.MultimodalClassifier:
         """Two ResNet-18 and a concatenation."""
@@ -48,7 +50,7 @@ class Setting:
             "audio": bmlr.encoders.resnet18(in_channels=1, width=self.width),
             "video": bmlr.encoders.resnet18(in_channels=3, width=self.width),
         }
-        return bmlr.MultimodalClassifier(encoders, self.num_classes).to(self.device)
+        return bmlr.MultimodalClassifier(encoders, self.num_classes).to(self.device, dtype=self.dtype)
 
     def make_batch(self) -> bmlr.Batch:
         """Random inputs; the time of a step does not depend on what they show."""
@@ -58,25 +60,27 @@ class Setting:
             "video": torch.randn(self.batch_size, number, 3, height, width),
         }
         targets = torch.randint(self.num_classes, (self.batch_size,))
-        return bmlr.Batch(inputs, targets, indices=torch.arange(self.batch_size)).to(self.device)
+        return bmlr.Batch(inputs, targets, indices=torch.arange(self.batch_size)).to(self.device, dtype=self.dtype)
 
 
 class Subject:
     """A method with a model and an optimiser of its own, ready to make steps."""
 
-    def __init__(self, name: str, setting: Setting, batch: bmlr.Batch) -> None:
+    def __init__(
+        self, name: str, setting: Setting, batch: bmlr.Batch, parameters: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = name
         self.device = setting.device
         self.now = time.process_time if setting.clock == "cpu" else time.perf_counter
         self.model = setting.make_model().train()
-        self.method = bmlr.methods.create(name)
+        self.method = bmlr.methods.create(name, **(parameters or {}))
         if (parameter := self.method.conformance.modality_parameter) and getattr(self.method, parameter) is None:
             setattr(self.method, parameter, self.model.modalities[0])
         self.method.setup(self.model)
         self._start()
         self.method.train()
-        parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=5e-5)
+        trained = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=5e-5)
         plan = self._plan(batch)
         self.batches = {each.tag: dataclasses.replace(batch, tag=each.tag) for each in plan.passes}
         size = len(batch)
@@ -102,15 +106,19 @@ class Subject:
         context = EpochContext(EPOCH, MAX_EPOCHS, self.model, len(batch), batches, batches, 0, batches, make_optimizer)
         return self.method.start_epoch(context)
 
+    def take(self, batch: bmlr.Batch) -> None:
+        """Make one step."""
+        self.optimizer.zero_grad()
+        losses = self.method.compute_losses(self.model, batch)
+        self.method.backward(losses, self.model)
+        self.method.adjust_gradients(self.model)
+        self.optimizer.step()
+
     def step(self, tag: str) -> float:
         """Make one step and return its seconds."""
         wait(self.device)
         start = self.now()
-        self.optimizer.zero_grad()
-        losses = self.method.compute_losses(self.model, self.batches[tag])
-        self.method.backward(losses, self.model)
-        self.method.adjust_gradients(self.model)
-        self.optimizer.step()
+        self.take(self.batches[tag])
         wait(self.device)
         seconds = self.now() - start
         self.optimizer.zero_grad()  # between turns a method holds no gradients

@@ -4,6 +4,8 @@ Its place makes the modules of this folder (``zoo``, ``oracle``) importable.
 """
 
 import gc
+import os
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -22,13 +24,28 @@ settings.register_profile(
 settings.load_profile("patient")
 
 
-def pytest_collection_finish() -> None:
-    """Take what was imported and collected out of the collector's sight.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the collector of garbage, and take what was imported out of its sight.
 
-    A command that fails in the tests' process runs the collector, which would read all of torch: up to a second each.
+    What is imported is no garbage, and all of torch would be read for it again and again: during the imports, and
+    whenever a command fails in the tests' process, up to a second each.
     """
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let files be written without waiting for the disk: no test survives a loss of power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -63,22 +63,24 @@ def with_two_or_three(subjects: Iterable[str]) -> list[Any]:
 
     The other pairs are tests of `make test-slow`.
     """
-    return _with_rare_ones_slow(itertools.product(subjects, (2, 3)), lambda modalities: modalities == 3)
+    return _with_rare_ones_slow(itertools.product(subjects, (2, 3)), lambda modalities: modalities == 3, _firsts())
 
 
-def with_fusions(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+def with_fusions(pairs: Iterable[tuple[str, str]], *, of_firsts: bool = True) -> list[Any]:
     """Pairs of a subject and a fusion with a number of modalities as parameters.
 
-    All for one method of each way, ``concat`` with three and ``own`` with two for the others. The rest are tests of
-    `make test-slow`.
+    All for one method of each way, unless ``of_firsts`` is False; ``concat`` with three and ``own`` with two for the
+    others. The rest are tests of `make test-slow`.
     """
     cases = ((*pair, modalities) for pair in pairs for modalities in (2, 3))
-    return _with_rare_ones_slow(cases, lambda *case: case in {("concat", 3), ("own", 2)})
+    firsts = _firsts() if of_firsts else set()
+    return _with_rare_ones_slow(cases, lambda *case: case in {("concat", 3), ("own", 2)}, firsts)
 
 
-def _with_rare_ones_slow(cases: Iterable[tuple[Any, ...]], is_usual: Callable[..., bool]) -> list[Any]:
-    """Parameters of cases, which begin with a subject; ``is_usual`` judges the rest of a case."""
-    firsts = _firsts()
+def _with_rare_ones_slow(
+    cases: Iterable[tuple[Any, ...]], is_usual: Callable[..., bool], firsts: set[str]
+) -> list[Any]:
+    """Parameters of cases, which begin with a subject, all of ``firsts``; ``is_usual`` judges the rest of a case."""
     return [
         pytest.param(
             *case,

@@ -5,7 +5,6 @@ import socket
 import lightning
 import pytest
 import torch
-import torch.multiprocessing as mp
 from accelerate import Accelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from bmlr.config import OptimizerOptions
 from bmlr.integrations.accelerate import AcceleratedBalancer
 from bmlr.integrations.lightning import BalancedMixin
 from bmlr.training import BalancedModule
+from forks import run_in_two_processes
 from method_loop import set_up
 from test_wrap import make_wrapped
 from zoo import make_batch
@@ -281,7 +281,7 @@ def test_two_processes_train_as_one_in_other_trainers(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(two_loops.run, (str(tmp_path), port), nprocs=2)
+    run_in_two_processes(two_loops.run, str(tmp_path), port)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for loop, state in first["states"].items():
         expected = two_loops.in_one_process(loop.split()[1], monkeypatch)

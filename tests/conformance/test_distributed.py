@@ -9,17 +9,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import torch.multiprocessing as mp
 import two_processes
 from safetensors.torch import load_file
 from subjects import NOT_MEAN_OVER_PROCESSES, same
+
+from forks import run_in_two_processes
 
 
 @pytest.fixture(scope="module")
 def in_two_processes(tmp_path_factory):
     """Gradients of all cases, as each of the two processes has them."""
     folder = tmp_path_factory.mktemp("distributed")
-    mp.spawn(two_processes.run, (str(folder),), nprocs=2)
+    run_in_two_processes(two_processes.run, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

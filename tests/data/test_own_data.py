@@ -87,14 +87,18 @@ def test_a_class_in_the_working_directory_trains_by_its_path(trained):
     assert "class_path: my.module.Mine" in (trained / "r" / "config.yaml").read_text()
 
 
-def test_reading_a_run_runs_no_code_unless_told(trained):
-    refused = run(trained, "evaluate", "r")
-    assert refused.returncode == 2
+def test_reading_a_run_runs_no_code_unless_told(trained, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.chdir(trained)
+        patch.setattr(sys, "path", list(sys.path))
+        assert main(["evaluate", "r"]) == 2
+    refused = capsys.readouterr()
     assert (
         "'my.module.Mine' is a data set of your own: import its module first, on the command line by --import my."
-        in " ".join(refused.stderr.split())
+        in " ".join(refused.err.split())
     )
-    assert "the module runs" not in refused.stdout
+    assert "the module runs" not in refused.out
+    assert "my.module" not in sys.modules
     told = run(trained, "evaluate", "r", "--import", "my.module")
     assert told.returncode == 0, told.stderr
     accuracy = json.loads((trained / "r" / "result.json").read_text())["test"]["accuracy"]

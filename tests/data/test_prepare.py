@@ -25,6 +25,7 @@ from bmlr.data.store._build import prepare_samples
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import find_store, open_store, read_rejected
+from forks import fork_context
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -84,6 +85,12 @@ def marks(tmp_path):
     folder = tmp_path / "marks"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def _forked_workers(monkeypatch):
+    """Workers that need not import everything first; the other tests of workers start theirs as a user's are."""
+    monkeypatch.setattr("bmlr.data.store._workers._CONTEXT", fork_context())
 
 
 def reads(marks):
@@ -394,6 +401,7 @@ class TestWorkers:
         assert first.rejected == second.rejected
         assert (first.folder / "x.npy").read_bytes() == (second.folder / "x.npy").read_bytes()
 
+    @pytest.mark.usefixtures("_forked_workers")
     def test_a_crash_rejects_the_clip_alone(self, tmp_path, marks):
         items = make_items(tmp_path, ["a", "crash", "b"])
         result = run(tmp_path, items, marks, workers=2, max_rejected=0.4)
@@ -403,6 +411,7 @@ class TestWorkers:
     @pytest.mark.parametrize(
         ("name", "reason"), [("killed", "was killed. Is memory short"), ("hang", "took more than")]
     )
+    @pytest.mark.usefixtures("_forked_workers")
     def test_a_process_killed_or_hanging_blames_no_clip(self, tmp_path, marks, monkeypatch, name, reason):
         monkeypatch.setattr("bmlr.data.store._workers._MAX_SECONDS", 4.0)
         items = make_items(tmp_path, [name, "a"])
@@ -432,6 +441,7 @@ class TestWorkers:
 
 
 class TestFaultsOfTheMachine:
+    @pytest.mark.usefixtures("_forked_workers")
     @pytest.mark.parametrize(("word", "workers"), [*((word, 0) for word in FAULTS), ("denied", 1)])
     def test_are_tried_again_and_never_sealed(self, tmp_path, marks, word, workers):
         items = make_items(tmp_path, ["a", word, "b"])

@@ -33,6 +33,8 @@ _IN_FLIGHT = 4  # samples per worker that may be waiting: keeps all workers busy
 _MAX_SECONDS = 1800.0  # for a sample; a decoder in an endless loop or a share that hangs would take for ever
 _GRACE_SECONDS = 120.0  # to wait beyond that for a worker that starts, or that cannot even end itself
 _TOOK_TOO_LONG = 75  # exit status of a worker
+# Spawned: threads of torch and locks of FFmpeg do not survive a fork, and the worker would hang.
+_CONTEXT = multiprocessing.get_context("spawn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +119,7 @@ def decode_all(
 
 
 def _make_pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned: threads of torch and locks of FFmpeg do not survive a fork, and the worker would hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    return ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_start_worker)
 
 
 def _start_worker() -> None:
@@ -206,9 +207,8 @@ def _decode_alone(task: DecodeTask, readers: Mapping[str, FileReader]) -> Result
 
     The way it ends tells about the file.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_result, args=(sender, _MAX_SECONDS, task, dict(readers)))
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_send_result, args=(sender, _MAX_SECONDS, task, dict(readers)))
     process.start()
     sender.close()  # else the end of the process would not close the pipe
     file = str(next(iter(task.sample.files.values()), ""))
