@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bmlr._files import atomic_write_text, json_text
 from bmlr.benchmark import Comparison, compare_runs
 from bmlr.benchmark._comparison import MethodSummary
-from bmlr.benchmark.statistics import Difference, Estimate, estimate
+from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
 from bmlr.diagnosis import measure_run_robustness
 from bmlr.runs import RunRecord
 
@@ -51,6 +51,11 @@ class Kept:
         """Whether it counts in the mean ranks."""
         return bool(self.entry.get("ranked", True)) and not self.content["levels"]
 
+    def against(self, other: str) -> dict[str, Difference]:
+        """Differences of the rows to a row of the file's ``against``, by label."""
+        rows = self.content["rows"].items()
+        return {label: _read_difference(row["against"][other]) for label, row in rows if other in row["against"]}
+
     def lost(self, label: str) -> dict[str, Estimate]:
         """What the multimodal test score of a row loses without each modality, over seeds."""
         return {name: estimate(values) for name, values in self.content["rows"][label]["lost"].items()}
@@ -78,7 +83,10 @@ def keep(campaign: Campaign, data_set: DataSet, folder: Path) -> Path:
         "versions": results[0]["versions"],
         "comparison": _fields(comparison),
         "rows": {
-            summary.label: _row(summary, records[summary.label], tuned[summary.label], campaign, comparison)
+            summary.label: {
+                **_row(summary, records[summary.label], tuned[summary.label], campaign, comparison),
+                "against": _against(summary.label, records, campaign),
+            }
             for summary in comparison.methods
         },
     }
@@ -140,10 +148,21 @@ def _row(
     }
 
 
+def _against(label: str, records: Mapping[str, Sequence[RunRecord]], campaign: Campaign) -> dict[str, Any]:
+    """Differences of a row to the rows of the file's ``against``, which need not be shown in the tables of one set."""
+    others = [other for other in campaign.content.get("against", []) if other != label]
+    found = {other: difference_of(records[label], records[other]) for other in others}
+    return {other: _difference(difference) for other, difference in found.items() if difference}
+
+
+def _read_difference(values: Mapping[str, Any]) -> Difference:
+    return Difference(**{**values, "seeds": tuple(values["seeds"])})
+
+
 def _summary(label: str, row: Mapping[str, Any], content: Mapping[str, Any]) -> MethodSummary:
     metric, none = content["comparison"]["metric"], Estimate(math.nan, None, 0)
     unimodal = {name: estimate(values) for name, values in row["unimodal"].items()}
-    differences = {name: Difference(**{**of, "seeds": tuple(of["seeds"])}) for name, of in row["over"].items()}
+    differences = {name: _read_difference(of) for name, of in row["over"].items()}
     own = row["difference"]
     return MethodSummary(
         label=label,
@@ -157,7 +176,7 @@ def _summary(label: str, row: Mapping[str, Any], content: Mapping[str, Any]) -> 
         ratio={name: estimate(values) for name, values in row["ratio"].items()},
         last_epoch=none,
         best_on_test=none,
-        difference=None if own is None else Difference(**{**own, "seeds": tuple(own["seeds"])}),
+        difference=None if own is None else _read_difference(own),
         over=differences,
         epochs=row["epochs"],
         data_passes=estimate(row["data_passes"]),

@@ -294,6 +294,20 @@ class TestParts:
             expected, abs=three_errors(expected, 10_000)
         )
 
+    def test_label_noise_is_in_training_labels_alone_and_has_the_stated_share(self):
+        parameters = {"num_classes": 4, "samples": {"train": 20_000}}
+        clean, noisy = Synthetic(**parameters), Synthetic(**parameters, label_noise=0.3)
+        for name in ("val", "test"):
+            assert torch.equal(clean.split(name).targets, noisy.split(name).targets)
+        true, given = whole(clean.split("train")), whole(noisy.split("train"))
+        assert torch.equal(true.inputs["video"], given.inputs["video"])
+        steps = torch.bincount((given.targets - true.targets) % 4, minlength=4) / 20_000
+        for share, expected in zip(steps.tolist(), (0.7, 0.1, 0.1, 0.1), strict=True):
+            assert share == pytest.approx(expected, abs=three_errors(expected, 20_000))
+        assert noisy.bayes_accuracy == clean.bayes_accuracy
+        few = Synthetic(num_classes=4, samples={"train": 50}, label_noise=0.3).split("train")
+        assert torch.equal(few.targets, given.targets[:50])
+
     def test_default_difficulty_is_by_order(self):
         assert Synthetic().difficulty == {"audio": 0, "video": 6}
         assert Synthetic(accuracy={"x": 0.5, "y": 0.5, "z": 0.5}).difficulty == {"x": 0, "y": 6, "z": 6}
@@ -355,6 +369,9 @@ class TestErrors:
             ({"missing": {"text": 0.1}}, "missing"),
             ({"missing": {"audio": 1.0}}, r"missing\['audio'\]"),
             ({"missing": {"audio": float("nan")}}, r"missing\['audio'\]"),
+            ({"label_noise": -0.1}, "label_noise"),
+            ({"label_noise": float("nan")}, "label_noise"),
+            ({"label_noise": 0.75, "num_classes": 4}, r"\[0, 0.75\), so that of 4 classes"),
             ({"seed": -1}, "seed"),
         ],
     )

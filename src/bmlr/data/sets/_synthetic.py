@@ -34,7 +34,7 @@ from bmlr.data.sets._gaussians import (
     simplex_accuracy,
 )
 
-_PURPOSES = ("targets", "missing", "latents", "rotation", "coupling")  # of the streams of random numbers
+_PURPOSES = ("targets", "missing", "latents", "rotation", "coupling", "label noise")  # of the streams of random numbers
 _MAX_MODALITIES = 12  # the Bayes accuracy with missing modalities is a sum over all their subsets
 _MAX_LAYERS = 20  # float32 inputs still give the latents back to 0.002 of the noise
 _HARD = 6  # layers of every modality but the first, where no difficulty is given
@@ -89,6 +89,9 @@ class Synthetic(MultimodalData):
 
     A sample can lack modalities (``missing``), which are then zero and marked in the batch's ``present``.
 
+    Labels of the training split can be wrong (``label_noise``), those of validation and test never are: accuracies
+    there, the Bayes accuracy and the posterior are of the true class.
+
     Every accuracy here is an expectation. On N test samples even the best classifier is off by a standard error of
     :math:`\sqrt{A(1-A)/N}`, in either direction.
 
@@ -103,6 +106,8 @@ class Synthetic(MultimodalData):
         missing: Probability in [0, 1) that a sample lacks a modality, by name; 0 for names left out. Modalities are
             lacked independently, under the condition that a sample has at least one, which makes the shares lower
             than these if all modalities can be missing.
+        label_noise: Probability that a label of the training split is replaced by one of the other classes, each
+            equally likely; at least 0 and below 1 − 1 / C, so that the true class stays the likeliest.
         seed: Seed of maps and samples. Each split has random numbers of its own, and each modality, by its name: what
             one modality shows does not depend on the others.
 
@@ -138,6 +143,7 @@ class Synthetic(MultimodalData):
         dimensions: int = 16,
         samples: dict[str, int] = _SAMPLES,
         missing: dict[str, float] | None = None,
+        label_noise: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.num_classes = check_integer("num_classes", num_classes, 2)
@@ -152,6 +158,12 @@ class Synthetic(MultimodalData):
         for name, rate in self.missing.items():
             if not 0 <= rate < 1:
                 raise ValueError(f"Parameter `missing['{name}']` should lie in [0, 1). Found {rate}.")
+        if not 0 <= label_noise < 1 - 1 / num_classes:  # NaN fails this too
+            raise ValueError(
+                f"Parameter `label_noise` should lie in [0, {1 - 1 / num_classes:g}), so that of {num_classes} classes "
+                f"the true one stays the likeliest. Found {label_noise}."
+            )
+        self.label_noise = float(label_noise)
         self.protocol = "clean"
         self.classes = tuple(str(label) for label in range(num_classes))
         self.modalities = {name: Modality("vector", (dimensions,)) for name in self.accuracy}
@@ -184,6 +196,8 @@ class Synthetic(MultimodalData):
             if modality in present:
                 values[~present[modality]] = 0
             inputs[modality] = values
+        if name == "train" and self.label_noise:
+            targets = self._with_wrong_labels(targets)
         return ArraySplit(inputs, targets, present=present or None)
 
     def bayes_of(self, modalities: Iterable[str]) -> float:
@@ -267,6 +281,12 @@ class Synthetic(MultimodalData):
             [random_rotation(self._rng("rotation", modality, n), self.dimensions) for n in range(layers + 1)],
             [random_waves(self._rng("coupling", modality, n), half, self.dimensions - half) for n in range(layers)],
         )
+
+    def _with_wrong_labels(self, targets: np.ndarray) -> np.ndarray:
+        """Targets of the training split, shape (N,), some replaced by another class."""
+        draws = self._rng("label noise", split="train").random((len(targets), 2))  # a row each: fewer are the first
+        steps = 1 + (draws[:, 1] * (self.num_classes - 1)).astype(targets.dtype)
+        return np.where(draws[:, 0] < self.label_noise, (targets + steps) % self.num_classes, targets)
 
     def _present(self, split: SplitName) -> dict[str, np.ndarray]:
         """Masks of the present samples, shape (N,).
