@@ -57,8 +57,9 @@ class Kept:
         return {label: _read_difference(row["against"][other]) for label, row in rows if other in row["against"]}
 
     def lost(self, label: str) -> dict[str, Estimate]:
-        """What the multimodal test score of a row loses without each modality, over seeds."""
-        return {name: estimate(values) for name, values in self.content["rows"][label]["lost"].items()}
+        """What the multimodal test score of a row loses without each modality; of no runs where not measured."""
+        lost = self.content["rows"][label]["lost"]
+        return {name: estimate(lost.get(name, ())) for name in self.comparison.modalities}
 
 
 def keep(campaign: Campaign, data_set: DataSet, folder: Path) -> Path:
@@ -125,7 +126,8 @@ def _row(
 ) -> dict[str, Any]:
     ended = [run for run in runs if run.result is not None]
     results = [run.finished_result for run in ended]
-    lost = [_lost_of_run(run.directory, comparison.modalities) for run in ended]
+    with_lost = campaign.content.get("lost", True)
+    lost = [_lost_of_run(run.directory, comparison.modalities) for run in ended] if with_lost else []
     metrics = [comparison.metric, *campaign.content.get("metrics", [])]
     return {
         "tuned": tuned,
@@ -140,7 +142,7 @@ def _row(
         },
         "ratio": {pair: _numbers(result["test"]["ratio"].get(pair) for result in results) for pair in comparison.pairs},
         "validation": _numbers(result["validation"][result["monitor"]] for result in results),
-        "lost": {u: _numbers(of_run[u] for of_run in lost) for u in comparison.modalities},
+        "lost": {u: _numbers(of_run[u] for of_run in lost) for u in comparison.modalities if lost},
         "data_passes": _numbers(result["data_passes"] for result in results),
         "seconds": _numbers(result["seconds"] for result in results),
         "difference": _difference(summary.difference),

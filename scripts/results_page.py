@@ -2,8 +2,9 @@
 
     python scripts/results_page.py paper-tables results
 
-The text is in ``scripts/PAGE.md.jinja``, of ``leaderboard``, ``results`` or ``paper-tables``. Its tables are read
-from the folder, its figures are copied from there to ``docs/images``, so that no number of the page is written by hand.
+The text is in ``scripts/PAGE.md.jinja``, of ``factorial``, ``leaderboard``, ``results`` or ``paper-tables``. Its tables
+are read from the folder, its figures are copied from there to ``docs/images``, so that no number of the page is written
+by hand.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def page_text(page: str, folder: Path) -> str:
 def main() -> int:
     """Fill the template."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("page", choices=("leaderboard", "results", "paper-tables"), help="page to write")
+    parser.add_argument("page", choices=("factorial", "leaderboard", "results", "paper-tables"), help="page to write")
     parser.add_argument("folder", type=Path, help="folder the commands of the page wrote into")
     options = parser.parse_args()
     (ROOT / "docs" / f"{options.page}.md").write_text(page_text(options.page, options.folder), encoding="utf-8")

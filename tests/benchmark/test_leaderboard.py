@@ -18,6 +18,7 @@ FILE = """
 seeds: [1, 2]
 tuning: {trials: 2, seeds: [0], lr: "3e-4:1e-2:log", spaces: {BMLR: "alpha=0.25:4:log,beta=0:0.9"}}
 baseline: Joint
+against: [BMLR]
 metrics: [nll, ece]
 epochs_of_defaults: 70
 methods: {Joint: , Unimodal: , Ensemble: , BMLR: , ReconBoost: }
@@ -97,6 +98,12 @@ def test_a_campaign_goes_on_where_it_was_cut_and_shows_only_what_is_complete(lea
         result = json.loads((out / "tiny" / "runs" / name / "result.json").read_text())
         assert kept["rows"]["BMLR"]["fused"]["accuracy"][number] == pytest.approx(result["test"]["accuracy"], abs=1e-5)
         assert kept["rows"]["BMLR"]["fused"]["nll"][number] == pytest.approx(result["test"]["nll"], abs=1e-5)
+    # Differences to a further row are those of the scores, and have an interval.
+    against = {label: row["against"].get("BMLR") for label, row in kept["rows"].items()}
+    assert against["BMLR"] is None
+    first, other = (kept["rows"][label]["fused"]["accuracy"] for label in ("Joint", "BMLR"))
+    assert against["Joint"]["mean"] == pytest.approx((sum(first) - sum(other)) / 2, abs=1e-4)
+    assert against["Joint"]["low"] <= against["Joint"]["mean"] <= against["Joint"]["high"]
     assert "| best single modality |" in overall
     assert "mean rank" in overall
     more = (out / "tiny" / "more.md").read_text()
