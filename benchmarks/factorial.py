@@ -23,13 +23,14 @@ from leaderboard_kept import Kept, read_folder
 from bmlr._files import atomic_write_text
 from bmlr.benchmark.drawing import save_figure
 from bmlr.benchmark.statistics import Difference
-from bmlr.figures.style import COLOURS, MARKERS, STYLES, plain_text, shared_legend, tidy
+from bmlr.figures.style import COLOURS, MARKERS, STYLES, add_legend, plain_text, tidy
 from bmlr.tables import Cell, Mark, Table, format_mean, join_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BAND = "95 % interval"
+_NAMED = 5  # cells that a sentence names at most; the tables mark them all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +72,8 @@ class Study:
 
     def title(self, levels: Mapping[str, str]) -> str:
         """Levels of a cell in words."""
-        return ", ".join(f"{level} {self.factor_name(factor)}" for factor, level in levels.items())
-
-    def factor_name(self, factor: str) -> str:
-        """A factor in words."""
-        return str(self.content["factor_names"][factor])
+        names = self.content["factor_names"]
+        return ", ".join(f"{names[factor]} {level}" for factor, level in levels.items())
 
     def differences(self, to: str) -> dict[str, dict[str, Difference]]:
         """Differences to a row, by cell and row."""
@@ -165,7 +163,7 @@ def _counted(study: Study, of_row: Mapping[str, Difference], sign: int, word: st
     names = [study.title(study.kept[name].content["levels"]) for name, value in of_row.items() if side(value) == sign]
     if not names:
         return f"{word} in none"
-    which = "" if len(names) == len(of_row) else f" ({'; '.join(names)})"
+    which = f" ({'; '.join(names)})" if len(names) <= _NAMED and len(names) < len(of_row) else ""
     return f"{word} in {len(names)} of {len(of_row)}{which}"
 
 
@@ -177,17 +175,14 @@ def _trends(study: Study) -> list[str]:
         for panel in study.panels():
             if len(panel.cells) < 2:
                 continue
-            low, high = min(panel.cells), max(panel.cells)
+            low, high, name = min(panel.cells), max(panel.cells), study.content["factor_names"][panel.factor]
             ends = [
                 f"{label} {100 * found[panel.cells[low]][label].mean:+.1f} to "
                 f"{100 * found[panel.cells[high]][label].mean:+.1f}"
                 for label in row["rows"]
             ]
             where = f", {panel.title}" if panel.title else ""
-            lines.append(
-                f"* Points over {row['to']} from {low:g} to {high:g} {study.factor_name(panel.factor)}{where}: "
-                f"{join_names(ends)}."
-            )
+            lines.append(f"* Points over {row['to']} from {name} {low:g} to {high:g}{where}: {join_names(ends)}.")
     return lines
 
 
@@ -210,9 +205,10 @@ def draw(study: Study) -> Any:
             if number == 0:
                 ax.set_title(panel.title or " ", fontsize=10)
             if number == len(rows) - 1:
-                ax.set_xlabel(study.factor_name(panel.factor))
+                ax.set_xlabel(study.content["axes"][panel.factor])
         axes[number][0].set_ylabel(f"points over {row['to']}")
-    shared_legend(figure, list(axes.flat), last=(_BAND,))
+        beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": 9}
+        add_legend(axes[number][-1], last=(_BAND,), **beside)
     return figure
 
 
@@ -225,12 +221,12 @@ def _draw_panel(
     positions = range(len(panel.cells))
     for label, by_level in lines.items():
         values = list(by_level.values())
-        ends = [
-            [100 * (math.nan if end is None else end) for end in (value.low, value.high)] for value in values
-        ]  # fmt: skip
-        ax.fill_between(
-            positions, *zip(*ends, strict=True), color=looks[label]["color"], alpha=0.12, linewidth=0, label=_BAND
+        lows, highs = (
+            [100 * (math.nan if end is None else end) for end in ends]
+            for ends in ([value.low for value in values], [value.high for value in values])
         )
+        band: dict[str, Any] = {"alpha": 0.12, "linewidth": 0, "label": _BAND, "color": looks[label]["color"]}
+        ax.fill_between(positions, lows, highs, **band)
         ax.plot(
             positions, [100 * value.mean for value in values], label=plain_text(label), markersize=4, **looks[label]
         )

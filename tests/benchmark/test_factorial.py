@@ -14,7 +14,8 @@ FILE = """
 seeds: [1, 2]
 baseline: OnlyTPO
 against: [Joint]
-factor_names: {video: layers of video, noise: wrong labels, width: width}
+factor_names: {video: video, noise: noise, width: width}
+axes: {video: layers of video, width: width}
 figure:
   - {to: Joint, rows: [OnlyTPO, BMLR]}
   - {to: OnlyTPO, rows: [BMLR]}
@@ -92,16 +93,17 @@ def test_findings_count_intervals_that_exclude_zero(factorial, study):
     assert lines[0] == "* 4 of 5 cells are complete."
     assert lines[1] == "* To Joint: 6 of 8 intervals exclude zero; about 0 would by chance if nothing differed."
     assert lines[2] == (
-        "    * `OnlyTPO`: above in 2 of 4 (0 layers of video, 0.2 wrong labels; 4 layers of video, 0 wrong labels); "
-        "below in 1 of 4 (4 layers of video, 0.2 wrong labels). Mean +1.0 points, from -3.0 to +5.0."
+        "    * `OnlyTPO`: above in 2 of 4 (video 0, noise 0.2; video 4, noise 0); below in 1 of 4 (video 4, noise "
+        "0.2). Mean +1.0 points, from -3.0 to +5.0."
     )
-    assert "`BMLR`: above in 1 of 4 (4 layers of video, 0 wrong labels); below in 1 of 4" in lines[6]
-    assert "* Points over OnlyTPO from 0 to 4 layers of video, 0.2 wrong labels: BMLR +0.5 to -2.0." in lines
+    assert "`BMLR`: above in 2 of 4 (video 0, noise 0.2; video 4, noise 0); below in 1 of 4" in lines[3]
+    assert "`BMLR`: above in 1 of 4 (video 4, noise 0); below in 1 of 4 (video 4, noise 0.2)" in lines[6]
+    assert "* Points over OnlyTPO from video 0 to 4, noise 0.2: BMLR +0.5 to -2.0." in lines
 
 
 def test_tables_mark_the_side_of_zero(factorial, study):
     table = factorial.difference_table(study, "OnlyTPO")
-    assert table.heads[1] == "0 layers of video, 0 wrong labels"
+    assert table.heads[1] == "video 0, noise 0"
     marks = {row[0].text: [cell.mark for cell in row[1:]] for row in table.rows}
     assert marks == {"Joint": ["", "second", "second", "best"], "BMLR": ["", "", "best", "second"]}
     scores = factorial.score_table(study)
@@ -113,8 +115,8 @@ def test_a_panel_per_second_factor_with_the_shared_cell(factorial, study, tmp_pa
     study = factorial.Study(yaml.safe_load(FILE), tmp_path)
     panels = [(panel.factor, panel.title, panel.cells) for panel in study.panels()]
     assert panels == [
-        ("video", "0 wrong labels", {0: CELLS[0], 4: CELLS[2]}),
-        ("video", "0.2 wrong labels", {0: CELLS[1], 4: CELLS[3]}),
+        ("video", "noise 0", {0: CELLS[0], 4: CELLS[2]}),
+        ("video", "noise 0.2", {0: CELLS[1], 4: CELLS[3]}),
         ("width", "", {4: "width-width-4", 8: CELLS[2]}),
     ]
     figure = factorial.draw(study)
@@ -127,3 +129,14 @@ def test_a_panel_per_second_factor_with_the_shared_cell(factorial, study, tmp_pa
 def test_nothing_kept_says_what_to_do(factorial, tmp_path):
     with pytest.raises(SystemExit, match="make some by benchmarks/leaderboard"):
         factorial.Study(yaml.safe_load(FILE), tmp_path)
+
+
+def test_the_page_is_made_of_the_files_kept(factorial, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "scripts"))
+    import results_page
+
+    monkeypatch.setattr(results_page, "IMAGES", tmp_path)
+    command = [str(BENCHMARKS / "factorial.yaml"), "--keep", str(BENCHMARKS / "factorial"), "--out", str(tmp_path)]
+    assert factorial.main(command) == 0
+    page = BENCHMARKS.parent / "docs" / "factorial.md"
+    assert results_page.page_text("factorial", tmp_path) == page.read_text(encoding="utf-8")
