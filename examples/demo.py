@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of runs and figure")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    figure, axes = plt.subplots(1, len(METHODS), figsize=(4 * len(METHODS), 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(METHODS), figsize=(3 * len(METHODS), 2.7), sharey=True, layout="constrained")
     table: Table | None = None
     for name, ax in zip(METHODS, axes, strict=True):
         print(f"== {name}", flush=True)
@@ -47,7 +47,7 @@ def main() -> None:
         figures.plot_scores(read_metrics(result.directory), ax).set_title(name)
     figure.suptitle(f"digits: validation accuracy per epoch, seed {arguments.seed}")
     path = arguments.out / "accuracy.png"
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=200)
     console = Console()
     console = console if console.is_terminal else Console(width=100)  # logs have no width of their own
     console.print(table)

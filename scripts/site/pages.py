@@ -31,6 +31,7 @@ def method_pages() -> dict[str, str]:
 def generated_pages() -> dict[str, str]:
     """Texts of the made pages by their place in the documents."""
     pages = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in TOP.items()}
+    pages["index.md"] = f"---\nhide: [navigation]\n---\n\n{pages['index.md']}"  # it would list this page alone
     return pages | api_pages({name: f"../methods/{page}" for name, page in method_pages().items()})
 
 
