@@ -20,7 +20,7 @@ import numpy as np
 import official_steps as literal
 import torch
 from official_steps import Literal, Step
-from step import Setting, Subject, add_setting, make_setting, measure_times, table
+from step import BASELINE, Setting, Subject, add_setting, make_setting, measure_times, table
 
 import bmlr
 from bmlr.methods._relearning import _purity as purity
@@ -72,8 +72,12 @@ CASES = (
 
 
 def rows(cases: Sequence[Case], setting: Setting, rounds: int) -> Iterator[list[str]]:
-    """A row per case and kind of step."""
+    """A row per case and kind of step, after one of two subjects that do the same."""
     batch = setting.make_batch()
+    ours, official = (Subject(BASELINE, setting, batch) for _ in range(2))
+    official.name = "the same"
+    times = measure_times([official, ours], rounds)
+    yield [BASELINE, *compared(times[official.name, ""], times[ours.name, ""]), "ours on both sides: the noise"]
     for case in cases:
         official, ours = case.make(setting, batch)
         seconds = measure_times([official, ours], rounds)

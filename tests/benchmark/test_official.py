@@ -3,16 +3,19 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from passes import SAMPLES, counted_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import official
 from step import Setting
 
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 SETTING = Setting("cpu", batch_size=12, width=2, spectrogram=(20, 20), frames=(1, 20, 20), num_classes=3, clock="cpu",
                   dtype=torch.float64)  # fmt: skip
 #: The official code runs the encoders that are held still twice per step.
@@ -52,6 +55,32 @@ def test_official_steps_and_ours_end_with_equal_weights(case):
     assert_equal_after_steps(case)
 
 
+def test_encoder_passes_are_those_of_the_page():
+    """Official forwards, ours, official backwards, ours; a step that is not listed makes one of each."""
+    section = PAGE.read_text(encoding="utf-8").partition("### Against official code\n")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    listed = {
+        (row[0], row[1].strip("`")): tuple(map(float, row[2:6]))
+        for row in cells
+        if len(row) == 7 and row[2][:1].isdigit()
+    }
+    setting = dataclasses.replace(SETTING, batch_size=SAMPLES)
+    torch.manual_seed(1)
+    batch = setting.make_batch()
+    for case in official.CASES:
+        literal, ours = case.make(setting, batch)
+        for tag in ours.batches:
+            found = []
+            for subject in (literal, ours):
+                with counted_rows(subject.model.encoders.values()) as rows:
+                    subject.take(subject.batches[tag])
+                found.append([rows[way] / SAMPLES / 2 for way in ("forward", "backward")])
+            expected = listed.get((case.method, tag), (1, 1, 1, 1))
+            assert tuple(itertools.chain(*zip(*found, strict=True))) == expected, (case.method, tag)
+    assert {name for name, _ in listed} <= {case.method for case in official.CASES}
+    assert listed
+
+
 def case_of(method):
     return next(case for case in official.CASES if case.method == method)
 
@@ -83,7 +112,7 @@ def test_prints_both_tables(capsys, monkeypatch):
                    "--spectrogram", "16", "16", "--frames", "1", "16", "16"])  # fmt: skip
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     first = [row[0].removeprefix("| ") for row in rows]
-    assert first[2] == "DiagnosingRelearning"
-    assert first[3].startswith("Remix (remix:")
+    assert first[2:4] == ["Joint", "DiagnosingRelearning"]
+    assert first[4].startswith("Remix (remix:")
     assert first[-1] == "k-means of a diagnosis"
-    assert all(float(row[3]) > 0 for row in (*rows[2:4], rows[-1]))
+    assert all(float(row[3]) > 0 for row in (*rows[2:5], rows[-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import ClassVar, Literal
 
 import torch
@@ -246,9 +247,8 @@ class ReconBoost(Method):
         """Features of the named modalities; ``still`` without gradient."""
         features = {}
         for name in names:
-            encoder = model.encoders[name]
-            mode = encoder.training and not (still and self.clean_bn)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not still), module_mode(encoder, training=mode):
+            held = module_mode(model.encoders[name], training=False) if still and self.clean_bn else nullcontext()
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not still), held:
                 features[name] = encode_batch(model, batch, name)
         return Output(features, model.fusion, model.task, batch.present)
 
