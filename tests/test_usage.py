@@ -44,7 +44,7 @@ train digits --method Joint --method.alpha 1 -> Method Joint has no parameter al
 train digits --method BMLR --method.alpha.b 1 -> Method BMLR has no parameter alpha.b.
 train digits --method BMLR --data.seed 1 -> Data set digits has no parameter seed. Its parameters are pairing_seed
 train --method.alpha 1 --data digits -> Option --method.alpha needs --method too
-train crema-d --method BMLR -> Data set crema-d needs --data.root: a path.
+train crema-d --method BMLR -> Data set crema-d needs --data.root: a path. The folder that bmlr prepare made, or
 inspect avmnist --data.root /nowhere -> /nowhere
 train digits --method BMLR --seed x -> Option --seed should be a whole number. Found x.
 train digits --method BMLR --resume maybe -> bmlr train takes one data set. Found digits, and maybe too.

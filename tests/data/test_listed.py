@@ -259,6 +259,10 @@ def test_mvsa_single(mvsa, tmp_path, capsys):
         1: "negative", 2: "positive", 3: "neutral", 5: "positive",
     }  # fmt: skip
     assert samples["1"].group == samples["2"].group
+    split = next(data.split(name) for name in ("train", "val", "test") if "1" in data.split(name).ids)
+    batch = split.batch([split.ids.index("1")])  # its text is no UTF-8
+    inputs = data.load_files({"image": mvsa / "data" / "1.jpg", "text": mvsa / "data" / "1.txt"})
+    assert inputs["text"].tolist() == batch.inputs["text"].tolist()
     assert {name: len(data.split(name)) for name in ("train", "val", "test")} == {"train": 20, "val": 7, "test": 5}
     status, text = run(
         capsys, "inspect", "mvsa-single", "--data.root", tmp_path / "out", "--data.protocol", "paper",

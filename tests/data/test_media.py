@@ -206,6 +206,19 @@ class TestDamage:
             with pytest.raises(ValueError, match=rf"x\.{kind} cannot be read: it"):
                 read()
 
+    def test_few_frames_of_unstated_length_are_no_truncation(self, tmp_path):
+        """Packets of flash videos state no length: the header counts the last one, 0.4 s to 2 s here."""
+        for fps in (0.5, 1.0, 2.5):
+            frames, _ = read_frames(write_flv(tmp_path / "x.flv", 6.0, fps=fps, sound=False), 0.5, 8)
+            assert len(frames) == 3
+        path = write_flv(tmp_path / "x.flv", 6.0, fps=2.5, sound=False)
+        content, tags = path.read_bytes(), [13]
+        while tags[-1] < len(content):  # tags of 11 bytes, content and 4 bytes; the last is no image
+            tags.append(tags[-1] + 15 + int.from_bytes(content[tags[-1] + 1 : tags[-1] + 4]))
+        path.write_bytes(content[: tags[-4]])  # without two images
+        with pytest.raises(ValueError, match="truncated: its header says 6.00 s, it has"):
+            read_frames(path, 0.5, 8)
+
     @pytest.mark.parametrize(
         "content", [b"", b"not a video " * 99, b"\0" * 4096, b"FLV\1\5\0\0\0\11" + b"\xff" * 999, b"RIFF\4\0\0\0AVI "]
     )

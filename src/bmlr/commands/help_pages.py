@@ -68,6 +68,17 @@ def read_texts(owner: Any) -> dict[str, str]:
     return texts
 
 
+def explain(option: Option) -> str:
+    """Explanation of an option, without markup."""
+    field = option.name.rpartition(".")[2]
+    return _plain(_SPECIAL.get(field) or read_texts(option.owner).get(field, ""))
+
+
+def _plain(text: str) -> str:
+    """Text of a docstring without its markup."""
+    return re.sub(r"\bNone\b", "none", re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", ""))
+
+
 def _parse(docstring: str) -> docstring_parser.Docstring:
     """A docstring of Google's style, or of another where it has no sections of that."""
     # A guess of the style takes a line that begins with a formula, ``:math:``, for a field of reStructuredText.
@@ -162,9 +173,7 @@ def _option_rows(options: Iterable[Option]) -> list[str]:
     """Rows of options, each with its explanation and default."""
     lines = []
     for option in options:
-        field = option.name.rpartition(".")[2]
-        text = _SPECIAL.get(field) if field in _SPECIAL else read_texts(option.owner).get(field, "")
-        lines += _row(f"--{option.shown}{_placeholder(option)}", f"{text}{_default(option)}")
+        lines += _row(f"--{option.shown}{_placeholder(option)}", f"{explain(option)}{_default(option)}")
     return lines
 
 
@@ -195,8 +204,9 @@ def _default(option: Option) -> str:
 def _row(label: str, text: str, indent: int = _INDENT) -> list[str]:
     """Label and text in two columns."""
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    text = re.sub(r"\bNone\b", "none", re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", ""))
-    wrapped = textwrap.wrap(text, max(30, width - indent), break_long_words=False, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(_plain(text), max(30, width - indent), break_long_words=False, break_on_hyphens=False) or [
+        ""
+    ]
     head = f"  {label}"
     if len(head) > indent - 2:
         return [head, *(" " * indent + line for line in wrapped)]

@@ -265,6 +265,8 @@ def _check_names(command: Command, entries: Mapping[str, _Entry], classes: Mappi
 
 def _check_required(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str, type]) -> None:
     """Raise if an argument or option without a default is missing."""
+    from bmlr.commands.help_pages import explain  # which prints the usage of this module
+
     missing = [option for option in command.positional if option.name not in entries]
     if missing:
         labels = ", ".join(option.name.upper() for option in missing)
@@ -278,7 +280,8 @@ def _check_required(command: Command, entries: Mapping[str, _Entry], classes: Ma
     for name, cls in classes.items():
         for option in class_options(cls, f"{name}."):
             if option.default is REQUIRED and option.name not in entries:
-                raise ValueError(f"{class_name(cls)} needs --{option.name}: {_describe(option)}.")
+                text = f"{_describe(option)}. {explain(option)}".rstrip()
+                raise ValueError(f"{class_name(cls)} needs --{option.name}: {text}")
 
 
 def usage(command: Command) -> str:

@@ -152,6 +152,7 @@ class MediaStream:
         starts = [float(stream.start_time * stream.time_base) for stream in clocked if stream.start_time is not None]
         self.origin = min(starts, default=0.0)
         self.ends: dict[int, float] = {}
+        self._last_lengths: dict[int, float] = {}
 
     @property
     def duration(self) -> float:
@@ -170,6 +171,8 @@ class MediaStream:
             if packet.pts is not None and packet.time_base is not None:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 index = packet.stream.index
+                # Flash videos state no lengths of packets: the last image is seen about as long as the one before.
+                self._last_lengths[index] = 0.0 if packet.duration else max(end - self.ends.get(index, end), 0.0)
                 self.ends[index] = max(end, self.ends.get(index, end))
             if packet.stream.index == self.stream.index:
                 yield packet
@@ -191,12 +194,14 @@ class MediaStream:
         if stream.duration and stream.time_base is not None:
             declared = float(stream.duration * stream.time_base)
             end = self.ends.get(stream.index, 0.0) - float((stream.start_time or 0) * stream.time_base)
+            last = self._last_lengths.get(stream.index, 0.0)
         elif container.duration:
             declared = container.duration / 1e6
             end = max(self.ends.values(), default=0.0) - (container.start_time or 0) / 1e6
+            last = max(self._last_lengths.values(), default=0.0)
         else:
             return
-        if end < declared - max(_TOLERANCE, declared / 100):
+        if end < declared - max(_TOLERANCE, declared / 100, 1.01 * last):
             raise ValueError(f"it is truncated: its header says {declared:.2f} s, it has {max(end, 0):.2f} s")
 
 

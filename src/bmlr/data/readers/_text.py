@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -19,14 +20,25 @@ _MAX_BYTES = 1 << 24  # of a text file; a larger one is a corpus or no text
 
 @dataclasses.dataclass(frozen=True)
 class TextReader(FileReader):
-    """Reader of text files in UTF-8, as bytes; data sets tokenise them."""
+    """Reader of text files in UTF-8, as bytes; data sets tokenise them.
+
+    Attributes:
+        undecodable: What becomes of a file with bytes that are no UTF-8: it is refused, or they are replaced by ``�``.
+    """
 
     version: ClassVar[int] = 1
+    undecodable: Literal["refuse", "replace"] = "refuse"
 
     @property
     def modality(self) -> Modality:
         """Bytes (N,), N by the text."""
         return Modality("text", (-1,))
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Everything the array depends on besides the file, as JSON."""
+        default = {"undecodable": "refuse"}  # unnamed, so that folders prepared without this parameter stay the same
+        return {name: value for name, value in super().parameters.items() if default.get(name) != value}
 
     def __call__(self, path: Path, interval: Interval | None = None) -> FileContent:
         """Read a text file."""
@@ -35,7 +47,7 @@ class TextReader(FileReader):
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"{path} should be the text of one sample, 16 MB at most.")
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = path.read_bytes().decode("utf-8-sig", "strict" if self.undecodable == "refuse" else "replace")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} should be text in UTF-8: {error.reason} at byte {error.start}.") from error
         if not text.strip():

@@ -36,7 +36,7 @@ class AudioVisualData(GroupedData):
       training clips are drawn for it; groups are then shared, as they are in the published split.
 
     Args:
-        root: The prepared folder, or its parent if that holds no other of this data set.
+        root: The folder that ``bmlr prepare`` made, or its parent if that holds no other of this data set.
         protocol: ``clean`` or ``paper``.
         frames: Frames per sample; None takes the data set's (CREMA-D 1, the others 3).
         split_seed: Seed of the drawn splits.

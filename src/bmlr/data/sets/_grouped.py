@@ -20,7 +20,7 @@ class GroupedData(StoredData):
     """A stored data set with splits drawn by group.
 
     Args:
-        root: The prepared folder, or its parent if that holds no other of this data set.
+        root: The folder that ``bmlr prepare`` made, or its parent if that holds no other of this data set.
         protocol: ``clean`` or ``paper``.
         split_seed: Seed of the drawn splits.
         val_fraction: Fraction of the samples drawn for validation, in (0, 1).

@@ -268,7 +268,7 @@ class MVSASingle(ListedData):
     """
 
     name: ClassVar[str] = "mvsa-single"
-    kinds: ClassVar[Mapping[str, str]] = {"image": "image", "text": "text"}
+    kinds: ClassVar[Mapping[str, str]] = {"image": "image", "text": "damaged text"}
 
     @staticmethod
     def list_samples(source: Path, lists: Mapping[SplitName, Path]) -> list[SourceSample]:

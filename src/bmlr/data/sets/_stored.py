@@ -103,7 +103,7 @@ class StoredData(MultimodalData):
     A subclass says how samples are split.
 
     Args:
-        root: The prepared folder, or its parent if that holds no other of this data set.
+        root: The folder that ``bmlr prepare`` made, or its parent if that holds no other of this data set.
         protocol: ``clean`` (no group in two splits) or ``paper`` (the published split).
 
     Raises:

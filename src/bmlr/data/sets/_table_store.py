@@ -155,8 +155,8 @@ def _make_readers(
             else:
                 pair = kind == "flow" and first.parent.name == "u" and vertical_flow(first).parent.is_dir()
                 readers[name] = FlowReader(**dataclasses.asdict(video)) if pair else video
-        elif kind == "text":
-            readers[name] = TextReader()
+        elif kind in {"text", "damaged text"}:
+            readers[name] = TextReader("refuse" if kind == "text" else "replace")
         elif kind == "sequence" or (kind == "array" and _dimensions(name, samples) == 2):
             readers[name] = ArrayReader("sequence")
         else:
