@@ -45,6 +45,9 @@ train digits --method BMLR --method.alpha.b 1 -> Method BMLR has no parameter al
 train digits --method BMLR --data.seed 1 -> Data set digits has no parameter seed. Its parameters are pairing_seed
 train --method.alpha 1 --data digits -> Option --method.alpha needs --method too
 train crema-d --method BMLR -> Data set crema-d needs --data.root: a path. The folder that bmlr prepare made, or
+train mosi --method BMLR -> Option --data.root should be the folder that bmlr prepare made, or the published file. It is
+train wiki --method BMLR -> Option --data.root should be the folder that holds wiki/data.npz. It is not given, and
+inspect avmnist -> Option --data.root should be the folder with the images and recordings, in mnist and fsdd. It is not
 inspect avmnist --data.root /nowhere -> /nowhere
 train digits --method BMLR --seed x -> Option --seed should be a whole number. Found x.
 train digits --method BMLR --resume maybe -> bmlr train takes one data set. Found digits, and maybe too.
@@ -115,6 +118,7 @@ methods extra -> The method should be one of Joint, Ensemble
 @pytest.mark.parametrize("case", CASES.strip().splitlines())
 def test_wrong_usage_gets_one_sentence(capsys, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BMLR_DATA", raising=False)
     Path("aliases.yaml").write_text("fusion: &name sum\nstem: *name\n")
     Path("list.yaml").write_text("- 1\n")
     Path("zero.yaml").write_text("width: 0\n")

@@ -135,14 +135,15 @@ def test_humour_and_sarcasm(tmp_path, capsys, name, file, values, classes):
     printed = capsys.readouterr().out
     assert "2 classes, 40 samples, 0 rejected" in printed
     assert "padding in front; set to 0: 0 NaN, 3 −∞, 0 +∞" in printed
-    data = bmlr.data.create(name, root=tmp_path / "out", protocol="paper")
+    data = bmlr.data.create(name, root=tmp_path / "out")
+    assert data.protocol == "paper"
     assert data.classes == classes
     for split, published in {"train": "train", "val": "valid", "test": "test"}.items():
         assert data.split(split).targets.tolist() == (content[published]["labels"][:, 0] > 0).astype(int).tolist()
         assert data.split(split).ids == [str(number) for number in content[published]["id"][:, 0]]
-    assert main(["inspect", name, "--data.root", str(tmp_path / "out"), "--sheet", str(tmp_path / "s.png")]) == 2
-    assert "Found '0'. Protocol 'paper' takes the published split" in capsys.readouterr().err
-    words = ["--data.root", str(tmp_path / "out"), "--data.protocol", "paper"]
+    words = ["--data.root", str(tmp_path / "out")]
+    assert main(["inspect", name, *words, "--data.protocol", "clean"]) == 2
+    assert "Option --data.protocol should be paper. Found clean." in capsys.readouterr().err
     assert main(["inspect", name, *words, "--sheet", str(tmp_path / "s.png")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert f"Known of {name}:" in printed

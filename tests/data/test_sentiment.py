@@ -512,7 +512,7 @@ def test_the_default_root_and_cache(tmp_path, monkeypatch):
     own.prepare()
     assert list((tmp_path / "own").iterdir())
     monkeypatch.delenv("BMLR_DATA")
-    with pytest.raises(ValueError, match="`root` should be .* no `BMLR_DATA`"):
+    with pytest.raises(ValueError, match="`root` should be .* not given, and the environment variable BMLR_DATA"):
         MOSI()
 
 

@@ -315,16 +315,16 @@ def _build(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str
 
 
 def _make(cls: type, options: Sequence[Option], entries: Mapping[str, _Entry]) -> Any:
-    """Make an object of the options that were given; messages of its class name the option, not its parameter."""
-    given = [entry for option in options for entry in _given(option, entries)]
+    """Make an object of the options that were given; messages of its class name options, not parameters."""
     values = _convert_values(options, entries)
     try:
         return cls(**values)
     except ValueError as error:
         message = str(error)
-        for option in given:
+        for option in [*options, *(entry for option in options for entry in _given(option, entries))]:
             field = option.name.rpartition(".")[2]
-            message = message.replace(f"Parameter `{field}`", entries[option.name].where)
+            where = entries[option.name].where if option.name in entries else f"Option --{option.shown}"
+            message = message.replace(f"Parameter `{field}`", where)
             message = re.sub(rf"Found `{field} = '?(.*?)'?`", r"Found \1", message)
         raise ValueError(message) from error
 

@@ -56,8 +56,8 @@ class PublishedArrays(ArrayData):
         root = root or os.environ.get("BMLR_DATA")
         if not root:
             raise ValueError(
-                f"Parameter `root` should be the folder that holds {self.folder}/{_FILE}, unless the environment "
-                f"variable `BMLR_DATA` names it. Found `root = {root!r}` and no `BMLR_DATA`."
+                f"Parameter `root` should be the folder that holds {self.folder}/{_FILE}. It is not given, and the "
+                "environment variable BMLR_DATA, which may name it, is not set."
             )
         self.root = str(Path(root).expanduser())
 

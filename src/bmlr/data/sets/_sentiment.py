@@ -194,7 +194,32 @@ class CHSIMS(FeatureFileData):
         )
 
 
-class URFunny(FeatureFileData):
+class MultiBenchData(FeatureFileData):
+    """Files of MultiBench whose identifiers do not name the video: there is only the published split.
+
+    See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the other parameters.
+
+    Args:
+        protocol: ``paper``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        protocol: Literal["paper"] = "paper",
+        file: str | None = None,
+        standardise: bool = True,
+        incomplete: Literal["mask", "zeros"] = "mask",
+        cache: str | Path | None = None,
+    ) -> None:
+        check_choice("protocol", protocol, ("paper",))
+        super().__init__(
+            root, protocol=protocol, file=file, standardise=standardise, incomplete=incomplete, cache=cache
+        )
+
+
+class URFunny(MultiBenchData):
     """UR-FUNNY: 16,514 punchlines of TED talks, half of them humorous.
 
     Of Hasan et al. (2019). Read is MultiBench's ``humor.pkl``, with GloVe features of width 300. Its identifiers do not
@@ -204,14 +229,14 @@ class URFunny(FeatureFileData):
 
     Example:
         >>> import bmlr.data
-        >>> bmlr.data.create("ur-funny", root="humor.pkl", protocol="paper").classes  # reads no file yet
+        >>> bmlr.data.create("ur-funny", root="humor.pkl").classes  # reads no file yet
         ('not humorous', 'humorous')
     """
 
     name: ClassVar[str] = "ur-funny"
 
 
-class MUStARD(FeatureFileData):
+class MUStARD(MultiBenchData):
     """MUStARD: 690 utterances of television series, half of them sarcastic.
 
     Of Castro et al. (2019). Read is MultiBench's ``sarcasm.pkl``, with GloVe features of width 300. Its identifiers do
@@ -221,7 +246,7 @@ class MUStARD(FeatureFileData):
 
     Example:
         >>> import bmlr.data
-        >>> bmlr.data.create("mustard", root="sarcasm.pkl", protocol="paper").classes  # reads no file yet
+        >>> bmlr.data.create("mustard", root="sarcasm.pkl").classes  # reads no file yet
         ('not sarcastic', 'sarcastic')
     """
 
