@@ -74,6 +74,7 @@ def ucf(tmp_path):
 def test_ucf_101(ucf, tmp_path, capsys):
     text = prepared(capsys, "ucf-101", ucf, tmp_path / "out")
     assert "2 classes, 24 samples, 0 rejected" in text
+    assert "┃ class ┃ train ┃ test ┃" in text  # the first sample by name is one for testing
     data = bmlr.data.create("ucf-101", root=tmp_path / "out", frames=2, standardise=False)
     data.prepare()
     assert data.classes == ("Archery", "HandStandPushups")

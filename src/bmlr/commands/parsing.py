@@ -321,7 +321,7 @@ def _make(cls: type, options: Sequence[Option], entries: Mapping[str, _Entry]) -
         return cls(**values)
     except ValueError as error:
         message = str(error)
-        for option in [*options, *(entry for option in options for entry in _given(option, entries))]:
+        for option in [*options, *(entry for named in options for entry in _given(named, entries))]:
             field = option.name.rpartition(".")[2]
             where = entries[option.name].where if option.name in entries else f"Option --{option.shown}"
             message = message.replace(f"Parameter `{field}`", where)

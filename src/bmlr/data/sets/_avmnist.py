@@ -154,8 +154,8 @@ class AVMNIST(PairedDigits):
         root = root or os.environ.get("BMLR_DATA")
         if not root:
             raise ValueError(
-                "Parameter `root` should be the folder with the images and recordings, in mnist and fsdd. It is not given, "
-                "and the environment variable BMLR_DATA, which may name it, is not set."
+                "Parameter `root` should be the folder with the images and recordings, in mnist and fsdd. It is not "
+                "given, and the environment variable BMLR_DATA, which may name it, is not set."
             )
         self.setting = check_choice("setting", setting, get_args(SettingName))
         chosen = _SETTINGS[self.setting]

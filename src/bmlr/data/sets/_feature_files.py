@@ -72,8 +72,8 @@ class FeatureFileData(StoredData):
         root = root or os.environ.get("BMLR_DATA")
         if not root:
             raise ValueError(
-                "Parameter `root` should be the folder that bmlr prepare made, or the published file. It is not given, and "
-                "the environment variable BMLR_DATA, which may name the folder of either, is not set."
+                "Parameter `root` should be the folder that bmlr prepare made, or the published file. It is not given, "
+                "and the environment variable BMLR_DATA, which may name the folder of either, is not set."
             )
         super().__init__(root, protocol=protocol)
         self.file = file

@@ -32,7 +32,7 @@ class Manifest(GroupedData):
     * ``protocol="paper"``: the table's split is taken as it is.
 
     Args:
-        root: The folder that ``bmlr prepare`` made, or its parent if that holds no other table.
+        root: The folder that ``bmlr prepare`` made, or its parent if that holds no other of this data set.
         protocol: ``clean`` or ``paper``.
         resplit: Draw the splits by group, whatever the table's split; under ``clean`` only.
         frames: Frames per video.

@@ -21,6 +21,7 @@ from bmlr._checks import check_integer, check_unit_interval
 from bmlr._files import atomic_write
 from bmlr._processors import count_processors
 from bmlr._version import __version__
+from bmlr.data._base import SPLITS
 from bmlr.data.readers._base import FileReader
 from bmlr.data.readers._files import source_bytes
 from bmlr.data.store._cache import checked_name, entry_folder, plain_key, read_entry, write_manifest
@@ -370,7 +371,7 @@ def _package_versions() -> dict[str, str]:
 def _make_result(folder: Path, *, decoded: int) -> PrepareResult:
     store = open_store(folder)
     splits = np.array([sample.split or "" for sample in store.samples])
-    names = list(dict.fromkeys(splits.tolist()))
+    names = [name for name in (*SPLITS, "") if name in splits]
     targets = {split: store.targets[splits == split] for split in names}
     counts = {split: count_classes(values, store.classes) for split, values in targets.items()}
     samples = {split: len(values) for split, values in targets.items()}
