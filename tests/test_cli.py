@@ -14,7 +14,8 @@ import bmlr.data
 import bmlr.methods
 from bmlr.cli import main
 from bmlr.commands import COMMANDS
-from bmlr.commands.help_pages import examples, format_help, read_texts
+from bmlr.commands._explanations import read_texts
+from bmlr.commands.help_pages import examples, format_help
 from bmlr.commands.options import REQUIRED, Command, class_options
 from bmlr.commands.parsing import read_arguments
 from bmlr.data import Modality

@@ -52,8 +52,11 @@ def test_a_constant_modality_cannot_be_standardised(tmp_path, values, message):
 def test_only_stored_data_sets_are_prepared(tmp_path):
     audiovisual = "crema-d, kinetics-sounds, ave"
     names = f"{audiovisual}, ucf-101, food-101, mvsa-single, mosi, mosei, ch-sims, ur-funny, mustard, manifest"
+    for name in ("digits", "wiki"):
+        with pytest.raises(ValueError, match=f"'{name}' needs no preparation: .* Prepared are {names}"):
+            bmlr.data.prepare(name, tmp_path, tmp_path)
     with pytest.raises(ValueError, match=rf"`data` should be one of {names}\."):
-        bmlr.data.prepare("digits", tmp_path, tmp_path)
+        bmlr.data.prepare("nothing", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'mosei'"):
         bmlr.data.prepare("mosey", tmp_path, tmp_path)
 

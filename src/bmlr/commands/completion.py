@@ -11,8 +11,8 @@ import shtab
 import bmlr.data
 import bmlr.methods
 from bmlr.commands import COMMANDS
+from bmlr.commands._explanations import read_texts
 from bmlr.commands._values import literals, placeholder
-from bmlr.commands.help_pages import read_texts
 from bmlr.commands.options import Command, Option, class_options
 
 #: Options whose values are names, with the package that has them.

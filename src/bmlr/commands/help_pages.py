@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import docstring_parser
-
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import nearest_name
+from bmlr.commands._explanations import explain, parse_docstring, plain_text, read_texts
 from bmlr.commands._user_classes import resolve_class
 from bmlr.commands._values import placeholder
 from bmlr.commands.options import REQUIRED, Command, Option, OptionGroup, class_options
@@ -22,10 +20,6 @@ from bmlr.commands.parsing import usage
 _INDENT = 26
 _SMALL = 3  # options of a group that is shown among those of the command
 _PLURALS = {"data": "data sets", "method": "methods"}
-_SPECIAL = {
-    "config": "YAML file with any of these options, such as the config.yaml of a run; options typed here count more.",
-    "import": "Modules of your own classes, such as the method's or an encoder's, as a,b; runs their code.",
-}
 
 
 def format_help(command: Command, topic: str = "") -> str:
@@ -59,36 +53,9 @@ def _registry(option: str) -> Any:
     return bmlr.data if option == "data" else bmlr.methods
 
 
-def read_texts(owner: Any) -> dict[str, str]:
-    """Explanations of parameters by name, from the docstrings of a function, or of a class and its bases."""
-    texts: dict[str, str] = {}
-    for documented in getattr(owner, "__mro__", (owner,)):
-        for entry in _parse(documented.__doc__ or "").params:
-            texts.setdefault(entry.arg_name, " ".join((entry.description or "").split()))
-    return texts
-
-
-def explain(option: Option) -> str:
-    """Explanation of an option, without markup."""
-    field = option.name.rpartition(".")[2]
-    return _plain(_SPECIAL.get(field) or read_texts(option.owner).get(field, ""))
-
-
-def _plain(text: str) -> str:
-    """Text of a docstring without its markup."""
-    return re.sub(r"\bNone\b", "none", re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", ""))
-
-
-def _parse(docstring: str) -> docstring_parser.Docstring:
-    """A docstring of Google's style, or of another where it has no sections of that."""
-    # A guess of the style takes a line that begins with a formula, ``:math:``, for a field of reStructuredText.
-    parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)
-    return parsed if parsed.meta else docstring_parser.parse(docstring)
-
-
 def examples(command: Command) -> list[str]:
     """Example lines of a command's docstring."""
-    parsed = _parse(command.function.__doc__ or "")
+    parsed = parse_docstring(command.function.__doc__ or "")
     lines = [line for entry in parsed.examples for line in (entry.description or "").splitlines()]
     return [line.strip() for line in lines if line.strip()]
 
@@ -204,9 +171,9 @@ def _default(option: Option) -> str:
 def _row(label: str, text: str, indent: int = _INDENT) -> list[str]:
     """Label and text in two columns."""
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    wrapped = textwrap.wrap(_plain(text), max(30, width - indent), break_long_words=False, break_on_hyphens=False) or [
-        ""
-    ]
+    wrapped = textwrap.wrap(
+        plain_text(text), max(30, width - indent), break_long_words=False, break_on_hyphens=False
+    ) or [""]
     head = f"  {label}"
     if len(head) > indent - 2:
         return [head, *(" " * indent + line for line in wrapped)]

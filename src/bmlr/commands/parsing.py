@@ -11,6 +11,7 @@ from typing import Any
 import bmlr.data
 import bmlr.methods
 from bmlr._checks import nearest_name
+from bmlr.commands._explanations import explain
 from bmlr.commands._user_classes import class_name, import_module, import_user_modules, noun, resolve_class
 from bmlr.commands._values import BOOLEANS, convert, describe_type, mapping_item
 from bmlr.commands.options import REQUIRED, Command, Option, OptionGroup, class_options, takes_any_option
@@ -265,8 +266,6 @@ def _check_names(command: Command, entries: Mapping[str, _Entry], classes: Mappi
 
 def _check_required(command: Command, entries: Mapping[str, _Entry], classes: Mapping[str, type]) -> None:
     """Raise if an argument or option without a default is missing."""
-    from bmlr.commands.help_pages import explain  # which prints the usage of this module
-
     missing = [option for option in command.positional if option.name not in entries]
     if missing:
         labels = ", ".join(option.name.upper() for option in missing)

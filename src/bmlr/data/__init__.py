@@ -158,6 +158,11 @@ def prepare(name: str, source: Path, dest: Path, options: PrepareOptions | None 
     from bmlr.data.sets._stored import StoredData  # needs more than torch and numpy
 
     stored = {data: cls for data in _DATA if issubclass(cls := get(data), StoredData)}
+    if name in _DATA and name not in stored:
+        raise ValueError(
+            f"Data set '{name}' needs no preparation: inspect and train read it as it is. Prepared are "
+            f"{', '.join(stored)}."
+        )
     check_choice("data", name, stored)
     return stored[name].convert(Path(source).expanduser(), Path(dest).expanduser(), options or PrepareOptions())
 
