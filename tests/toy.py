@@ -56,11 +56,16 @@ class Toy(MultimodalData):
         }
 
 
-class SlowJoint(Joint):
-    """Joint training that tells of its first step and prediction, and takes its time for them."""
+class WaitingJoint(Joint):
+    """Joint training that tells of its first step and prediction, and waits at each for a file.
 
-    def __init__(self) -> None:
+    Args:
+        folder: Folder of the files ``go-step`` and ``go-prediction``.
+    """
+
+    def __init__(self, folder: str = ".") -> None:
         super().__init__()
+        self.folder = folder
         self._told: set[str] = set()
 
     def compute_losses(self, model: MultimodalClassifier, batch: Batch) -> Losses:
@@ -72,7 +77,10 @@ class SlowJoint(Joint):
         return super().predict(output)
 
     def _tell(self, event: str) -> None:
-        if event not in self._told:
-            self._told.add(event)
-            print(event, flush=True)
-            time.sleep(0.5)
+        if event in self._told:
+            return
+        self._told.add(event)
+        print(event, flush=True)
+        deadline = time.monotonic() + 60
+        while not Path(self.folder, f"go-{event}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)

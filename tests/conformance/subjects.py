@@ -7,7 +7,7 @@ two, or differs by design, its class says so (:class:`bmlr.methods.Conformance`)
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -63,32 +63,30 @@ def with_two_or_three(subjects: Iterable[str]) -> list[Any]:
 
     The other pairs are tests of `make test-slow`.
     """
-    return _with_rare_ones_slow(itertools.product(subjects, (2, 3)), lambda modalities: modalities == 3, _firsts())
+    firsts = _firsts()
+    return [
+        _usual_or_slow(case, base(case[0]) in firsts or case[1] == 3) for case in itertools.product(subjects, (2, 3))
+    ]
 
 
 def with_fusions(pairs: Iterable[tuple[str, str]], *, of_firsts: bool = True) -> list[Any]:
     """Pairs of a subject and a fusion with a number of modalities as parameters.
 
-    All for one method of each way, unless ``of_firsts`` is False; ``concat`` with three and ``own`` with two for the
-    others. The rest are tests of `make test-slow`.
+    ``concat`` with three and ``own`` with two; for one method of each way, unless ``of_firsts`` is False, every fusion
+    with three, ``concat`` and ``own`` with two as well. The rest are tests of `make test-slow`.
     """
     cases = ((*pair, modalities) for pair in pairs for modalities in (2, 3))
-    firsts = _firsts() if of_firsts else set()
-    return _with_rare_ones_slow(cases, lambda *case: case in {("concat", 3), ("own", 2)}, firsts)
-
-
-def _with_rare_ones_slow(
-    cases: Iterable[tuple[Any, ...]], is_usual: Callable[..., bool], firsts: set[str]
-) -> list[Any]:
-    """Parameters of cases, which begin with a subject, all of ``firsts``; ``is_usual`` judges the rest of a case."""
+    usual = {("concat", 3), ("own", 2)}
+    of_first = {("concat", 2), *((fusion, 3) for fusion in FUSIONS)} if of_firsts else set()
+    firsts = _firsts()
     return [
-        pytest.param(
-            *case,
-            marks=() if base(case[0]) in firsts or is_usual(*case[1:]) else pytest.mark.slow,
-            id="-".join(map(str, case)),
-        )
-        for case in cases
+        _usual_or_slow(case, case[1:] in usual or (base(case[0]) in firsts and case[1:] in of_first)) for case in cases
     ]
+
+
+def _usual_or_slow(case: tuple[Any, ...], is_usual: bool) -> Any:
+    """The parameters of a case, for `make test-slow` alone unless it is a usual one."""
+    return pytest.param(*case, marks=() if is_usual else pytest.mark.slow, id="-".join(map(str, case)))
 
 
 def _firsts() -> set[str]:

@@ -314,7 +314,8 @@ def test_absent_modalities_give_finite_steps_and_leave_their_inputs_unread(subje
 
 
 @pytest.mark.parametrize(
-    ("subject", "fusion", "modalities"), with_fusions(itertools.product(SUBJECTS, ["concat", "own"]))
+    ("subject", "fusion", "modalities"),
+    with_fusions(itertools.product(SUBJECTS, ["concat", "own"]), of_firsts=False),
 )
 def test_a_run_continues_from_stored_state(subject, fusion, modalities):
     assert_resumes(lambda: make_method(subject), modalities, fusion=fusion)

@@ -64,8 +64,13 @@ def run_script(folder, method, *arguments, timeout=240):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("BMLR",), ("LFM", "--auto")], ids=str
-)  # LFM leaves parameters without a gradient
+    "arguments",
+    [
+        pytest.param(("BMLR",), marks=pytest.mark.slow),  # as in tests/reliability/test_failing_rank.py
+        ("LFM", "--auto"),  # leaves parameters without a gradient
+    ],
+    ids=str,
+)
 def test_a_whole_run_in_two_processes(tmp_path, arguments):
     done = run_script(tmp_path / "run", *arguments)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,22 @@ from typing import IO
 
 TESTS = Path(__file__).parents[1]
 PATHS = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+#: What a training command imports once it is called: seconds each time, if the server has not.
+TRAINING = ("bmlr.commands.train", "bmlr.training", "jsonargparse", "torch.utils.tensorboard")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
+
+
+@contextlib.contextmanager
+def heeding_ctrl_c() -> Iterator[None]:
+    """Let a process that is started meanwhile heed Ctrl-C.
+
+    A suite that was started in the background hands on that it is ignored.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Command:
@@ -25,7 +40,7 @@ class Command:
         self.errors, self.output = Path(errors), Path(output)
 
     def start(self, arguments: Sequence[str]) -> int:
-        with self.errors.open("wb") as errors, self.output.open("wb") as output:
+        with heeding_ctrl_c(), self.errors.open("wb") as errors, self.output.open("wb") as output:
             self.process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "bmlr", *arguments],
                 env=ENVIRONMENT,
@@ -70,15 +85,17 @@ def pipes(server: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
 
 @contextlib.contextmanager
 def fork_server(*modules: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for :class:`Forked` that has imported the commands, the toy data set and these modules."""
+    """A process for :class:`Forked` that has imported the toy data set and these modules."""
     script = Path(__file__).with_name("fork_server.py")
-    with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-W", "ignore", str(script), *modules],
-        env=ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
+    with heeding_ctrl_c():
+        server = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-W", "ignore", str(script), *modules],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+    with server as process:
         requests, answers = pipes(process)
         assert answers.readline() == b"ready\n"
         yield process

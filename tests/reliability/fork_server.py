@@ -1,14 +1,13 @@
-"""Starts training commands in processes of their own, forked from this one, which has imported everything already.
+"""Starts commands in processes of their own, forked from this one, which has imported what they need already.
 
 Says that it is ready, then reads a line of JSON per command (its arguments and the files of its output and error
 streams), forks, answers with the process's number, and then with its exit status once it has ended. Its own arguments
-are further modules to import.
+are the modules to import.
 """
 
 import importlib
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from bmlr.cli import main
 def run(arguments: list[str], errors: str, output: str) -> None:
     """The command, as ``bmlr`` would run it; never returns."""
     os.setpgid(0, 0)
-    # As in a terminal: a suite that was started in the background hands on that Ctrl-C is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, target in ((1, output), (2, errors)):
         os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     try:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import Forked, chance, finish, fork_server
+from commands import TRAINING, Forked, chance, finish, fork_server
 
 METHODS = ["Joint", "BMLR:alpha=1,beta=0.2"]
 
 
 @pytest.fixture(scope="module")
 def server():
-    with fork_server("matplotlib.pyplot", "sklearn.metrics", "scipy.stats") as process:
+    modules = ["bmlr.commands.compare", "bmlr.benchmark", "matplotlib.pyplot", "sklearn.metrics", "scipy.stats"]
+    with fork_server(*TRAINING, *modules) as process:
         yield process
 
 

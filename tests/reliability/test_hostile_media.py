@@ -212,28 +212,21 @@ def test_settings_nested_without_end(tmp_path, capsys):
 # A full disk, on the command line
 
 
-def test_a_full_cache_is_said_in_one_sentence(tmp_path):
+def test_a_full_cache_is_said_in_one_sentence(tmp_path, capsys, monkeypatch):
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root on Linux")
     (tmp_path / "disk").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path / "disk")]
     if subprocess.run(mount, check=False, capture_output=True).returncode:  # noqa: S603
         pytest.skip("a small file system cannot be mounted here")
+    monkeypatch.setenv("BMLR_CACHE", str(tmp_path / "disk"))
     try:
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "bmlr", "train", "--data", "digits", "--method", "Joint", "--run", str(tmp_path)],
-            env={**os.environ, "BMLR_CACHE": str(tmp_path / "disk"), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        assert main(["train", "--data", "digits", "--method", "Joint", "--run", str(tmp_path)]) == 2
     finally:
         subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)  # noqa: S603, S607
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(
-        f"bmlr: error: The cache folder {tmp_path / 'disk'} cannot be written"
-    )
-    assert "Traceback" not in done.stderr
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith(f"bmlr: error: The cache folder {tmp_path / 'disk'} cannot be written")
+    assert "Traceback" not in errors
 
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))  # media_fixtures

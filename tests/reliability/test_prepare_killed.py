@@ -21,7 +21,7 @@ HOW = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=str)
 
 @pytest.fixture(scope="module")
 def server():
-    with fork_server("warm_media") as process:
+    with fork_server("warm_media", "bmlr.commands.prepare", "jsonargparse") as process:
         yield process
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from commands import Command, Forked, fork_server
+from commands import TRAINING, Command, Forked, fork_server
 from interruptions import assert_same_run
 
 #: A hundred steps in four epochs, with a checkpoint every five.
@@ -20,7 +20,7 @@ STOPPED = {signal.SIGTERM: 2, signal.SIGINT: 130}
 
 @pytest.fixture(scope="module")
 def server():
-    with fork_server() as process:
+    with fork_server(*TRAINING) as process:
         yield process
 
 
@@ -93,25 +93,36 @@ def test_killed_at_random_moments_a_run_ends_the_same(tmp_path, server, how):
     killed_again_and_again(tmp_path, Forked(server, tmp_path / "errors"), how, 3, longest=1.0)
 
 
+def wait_for_words(path, words):
+    """Wait until a process has written these words into a file, which it makes once it has started."""
+    deadline = time.monotonic() + 60
+    while not (path.exists() and words in path.read_text()):
+        assert time.monotonic() < deadline, f"Nothing said {words!r}."
+        time.sleep(0.01)
+
+
 def test_ctrl_c_says_what_is_kept_and_twice_stops_at_once(tmp_path, server):
     """In the first step, in validation, twice; with workers, to whom the terminal sends it too."""
     command = Forked(server, tmp_path / "errors", tmp_path / "output")
     folder = tmp_path / "run"
-    arguments = [*ARGUMENTS, "--method=toy.SlowJoint", "--trainer.num_workers=2", "--run", str(folder)]
+    method = ["--method=toy.WaitingJoint", f"--method.folder={tmp_path}"]
+    arguments = [*ARGUMENTS, *method, "--trainer.num_workers=2", "--run", str(folder)]
+    answer = "bmlr: stopping after this step, with a checkpoint; Ctrl-C again stops at once."
 
-    def stop(line, times):
-        command.output.unlink(missing_ok=True)  # that of the run before
+    def stop(event, times):
+        for path in (command.output, command.errors):  # those of the run before
+            path.unlink(missing_ok=True)
         process = command.start(arguments)
-        deadline = time.monotonic() + 60
-        # The process makes the file once it has started.
-        while time.monotonic() < deadline and not (command.output.exists() and line in command.output.read_text()):
-            time.sleep(0.01)
-        for _ in range(times):
+        wait_for_words(command.output, event)
+        os.killpg(process, signal.SIGINT)
+        wait_for_words(command.errors, answer)
+        if times == 2:
             os.killpg(process, signal.SIGINT)
-            time.sleep(0.1)
+        else:
+            (tmp_path / f"go-{event}").touch()
         assert command.ended(60) == 130
         first, *_, last = command.errors.read_text().strip().splitlines()
-        assert first == "bmlr: stopping after this step, with a checkpoint; Ctrl-C again stops at once."
+        assert first == answer
         return last
 
     beginning = f"bmlr: The run in {folder} was stopped by"
