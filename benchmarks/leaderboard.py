@@ -134,10 +134,14 @@ class Campaign:
             return rows
         return [row for row in rows if {row.label, row.label.partition(":")[0]} & set(self.chosen)]
 
-    def spaces(self, rows: Sequence[Row]) -> list[str]:
+    def tuning_of(self, data_set: DataSet) -> Mapping[str, Any]:
+        """The search of a data set: that of the file, with what its entry says of its own."""
+        return {**self.tuning, **data_set.entry.get("tuning", {})}
+
+    def spaces(self, data_set: DataSet, rows: Sequence[Row]) -> list[str]:
         """Spaces of the search. The learning rate is first in all, so that the trials of all methods share it."""
-        rate = f"{LR}={self.tuning['lr']}"
-        own = self.tuning.get("spaces") or {}
+        tuning = self.tuning_of(data_set)
+        rate, own = f"{LR}={tuning['lr']}", tuning.get("spaces") or {}
         of_rows = {row.text: own.get(row.label) for row in rows}
         return [f"{text}:{rate}{f',{space}' if space else ''}" for text, space in of_rows.items()]
 
@@ -151,14 +155,15 @@ class Campaign:
 
     def search(self, data_set: DataSet, rows: Sequence[Row]) -> dict[str, Mapping[str, Any]]:
         """The tuned values of each row by its text; trials that are missing are made."""
-        if not self.tuning:
+        tuning = self.tuning_of(data_set)
+        if not tuning:
             return {}
         found = tune(
             data_set.data,
             [row.text for row in rows],
-            self.spaces(rows),
-            Search(self.tuning["trials"], defaults_first=True),
-            seeds=self.tuning["seeds"],
+            self.spaces(data_set, rows),
+            Search(tuning["trials"], defaults_first=True),
+            seeds=tuning["seeds"],
             out=self.folder(data_set) / "tuning",
             engine=self.engine,
             **data_set.options,
@@ -216,7 +221,8 @@ class Campaign:
             jobs = make_jobs(data_set.data, [row.text for row in methods], self.seeds[:1], **data_set.options)
             plan = make_plan(jobs, self.folder(data_set) / "plan", self.engine)
             known = [cost.seconds for cost in plan.costs() if cost]
-            trials = int(self.tuning.get("trials", 0)) * len(self.tuning.get("seeds", ()))
+            tuning = self.tuning_of(data_set)
+            trials = int(tuning.get("trials", 0)) * len(tuning.get("seeds", ()))
             runs = len(methods) * (trials + len(self.seeds))
             seconds = sum(known) * (trials + len(self.seeds)) / getattr(self.engine, "processes", 1)
             total += seconds

@@ -78,7 +78,7 @@ def keep(campaign: Campaign, data_set: DataSet, folder: Path) -> Path:
         "entry": dict(data_set.entry),
         "levels": dict(data_set.levels),
         "seeds": campaign.seeds,
-        "tuning": {key: value for key, value in campaign.tuning.items() if key != "spaces"},
+        "tuning": {key: value for key, value in campaign.tuning_of(data_set).items() if key != "spaces"},
         "command": campaign.command(data_set),
         "commit": _commit(),
         "versions": results[0]["versions"],

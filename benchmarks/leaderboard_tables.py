@@ -109,9 +109,10 @@ def findings(kept: Kept) -> str:
         lines.append(f"* {len(worse) or 'None'} below {name}, {len(better) or 'none'} above it{named}.")
     rates = [row["tuned"][LR] for row in kept.content["rows"].values() if LR in row["tuned"]]
     if rates:
-        count = rates.count(max(rates))
+        count, (low, high) = rates.count(max(rates)), kept.content["tuning"]["lr"].split(":")[:2]
         lines.append(
-            f"* Learning rate: {count} of {len(rates)} rows found the largest that any row found, {max(rates):.2g}."
+            f"* Learning rate: drawn from {low} to {high}. {count} of {len(rates)} rows found the largest that any row "
+            f"found, {max(rates):.2g}."
         )
     return "\n".join(lines)
 

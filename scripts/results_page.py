@@ -2,9 +2,8 @@
 
     python scripts/results_page.py paper-tables results
 
-The text is in ``scripts/PAGE.md.jinja``, of ``factorial``, ``leaderboard``, ``results`` or ``paper-tables``. Its tables
-are read from the folder, its figures are copied from there to ``docs/images``, so that no number of the page is written
-by hand.
+The text is in ``scripts/PAGE.md.jinja``, of ``factorial``, ``results`` or ``paper-tables``. Its tables are read from
+the folder, its figures are copied from there to ``docs/images``, so that no number of the page is written by hand.
 """
 
 from __future__ import annotations

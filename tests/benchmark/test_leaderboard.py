@@ -126,8 +126,8 @@ def test_the_page_is_made_of_the_files_kept(leaderboard, tmp_path, monkeypatch):
     kept = str(BENCHMARKS / "leaderboard")
     file = str(BENCHMARKS / "leaderboard.yaml")
     assert leaderboard.main([file, "--tables", "--keep", kept, "--out", str(tmp_path)], InlineEngine()) == 0
-    page = BENCHMARKS.parent / "docs" / "leaderboard.md"
-    assert results_page.page_text("leaderboard", tmp_path) == page.read_text(encoding="utf-8")
+    page = BENCHMARKS.parent / "docs" / "results.md"
+    assert results_page.page_text("results", tmp_path) == page.read_text(encoding="utf-8")
 
 
 def test_a_dry_run_tells_runs_and_starts_none(leaderboard, tmp_path, capsys, monkeypatch):
