@@ -101,6 +101,14 @@ class Verdicts:
         return sum(bool(set(diagnosis.verdict.undertrained) - set(self.case.behind)) for diagnosis in self.probed)
 
     @property
+    def mildly_wrong(self) -> int:
+        """Those of them that call what they name wrongly mildly undertrained, and nothing worse."""
+        named = [(d.paragraph, set(d.verdict.undertrained) - set(self.case.behind)) for d in self.probed]
+        return sum(
+            bool(names) and all(f"{name} is mildly undertrained" in text for name in names) for text, names in named
+        )
+
+    @property
     def missed(self) -> int:
         """Verdicts that leave out a modality which is behind."""
         return sum(bool(set(self.case.behind) - set(diagnosis.verdict.undertrained)) for diagnosis in self.probed)
@@ -152,7 +160,8 @@ def _sums(verdicts: Sequence[Verdicts]) -> str:
     count, level_count = (sum(len(of_case.probed) for of_case in some) for some in (behind, level))
     return (
         f"Where a modality is behind, exactly the right ones are named in {sum(v.right for v in behind)} of {count} "
-        f"verdicts. Where none is, one is named in {sum(v.wrong for v in level)} of {level_count}."
+        f"verdicts. Where none is, one is named in {sum(v.wrong for v in level)} of {level_count}, mildly in "
+        f"{sum(v.mildly_wrong for v in level)} of these."
     )
 
 

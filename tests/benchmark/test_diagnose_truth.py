@@ -21,10 +21,11 @@ def truth(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def diagnosis(*undertrained, weak=(), methods=()):
+def diagnosis(*undertrained, weak=(), methods=(), mild=False):
     verdict = SimpleNamespace(undertrained=undertrained, methods=methods, with_status=lambda *_: weak)
     recovery = SimpleNamespace(relative_recovery=SimpleNamespace(value=0.5))
-    return SimpleNamespace(verdict=verdict, modalities={"audio": recovery, "video": recovery})
+    paragraph = " ".join(f"{name} is {'mildly ' if mild else ''}undertrained: …" for name in undertrained)
+    return SimpleNamespace(verdict=verdict, modalities={"audio": recovery, "video": recovery}, paragraph=paragraph)
 
 
 def test_verdicts_are_held_against_the_construction(truth):
@@ -35,13 +36,14 @@ def test_verdicts_are_held_against_the_construction(truth):
         hard, [diagnosis("video"), diagnosis("audio"), diagnosis(), diagnosis("audio", "video")], weak
     )
     assert (of_hard.right, of_hard.wrong, of_hard.missed) == (1, 2, 2)
-    of_even = truth.Verdicts(even, [diagnosis(), diagnosis(), diagnosis("audio")], [])
+    of_even = truth.Verdicts(even, [diagnosis(), diagnosis("video"), diagnosis("audio", mild=True)], [])
     table = truth.verdict_table([of_hard, of_even])
     assert [cell.text for cell in table.rows[0]] == [
         "audio 0, video 4", "video", "1 of 4", "2", "2", "video 4", "audio 0.50, video 0.50"
     ]  # fmt: skip
     (note,) = table.notes
-    assert "exactly the right ones are named in 1 of 4 verdicts. Where none is, one is named in 1 of 3." in note
+    assert "exactly the right ones are named in 1 of 4 verdicts." in note
+    assert "Where none is, one is named in 2 of 3, mildly in 1 of these." in note
 
 
 def test_advice_is_held_against_unbalanced_sets(truth, tmp_path):

@@ -84,7 +84,10 @@ def test_the_paragraph_names_the_modality_its_numbers_and_what_to_try():
     assert all(name in text for name in verdict.methods)
     assert "\n" not in text
     mild = dataclasses.replace(BEHIND, relative_recovery=around(0.85))
-    assert verdict_of({"audio": GOOD, "video": mild}).paragraph.startswith("video is mildly undertrained")
+    paragraph = verdict_of({"audio": GOOD, "video": mild}).paragraph
+    assert paragraph.startswith("video is mildly undertrained")
+    assert "by the chance of one run: look at other seeds" in paragraph
+    assert "look at other seeds" not in text
 
 
 def test_the_advice_depends_on_the_location_the_method_and_conflict():
@@ -113,6 +116,12 @@ def test_paragraphs_without_an_undertrained_modality():
     balanced = verdict_of({"audio": GOOD, "video": GOOD})
     assert balanced.paragraph.startswith("No modality is undertrained. Alone in the joint model audio reaches 85.0 %")
     assert "Balancing has little to add" in balanced.paragraph
+    # Balanced, but all held back alike: on synthetic data losses of their own then help as well.
+    alike = dataclasses.replace(GOOD, alone=around(0.6))
+    paragraph = verdict_of({"audio": alike, "video": alike}).paragraph
+    assert "a loss of its own for every modality may help all of them" in paragraph
+    assert "little to add" not in paragraph
+    assert "little to add" in verdict_of({"audio": alike, "video": GOOD}).paragraph
     assert balanced.methods == ()
 
     nothing = dataclasses.replace(GOOD, trained_alone=around(0.11, 0.02))

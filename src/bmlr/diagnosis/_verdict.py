@@ -151,15 +151,26 @@ class _Writer:
                 "square root of their number."
             )
         if set(verdict.status.values()) == {"balanced"}:
-            sentences.append(
-                "Balancing has little to add here; look to data, encoders and regularisation for better accuracy."
-            )
+            sentences.append(self._balanced_advice())
         if self.context.shuffled and verdict.with_status("undertrained", "weak"):
             sentences.append(
                 "Shuffled inputs of the other modalities vote for their own classes, which makes accuracies alone too "
                 "low: check that removal by the mean input gives the same verdict."
             )
         return sentences
+
+    def _balanced_advice(self) -> str:
+        held_back = [
+            u
+            for u, numbers in self.evidence.items()
+            if numbers.trained_alone is not None and numbers.alone.high < numbers.trained_alone.low
+        ]
+        if len(held_back) == len(self.evidence):
+            return (
+                "None is behind another, but each alone is below training alone: a loss of its own for every modality "
+                "may help all of them."
+            )
+        return "Balancing has little to add here; look to data, encoders and regularisation for better accuracy."
 
     def _plain_advice(self, behind: Sequence[str]) -> str:
         verdict = self.verdict
@@ -198,7 +209,8 @@ class _Writer:
             )
         recovery = numbers.relative_recovery
         mild = recovery is not None and recovery.value >= 2 * self.thresholds.fraction - 1 and location != "encoder"
-        return f"{u} is {'mildly ' if mild else ''}undertrained: {'; '.join(reasons)}. {where}"
+        chance = " Equal modalities can differ as much by the chance of one run: look at other seeds." if mild else ""
+        return f"{u} is {'mildly ' if mild else ''}undertrained: {'; '.join(reasons)}. {where}{chance}"
 
     def _uninformative(self, u: str) -> str:
         numbers = self.evidence[u]
