@@ -401,7 +401,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("split", ["data", "method"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_configuration_names_registered_and_imported_classes_only(tmp_path, name, split):
+def test_a_configuration_names_registered_and_imported_classes_only(tmp_path, monkeypatch, name, split):
+    monkeypatch.delitem(sys.modules, "antigravity", raising=False)  # the command line imports what it is told to
     content = configuration().as_dict()
     content[split] = {"class_path": name, "init_args": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
