@@ -16,13 +16,12 @@ from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.drawing import save_figure
 from bmlr.benchmark.overall import overall_table, overall_test
 from bmlr.benchmark.statistics import Estimate, estimate
-from bmlr.tables import Cell, Table, mark_best
+from bmlr.tables import Cell, Table, list_first, mark_best
 from bmlr.tasks import metric_form
 
 if TYPE_CHECKING:
     from leaderboard import Campaign
 
-_NAMED = 5  # rows that differ, of which a sentence gives the names
 _LOST = 3  # modalities, up to which each has a column of what is lost without it
 
 
@@ -104,8 +103,7 @@ def findings(kept: Kept) -> str:
                 elif ends[1] < 0:
                     worse.append(shown)
         best = [text for _, text in sorted(better, reverse=True)]
-        more = f" and {len(best) - _NAMED} more" if len(best) > _NAMED else ""
-        named = f": {', '.join(best[:_NAMED])}{more}" if best else ""
+        named = f": {list_first(best)}" if best else ""
         lines.append(f"* {len(worse) or 'None'} below {name}, {len(better) or 'none'} above it{named}.")
     rates = [row["tuned"][LR] for row in kept.content["rows"].values() if LR in row["tuned"]]
     if rates:

@@ -25,6 +25,7 @@ __all__ = [
     "format_percent",
     "join_names",
     "leading_number",
+    "list_first",
     "mark_best",
     "write_table",
 ]
@@ -186,6 +187,17 @@ def join_names(names: Sequence[str]) -> str:
         ('audio', 'audio, video and text')
     """
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def list_first(texts: Sequence[str], most: int = 5) -> str:
+    """The first texts of a list, and how many more there are.
+
+    Example:
+        >>> list_first(["Joint", "BMLR"]), list_first(["Joint", "BMLR", "DGL", "OPM"], 2)
+        ('Joint, BMLR', 'Joint, BMLR and 2 more')
+    """
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def mark_best(cells: Sequence[Cell], goodness: Callable[[float], float] = float) -> list[Cell]:

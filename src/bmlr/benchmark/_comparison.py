@@ -16,6 +16,7 @@ from bmlr.benchmark.specification import parse_method
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
 from bmlr.runs import RunRecord, group_runs, metric_names, primary_score
 from bmlr.runs.settings import data_settings, method_settings
+from bmlr.tables import list_first
 
 #: Data passes may differ by this fraction and still count as one budget: methods sample a little more or less.
 _BUDGET_TOLERANCE = 0.25
@@ -277,16 +278,16 @@ def _span(values: Sequence[float]) -> str:
 def _remarks(groups: Mapping[str, Sequence[RunRecord]], methods: Sequence[MethodSummary]) -> list[str]:
     remarks = []
     if failed := [f"{method.failed} of {method.label}" for method in methods if method.failed]:
-        remarks.append(f"Failed runs, left out of the means: {', '.join(failed)}.")
+        remarks.append(f"Failed runs, left out of the means: {list_first(failed)}.")
     if unfinished := [f"{method.unfinished} of {method.label}" for method in methods if method.unfinished]:
-        remarks.append(f"Unfinished runs, left out: {', '.join(unfinished)}.")
+        remarks.append(f"Unfinished runs, left out: {list_first(unfinished)}.")
     if len({method.seeds for method in methods if method.seeds}) > 1:
         remarks.append("The methods do not have the same seeds.")
     flat = {label: method_settings(members[0]) for label, members in groups.items() if members[0].config}
     for key in dict.fromkeys(key for settings in flat.values() for key in settings):
         values = {json.dumps(settings.get(key)) for settings in flat.values()}
         if len(values) > 1 and not key.startswith(("method.", "trainer.epochs")):
-            remarks.append(f"The methods differ in {key}: {', '.join(sorted(values))}.")
+            remarks.append(f"The methods differ in {key}: {list_first(sorted(values))}.")
     if len({method.difference.over for method in methods if method.difference}) > 1:
         remarks.append("Not all runs kept their predictions: some intervals are over seeds alone.")
     return remarks

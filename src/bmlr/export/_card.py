@@ -12,7 +12,7 @@ from bmlr._version import __version__
 from bmlr.diagnosis import IntervalEstimate, Robustness, measure_run_robustness
 from bmlr.diagnosis.measures import wilson_interval
 from bmlr.runs import RunError, metric_names, read_predictions, read_run
-from bmlr.tables import Cell, Table, join_names
+from bmlr.tables import Cell, Table, join_names, list_first
 from bmlr.tasks import metric_form, prediction_label
 from bmlr.training import LoadedRun
 
@@ -80,9 +80,7 @@ def _data_lines(loaded: LoadedRun, result: Mapping[str, Any]) -> str:
     if samples := result.get("samples"):
         lines.append("* Samples: " + ", ".join(f"{count} {name}" for name, count in samples.items()))
     if data.classes:
-        names = ", ".join(data.classes[:_MAX_CLASSES])
-        more = f" and {len(data.classes) - _MAX_CLASSES} more" if len(data.classes) > _MAX_CLASSES else ""
-        lines.append(f"* Classes: {len(data.classes)} ({names}{more})")
+        lines.append(f"* Classes: {len(data.classes)} ({list_first(data.classes, _MAX_CLASSES)})")
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice, check_integer
 from bmlr.batch import Batch, tensors_of
 from bmlr.methods import Losses, Method
+from bmlr.tables import list_first
 
 #: Stop with an error, or skip the step.
 Policy = Literal["stop", "skip"]
@@ -212,9 +213,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
     where = f"epoch {event['epoch'] + 1}, step {event['step']}, batch {event['batch']}"
     samples = f" Samples of the batch: {event['samples']}." if event["samples"] else ""
     if event["what"] == "gradient":
-        names = list(event["values"])
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"The gradient is not finite at {where}: that of {', '.join(names[:3])}{more}.{samples}"
+        return f"The gradient is not finite at {where}: that of {list_first(list(event['values']), 3)}.{samples}"
     values = "{" + ", ".join(f"{name!r}: {value}" for name, value in event["values"].items()) + "}"
     inputs = event["inputs"]
     origin = f" The inputs of {', '.join(inputs)} are not finite." if inputs else " All inputs are finite."
