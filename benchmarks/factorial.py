@@ -136,7 +136,9 @@ def difference_table(study: Study, to: str) -> Table:
 
 def findings(study: Study) -> str:
     """Sentences on which intervals exclude zero, and on means over cells, computed from the numbers."""
-    lines = [f"* {len(study.kept)} of {len(study.names)} cells are complete."]
+    missing = [name for name in study.names if name not in study.kept]
+    left_out = f" Left out, for they are not complete: {', '.join(f'`{name}`' for name in missing)}." if missing else ""
+    lines = [f"* {len(study.kept)} of {len(study.names)} cells are complete.{left_out}"]
     for to in ("Joint", study.baseline):
         found = study.differences(to)
         labels = [label for label in _labels(study) if label != to and not label.startswith("Unimodal")]
@@ -206,7 +208,7 @@ def draw(study: Study) -> Any:
                 ax.set_title(panel.title or " ", fontsize=10)
             if number == len(rows) - 1:
                 ax.set_xlabel(study.content["axes"][panel.factor])
-        axes[number][0].set_ylabel(f"points over {row['to']}")
+        axes[number][0].set_ylabel(f"points of accuracy over {row['to']}")
         beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": 9}
         add_legend(axes[number][-1], last=(_BAND,), **beside)
     return figure
@@ -218,8 +220,10 @@ def _draw_panel(
     lines: Mapping[str, Mapping[float, Difference]],
     looks: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    positions = range(len(panel.cells))
-    for label, by_level in lines.items():
+    single = len(panel.cells) == 1
+    for number, (label, by_level) in enumerate(lines.items()):
+        # Of one cell there is no band: intervals stand side by side.
+        positions = [0.1 * number] if single else list(range(len(panel.cells)))
         values = list(by_level.values())
         lows, highs = (
             [100 * (math.nan if end is None else end) for end in ends]
@@ -227,10 +231,13 @@ def _draw_panel(
         )
         band: dict[str, Any] = {"alpha": 0.12, "linewidth": 0, "label": _BAND, "color": looks[label]["color"]}
         ax.fill_between(positions, lows, highs, **band)
+        if single:
+            ax.vlines(positions, lows, highs, colors=looks[label]["color"], linewidth=1)
         ax.plot(
             positions, [100 * value.mean for value in values], label=plain_text(label), markersize=4, **looks[label]
         )
-    ax.set_xticks(positions, [f"{level:g}" for level in panel.cells])
+    ticks = [0.05 * (len(lines) - 1)] if single else list(range(len(panel.cells)))
+    ax.set_xticks(ticks, [f"{level:g}" for level in panel.cells])
     ax.margins(x=0.08)
     tidy(ax)
 

@@ -90,7 +90,7 @@ def study(factorial, tmp_path):
 
 def test_findings_count_intervals_that_exclude_zero(factorial, study):
     lines = factorial.findings(study).splitlines()
-    assert lines[0] == "* 4 of 5 cells are complete."
+    assert lines[0] == "* 4 of 5 cells are complete. Left out, for they are not complete: `width-width-4`."
     assert lines[1] == "* To Joint: 6 of 8 intervals exclude zero; about 0 would by chance if nothing differed."
     assert lines[2] == (
         "    * `OnlyTPO`: above in 2 of 4 (video 0, noise 0.2; video 4, noise 0); below in 1 of 4 (video 4, noise "
