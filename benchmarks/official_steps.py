@@ -282,12 +282,6 @@ def lfm(own: Literal, batch: bmlr.Batch) -> None:
     own.descend(aligned(logits, label, own.rule.current_label_weight))
 
 
-def lfm_with_anomaly_detection(own: Literal, batch: bmlr.Batch) -> None:
-    """The same where PyTorch looks for numbers that are not finite in every operation of the backward pass."""
-    with torch.autograd.set_detect_anomaly(True):
-        lfm(own, batch)
-
-
 def lfm_of_benchmark(own: Literal, batch: bmlr.Batch) -> None:
     """The alignment of both terms of the fused logits."""
     own.optimizer.zero_grad()

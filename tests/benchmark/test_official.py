@@ -50,7 +50,7 @@ def assert_equal_after_steps(case, change=lambda subject: None, steps=2):
         assert not torch.equal(found[name], before[name])
 
 
-@pytest.mark.parametrize("case", official.CASES, ids=lambda case: f"{case.method} {case.note}".strip())
+@pytest.mark.parametrize("case", official.CASES, ids=lambda case: case.method)
 def test_official_steps_and_ours_end_with_equal_weights(case):
     assert_equal_after_steps(case)
 
@@ -113,6 +113,6 @@ def test_prints_both_tables(capsys, monkeypatch):
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     first = [row[0].removeprefix("| ") for row in rows]
     assert first[2:4] == ["Joint", "DiagnosingRelearning"]
-    assert first[4].startswith("Remix (remix:")
+    assert sorted(first[4:6]) == ["Remix (remix:audio)", "Remix (remix:video)"]
     assert first[-1] == "k-means of a diagnosis"
-    assert all(float(row[3]) > 0 for row in (*rows[2:5], rows[-1]))
+    assert all(float(row[3]) > 0 for row in (*rows[2:6], rows[-1]))
