@@ -9,11 +9,14 @@ import torch
 from sklearn import metrics as reference
 
 from bmlr import cli
+from bmlr.batch import Batch
 from bmlr.config import ModelOptions, OptimizerOptions, RunConfig, TrainerOptions, fill_defaults
-from bmlr.methods import Joint
+from bmlr.methods import Joint, Prediction
 from bmlr.runs import read_predictions, read_result
 from bmlr.runs.storage import write_json
+from bmlr.tasks import Multiclass
 from bmlr.training import train
+from bmlr.training._scores import ScoreMetric
 from task_toys import ToyLabels, ToyNumbers
 from toy import Toy
 
@@ -121,6 +124,20 @@ def test_classes_have_more_metrics_and_the_same_selection(folder, capsys):
     assert "Parameter `monitor` should be a metric of the task: accuracy, balanced_accuracy, ece" in error
     assert "Did you mean 'macro_f1'?" in error
     assert not (folder / "c").exists()
+
+
+def test_a_score_counts_the_samples_since_the_last_reset():
+    targets = torch.tensor([0, 1, 2, 0])
+    wrong, right = torch.eye(3)[(targets + 1) % 3], torch.eye(3)[targets]
+    metric = ScoreMetric(("audio",), Multiclass(3))
+    scores = []
+    for logits in (wrong, wrong, right):  # an epoch each
+        metric.reset()
+        metric.update(Prediction(logits, {"audio": logits}), Batch({"audio": logits}, targets))
+        scores.append(metric.compute())
+    assert [score.metrics["accuracy"] for score in scores] == [0, 0, 1]
+    assert [score.metrics["macro_f1"] for score in scores] == [0, 0, 1]
+    assert scores[-1].samples == 4
 
 
 def test_the_default_metric_leaves_digests_as_they_were():

@@ -37,7 +37,7 @@ def assert_same_weights(a, b, which="last"):
 def test_a_run_tells_all_of_itself(tmp_path):
     result = trained(tmp_path)
     names = {path.name for path in result.directory.iterdir()}
-    assert names == {
+    assert names | {".lock"} == {  # which some versions of filelock remove
         "config.yaml", "metrics.csv", "result.json", "best.safetensors", "last.safetensors", "tensorboard",
         "predictions.safetensors", "data.json", ".lock",
     }  # fmt: skip
