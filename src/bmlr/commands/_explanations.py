@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import docstring_parser
+from typing import TYPE_CHECKING, Any
 
 from bmlr.commands.options import Option
+
+if TYPE_CHECKING:
+    import docstring_parser
 
 _SPECIAL = {
     "config": "YAML file with any of these options, such as the config.yaml of a run; options typed here count more.",
@@ -37,6 +38,8 @@ def plain_text(text: str) -> str:
 
 def parse_docstring(docstring: str) -> docstring_parser.Docstring:
     """A docstring of Google's style, or of another where it has no sections of that."""
+    import docstring_parser  # of the extra `train`, without which the wrong use of a command is told all the same
+
     # A guess of the style takes a line that begins with a formula, ``:math:``, for a field of reStructuredText.
     parsed = docstring_parser.parse(docstring, docstring_parser.DocstringStyle.GOOGLE)
     return parsed if parsed.meta else docstring_parser.parse(docstring)
