@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib
 import itertools
 import json
 import sys
@@ -261,6 +262,8 @@ def main(arguments: Sequence[str] | None = None, engine: Any = None) -> int:
     content = yaml.safe_load(options.file.read_text(encoding="utf-8"))
     from leaderboard_tables import write_tables
 
+    for module in content.get("imports", ()):  # a run trains encoders of modules that are imported
+        importlib.import_module(module)
     campaign = Campaign(content, options.out, engine or LocalEngine(options.processes))
     campaign.chosen, campaign.file = options.methods, options.file
     kept = options.keep or options.out / "kept"
