@@ -87,7 +87,7 @@ def joint(own: Literal, batch: bmlr.Batch) -> None:
 
 
 def uniform(own: Literal, batch: bmlr.Batch) -> None:
-    """A loss per modality beside the fused one."""
+    """A loss per modality beside the multimodal one."""
     own.optimizer.zero_grad()
     a, v = own.encode(batch)
     heads, weight, y = own.rule.heads, own.rule.weight, batch.targets
@@ -283,7 +283,7 @@ def lfm(own: Literal, batch: bmlr.Batch) -> None:
 
 
 def lfm_of_benchmark(own: Literal, batch: bmlr.Batch) -> None:
-    """The alignment of both terms of the fused logits."""
+    """The alignment of both terms of the multimodal logits."""
     own.optimizer.zero_grad()
     a, v = own.encode(batch)
     label = F.cross_entropy(own.fuse(a, v), batch.targets)
