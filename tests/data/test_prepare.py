@@ -352,7 +352,7 @@ class TestInterruption:
         items = make_items(tmp_path, [f"slow{i}" for i in range(12)])
         program = (
             "import sys, pathlib\n"
-            f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            f"sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
             "from test_prepare import *\n"
             f"tmp = pathlib.Path({str(tmp_path)!r})\n"
             "if __name__ == '__main__':\n"
