@@ -20,11 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from factorial import side
 from leaderboard_kept import Kept, read_kept
 
 import bmlr.data
-from bmlr.benchmark.statistics import Difference
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.diagnosis import Diagnosis, diagnose_run
 from bmlr.methods import Joint
@@ -171,8 +169,10 @@ def advice_table(verdicts: Sequence[Verdicts], kept: Mapping[str, Kept]) -> Tabl
     advised = collections.Counter(name for diagnosis in diagnoses for name in diagnosis.verdict.methods)
     rows = []
     for name, times in advised.most_common():
-        found = [difference for of_set in kept.values() if (difference := _over_joint(of_set).get(name)) is not None]
-        sides = collections.Counter(side(difference) for difference in found)
+        found = [
+            difference for of_set in kept.values() if (difference := of_set.differences("Joint").get(name)) is not None
+        ]
+        sides = collections.Counter(difference.side for difference in found)
         points = [100 * difference.mean for difference in found]
         spread = f"{min(points):+.1f} to {max(points):+.1f}" if points else "–"
         rows.append([Cell(str(text)) for text in (name, times, len(found), sides[1], sides[0], sides[-1], spread)])
@@ -188,12 +188,6 @@ def unbalanced_sets(folders: Sequence[Path]) -> dict[str, Kept]:
         for name, of_set in sets.items()
         if of_set.entry["data"] == "synthetic" and len(set(of_set.entry["parameters"]["difficulty"].values())) > 1
     }
-
-
-def _over_joint(of_set: Kept) -> dict[str, Difference]:
-    if of_set.comparison.baseline != "Joint":
-        return of_set.against("Joint")
-    return {method.label: method.difference for method in of_set.comparison.methods if method.difference}
 
 
 def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> int:

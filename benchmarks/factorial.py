@@ -77,11 +77,7 @@ class Study:
 
     def differences(self, to: str) -> dict[str, dict[str, Difference]]:
         """Differences to a row, by cell and row."""
-        found = {}
-        for name, kept in self.kept.items():
-            own = {method.label: method.difference for method in kept.comparison.methods if method.difference}
-            found[name] = own if to == self.baseline else kept.against(to)
-        return found
+        return {name: kept.differences(to) for name, kept in self.kept.items()}
 
     def panels(self) -> Iterator[Panel]:
         """Panels of the figure: one per level of a second factor, with a shared cell where the file names one."""
@@ -97,13 +93,6 @@ class Study:
                 if shared and shared["cell"] in self.kept:
                     cells[float(shared["level"])] = shared["cell"]
                 yield Panel(first, title, dict(sorted(cells.items())))
-
-
-def side(difference: Difference) -> int:
-    """1 where an interval lies above zero, −1 below, else 0."""
-    if difference.low is None or difference.high is None:
-        return 0
-    return int(difference.low > 0) - int(difference.high < 0)
 
 
 def score_table(study: Study) -> Table:
@@ -127,7 +116,7 @@ def difference_table(study: Study, to: str) -> Table:
     columns = [("method", [Cell(label) for label in labels])]
     for name, found in study.differences(to).items():
         cells = [
-            Cell(found[label].text(), marks[side(found[label])]) if label in found else Cell("–") for label in labels
+            Cell(found[label].text(), marks[found[label].side]) if label in found else Cell("–") for label in labels
         ]
         columns.append((study.title(study.kept[name].content["levels"]), cells))
     notes = ["Bold: the interval lies above zero. Underlined: below."]
@@ -143,7 +132,7 @@ def findings(study: Study) -> str:
         found = study.differences(to)
         labels = [label for label in _labels(study) if label != to and not label.startswith("Unimodal")]
         intervals = [found[name][label] for name in found for label in labels if label in found[name]]
-        beyond = sum(side(difference) != 0 for difference in intervals)
+        beyond = sum(difference.side != 0 for difference in intervals)
         lines.append(
             f"* To {to}: {beyond} of {len(intervals)} intervals exclude zero; about {0.05 * len(intervals):.0f} would "
             "by chance if nothing differed."
@@ -162,7 +151,7 @@ def findings(study: Study) -> str:
 
 
 def _counted(study: Study, of_row: Mapping[str, Difference], sign: int, word: str) -> str:
-    names = [study.title(study.kept[name].content["levels"]) for name, value in of_row.items() if side(value) == sign]
+    names = [study.title(study.kept[name].content["levels"]) for name, value in of_row.items() if value.side == sign]
     if not names:
         return f"{word} in none"
     which = f" ({'; '.join(names)})" if len(names) <= _NAMED and len(names) < len(of_row) else ""

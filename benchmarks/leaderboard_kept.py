@@ -51,10 +51,12 @@ class Kept:
         """Whether it counts in the mean ranks."""
         return bool(self.entry.get("ranked", True)) and not self.content["levels"]
 
-    def against(self, other: str) -> dict[str, Difference]:
-        """Differences of the rows to a row of the file's ``against``, by label."""
+    def differences(self, to: str) -> dict[str, Difference]:
+        """Differences of the rows to the baseline, or to a row of the file's ``against``, by label."""
+        if to == self.comparison.baseline:
+            return {method.label: method.difference for method in self.comparison.methods if method.difference}
         rows = self.content["rows"].items()
-        return {label: _read_difference(row["against"][other]) for label, row in rows if other in row["against"]}
+        return {label: _read_difference(row["against"][to]) for label, row in rows if to in row["against"]}
 
     def lost(self, label: str) -> dict[str, Estimate]:
         """What the multimodal test score of a row loses without each modality; of no runs where not measured."""

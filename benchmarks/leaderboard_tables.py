@@ -93,15 +93,12 @@ def findings(kept: Kept) -> str:
             method.label: method.difference if name == comparison.baseline else method.over.get(name[4:])
             for method in methods
         }
-        better, worse = [], []
+        better: list[tuple[float, str]] = []
+        worse: list[tuple[float, str]] = []
         for label, difference in found.items():
-            if difference is not None and difference.low is not None and difference.high is not None:
-                ends = sorted(form.goodness(end) for end in (difference.low, difference.high))
+            if difference is not None and difference.side:
                 shown = (form.goodness(difference.mean), f"`{label}` ({difference.text().partition(' ')[0]})")
-                if ends[0] > 0:
-                    better.append(shown)
-                elif ends[1] < 0:
-                    worse.append(shown)
+                (better if form.goodness(difference.side) > 0 else worse).append(shown)
         best = [text for _, text in sorted(better, reverse=True)]
         named = f": {list_first(best)}" if best else ""
         lines.append(f"* {len(worse) or 'None'} below {name}, {len(better) or 'none'} above it{named}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -92,10 +91,7 @@ def _methods(comparison: Comparison) -> dict[str, MethodSummary]:
 
 def _side(difference: Difference | None, comparison: Comparison) -> int:
     """1 if an interval is on the better side of zero, −1 on the worse one, else 0."""
-    if difference is None or difference.low is None or difference.high is None:
-        return 0
-    sign = int(math.copysign(1, metric_form(comparison.metric).goodness(1.0)))
-    return sign if difference.low > 0 else -sign if difference.high < 0 else 0
+    return 0 if difference is None else int(metric_form(comparison.metric).goodness(difference.side))
 
 
 def _notes(test: RankTest) -> list[str]:

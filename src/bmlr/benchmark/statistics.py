@@ -50,6 +50,18 @@ class Difference:
     seeds: tuple[int, ...]
     metric: str = "accuracy"
 
+    @property
+    def side(self) -> int:
+        """1 where the interval lies above zero, −1 below; 0 else.
+
+        Example:
+            >>> Difference(0.05, 0.011, 0.09, "seeds", (0, 1)).side, Difference(0.05, None, None, "", (0,)).side
+            (1, 0)
+        """
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
     def text(self, digits: int | None = None, *, mean: bool = True) -> str:
         """The difference, of rates in points, with its interval; the interval alone without ``mean``.
 

@@ -97,14 +97,12 @@ def _counts(
     above, below, unclear = [], [], 0
     for group in groups:
         difference = differences[group.label]
-        if isinstance(difference, str) or difference.low is None or difference.high is None:
+        if isinstance(difference, str) or not difference.side:
             unclear += 1
-        elif difference.low > 0:
+        elif difference.side > 0:
             above.append(f"{group.label} {section.form.number(difference.mean, signed=True)}")
-        elif difference.high < 0:
-            below.append(f"{group.label} {section.form.number(difference.mean, signed=True)}")
         else:
-            unclear += 1
+            below.append(f"{group.label} {section.form.number(difference.mean, signed=True)}")
     counts = []
     for side, names in (("above", above), ("below", below)):
         named = f" ({', '.join(names)})" if 0 < len(names) <= _NAMED else ""
