@@ -73,13 +73,16 @@ def test_formulas_become_mathml() -> None:
 
 
 def test_the_evidence_is_that_of_the_results() -> None:
-    from evidence import differences, evidence_table
+    from evidence import differences, evidence_table, shown
 
-    text = (
-        "# R\n\n## Digits\n\n| method | multimodal (%) | difference to Joint (95 %) |\n| --- | --- | --- |\n"
-        "| Joint | 80 | 0 |\n| AGM:last_epoch=2 | 81 | +1.2 [-1.6, +5.0] |\n| BMLR | 85 | +5.0 [+1.0, +9.0] |\n"
-    )
-    assert differences(text) == {"Digits": {"AGM": "+1.2", "BMLR": "**+5.0**"}}
+    from bmlr.benchmark.statistics import Difference
+
+    assert shown(Difference(0.012, -0.016, 0.05, "seeds", (0, 1))) == "+1.2"
+    assert shown(Difference(-0.05, -0.09, -0.01, "seeds", (0, 1))) == "**-5.0**"
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name, column in differences().items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert f"| {column['BMLR'].strip('*')} [" in re.findall(r"^\| \**BMLR\** \|.*$", section, re.MULTILINE)[0], name
     rows = evidence_table().splitlines()[2:]
     assert [re.findall(r"\[(\w+)\]", row)[0] for row in rows] == bmlr.methods.available()
     assert sum("–" in row for row in rows) < len(rows) / 2  # the results of most methods are found
