@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bmlr.benchmark import IncomparableError, compare_runs, run_frame
+from bmlr.benchmark import statistics as statistics_module
 from bmlr.benchmark.statistics import bootstrap_difference, estimate, mean_ranks
 from bmlr.runs import group_runs
 from inline import failed, finished
@@ -89,6 +92,38 @@ def test_intervals_of_few_values():
     )
     with pytest.raises(ValueError, match=r"one shape \(seeds, samples\). Found \(1, 2\) and \(1, 3\)"):
         bootstrap_difference([[1, 0]], [[1, 0, 1]])
+    with pytest.raises(ValueError, match="`n_resamples` should be"):
+        bootstrap_difference([[1, 0]], [[1, 1]], n_resamples=0)
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 30), st.booleans(), st.integers(1, 60), st.integers(1, 200), st.integers(0, 99)
+)
+@settings(deadline=None, max_examples=60)
+def test_the_interval_is_that_of_a_loop_over_resamples(seeds, samples, binary, n_resamples, block, seed):
+    values = np.random.default_rng(seed).random((2, seeds, samples))
+    first, second = values > 0.4 if binary else values
+    gains = first.astype(float) - second
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.integers(length, size=(n_resamples, length)) for length in (seeds, samples))
+    means = [gains[np.ix_(row, column)].mean() for row, column in zip(rows, columns, strict=True)]
+    with mock.patch.object(statistics_module, "_BLOCK", block):
+        found = bootstrap_difference(first, second, n_resamples=n_resamples, level=0.9, seed=seed)
+    if gains.size == 1:
+        assert found is None
+    elif np.ptp(gains):  # else there is nothing to resample
+        assert found == pytest.approx(tuple(np.percentile(means, [5, 95])), rel=1e-12, abs=1e-12)
+
+
+def test_the_memory_of_an_interval_does_not_grow_with_its_resamples():
+    first, second = np.random.default_rng(0).random((2, 1, 100_000)) < 0.5
+    tracemalloc.start()
+    try:
+        bootstrap_difference(first, second, n_resamples=100)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6  # the indices of all resamples alone are 80 MB
 
 
 def test_differences_are_paired_by_seed(tmp_path):

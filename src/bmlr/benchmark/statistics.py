@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from bmlr._checks import check_integer
 from bmlr.runs import RunRecord, read_predictions
 from bmlr.tasks import metric_form
+
+_BLOCK = 1 << 16  # numbers drawn at a time by the bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,7 @@ def bootstrap_difference(
         Lower and upper end; None for a single value, which cannot be resampled.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ or ``n_resamples`` is below one.
 
     Example:
         >>> import numpy as np
@@ -109,8 +112,9 @@ def bootstrap_difference(
         >>> 0.05 < low < 0.08 < high < 0.11
         True
     """
-    from scipy.stats import binomtest, bootstrap
+    from scipy.stats import binomtest
 
+    check_integer("n_resamples", n_resamples, 1)
     if np.shape(first) != np.shape(second) or np.ndim(first) != 2 or not np.size(first):
         raise ValueError(
             "`first` and `second` should have one shape (seeds, samples). "
@@ -127,21 +131,23 @@ def bootstrap_difference(
             return value, value
         unseen = float(binomtest(0, columns).proportion_ci(level, "wilson").high)
         return max(-1.0, value - unseen), min(1.0, value + unseen)
-    # Scipy resamples the indices of rows and columns; it refuses an axis of length one.
-    axes = [np.arange(length) for length in (rows, columns) if length > 1]
+    rng = np.random.default_rng(seed)
+    drawn_rows = _count_draws(rng, rows, n_resamples)
+    means = np.empty(n_resamples)
+    step = max(1, _BLOCK // columns)  # all at once take gigabytes for a large test split
+    for start in range(0, n_resamples, step):
+        counts = drawn_rows[start : start + step]
+        sums = _count_draws(rng, columns, len(counts)) @ gains.T
+        means[start : start + step] = (counts * sums).sum(axis=1) / gains.size
+    tail = 50 * (1 - level)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
 
-    def mean_of(*indices: NDArray[Any]) -> float:
-        if len(indices) == 2:
-            row_counts = np.bincount(indices[0], minlength=rows)
-            column_counts = np.bincount(indices[1], minlength=columns)
-            return float(row_counts @ gains @ column_counts / (rows * columns))
-        return float(gains.reshape(-1)[indices[0]].mean())
 
-    interval = bootstrap(
-        axes, mean_of, n_resamples=n_resamples, vectorized=False, paired=False, confidence_level=level,
-        method="percentile", random_state=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
+def _count_draws(rng: np.random.Generator, size: int, times: int) -> NDArray[Any]:
+    """How often each of ``size`` things is drawn in as many draws with replacement, shape (times, size)."""
+    drawn = rng.integers(size, size=(times, size)) + size * np.arange(times)[:, None]
+    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(times, size)
 
 
 def mean_ranks(accuracies: pd.DataFrame) -> pd.Series[float]:
