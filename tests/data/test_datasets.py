@@ -12,7 +12,7 @@ import bmlr
 import bmlr.data
 from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import Modality
-from bmlr.data.inspection import inspect_data
+from bmlr.data.inspection import contact_sheet, inspect_data
 from bmlr.methods import BMLR
 from bmlr.runs import RunError
 from bmlr.tasks import Multiclass, MultiLabel, Regression, Sentiment
@@ -170,6 +170,28 @@ def test_forms_and_keys_may_be_given():
     assert data.modalities["words"] == Modality("text", (3,), num_tokens=6)
     assert data.modalities["voice"].kind == "spectrogram"
     assert data.split("val").batch([0]).inputs["words"].tolist() == [ids(100)]
+    assert data.split("val").texts("words", [0]) is None
+    assert contact_sheet(data).axes  # tokens as stripes
+
+
+def test_texts_that_differ_in_unknown_words_are_no_copies():
+    known = "a bird sits on the old wall near our house in"
+    said = {"train": f"{known} Rome", "val": f"{known} Oslo", "test": f"{known} ROME"}
+    splits = {
+        split: [{"sensor": rng.normal(size=3), "note": text, "label": 0}, {"sensor": rng.normal(size=3), "label": 1}]
+        for (split, text), rng in zip(said.items(), map(np.random.default_rng, range(3)), strict=True)
+    }
+    splits["train"].append({"sensor": np.ones(3) / 3, "note": known, "label": 0})
+    data = bmlr.data.from_datasets(**splits, modalities=["sensor", "note"])
+    found = inspect_data(data)
+    tokens = [data.split(name).batch([0]).inputs["note"].tolist() for name in ("train", "val")]
+    assert tokens[0] == tokens[1]
+    (copy,) = found.duplicates
+    assert (copy.modality, copy.splits, copy.samples) == ("note", ("train", "test"), {"train": 1, "test": 1})
+    said_of_it = (
+        "LEAKAGE: the same 'note', word for word, is in train and test: 1 sample of train and 1 sample of test."
+    )
+    assert said_of_it in found.alarms + found.remarks
 
 
 def test_random_transforms_depend_on_seed_and_position_alone():

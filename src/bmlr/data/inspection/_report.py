@@ -14,12 +14,13 @@ import numpy as np
 from bmlr._checks import check_integer
 from bmlr._console import make_console
 from bmlr.data._base import SPLITS, Modality, MultimodalData, Split, SplitName
-from bmlr.data.inspection._batches import draw_indices, iterate_batches, present_mask, store_of
+from bmlr.data.inspection._batches import draw_indices, iterate_batches, present_mask, store_of, written_texts
 from bmlr.data.inspection._statistics import InputReport, InputStatistics
 from bmlr.data.inspection._traps import known_traps
 from bmlr.data.store._plausibility import describe_counts, describe_size
 from bmlr.data.store._store import REJECTED, read_rejected
 from bmlr.data.store._targets import NumberRange, count_classes
+from bmlr.tables import format_count
 
 _MAX_NAMES = 5  # groups or classes named in a sentence
 
@@ -64,7 +65,7 @@ class Leak:
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Inputs equal number for number in two splits.
+    """Inputs equal number for number, or texts equal word for word, in two splits.
 
     Attributes:
         modality: Name of the modality.
@@ -148,9 +149,13 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
                 raise ValueError(f"Split '{name}' of '{data.name}' should hold samples. It is empty.")
             data.task.check_targets(split.targets, len(split))
             statistics[name] = {modality: InputStatistics(form) for modality, form in data.modalities.items()}
+            first = 0
             for batch in iterate_batches(data, name, split, indices[name]):
+                positions = indices[name][first : first + len(batch)].tolist()
                 for modality, inputs in statistics[name].items():
-                    inputs.add_batch(batch.inputs[modality].numpy(), present_mask(batch, modality))
+                    texts = written_texts(split, modality, inputs.form, positions)
+                    inputs.add_batch(batch.inputs[modality].numpy(), present_mask(batch, modality), texts)
+                first += len(batch)
                 advance(len(batch))
             reports[name] = _report(data, split, statistics[name], len(indices[name]))
     leaks = _leaks(splits)
@@ -158,7 +163,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
     store = next((opened for split in splits.values() if (opened := store_of(split)) is not None), None)
     rejected = len(read_rejected(store.folder)) if store is not None and (store.folder / REJECTED).is_file() else None
     alarms, remarks = _sentences(data, reports, leaks, duplicates)
-    alarms += _describe_equal(statistics)
+    alarms += _describe_equal(data, statistics)
     if rejected and store is not None:
         remarks.append(f"{_were(rejected)} rejected in preparation, with reasons in {store.folder / REJECTED}.")
     return Inspection(
@@ -222,7 +227,7 @@ def _duplicates(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -
     return tuple(duplicates)
 
 
-def _describe_equal(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -> list[str]:
+def _describe_equal(data: MultimodalData, statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -> list[str]:
     """Alarms on two modalities with the same inputs, such as two columns of one video."""
     alarms = []
     for name, by_modality in statistics.items():
@@ -230,9 +235,8 @@ def _describe_equal(statistics: Mapping[SplitName, Mapping[str, InputStatistics]
             inputs = set(by_modality[second].digests)
             equal = sum(digest in inputs for digest in by_modality[first].digests)
             if equal:
-                alarms.append(
-                    f"'{first}' and '{second}' are the same, number for number, in {_count(equal, 'sample')} of {name}."
-                )
+                where = f"{format_count(equal, 'sample')} of {name}"
+                alarms.append(f"'{first}' and '{second}' are the same, {_how(data, first)}, in {where}.")
     return alarms
 
 
@@ -250,12 +254,12 @@ def _sentences(
     for leak in leaks:
         names = ", ".join(leak.groups[:_MAX_NAMES]) + (", …" if len(leak.groups) > _MAX_NAMES else "")
         shared_groups.append(
-            f"LEAKAGE: {_both(leak.splits)} share {_count(len(leak.groups), 'group')} ({names}), with "
+            f"LEAKAGE: {_both(leak.splits)} share {format_count(len(leak.groups), 'group')} ({names}), with "
             f"{_by_split(leak.samples)}"
             + (", though protocol 'clean' says that splits share none." if clean else f" (protocol '{data.protocol}').")
         )
     shared_groups += [
-        f"LEAKAGE: the same '{duplicate.modality}', number for number, is in {_both(duplicate.splits)}: "
+        f"LEAKAGE: the same '{duplicate.modality}', {_how(data, duplicate.modality)}, is in {_both(duplicate.splits)}: "
         f"{_by_split(duplicate.samples)}."
         for duplicate in duplicates
     ]
@@ -274,12 +278,14 @@ def _sentences(
                     f"'{modality}' of split '{name}' holds {inputs.nan} NaN and {inputs.infinite} infinite values."
                 )
             if inputs.constant:
-                remarks.append(f"{_count(inputs.constant, 'sample')} of split '{name}' with a constant '{modality}'.")
+                remarks.append(
+                    f"{format_count(inputs.constant, 'sample')} of split '{name}' with a constant '{modality}'."
+                )
     remarks += _describe_targets(reports)
     remarks += getattr(data, "remarks", ())
     left_out = getattr(data, "left_out", None)
     if left_out:
-        remarks.append(f"Protocol '{data.protocol}' leaves out {_count(len(left_out), 'sample')}.")
+        remarks.append(f"Protocol '{data.protocol}' leaves out {format_count(len(left_out), 'sample')}.")
     return alarms, remarks
 
 
@@ -296,20 +302,20 @@ def _describe_targets(reports: Mapping[str, SplitReport]) -> list[str]:
     return [*describe_counts({"": counts}, {"": samples}), *(sentence for sentence in sizes if sentence is not None)]
 
 
+def _how(data: MultimodalData, modality: str) -> str:
+    return "word for word" if data.modalities[modality].kind == "text" else "number for number"
+
+
 def _both(splits: Sequence[str]) -> str:
     return " and ".join(splits)
 
 
 def _by_split(samples: Mapping[str, int]) -> str:
-    return " and ".join(f"{_count(count, 'sample')} of {name}" for name, count in samples.items())
+    return " and ".join(f"{format_count(count, 'sample')} of {name}" for name, count in samples.items())
 
 
 def _were(samples: int) -> str:
-    return f"{_count(samples, 'sample')} {'was' if samples == 1 else 'were'}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{format_count(samples, 'sample')} {'was' if samples == 1 else 'were'}"
 
 
 @contextlib.contextmanager

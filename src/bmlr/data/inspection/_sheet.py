@@ -10,7 +10,14 @@ import numpy as np
 
 from bmlr._checks import check_choice, check_integer
 from bmlr.data._base import SPLITS, Modality, MultimodalData, SplitName
-from bmlr.data.inspection._batches import draw_indices, iterate_batches, join_batches, present_mask, store_of
+from bmlr.data.inspection._batches import (
+    draw_indices,
+    iterate_batches,
+    join_batches,
+    present_mask,
+    store_of,
+    written_texts,
+)
 from bmlr.data.transforms._frames import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -57,8 +64,9 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
     sheet = _Sheet(data, picks, counts, normalised=store_of(samples) is not None)
     for modality, form in data.modalities.items():
         present = np.concatenate([present_mask(batch, modality) for batch in batches])
-        if form.kind == "text" and hasattr(samples, "texts"):
-            sheet.draw_texts(modality, form, samples.texts(modality, positions.tolist()), present)
+        texts = written_texts(samples, modality, form, positions.tolist())
+        if texts is not None:
+            sheet.draw_texts(modality, form, texts, present)
         else:
             sheet.draw(modality, form, join_batches([batch.inputs[modality].numpy() for batch in batches]), present)
     classes = f", first {len(shown)} of {len(rows)} classes" if len(shown) < len(rows) else ""

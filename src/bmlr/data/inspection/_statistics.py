@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bmlr.data._base import Modality
+from bmlr.data.transforms._tokens import split_words
 
-_SHORT_TEXT = 8  # different tokens, up to which equal texts are no copies
+_SHORT_TEXT = 8  # different words or tokens, up to which equal texts are no copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +62,13 @@ class InputStatistics:
         self.steps: list[int] = []
         self.digests: list[bytes] = []
 
-    def add_batch(self, values: np.ndarray, present: np.ndarray) -> None:
+    def add_batch(self, values: np.ndarray, present: np.ndarray, texts: Sequence[str] | None = None) -> None:
         """Add the inputs (B, …) of a batch.
 
         Args:
             values: The inputs.
             present: Mask of the samples that have the modality, shape (B,).
+            texts: The B texts that the inputs are tokens of, as they were written; None where they are not known.
         """
         self.samples += len(values)
         self.missing += int((~present).sum())
@@ -77,7 +79,11 @@ class InputStatistics:
         self.nan += int(np.isnan(flat).sum())
         self.infinite += int(np.isinf(flat).sum())
         if self.form.kind == "text":
-            self._add_texts(flat)
+            self._add_tokens(flat)
+            if texts is None:
+                self._add_copies([row[row != self.form.padding].tolist() for row in flat])
+            else:  # Words outside a vocabulary share one token, so that different texts can have the same tokens.
+                self._add_copies([split_words(text) for text, there in zip(texts, present, strict=True) if there])
             return
         constant = (flat == flat[:, :1]).all(1)
         self.constant += int(constant.sum())
@@ -89,10 +95,14 @@ class InputStatistics:
             flat = values[real]
         self._add(flat[np.isfinite(flat)].astype(np.float64))
 
-    def _add_texts(self, tokens: np.ndarray) -> None:
+    def _add_tokens(self, tokens: np.ndarray) -> None:
         """Count tokens; their indices are no quantities."""
         self.steps += (tokens != self.form.padding).sum(-1).tolist()
-        self.digests += [_digest(row) for row in tokens if len(np.unique(row)) > _SHORT_TEXT]
+
+    def _add_copies(self, texts: Sequence[Sequence[str] | Sequence[int]]) -> None:
+        """Digests of texts, given as words or tokens."""
+        long = [text for text in texts if len(set(text)) > _SHORT_TEXT]
+        self.digests += [_digest(np.frombuffer(repr(text).encode(), dtype=np.uint8)) for text in long]
 
     def _add(self, values: np.ndarray) -> None:
         """Update range, mean and sum of squared deviations.

@@ -287,8 +287,10 @@ class DatasetSplit(Split):
         present = {name: torch.from_numpy(mask[positions]) for name, mask in (self.present or {}).items()}
         return Batch(inputs, self.targets[positions], present or None, torch.tensor(positions, dtype=torch.int64))
 
-    def texts(self, name: str, indices: Sequence[int]) -> list[str]:
-        """The texts of a modality, empty where an item has none."""
+    def texts(self, name: str, indices: Sequence[int]) -> list[str] | None:
+        """The texts of a modality, empty where an item has none; None where the items hold tokens."""
+        if name not in self._known.tokenisers:
+            return None
         items = read_items(self._dataset, indices, self._name, seed=None)
         return [str(item.get(self._keys[name]) or "") for item in items]
 
