@@ -3,7 +3,6 @@ import dataclasses
 import importlib
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -213,32 +212,6 @@ def pid_of_worker(run):
 
 def parent_of(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-@pytest.mark.slow
-def test_killing_the_command_at_any_moment_changes_nothing(tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    epochs = ("--trainer.epochs", "40")
-    subprocess.run(command(whole, *epochs), env=environment(), check=True, capture_output=True)  # noqa: S603
-    rng = random.Random(0)  # noqa: S311
-    kills = 0
-    while True:
-        with subprocess.Popen(  # noqa: S603
-            command(cut, *epochs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            try:
-                process.wait(rng.uniform(1, 25) if kills < 8 else None)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                kills += 1
-                continue
-        assert process.returncode == 0
-        break
-    assert kills > 0
-    assert table_of(cut) == table_of(whole)
-    leftovers = [path.name for path in (cut / "runs").glob("*/.*.tmp")]
-    assert not leftovers
 
 
 @pytest.mark.slow
