@@ -34,10 +34,10 @@ def pairs(split):
     return [({name: x[i] for name, x in whole.inputs.items()}, whole.targets[i]) for i in range(40)]
 
 
-def make_trainer(epochs=1):
+def make_trainer(epochs=1, **options):
     return lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
 
 
@@ -81,11 +81,18 @@ class Alternating(Joint):
 
 def test_a_trainer_that_would_leave_out_the_plans_of_a_module_with_data_is_refused():
     module = make_module(bmlr.methods.OPM(warmup=1))
-    module.data, module.batch_size = Toy(24), 8
+    module.split, module.batch_size = Toy(24).split, 8
     with pytest.raises(RuntimeError, match="planned anew .* give the trainer `reload_dataloaders_every_n_epochs=1`"):
         make_trainer(2).fit(module)
     with pytest.raises(RuntimeError, match="and `fit` no training loader"):
         make_trainer().fit(module, DataLoader(pairs("train"), 16))
+
+
+def test_a_module_with_data_asks_for_each_split_once():
+    data = Toy(24)
+    module = BalancedModule(make_module().model, bmlr.BMLR(), OptimizerOptions(lr=0.05), data=data, batch_size=8)
+    make_trainer(2, reload_dataloaders_every_n_epochs=1).fit(module)
+    assert sorted(data.reads) == ["train", "val"]
 
 
 def test_a_batch_given_twice_counts_once_and_lacks_the_same_modalities(tmp_path):

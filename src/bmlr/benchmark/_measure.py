@@ -62,7 +62,7 @@ def measure_config(config: RunConfig) -> dict[str, float]:
             enable_progress_bar=False, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
         ).fit(module)  # fmt: skip
-    validation = _VALIDATION * -(-len(config.model_data.split("val")) // config.batch_size)
+    validation = _VALIDATION * -(-len(config.split("val")) // config.batch_size)
     return {"epoch_seconds": clock.step_seconds * (clock.steps_per_epoch + validation), "weights": weights}
 
 

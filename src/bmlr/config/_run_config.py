@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from bmlr.config._given import GivenModel
 from bmlr.config._optimizer import OptimizerOptions
 from bmlr.config._options import ModelOptions, TrainerOptions
 from bmlr.config._parts import own_modules
-from bmlr.data import MultimodalData
+from bmlr.data import MultimodalData, Split, SplitName
 from bmlr.methods import Method
 from bmlr.modality_dropout import check_dropout
 from bmlr.parameters import check_parts
@@ -56,6 +56,11 @@ class RunConfig:
     def model_data(self) -> MultimodalData:
         """The data set, restricted to the modalities of the model."""
         return self.model.select(self.data)
+
+    @functools.cached_property
+    def split(self) -> Callable[[SplitName], Split]:
+        """One split of :attr:`model_data`, asked of it once: a data set may read its files anew each time."""
+        return functools.cache(self.model_data.split)
 
     @property
     def batch_size(self) -> int:

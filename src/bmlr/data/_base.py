@@ -80,11 +80,13 @@ class Split(ABC):
             ``clean``; None without groups.
         present: Mask of the samples that have each modality, a boolean array of shape (N,) per name; None or a name
             left out means all. Training a subset of the modalities leaves out the samples that have none of it.
+        left_out: Number of samples that were left out so.
     """
 
     targets: Tensor
     present: Mapping[str, np.ndarray] | None = None
     groups: Sequence[str] | None = None
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -214,7 +216,7 @@ class MultimodalData(ABC):
 
     @abstractmethod
     def split(self, name: SplitName) -> Split:
-        """One split of the prepared data."""
+        """One split of the prepared data; a run asks for each once."""
 
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample from its files, shape (1, …).

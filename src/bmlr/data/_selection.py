@@ -43,17 +43,14 @@ class SelectedModalities(MultimodalData):
         self.protocol, self.classes = data.protocol, data.classes
         self.modalities = {name: modality for name, modality in data.modalities.items() if name in names}
         vars(self).update(name=data.name, defaults=data.defaults)  # class variables of every other data set
-        self._splits: dict[SplitName, Split] = {}
 
     def prepare(self) -> None:
         """Prepare the whole data set."""
         self.source.prepare()
 
     def split(self, name: SplitName) -> Split:
-        """One split, its samples looked through once."""
-        if name not in self._splits:
-            self._splits[name] = _SelectedSplit(self.source.split(name), tuple(self.modalities))
-        return self._splits[name]
+        """One split, its samples looked through."""
+        return _SelectedSplit(self.source.split(name), tuple(self.modalities))
 
     def with_preprocessing(self, wanted: Mapping[str, EncoderInput]) -> MultimodalData:
         """The kept modalities with inputs as encoders want them."""
@@ -85,6 +82,7 @@ class _SelectedSplit(Split):
         if len(masks) == len(names):  # else some kept modality is never absent
             kept = np.logical_or.reduce(list(masks.values()))
         self._split, self._names, self._rows = split, names, np.flatnonzero(kept)
+        self.left_out = len(split) - len(self._rows)
         self.targets = split.targets[torch.from_numpy(self._rows)]
         self.groups = None if split.groups is None else [split.groups[row] for row in self._rows.tolist()]
         incomplete = {name: mask[self._rows] for name, mask in masks.items() if not mask[self._rows].all()}

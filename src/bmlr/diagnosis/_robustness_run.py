@@ -80,7 +80,7 @@ def measure_run_robustness(
 def _spaced_training_batches(config: RunConfig) -> RequestLoader:
     from bmlr.training.loader import RequestLoader, ordered_requests
 
-    training = config.model_data.split("train")
+    training = config.split("train")
     step = max(1, len(training) // _TRAINING_SAMPLES)
     requests = ordered_requests(len(training), config.batch_size, world_size=step)
     return RequestLoader(training, requests, num_workers=config.trainer.num_workers)

@@ -71,7 +71,7 @@ def collect_run(
     """
     run = load(directory, weights=weights, with_data=True)
     config, model, method = run.config, run.model, run.method
-    positions = config.model_data.split(split)
+    positions = config.split(split)
     indices = np.arange(len(positions))
     if max_samples is not None and len(indices) > max_samples:
         indices = np.sort(np.random.default_rng(seed).choice(indices, max_samples, replace=False))

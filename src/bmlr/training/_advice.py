@@ -28,7 +28,7 @@ def describe_run(config: RunConfig, *, parameters: int, steps: int, threads: int
         device: Name of the device.
     """
     data, epochs = config.model_data, config.trainer.epochs or 1
-    sizes = ", ".join(f"{len(data.split(split))} {split}" for split in SPLITS)
+    sizes = ", ".join(f"{len(config.split(split))} {split}" for split in SPLITS)
     kept = 2 * 4 * parameters  # weights of the best and the last epoch
     epochs_text = f"{format_count(epochs, 'epoch')} of {format_count(steps, 'step')}"
     checkpoints = 2 * (1 if config.optimizer.name == "sgd" else 3) * 4 * parameters
@@ -48,7 +48,7 @@ def advise(config: RunConfig, steps: int, threads: int) -> list[str]:
         threads: Threads that compute.
     """
     data, rate = config.model_data, config.optimizer.lr or 0.0
-    batch_size, samples = config.trainer.batch_size or data.defaults.batch_size, len(data.split("train"))
+    batch_size, samples = config.trainer.batch_size or data.defaults.batch_size, len(config.split("train"))
     remarks = []
     if batch_size > samples:
         remarks.append(
@@ -61,7 +61,7 @@ def advise(config: RunConfig, steps: int, threads: int) -> list[str]:
             f"{steps * rate:.2g}, too little to learn much: raise --optimizer.lr or --trainer.epochs, or lower "
             "--trainer.batch_size."
         )
-    counts = {split: len(data.split(split)) for split in ("val", "test")}
+    counts = {split: len(config.split(split)) for split in ("val", "test")}
     remarks += [
         f"The {split} split has {format_count(count, 'sample')}: one of them is "
         f"{format_percent(1 / max(1, count))} of its score."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from bmlr._random import mixed_seed
 from bmlr.batch import Batch
 from bmlr.config import OptimizerOptions
-from bmlr.data import MultimodalData, SplitName
+from bmlr.data import Split, SplitName
 from bmlr.methods import EpochContext, EpochPlan, Method
 from bmlr.model import MultimodalClassifier
 from bmlr.parameters import optimizer_like
@@ -26,7 +26,7 @@ class LoadingModule(OptimizedModule):
         optimizer: Optimiser and schedule.
 
     Attributes:
-        num_workers: Processes that load data, used with ``data``.
+        num_workers: Processes that load data, used with ``split``.
         seed: Seed of the order of the samples, of their random transforms and of what the method draws.
         history: One flat dictionary of numbers per finished epoch.
     """
@@ -45,10 +45,10 @@ class LoadingModule(OptimizedModule):
 
     def val_dataloader(self) -> Iterable[Batch]:
         """The validation split, in order; none where the trainer trains on a loader of its own without one."""
-        if self.data is None and self.trainer.state.fn == "fit":
+        if self.split is None and self.trainer.state.fn == "fit":
             return NoLoaders()
         requests = ordered_requests(
-            len(self._own_data().split("val")),
+            len(self._own_split("val")),
             self.batch_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
@@ -58,7 +58,7 @@ class LoadingModule(OptimizedModule):
     def _loader(self, split: SplitName, requests: list[BatchRequest], start: int = 0) -> RequestLoader:
         on_gpu = self.device.type == "cuda"
         return RequestLoader(
-            self._own_data().split(split),
+            self._own_split(split),
             requests,
             num_workers=self.num_workers,
             pin_memory=on_gpu,
@@ -66,25 +66,25 @@ class LoadingModule(OptimizedModule):
             start=start,
         )
 
-    def _own_data(self) -> MultimodalData:
-        if self.data is None:
+    def _own_split(self, name: SplitName) -> Split:
+        if self.split is None:
             raise RuntimeError(
                 "BalancedModule has no `data` of its own: give the trainer the loader that is missing, or the module "
                 "`data`."
             )
-        return self.data
+        return self.split(name)
 
     def _context(self) -> EpochContext:
-        if self.data is None:
+        if self.split is None:
             return dataclasses.replace(self.epoch_context(), seed=self.seed)
-        convert, num_train = self.trainer.precision_plugin.convert_input, len(self.data.split("train"))
+        convert, num_train = self.trainer.precision_plugin.convert_input, len(self.split("train"))
 
         def load(split: SplitName, requests: list[BatchRequest]) -> Iterator[Batch]:
             for batch in self._loader(split, requests):
                 yield convert(batch.to(self.device))  # here the trainer converts no batch to its precision
 
         def in_order(split: SplitName) -> Callable[[], Iterator[Batch]]:
-            return lambda: load(split, ordered_requests(len(self._own_data().split(split)), self.batch_size))
+            return lambda: load(split, ordered_requests(len(self._own_split(split)), self.batch_size))
 
         def shuffled(number: int) -> Iterator[Batch]:
             seed = mixed_seed(self.seed, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -86,7 +87,8 @@ class BalancedModule(LoadingModule):
     ) -> None:
         method.setup(model)
         super().__init__(model, method, optimizer)
-        self.data = data
+        #: Gives one split of the data, which is asked for it once.
+        self.split = None if data is None else functools.cache(data.split)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.guard = StepGuard(on_nonfinite, max_nonfinite)
         #: Asked after every batch whether training should stop; in distributed training any process stops all.
@@ -129,7 +131,7 @@ class BalancedModule(LoadingModule):
         return self._plan_steps().num_steps
 
     def _plan_steps(self) -> Accumulation:
-        ends = [float(self.trainer.num_training_batches)] if self.data is None else pass_ends(self._requests)
+        ends = [float(self.trainer.num_training_batches)] if self.split is None else pass_ends(self._requests)
         return Accumulation(self.trainer.accumulate_grad_batches, ends)
 
     # Loaders
@@ -139,9 +141,9 @@ class BalancedModule(LoadingModule):
 
         The trainer asks anew before every epoch.
         """
-        data = self._own_data()
+        num_train = len(self._own_split("train"))
         if self.epochs_done >= (self.trainer.max_epochs or 1):  # resumed after the last epoch: no epoch to plan
-            return self._loader("train", ordered_requests(len(data.split("train")), self.batch_size))
+            return self._loader("train", ordered_requests(num_train, self.batch_size))
         # Lightning asks twice when it resumes. A second `start_epoch` would draw random numbers again.
         if self._planned_epoch != self.epochs_done:
             self._first_position = self._restore_rank_state()
@@ -150,7 +152,7 @@ class BalancedModule(LoadingModule):
             self._plan.check_accumulation("accumulate_grad_batches", self.trainer.accumulate_grad_batches)
             self._requests = planned_requests(
                 self._plan,
-                len(data.split("train")),
+                num_train,
                 self.batch_size,
                 seed=self.seed,
                 epoch=self.epochs_done,
@@ -167,7 +169,7 @@ class BalancedModule(LoadingModule):
 
     def on_train_start(self) -> None:
         """Restore the random state; check the strategy."""
-        if self.data is None:
+        if self.split is None:
             self._restore_rank_state()
         super().on_train_start()
 
@@ -179,12 +181,12 @@ class BalancedModule(LoadingModule):
         """
         self._sums, self._started = EpochSums(), time.perf_counter()
         self._position, self._counts_before_epoch = 0, (self.guard.skipped, self.guard.overflowed)
-        if self.data is not None and self._planned_epoch != self.epochs_done:
+        if self.split is not None and self._planned_epoch != self.epochs_done:
             raise RuntimeError(
                 "BalancedModule with `data` brings its own batches, planned anew for every epoch: give the trainer "
                 "`reload_dataloaders_every_n_epochs=1`, and `fit` no training loader."
             )
-        if self.data is None:
+        if self.split is None:
             plan = self.method.start_epoch(self._context())
             if plan != EpochPlan():
                 raise RuntimeError(
@@ -202,7 +204,7 @@ class BalancedModule(LoadingModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Reset the optimiser's state where the plan asks for it; tell the trainer whether a step ends."""
         self._steps.prepare(self.trainer, batch_idx)
-        if self.data is not None and self._requests[batch_idx].fresh_optimizer:
+        if self.split is not None and self._requests[batch_idx].fresh_optimizer:
             self.trainer.optimizers[0].state.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -314,7 +316,7 @@ class BalancedModule(LoadingModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Call the hooks after an optimiser step."""
         done = batch_idx + 1
-        if self._steps.is_last(batch_idx) and (self.data is None or done < len(self._requests)):
+        if self._steps.is_last(batch_idx) and (self.split is None or done < len(self._requests)):
             for hook in self.after_step:
                 hook(self)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from bmlr.config import OptimizerOptions
-from bmlr.data import MultimodalData
+from bmlr.data import Split, SplitName
 from bmlr.integrations.lightning import BalancedMixin
 from bmlr.methods import EpochPlan, Method
 from bmlr.modality_dropout import ModalityDropout, check_dropout
@@ -32,8 +32,8 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         optimizer: Optimiser and schedule.
 
     Attributes:
-        data: Prepared data set; None for loaders of the trainer's.
-        batch_size: Samples per step and device, used with ``data``.
+        split: Gives one split of the prepared data; None for loaders of the trainer's.
+        batch_size: Samples per step and device, used with ``split``.
         modality_dropout: Leaves modalities out of samples in training, if it is set.
         clip_norm: Largest norm of the gradients by modality, if it is set.
 
@@ -41,7 +41,7 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         ValueError: If the options do not fit the model.
     """
 
-    data: MultimodalData | None
+    split: Callable[[SplitName], Split] | None
     batch_size: int
 
     def __init__(self, model: MultimodalClassifier, method: Method, optimizer: OptimizerOptions) -> None:
@@ -84,7 +84,7 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
         Raises:
             ValueError: If the method plans every epoch anew, so that nobody knows.
         """
-        if self.data is None:
+        if self.split is None:
             return int(self.trainer.estimated_stepping_batches)
         if self.method.plans_passes:
             raise ValueError(
@@ -92,7 +92,7 @@ class OptimizedModule(EvaluatedModule, BalancedMixin):
                 f"{type(self.method).__name__} plans the steps of every epoch anew."
             )
         requests = planned_requests(
-            EpochPlan(), len(self.data.split("train")), self.batch_size, seed=0, epoch=0,
+            EpochPlan(), len(self.split("train")), self.batch_size, seed=0, epoch=0,
             world_size=self.trainer.world_size,
         )  # fmt: skip
         return (self.trainer.max_epochs or 1) * math.ceil(len(requests) / self.trainer.accumulate_grad_batches)

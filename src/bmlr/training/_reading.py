@@ -182,6 +182,6 @@ def split_batches(config: RunConfig, split: SplitName, *, rank: int = 0, world_s
         rank: Rank of this process, which gets every ``world_size``-th sample.
         world_size: Number of processes.
     """
-    samples = config.model_data.split(split)
+    samples = config.split(split)
     requests = ordered_requests(len(samples), config.batch_size, rank=rank, world_size=world_size)
     return RequestLoader(samples, requests, num_workers=config.trainer.num_workers)

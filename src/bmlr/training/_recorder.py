@@ -175,7 +175,7 @@ class Recorder:
 
     def _predict_test(self, module: BalancedModule, check: Callable[[], None]) -> Score:
         """Score the test split and write the predicted classes."""
-        samples = len(self.config.model_data.split("test"))
+        samples = len(self.config.split("test"))
         predictions = PredictionTable(module.model.modalities, samples, module.device, task=module.model.task)
 
         def on_batch(prediction: Prediction, batch: Batch) -> None:
@@ -193,9 +193,10 @@ class Recorder:
         """The content of ``result.json``."""
         data = self.config.model_data
         history = module.history
-        samples: dict[str, Any] = {split: len(data.split(split)) for split in SPLITS}
+        splits = {name: self.config.split(name) for name in SPLITS}
+        samples: dict[str, Any] = {name: len(split) for name, split in splits.items()}
         if data is not self.config.data:
-            left_out = {split: len(self.config.data.split(split)) - samples[split] for split in SPLITS}
+            left_out = {name: split.left_out for name, split in splits.items()}
             samples |= {"without_modality": left_out} if any(left_out.values()) else {}
         content: dict[str, Any] = {
             "data": data.name,
@@ -209,8 +210,8 @@ class Recorder:
             "validation": best["validation"],
             "best_epoch": best["epoch"],
             "epochs": len(history),
-            "data_passes": round(sum(row["samples"] for row in history) / len(data.split("train")), 3),
-            "constant_score": data.constant_score("test"),
+            "data_passes": round(sum(row["samples"] for row in history) / samples["train"], 3),
+            "constant_score": data.task.constant_score(splits["test"].targets),
             "reshaped_share": {
                 name: [row.get(f"train_reshaped_{name}", math.nan) for row in history]
                 for name in module.model.modalities

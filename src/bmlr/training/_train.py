@@ -225,13 +225,13 @@ def make_module(config: RunConfig) -> BalancedModule:
         network,
         config.method,
         config.optimizer,
-        data=config.model_data,
         batch_size=config.batch_size,
         num_workers=config.trainer.num_workers,
         seed=config.seed,
         on_nonfinite=config.trainer.on_nonfinite,
         max_nonfinite=config.trainer.max_nonfinite,
     )
+    module.split = config.split
     options = config.trainer
     module.clip_norm = options.gradient_clip_val if isinstance(options.gradient_clip_val, Mapping) else None
     module.modality_dropout = (

@@ -145,16 +145,6 @@ class ArrayData(MultimodalData):
             for name, values in self._content.values.items()
         }
 
-    @functools.cached_property
-    def _splits(self) -> dict[SplitName, ArraySplit]:
-        """All splits; a run asks for them several times in every epoch."""
-        return {name: self._make_split(rows) for name, rows in self._rows.items()}
-
-    def _make_split(self, rows: np.ndarray) -> ArraySplit:
-        inputs = {name: form.standardised(self._numbers[name][rows]) for name, form in self._forms.items()}
-        groups = None if self._groups is None else self._groups[rows].tolist()
-        return ArraySplit(inputs, self._content.targets[rows], groups=groups)
-
     def prepare(self) -> None:
         """Read and check the file; sets ``classes`` and ``modalities``.
 
@@ -188,7 +178,10 @@ class ArrayData(MultimodalData):
         """One split."""
         check_choice("name", name, SPLITS)
         self.prepare()
-        return self._splits[name]
+        rows = self._rows[name]
+        inputs = {modality: form.standardised(self._numbers[modality][rows]) for modality, form in self._forms.items()}
+        groups = None if self._groups is None else self._groups[rows].tolist()
+        return ArraySplit(inputs, self._content.targets[rows], groups=groups)
 
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, made as those of training.

@@ -172,19 +172,13 @@ class Synthetic(MultimodalData):
         self.bayes_accuracy = {**self.accuracy, "fused": sum(p * self.bayes_of(u) for u, p in self._patterns.items())}
         self._maps = {name: self._make_map(name) for name in self.accuracy}
         self._vertices = simplex(num_classes)
-        self._splits: dict[SplitName, ArraySplit] = {}
 
     def prepare(self) -> None:
-        """Do nothing: a split is drawn at its first use."""
+        """Do nothing: a split is drawn when it is asked for."""
 
     def split(self, name: SplitName) -> ArraySplit:
         """One split; there are no groups."""
         check_choice("name", name, SPLITS)
-        if name not in self._splits:  # a run asks for it several times in every epoch
-            self._splits[name] = self._draw(name)
-        return self._splits[name]
-
-    def _draw(self, name: SplitName) -> ArraySplit:
         count = self.samples[name]
         targets = self._rng("targets", split=name).integers(self.num_classes, size=count)
         present = self._present(name)
