@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,21 @@ def error_of(capsys, arguments):
     assert captured.err.startswith("bmlr: error: ")
     assert captured.err.count("\n") == 1
     return captured.err
+
+
+def test_warnings_of_the_library_are_sentences(capsys, monkeypatch):
+    def warn(*_, **__):
+        for place in (bmlr.data.__file__, json.__file__):
+            print(warnings.formatwarning("Two\nlines.", UserWarning, place, 7), end="")
+        raise ValueError("enough")
+
+    usual = warnings.formatwarning
+    monkeypatch.setattr("bmlr.data.inspection.inspect_data", warn)
+    assert main(["inspect", "digits"]) == 2
+    first, second = capsys.readouterr().out.split("\n", 1)
+    assert first == "bmlr: warning: Two lines."
+    assert second.startswith(f"{json.__file__}:7: UserWarning: Two")  # another's keeps its place
+    assert warnings.formatwarning is usual
 
 
 def test_train_evaluate_predict(tmp_path, capsys):

@@ -276,11 +276,16 @@ def format_size(number: float) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
 
 
-def format_count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str, plural: str | None = None) -> str:
     """A number of things in words.
 
+    Args:
+        number: The number.
+        noun: The word for one of them, and what else differs for one.
+        plural: The same for several; None puts an s at the end.
+
     Example:
-        >>> format_count(1, "run"), format_count(3, "run")
-        ('1 run', '3 runs')
+        >>> format_count(1, "run"), format_count(3, "run"), format_count(2, "class has", "classes have")
+        ('1 run', '3 runs', '2 classes have')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

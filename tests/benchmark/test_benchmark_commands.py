@@ -174,7 +174,7 @@ def test_a_dry_run_lists_the_runs_with_their_cost_and_starts_nothing(tmp_path, c
         f"2 runs in {tmp_path / 'runs'}.", "About 2.0 h, and 1.0 GB on disk, as a few steps on this machine tell."
     ]  # fmt: skip
     assert "| OGMGE:alpha=0.5 |" in captured.out  # what is typed is shown
-    assert "The test split has 40 samples: one sample is 2.5 points of accuracy." in captured.out
+    assert "The test split has 40 samples: each is 2.5 % of it." in captured.out
     assert main(compare(tmp_path, "--processes", "2", "--dry-run")) == 0
     printed = capsys.readouterr().out
     assert f"4 runs in {tmp_path / 'runs'}: 2 finished before. About 60 min, 2 at a time, and 1.0 GB" in printed

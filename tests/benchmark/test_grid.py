@@ -130,7 +130,7 @@ def test_runs_of_another_process_are_waited_for(tmp_path, monkeypatch):
     waiting.start()
     while len(lines) < 2:
         time.sleep(0.01)
-    assert lines[-1] == "Waiting for 1 runs that another process is making."
+    assert lines[-1] == "Waiting for 1 run that another process is making."
     assert not engine.made
     lock.release()
     waiting.join(60)

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 import bmlr.data
 from bmlr.cli import main
+from bmlr.data.inspection import Duplicates, inspect_data
 from bmlr.data.readers._named_arrays import open_arrays
 from bmlr.data.transforms._tfidf import TfIdf
 from bmlr.data.transforms._tokens import split_words
@@ -260,6 +261,24 @@ def test_tf_idf_is_that_of_scikit_learn():
     np.testing.assert_allclose(
         tfidf.vectors(["the dog sings", *texts]), oracle.transform(["the dog sings", *texts]).toarray(), rtol=1e-6
     )
+
+
+def test_texts_are_compared_as_written_not_as_tf_idf(tmp_path):
+    notes = np.array([f"{'good' if label else 'bad'} film" for label in LABELS], dtype=object)
+    long = "one two three four five six seven eight nine"
+    notes[[0, 1, 20, 30]] = [long, long, f"{long} Oslo", f"{long} Rome"]
+    notes[31] = notes[30].upper()
+    data = made(saved(tmp_path, t=notes.astype(str)), modalities={"image": "x", "note": "t"})
+    same = [split.batch([0]).inputs["note"].tolist() for split in (data.split("val"), data.split("test"))]
+    assert same[0] == same[1]  # the words of one text are in no vocabulary
+    assert inspect_data(data).duplicates == ()
+    notes[0] = notes[30]
+    again = made(saved(tmp_path, t=notes.astype(str)), modalities={"image": "x", "note": "t"})
+    assert inspect_data(again).duplicates == (
+        Duplicates("note", ("train", "test"), {"train": 1, "test": 2}, "word for word"),
+    )
+    assert again.split("test").texts("note", [1, 0]) == [notes[31], notes[30]]
+    assert again.split("test").texts("image", [0]) is None
 
 
 def test_a_run_predicts_without_its_file(tmp_path, monkeypatch, capsys):

@@ -295,7 +295,7 @@ class TestErrors:
         assert [(r.id, r.reason) for r in result.rejected] == [
             ("stray", "it is in no folder of a class and on no list")
         ]
-        with pytest.warns(UserWarning, match="1 samples of .* are in no published split"):
+        with pytest.warns(UserWarning, match="1 sample in no published split left out"):
             bmlr.data.create("kinetics-sounds", root=result.folder, protocol="paper").prepare()
 
     def test_a_source_without_a_good_clip(self, tmp_path):

@@ -79,8 +79,8 @@ def test_counts_groups_and_rates_are_those_of_the_splits():
     assert {name: split.groups for name, split in found.splits.items()} == {"train": 4, "val": 2, "test": 2}
     assert (found.leaks, found.duplicates, found.alarms) == ((), (), ())
     assert found.remarks == (
-        "The validation split has 4 samples: one sample is 25.0 points of accuracy.",
-        "The test split has 4 samples: one sample is 25.0 points of accuracy.",
+        "The validation split has 4 samples: each is 25.0 % of it.",
+        "The test split has 4 samples: each is 25.0 % of it.",
     )
     assert found.rejected is None
 

@@ -186,30 +186,30 @@ class TestClassesAndSplits:
         assert status == 0
         assert "Warning: 2 of 4 classes are in one split only: 'bee' (train), 'owl' (test)." in text
         assert "Warning: 1 class has at most 2 samples: 'bee'." in text
-        assert "The test split has 7 samples: one sample is 14.3 points of accuracy." in text
+        assert "The test split has 7 samples: each is 14.3 % of it." in text
 
     def test_a_small_test_split_is_called_that(self, tmp_path, capsys):
         splits = ["train"] * 18 + ["val"] * 4 + ["test"] * 6
         path = write_labels(tmp_path, ["cat", "dog"] * 14, splits=splits)
         _, text = prepare(capsys, "manifest", path, "out")
-        sentence = "The test split has 6 samples: one sample is 16.7 points of accuracy."
+        sentence = "The test split has 6 samples: each is 16.7 % of it."
         assert sentence in text
         assert main(["inspect", "manifest", "--data.root", "out"]) == 0
         output = " ".join(capsys.readouterr().out.split())
         assert sentence in output
-        assert "The validation split has 4 samples: one sample is 25.0 points of accuracy." in output
+        assert "The validation split has 4 samples: each is 25.0 % of it." in output
 
     def test_splits_that_will_be_drawn(self, tmp_path, capsys):
         _, text = prepare(capsys, "manifest", write_labels(tmp_path, ["cat", "dog"] * 14), "out")
-        assert "Drawn from 28 samples, the test split will have about 3: one is 33.3 points" in text
+        assert "Drawn from 28 samples, the test split will have about 3: each is 33.3 % of it" in text
 
     def test_copies_in_two_splits_and_with_two_labels_are_told(self, tmp_path, capsys):
         path = write_labels(tmp_path, ["cat", "dog"] * 10, splits=["train"] * 12 + ["test"] * 8)
         for modality in "xy":
             (tmp_path / f"{modality}15.npy").write_bytes((tmp_path / f"{modality}2.npy").read_bytes())
         _, text = prepare(capsys, "manifest", path, "out")
-        assert "1 sets of copies, 1 of them across splits, such as row-4, row-17" in text
-        assert "1 sets of copies have several labels, such as row-4 (cat), row-17 (dog)" in text
+        assert "1 set of copies, 1 of them across splits, such as row-4, row-17" in text
+        assert "1 set of copies has several labels, such as row-4 (cat), row-17 (dog)" in text
         assert "several groups" in prepare(capsys, "manifest", path, "out")[1]  # told again when nothing is read
 
     def test_samples_without_a_group_are_no_group(self, tmp_path, capsys):

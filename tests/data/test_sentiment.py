@@ -207,7 +207,7 @@ def test_what_is_beyond_a_stated_length_is_left_out_and_counted(tmp_path):
     text, vision, audio = result.notes[:3]
     assert f"{50 - length} steps beyond the stated length" in text
     assert "0 steps beyond the stated length" in vision
-    assert "1 steps beyond the stated length" in audio
+    assert "1 step beyond the stated length" in audio
     batch = whole(MOSI(tmp_path / "out", standardise=False).split("train"))
     for i, u in enumerate(("audio", "vision", "text")):
         assert np.array_equal(rows(batch, u, i).numpy(), splits["train"][i][u])
@@ -221,7 +221,7 @@ def test_stated_lengths_count_from_the_end_where_padding_is_in_front(tmp_path):
     content["train"]["audio"][0, 0] = 7
     result = prepare_sentiment("mosi", write(tmp_path / "mosi_data.pkl", content), tmp_path / "out")
     assert "padding in front" in result.notes[2]
-    assert "1 steps beyond" in result.notes[2]
+    assert "1 step beyond" in result.notes[2]
     batch = whole(MOSI(tmp_path / "out", standardise=False).split("train"))
     assert np.array_equal(rows(batch, "audio", 0).numpy(), splits["train"][0]["audio"])
 

@@ -144,7 +144,7 @@ def test_paragraphs_without_an_undertrained_modality():
 def test_too_few_samples_are_no_evidence():
     few = {"audio": dataclasses.replace(GOOD, samples=20), "video": dataclasses.replace(BEHIND, samples=20)}
     verdict = write_verdict(few, Thresholds(), Context(around(0.9, 0.1), 20))
-    assert verdict.paragraph.startswith("The evidence is insufficient: 20 samples are fewer than the 100")
+    assert verdict.paragraph.startswith("The evidence is insufficient: 20 samples, and a verdict needs 100")
     assert "The multimodal accuracy is 90.0 % [80.0, 100.0]." in verdict.paragraph
     assert verdict.undertrained == ()
     assert "More samples" in verdict.paragraph

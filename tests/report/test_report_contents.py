@@ -83,7 +83,7 @@ def test_one_method_and_one_seed_say_what_they_cannot_tell(tmp_path):
     assert "BMLR : 70.0 % in one run, audio 50.0 %, image 60.0 %; 45.0 points above the majority rate." in text
     assert "There is no other method to compare it with." in text
     assert "With one run, this cannot tell how much results vary with the seed." in text
-    assert "The test split has 20 samples: one sample is 5.0 points of accuracy." in text
+    assert "The test split has 20 samples: each is 5.0 % of it." in text
     assert "Runs of BMLR Based on 1 finished run." in page.text
     make_run(tmp_path / "one" / "b", "Joint", fused=0.75)
     text = lead(report(tmp_path / "one"))

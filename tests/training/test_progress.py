@@ -67,9 +67,7 @@ def test_configurations_that_cannot_work_are_remarked_upon(tmp_path, caplog):
         "2 steps at a learning rate of 5e-05 can move no weight by more than 0.0001, too little to learn much: raise "
         "--optimizer.lr or --trainer.epochs, or lower --trainer.batch_size."
     )
-    assert splits == [
-        f"The {split} split has 12 samples: one of them is 8.3 % of its score." for split in ("val", "test")
-    ]
+    assert splits == [f"The {split} split has 12 samples: each is 8.3 % of it." for split in ("validation", "test")]
 
 
 def test_labels_that_are_never_reshaped_are_remarked_upon_once(tmp_path, caplog):

@@ -16,7 +16,7 @@ from bmlr.benchmark.specification import parse_method
 from bmlr.benchmark.statistics import Difference, Estimate, difference_of, estimate
 from bmlr.runs import RunRecord, group_runs, metric_names, primary_score
 from bmlr.runs.settings import data_settings, method_settings
-from bmlr.tables import list_first
+from bmlr.tables import format_count, list_first
 
 #: Data passes may differ by this fraction and still count as one budget: methods sample a little more or less.
 _BUDGET_TOLERANCE = 0.25
@@ -257,7 +257,8 @@ def _budget_differences(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     passes = [value for number, value in budgets.values() if number == most_frequent]
     low, high = min(passes) * (1 - _BUDGET_TOLERANCE), max(passes) * (1 + _BUDGET_TOLERANCE)
     return [
-        f"'{label}' had {number} epochs and {value:g} data passes, the others {most_frequent} epochs and "
+        f"'{label}' had {format_count(number, 'epoch')} and {value:g} data passes, the others "
+        f"{format_count(most_frequent, 'epoch')} and "
         f"{_span(passes)} data passes."
         for label, (number, value) in budgets.items()
         if number != most_frequent and not low <= value <= high

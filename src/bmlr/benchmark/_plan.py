@@ -17,7 +17,7 @@ from bmlr.benchmark.engines import Engine, LocalEngine
 from bmlr.runs import read_run
 from bmlr.runs.layout import CONFIG, METRICS
 from bmlr.runs.settings import settings_key
-from bmlr.tables import Cell, Table, format_duration, format_size
+from bmlr.tables import Cell, Table, format_count, format_duration, format_size
 
 _PATIENCE = 120.0  # seconds after which nothing is estimated
 _COPIES = 5  # a run keeps the weights of two epochs, and in its checkpoint the weights with Adam's two means
@@ -65,9 +65,8 @@ class Plan:
         """The number of runs in a sentence."""
         counts = {state: self.states.count(state) for state in ("finished", "begun", "failed")}
         before = ", ".join(f"{count} {state} before" for state, count in counts.items() if count)
-        noun = "run" if len(self.jobs) == 1 else "runs"
         first = f", {len(self.required)} of them for others to start from" if self.required else ""
-        return f"{len(self.jobs)} {noun} in {self.runs}{first}{f': {before}' if before else ''}."
+        return f"{format_count(len(self.jobs), 'run')} in {self.runs}{first}{f': {before}' if before else ''}."
 
     def estimate(self, repeats: float = 1, at_once: int | None = None) -> str:
         """The time and space of the unfinished runs in a sentence; "" where they cannot be measured.

@@ -18,7 +18,7 @@ from bmlr.config import ModelOptions, OptimizerOptions, TrainerOptions
 from bmlr.data import MultimodalData
 from bmlr.model import MultimodalClassifier
 from bmlr.runs.settings import text_of
-from bmlr.tables import Cell, Table
+from bmlr.tables import Cell, Table, format_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +105,14 @@ class Problem:
         """
         methods = f"each of {len(self.methods)} methods" if len(self.methods) > 1 else self.methods[0].text
         seeds = f", each with {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
-        yield f"{self.number} trials for {methods}{seeds}, in {runs}{f': {made} made before' if made else ''}."
+        before = f": {made} made before" if made else ""
+        yield f"{format_count(self.number, 'trial')} for {methods}{seeds}, in {runs}{before}."
         at_once = self.search.parallel * len(self.methods) * len(self.seeds)
         processes = getattr(engine, "processes", None) or 1
         if processes > at_once:
             parallel = -(-processes // (len(self.methods) * len(self.seeds)))
             yield (
-                f"{processes} processes, but only {at_once} run{'' if at_once == 1 else 's'} at a time: --parallel "
+                f"{processes} processes, but only {format_count(at_once, 'run')} at a time: --parallel "
                 f"{parallel} chooses as many trials of a method before the first is known, and is another search."
             )
         jobs = [job for method in self.methods for job in self.jobs(method, corners(self.ranges[method.text])[0])]

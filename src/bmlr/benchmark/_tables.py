@@ -13,7 +13,7 @@ from bmlr.benchmark._comparison import Comparison, MethodSummary
 from bmlr.benchmark.references import reference_note
 from bmlr.benchmark.statistics import Estimate
 from bmlr.data.store import describe_size
-from bmlr.tables import Cell, Table, format_mean, mark_best
+from bmlr.tables import Cell, Table, format_count, format_mean, mark_best
 from bmlr.tasks import MetricForm, metric_form
 
 
@@ -159,8 +159,9 @@ def _notes(comparison: Comparison) -> list[str]:
     constant = metric_form(comparison.metric).constant_text(comparison.constant_score)
     differences = [d for m in comparison.methods for d in (m.difference, *m.over.values())]
     over = dict.fromkeys(d.over for d in differences if d is not None and d.low is not None)
-    noun = "sample" if comparison.samples == 1 else "samples"
-    where = f"Test split of {comparison.data}, {comparison.samples} {noun}, {comparison.protocol} protocol"
+    where = (
+        f"Test split of {comparison.data}, {format_count(comparison.samples, 'sample')}, {comparison.protocol} protocol"
+    )
     notes = [
         f"{constant[:1].upper()}{constant[1:]}.",
         f"{where}, epoch selected on validation.",

@@ -21,7 +21,7 @@ from bmlr.data import MultimodalData
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import DirectoryLock, RunRecord, read_run, write_failure
 from bmlr.runs.layout import CONFIG, FAILURE, RESULT
-from bmlr.tables import format_duration
+from bmlr.tables import format_count, format_duration
 from bmlr.tasks import metric_form
 from bmlr.training import failure_text
 
@@ -134,7 +134,7 @@ def run_grid(
                     ready.remove(job)
                 free = [job for job in ready if not DirectoryLock(job.directory(runs)).held_elsewhere()]
                 if ready and not free and not announced:
-                    progress.say(f"Waiting for {len(ready)} runs that another process is making.")
+                    progress.say(f"Waiting for {format_count(len(ready), 'run')} that another process is making.")
                     announced = True
                 for ended in _execute(free, runs, engine):
                     if ended is None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bmlr.benchmark._comparison import Comparison, MethodSummary
 from bmlr.benchmark.statistics import Difference, RankTest, rank_test
-from bmlr.tables import Cell, Table, mark_best
+from bmlr.tables import Cell, Table, format_count, mark_best
 from bmlr.tasks import metric_form
 
 #: Name of the reference whose method has another label on every data set.
@@ -98,7 +98,7 @@ def _notes(test: RankTest) -> list[str]:
     interval = "the 95 % interval of the difference (paired bootstrap over seeds and samples)"
     notes = [
         f"Above / below: data sets on which {interval} is on that side of zero.",
-        f"Mean rank over {test.data_sets} data set{'s' if test.data_sets > 1 else ''}, 1 for the best.",
+        f"Mean rank over {format_count(test.data_sets, 'data set')}, 1 for the best.",
     ]
     if test.critical_difference is not None and test.p_value is not None:
         notes.append(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bmlr import tables
 from bmlr._console import make_console
+from bmlr.tables import format_count
 from bmlr.tasks import metric_form, prediction_label
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def describe_samples(split: str, score: Mapping[str, Any], metric: str) -> str:
     value, form = float(score[metric]), metric_form(metric)
     # Of a metric that is no share of the samples, the number of them alone tells no interval.
     interval = wilson_interval(value, samples) if metric == "accuracy" and not math.isnan(value) else None
-    sentence = (
-        f"{split} split: {samples} sample{'' if samples == 1 else 's'}, {prediction_label('fused')} {form.title} "
-    )
+    sentence = f"{split} split: {format_count(samples, 'sample')}, {prediction_label('fused')} {form.title} "
     sentence += form.text(value, interval) + ("" if interval is None else ", a 95 % interval")
     few = ". These are few: small differences between methods mean nothing here" if samples < _FEW_SAMPLES else ""
     others = [f"{metric_form(name).title} {metric_form(name).text(score[name])}" for name in metric_names(score)]

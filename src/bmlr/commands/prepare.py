@@ -10,6 +10,7 @@ from rich.table import Table
 from bmlr._console import make_console
 from bmlr.commands.options import FLAT
 from bmlr.data import PrepareOptions, PrepareResult, prepare
+from bmlr.tables import format_count
 
 
 def execute(
@@ -47,7 +48,9 @@ def _print(result: PrepareResult) -> None:
     reasons = f", listed with reasons in {result.rejected_file}" if result.rejected else ""
     nouns = {"multiclass": "classes", "multilabel": "labels, any number per sample", "regression": "numbers as targets"}
     targets = f"{len(result.classes) or ''} {nouns[result.task]}".lstrip()
-    print(f"{targets}, {sum(result.samples.values())} samples, {len(result.rejected)} rejected{reasons}")
+    print(
+        f"{targets}, {format_count(sum(result.samples.values()), 'sample')}, {len(result.rejected)} rejected{reasons}"
+    )
     for note in result.notes:
         print(note)
     print(f"{result.decoded} read by this call" if result.decoded else "All was prepared before; nothing was read.")

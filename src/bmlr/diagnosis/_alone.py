@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bmlr.diagnosis.probes import ProbeResult, TrainedAlone, compare_probes
 from bmlr.encoders.features import pooled
 from bmlr.model import Output
+from bmlr.tables import format_count
 
 if TYPE_CHECKING:
     from bmlr.config import RunConfig
@@ -69,7 +70,7 @@ def probe_run(
     alone = {}
     for modality in model.modalities:
         if progress is not None:
-            progress(f"training {modality} alone for {config.trainer.epochs} epochs, in {runs}")
+            progress(f"training {modality} alone for {format_count(config.trainer.epochs or 0, 'epoch')}, in {runs}")
         alone[modality] = _load_alone(train_alone(config, modality, runs), modality, weights, device)
     return compare_probes(
         {modality: _Encoder(model, modality) for modality in model.modalities},

@@ -29,7 +29,7 @@ from bmlr.diagnosis._sample_scores import (
 from bmlr.diagnosis._tables import plain_values
 from bmlr.methods import Method
 from bmlr.model import MultimodalClassifier
-from bmlr.tables import Cell, Table
+from bmlr.tables import Cell, Table, format_count
 
 Status: TypeAlias = Literal["used", "blind", "no gain", "harmful", "disturbed", "unclear"]
 #: Ways of changing a modality, with what they do to its input.
@@ -118,7 +118,7 @@ class BlindModalityTest:
                 f"input unlike any real one does: {HOW[other]}, the {label} changes by "
                 f"{effects[other].sample_change.value:.2g}."
             )
-        few = f": {self.samples} samples are few" if self.samples < _MIN_SAMPLES else ""
+        few = f": {format_count(self.samples, 'sample is', 'samples are')} few" if self.samples < _MIN_SAMPLES else ""
         better = shuffled.worse_by.value < 0
         change = f"better by {_signed(shuffled.worse_by, -1)}" if better else f"worse by {worse}"
         return (
@@ -130,8 +130,8 @@ class BlindModalityTest:
     def caption(self) -> str:
         """Number of samples, score, margin and meaning of the intervals."""
         return (
-            f"{self.subject}: {self.samples} samples, mean {self.score_name} {self.score}. Changes below "
-            f"{self.margin:.2g} count as none. In brackets 95 % intervals by bootstrap over the samples."
+            f"{self.subject}: {format_count(self.samples, 'sample')}, mean {self.score_name} {self.score}. Changes "
+            f"below {self.margin:.2g} count as none. In brackets 95 % intervals by bootstrap over the samples."
         )
 
     def tables(self) -> tuple[Table, ...]:

@@ -16,7 +16,7 @@ from bmlr.diagnosis._tables import (
     plain_values,
 )
 from bmlr.diagnosis._verdict import Verdict
-from bmlr.tables import Cell, Table, format_percent
+from bmlr.tables import Cell, Table, format_count, format_percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +151,9 @@ class Diagnosis:
     def caption(self) -> str:
         """Caption of the tables: samples, accuracy, majority rate and removal."""
         return (
-            f"{self.subject}: {self.samples} samples, multimodal accuracy {self.accuracy.percent}, most frequent "
-            f"class {format_percent(self.majority_rate)}. A removed modality has {self.removal}. In brackets "
-            f"{100 * self.thresholds.level:g} % intervals: Wilson's for proportions, else by bootstrap."
+            f"{self.subject}: {format_count(self.samples, 'sample')}, multimodal accuracy {self.accuracy.percent}, "
+            f"most frequent class {format_percent(self.majority_rate)}. A removed modality has {self.removal}. In "
+            f"brackets {100 * self.thresholds.level:g} % intervals: Wilson's for proportions, else by bootstrap."
         )
 
     def tables(self) -> tuple[Table, Table]:

@@ -23,7 +23,7 @@ from bmlr.diagnosis._resampling import IntervalEstimate, ResampledMeans
 from bmlr.diagnosis._tables import plain_values
 from bmlr.methods import Method, Prediction
 from bmlr.model import MultimodalClassifier
-from bmlr.tables import Cell, Table
+from bmlr.tables import Cell, Table, format_count
 from bmlr.tasks import MetricForm, Multiclass, Task, metric_form, prediction_label
 
 #: Rates and levels of a modality that is named without any.
@@ -106,9 +106,9 @@ class Robustness:
     def caption(self) -> str:
         """Meaning of rates, levels and intervals."""
         return (
-            f"{self.samples} samples, corrupted at evaluation only. Noise is normal, its standard deviation (std) in "
-            "units of that of the modality's input on training data. Scores of a modality alone are over the samples "
-            "that still have it. In brackets 95 % intervals."
+            f"{format_count(self.samples, 'sample')}, corrupted at evaluation only. Noise is normal, its standard "
+            "deviation (std) in units of that of the modality's input on training data. Scores of a modality alone are "
+            "over the samples that still have it. In brackets 95 % intervals."
         )
 
     def format(self, estimate: IntervalEstimate) -> str:

@@ -13,7 +13,7 @@ from bmlr._files import atomic_write, atomic_write_text, json_text
 from bmlr._random import preserved_random_state
 from bmlr.diagnosis._robustness import Levels, Robustness, measure_robustness
 from bmlr.diagnosis._run import run_device
-from bmlr.tables import write_table
+from bmlr.tables import format_count, write_table
 
 if TYPE_CHECKING:
     from bmlr.config import RunConfig
@@ -130,7 +130,7 @@ def write_robustness(robustness: Robustness, directory: Path | str) -> list[Path
         panels = {name: figure.add_subplot(grid[divmod(i, across)]) for i, name in enumerate(robustness.sweeps)}
         plot_robustness(robustness, panels)
         shared_legend(figure, list(panels.values()))
-        title = f"{robustness.subject}, {robustness.samples} samples; bands: 95 % intervals"
+        title = f"{robustness.subject}, {format_count(robustness.samples, 'sample')}; bands: 95 % intervals"
         if robustness.fixed is not None:
             title += f"; in all: {robustness.fixed.corruption}"
         set_title(figure, title)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from bmlr.diagnosis._judge import Evidence, Location, Status, Thresholds, choose_methods, judge
 from bmlr.diagnosis._resampling import IntervalEstimate
-from bmlr.tables import format_percent, join_names
+from bmlr.tables import format_count, format_percent, join_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,8 @@ class _Writer:
         verdict, context = self.verdict, self.context
         if context.samples < self.thresholds.min_samples:
             sentence = (
-                f"The evidence is insufficient: {context.samples} samples are fewer than the "
-                f"{self.thresholds.min_samples} needed for a verdict. The multimodal accuracy is "
+                f"The evidence is insufficient: {format_count(context.samples, 'sample')}, and a verdict needs "
+                f"{self.thresholds.min_samples}. The multimodal accuracy is "
                 f"{context.accuracy.percent}."
             )
             return [sentence]
@@ -240,7 +240,8 @@ class _Writer:
     def _unclear(self, u: str) -> str:
         numbers = self.evidence[u]
         if numbers.samples < self.thresholds.min_samples:
-            return f"The evidence on {u} is insufficient: {numbers.samples} samples have it."
+            have = format_count(numbers.samples, "sample has", "samples have")
+            return f"The evidence on {u} is insufficient: {have} it."
         fraction = numbers.balance if numbers.trained_alone is None else numbers.relative_recovery
         reason = (
             f"its fraction of {_estimate(fraction)} is known too loosely to compare it with "

@@ -23,6 +23,7 @@ from bmlr.figures.style import (
     set_title,
     tidy,
 )
+from bmlr.tables import format_count
 from bmlr.tasks import prediction_label
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def draw_figures(diagnosis: Diagnosis | BlindModalityTest) -> dict[str, Figure]:
     if isinstance(diagnosis, BlindModalityTest):
         figure = Figure(figsize=_size(len(diagnosis.effects)), layout="constrained")
         plot_effects(diagnosis, figure.add_subplot())
-        set_title(figure, f"{_TITLES['effects']}: {diagnosis.subject}, {diagnosis.samples} samples")
+        set_title(figure, f"{_TITLES['effects']}: {diagnosis.subject}, {format_count(diagnosis.samples, 'sample')}")
         return {"effects": figure}
     plots = {"accuracies": plot_accuracies, "shapley": plot_shapley, "confidence": plot_confidence}
     if any(measures.probe_joint is not None for measures in diagnosis.modalities.values()):
@@ -279,7 +280,7 @@ def draw_figures(diagnosis: Diagnosis | BlindModalityTest) -> dict[str, Figure]:
         count = len(diagnosis.pairs if name == "confidence" else diagnosis.modalities)
         figures[name] = Figure(figsize=_size(count), layout="constrained")
         draw(diagnosis, figures[name].add_subplot())
-        set_title(figures[name], f"{_TITLES[name]}: {diagnosis.subject}, {diagnosis.samples} samples")
+        set_title(figures[name], f"{_TITLES[name]}: {diagnosis.subject}, {format_count(diagnosis.samples, 'sample')}")
     for name, prefix, plot in (
         ("gradients", "norm_", plot_gradient_norms),
         ("conflict", "conflict_", plot_conflict),

@@ -12,7 +12,7 @@ from bmlr._version import __version__
 from bmlr.diagnosis import IntervalEstimate, Robustness, measure_run_robustness
 from bmlr.diagnosis.measures import wilson_interval
 from bmlr.runs import RunError, metric_names, read_predictions, read_run
-from bmlr.tables import Cell, Table, join_names, list_first
+from bmlr.tables import Cell, Table, format_count, join_names, list_first
 from bmlr.tasks import metric_form, prediction_label
 from bmlr.training import LoadedRun
 
@@ -102,9 +102,10 @@ def _scores(
             for label, ((_, score),) in robustness.sweeps.items()
         ]
         heads = ["without", robustness.metric, robustness.lost_head]
+        samples = format_count(robustness.samples, "sample")
         without = Table(heads, [[Cell(text) for text in row] for row in rows])
         return [
-            f"{robustness.samples} samples, with 95 % intervals. Multimodal is the prediction from all modalities.",
+            f"{samples}, with 95 % intervals. Multimodal is the prediction from all modalities.",
             table.markdown(),
             *_majority(result),
             *(_metrics(result) if weights == "best" else []),
@@ -220,13 +221,13 @@ def _python(imported: str, code: str) -> str:
 
 def _training_lines(loaded: LoadedRun, result: Mapping[str, Any], weights: str) -> str:
     config = loaded.config
-    lines = [f"* Seed {config.seed}, batches of {config.batch_size} samples"]
+    lines = [f"* Seed {config.seed}, batches of {format_count(config.batch_size, 'sample')}"]
     if result:
-        epochs = result["epochs"]
+        epochs = format_count(result["epochs"], "epoch")
         if weights == "best":
-            lines.append(f"* {epochs} epochs, of which epoch {result['best_epoch'] + 1} was selected on validation")
+            lines.append(f"* {epochs}, of which epoch {result['best_epoch'] + 1} was selected on validation")
         else:
-            lines.append(f"* {epochs} epochs, weights of the last")
+            lines.append(f"* {epochs}, weights of the last")
         lines.append(f"* Digest of the configuration: `{result['digest']}`")
     else:
         lines.append("* The run is not finished")

@@ -244,7 +244,9 @@ def named_arrays(name: str, arrays: Mapping[str, ArrayLike], targets: ArrayLike)
             )
         if not np.isfinite(array).all():
             bad = int((~np.isfinite(array)).any(axis=1).sum())
-            raise ValueError(f"`{name}[{modality!r}]` should be finite. Found NaN or infinity in {bad} samples.")
+            raise ValueError(
+                f"`{name}[{modality!r}]` should be finite. Found NaN or infinity in {bad} of {len(array)} samples."
+            )
         checked[str(modality)] = array
     return checked, classes.astype(np.int64)
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bmlr._checks import check_integer
 from bmlr.figures.style import COLOURS, checked_names, named_arrays, plain_text, tidy
+from bmlr.tables import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +116,8 @@ def plot_top_classes(
         for tick, row in zip(ax.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if row == index else "normal")
         ax.set(xlim=(0, 112), ylim=(len(rows) - 0.4, -0.6), xticks=[0, 25, 50, 75, 100])
-        title = f"true class {plain_text(names[index], 24)}\n{plain_text(modality)}, {int(sizes[index])} samples"
+        count = format_count(int(sizes[index]), "sample")
+        title = f"true class {plain_text(names[index], 24)}\n{plain_text(modality)}, {count}"
         ax.set_title(title, fontsize=9, loc="left")
         ax.tick_params(axis="y", length=0)
         ax.tick_params(axis="x", labelsize=8)

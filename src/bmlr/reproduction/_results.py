@@ -15,7 +15,7 @@ from bmlr.reproduction._figures import ExperimentRuns
 from bmlr.reproduction._paper import ACCURACY, FIRST, RATIO, SECOND, Experiment
 from bmlr.reproduction._scales import SCALES, Settings
 from bmlr.runs import RunRecord
-from bmlr.tables import Cell, Table, format_mean, mark_best
+from bmlr.tables import Cell, Table, format_count, format_mean, mark_best
 
 
 def frame(made: ExperimentRuns, settings: Settings) -> pd.DataFrame:
@@ -208,10 +208,9 @@ def _settings_text(made: ExperimentRuns) -> str:
         config = made.records[baseline.label, name][0].config
         trainer, optimizer, model = config["trainer"], config["optimizer"], config["model"]
         stem = f", {model['stem']} stem" if model["stem"] else ""
-        epochs = "epoch" if trainer["epochs"] == 1 else "epochs"
         texts[name] = (
-            f"{trainer['epochs']} {epochs}, batch {trainer['batch_size']}, {optimizer['name']} with learning rate "
-            f"{optimizer['lr']:g}, width {model['width']}{stem}"
+            f"{format_count(trainer['epochs'], 'epoch')}, batch {trainer['batch_size']}, {optimizer['name']} with "
+            f"learning rate {optimizer['lr']:g}, width {model['width']}{stem}"
         )
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
@@ -270,5 +269,5 @@ def _notes(made: ExperimentRuns, settings: Settings) -> list[str]:
         if method.pass_parameters
     ]
     if failed := sum(record.state == "failed" for records in made.records.values() for record in records):
-        notes.append(f"{failed} runs failed and are left out of the means.")
+        notes.append(f"{format_count(failed, 'run')} failed, left out of the means.")
     return [*notes, *([made.experiment.remark] if made.experiment.remark else [])]

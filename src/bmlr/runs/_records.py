@@ -18,6 +18,7 @@ from bmlr.config import read_config_entries
 from bmlr.runs._metrics import read_metrics
 from bmlr.runs._result import read_result
 from bmlr.runs.layout import CONFIG, FAILURE, LOG, METRICS, RESULT
+from bmlr.tables import format_count
 
 State = Literal["finished", "failed", "unfinished", "unreadable", "no run"]
 
@@ -245,7 +246,9 @@ def _checked_metrics(directory: Path, result: dict[str, Any] | None) -> pd.DataF
     if result is None:
         return metrics
     if len(metrics) != result["epochs"]:
-        raise ValueError(f"{METRICS} holds {len(metrics)} epochs where {RESULT} says {result['epochs']}.")
+        raise ValueError(
+            f"{METRICS} holds {format_count(len(metrics), 'epoch')} where {RESULT} says {result['epochs']}."
+        )
     curves = [name for name in metrics if str(name).startswith(("val_accuracy", "val_ratio_", "train_reshaped_"))]
     if not curves or any(not pd.api.types.is_numeric_dtype(metrics[name]) for name in ["epoch", *curves]):
         raise ValueError(f"{METRICS} should hold numbers in the columns of accuracies.")

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from bmlr._processors import count_processors
 from bmlr.config import RunConfig
 from bmlr.data import SPLITS
-from bmlr.tables import format_count, format_percent, format_size
+from bmlr.data.store import describe_size
+from bmlr.tables import format_count, format_size
 
 #: Path of a weight below which Adam has hardly left the initial weights: every step moves one by at most the rate.
 _SHORTEST_PATH = 0.01
-#: Samples of a split below which one sample is more than three points of accuracy.
-_FEW_SAMPLES = 30
+_FEW_SAMPLES = 30  # of a split, below which one is more than three per cent of it
 _EPOCHS_IN_ROW = 5
 
 
@@ -61,13 +61,8 @@ def advise(config: RunConfig, steps: int, threads: int) -> list[str]:
             f"{steps * rate:.2g}, too little to learn much: raise --optimizer.lr or --trainer.epochs, or lower "
             "--trainer.batch_size."
         )
-    counts = {split: len(config.split(split)) for split in ("val", "test")}
-    remarks += [
-        f"The {split} split has {format_count(count, 'sample')}: one of them is "
-        f"{format_percent(1 / max(1, count))} of its score."
-        for split, count in counts.items()
-        if count < _FEW_SAMPLES
-    ]
+    sizes = {split: len(config.split(split)) for split in ("val", "test")}
+    remarks += filter(None, (describe_size(split, size) for split, size in sizes.items() if size < _FEW_SAMPLES))
     if threads > 1 and hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > count_processors() / 2:
         remarks.append(
             f"Other programs use this machine too (load {load:.0f}), and threads wait for each other then: "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bmlr._checks import check_choice, check_integer
 from bmlr.batch import Batch, tensors_of
 from bmlr.methods import Losses, Method
-from bmlr.tables import list_first
+from bmlr.tables import format_count, list_first
 
 #: Stop with an error, or skip the step.
 Policy = Literal["stop", "skip"]
@@ -96,9 +96,8 @@ class StepGuard:
         self.skipped += 1
         self._in_row += 1
         if self._in_row >= self.max_in_row:
-            raise NonFiniteLossError(
-                f"{self._in_row} steps in a row were skipped, as many as `max_nonfinite` allows. {message}"
-            )
+            skipped = format_count(self._in_row, "step was", "steps in a row were")
+            raise NonFiniteLossError(f"{skipped} skipped, as many as `max_nonfinite` allows. {message}")
 
     def end_step(self) -> None:
         """End a step after its update."""

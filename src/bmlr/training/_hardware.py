@@ -11,6 +11,7 @@ import torch
 from bmlr._checks import nearest_name
 from bmlr._processors import count_processors
 from bmlr.config import TrainerOptions
+from bmlr.tables import format_count
 
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 #: Words of the allocators of torch and of the system.
@@ -105,8 +106,7 @@ def _why_no_gpu() -> str:
 
 
 def _count_gpus() -> str:
-    number = torch.cuda.device_count()
-    return f"{number} GPU" if number == 1 else f"{number} GPUs"
+    return format_count(torch.cuda.device_count(), "GPU")
 
 
 def _missing_gpus(devices: str) -> str | None:

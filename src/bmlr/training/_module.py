@@ -18,6 +18,7 @@ from bmlr.config import OptimizerOptions
 from bmlr.data import MultimodalData
 from bmlr.methods import EpochPlan, Losses, Method
 from bmlr.model import MultimodalClassifier
+from bmlr.tables import format_count
 from bmlr.training._accumulation import Accumulation, pass_ends
 from bmlr.training._epoch import EpochSums, plan_from_plain, plan_to_plain
 from bmlr.training._graph import CapturedStep
@@ -415,9 +416,10 @@ class BalancedModule(LoadingModule):
             return 0
         states, self._rank_states = self._rank_states, None
         if self._position and len(states) != self.trainer.world_size:
+            saved_by = format_count(len(states), "process", "processes")
             raise ValueError(
-                f"The checkpoint was taken within an epoch by {len(states)} processes, and only so many can go on "
-                f"from it. Found {self.trainer.world_size}."
+                f"The checkpoint was taken within an epoch by {saved_by}, and only so many can go on from it. "
+                f"Found {self.trainer.world_size}."
             )
         rank_state = states[self.trainer.global_rank if len(states) == self.trainer.world_size else 0]
         if self._position:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console
 
 from bmlr.config import RunConfig
-from bmlr.tables import format_duration
+from bmlr.tables import format_count, format_duration
 from bmlr.tasks import metric_form
 from bmlr.training._advice import advise, advise_on_labels, describe_run
 from bmlr.training._module import BalancedModule
@@ -93,7 +93,9 @@ class _Announcement(Callback):
             if seconds > _LONG
             else ""
         )
-        self.console.print(f"{self._steps} steps in all, about {format_duration(seconds)}{shorter}.", soft_wrap=True)
+        self.console.print(
+            f"{format_count(self._steps, 'step')} in all, about {format_duration(seconds)}{shorter}.", soft_wrap=True
+        )
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._advised or not (trainer.is_global_zero and isinstance(pl_module, BalancedModule)):

@@ -19,6 +19,7 @@ from bmlr.runs.storage import (
     write_checkpoint,
     write_json,
 )
+from bmlr.tables import format_count
 from bmlr.tasks import metric_form
 from bmlr.training._checkpoints import Checkpoint
 from bmlr.training._directory import RunResult, remove_checkpoints
@@ -35,7 +36,7 @@ def interruption_error(directory: Path, module: BalancedModule, signal_name: str
     step, epochs = module.trainer.global_step, module.trainer.max_epochs
     return RunInterruptedError(
         f"The run in {directory} was stopped by {signal_name} with a checkpoint after step {step}, "
-        f"{module.epochs_done} of {epochs} epochs done. Continue it with --resume."
+        f"{module.epochs_done} of {format_count(epochs or 0, 'epoch')} done. Continue it with --resume."
     )
 
 

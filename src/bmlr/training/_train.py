@@ -26,6 +26,7 @@ from bmlr.methods import Method
 from bmlr.modality_dropout import ModalityDropout
 from bmlr.model import MultimodalClassifier
 from bmlr.runs import RunError
+from bmlr.tables import format_count
 from bmlr.tasks import metric_form
 from bmlr.training._checkpoints import LoadedCheckpoint, latest_checkpoint
 from bmlr.training._directory import RunResult, finished_run, lock_directory, open_directory
@@ -162,9 +163,9 @@ def _fit(
         finally:
             finish_loggers(trainer)
     if module.epochs_done < (config.trainer.epochs or 0) and not recorder.has_stopped_early(module.epochs_done):
+        epochs = format_count(config.trainer.epochs or 0, "epoch")
         raise RunError(
-            f"The run in {directory} was stopped after {module.epochs_done} of {config.trainer.epochs} epochs. "
-            "Resume it with --resume."
+            f"The run in {directory} was stopped after {module.epochs_done} of {epochs}. Resume it with --resume."
         )
     return _finish(module, trainer, recorder, started)
 

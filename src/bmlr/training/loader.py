@@ -26,6 +26,7 @@ from bmlr.batch import Batch
 from bmlr.data import Split
 from bmlr.methods import EpochPlan
 from bmlr.runs import RunError
+from bmlr.tables import format_count
 from bmlr.training._termination import ending_signals
 
 #: Seconds after which a worker that gives no batch counts as hanging.
@@ -146,9 +147,10 @@ def _check_shared_memory(batch: Batch, workers: int) -> None:
     size = sum(x.nbytes for x in (*batch.inputs.values(), batch.targets))
     needed, free = size * workers * _LOADED_AHEAD, shutil.disk_usage(folder).free
     if free < needed + _SEMAPHORES:
+        need = format_count(workers, "process that loads data needs", "processes that load data need")
         raise LoadingError(
-            f"{workers} processes that load data need about {_megabytes(needed)} of shared memory, and /dev/shm has "
-            f"{_megabytes(free)}. {_MORE_SHARED_MEMORY}"
+            f"{need} about {_megabytes(needed)} of shared memory, and /dev/shm has {_megabytes(free)}. "
+            f"{_MORE_SHARED_MEMORY}"
         )
 
 

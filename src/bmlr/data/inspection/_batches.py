@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bmlr.batch import Batch
-from bmlr.data._base import Modality, MultimodalData, Split, SplitName
+from bmlr.data._base import MultimodalData, Split, SplitName
 from bmlr.data.store._store import Store
 
 _BATCH_SIZE = 32  # samples in memory at a time
@@ -59,9 +59,9 @@ def present_mask(batch: Batch, modality: str) -> np.ndarray:
     return np.ones(len(batch), dtype=bool) if mask is None else mask.numpy()
 
 
-def written_texts(split: Split, name: str, form: Modality, positions: Sequence[int]) -> list[str] | None:
-    """Texts as they were written; None of tokens and of other modalities."""
-    if form.kind != "text" or not hasattr(split, "texts"):
+def written_texts(split: Split, name: str, positions: Sequence[int]) -> list[str] | None:
+    """Texts that inputs were made of, as they were written; None of other modalities."""
+    if not hasattr(split, "texts"):
         return None
     texts: list[str] | None = split.texts(name, positions)
     return texts

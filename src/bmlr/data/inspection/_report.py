@@ -71,11 +71,13 @@ class Duplicates:
         modality: Name of the modality.
         splits: The two splits.
         samples: Number of samples with such an input, by split.
+        compared: How they are equal: ``number for number`` or ``word for word``.
     """
 
     modality: str
     splits: tuple[str, str]
     samples: Mapping[str, int]
+    compared: str = "number for number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,7 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
             for batch in iterate_batches(data, name, split, indices[name]):
                 positions = indices[name][first : first + len(batch)].tolist()
                 for modality, inputs in statistics[name].items():
-                    texts = written_texts(split, modality, inputs.form, positions)
+                    texts = written_texts(split, modality, positions)
                     inputs.add_batch(batch.inputs[modality].numpy(), present_mask(batch, modality), texts)
                 first += len(batch)
                 advance(len(batch))
@@ -163,9 +165,12 @@ def inspect_data(data: MultimodalData, *, samples: int | None = None, progress: 
     store = next((opened for split in splits.values() if (opened := store_of(split)) is not None), None)
     rejected = len(read_rejected(store.folder)) if store is not None and (store.folder / REJECTED).is_file() else None
     alarms, remarks = _sentences(data, reports, leaks, duplicates)
-    alarms += _describe_equal(data, statistics)
+    alarms += _describe_equal(statistics)
     if rejected and store is not None:
-        remarks.append(f"{_were(rejected)} rejected in preparation, with reasons in {store.folder / REJECTED}.")
+        remarks.append(
+            f"{format_count(rejected, 'sample was', 'samples were')} rejected in preparation, with reasons in "
+            f"{store.folder / REJECTED}."
+        )
     return Inspection(
         data.name,
         data.protocol,
@@ -223,11 +228,12 @@ def _duplicates(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -
             shared = set(digests[first]) & set(digests[second])
             if shared:
                 samples = {str(name): sum(digest in shared for digest in inputs) for name, inputs in digests.items()}
-                duplicates.append(Duplicates(modality, (first, second), samples))
+                compared = _how(statistics[first][modality])
+                duplicates.append(Duplicates(modality, (first, second), samples, compared))
     return tuple(duplicates)
 
 
-def _describe_equal(data: MultimodalData, statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -> list[str]:
+def _describe_equal(statistics: Mapping[SplitName, Mapping[str, InputStatistics]]) -> list[str]:
     """Alarms on two modalities with the same inputs, such as two columns of one video."""
     alarms = []
     for name, by_modality in statistics.items():
@@ -236,7 +242,7 @@ def _describe_equal(data: MultimodalData, statistics: Mapping[SplitName, Mapping
             equal = sum(digest in inputs for digest in by_modality[first].digests)
             if equal:
                 where = f"{format_count(equal, 'sample')} of {name}"
-                alarms.append(f"'{first}' and '{second}' are the same, {_how(data, first)}, in {where}.")
+                alarms.append(f"'{first}' and '{second}' are the same, {_how(by_modality[first])}, in {where}.")
     return alarms
 
 
@@ -259,7 +265,7 @@ def _sentences(
             + (", though protocol 'clean' says that splits share none." if clean else f" (protocol '{data.protocol}').")
         )
     shared_groups += [
-        f"LEAKAGE: the same '{duplicate.modality}', {_how(data, duplicate.modality)}, is in {_both(duplicate.splits)}: "
+        f"LEAKAGE: the same '{duplicate.modality}', {duplicate.compared}, is in {_both(duplicate.splits)}: "
         f"{_by_split(duplicate.samples)}."
         for duplicate in duplicates
     ]
@@ -294,16 +300,16 @@ def _describe_targets(reports: Mapping[str, SplitReport]) -> list[str]:
     counts: dict[str, int] = collections.Counter()
     for report in reports.values():
         counts.update(report.counts)
+    sizes = list(filter(None, (describe_size(name, report.samples) for name, report in reports.items())))
     if not counts:
         constant = [name for name, report in reports.items() if report.numbers and report.numbers.std == 0]
-        return [f"All targets of split '{name}' are {reports[name].numbers.mean:g}." for name in constant]  # type: ignore[union-attr]
-    sizes = (describe_size(name, report.samples) for name, report in reports.items())
+        return [f"All targets of split '{name}' are {reports[name].numbers.mean:g}." for name in constant] + sizes  # type: ignore[union-attr]
     samples = sum(report.samples for report in reports.values())
-    return [*describe_counts({"": counts}, {"": samples}), *(sentence for sentence in sizes if sentence is not None)]
+    return [*describe_counts({"": counts}, {"": samples}), *sizes]
 
 
-def _how(data: MultimodalData, modality: str) -> str:
-    return "word for word" if data.modalities[modality].kind == "text" else "number for number"
+def _how(inputs: InputStatistics) -> str:
+    return "word for word" if inputs.is_written else "number for number"
 
 
 def _both(splits: Sequence[str]) -> str:
@@ -312,10 +318,6 @@ def _both(splits: Sequence[str]) -> str:
 
 def _by_split(samples: Mapping[str, int]) -> str:
     return " and ".join(f"{format_count(count, 'sample')} of {name}" for name, count in samples.items())
-
-
-def _were(samples: int) -> str:
-    return f"{format_count(samples, 'sample')} {'was' if samples == 1 else 'were'}"
 
 
 @contextlib.contextmanager

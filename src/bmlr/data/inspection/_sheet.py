@@ -64,7 +64,7 @@ def contact_sheet(data: MultimodalData, *, split: SplitName = "train", per_class
     sheet = _Sheet(data, picks, counts, normalised=store_of(samples) is not None)
     for modality, form in data.modalities.items():
         present = np.concatenate([present_mask(batch, modality) for batch in batches])
-        texts = written_texts(samples, modality, form, positions.tolist())
+        texts = written_texts(samples, modality, positions.tolist())
         if texts is not None:
             sheet.draw_texts(modality, form, texts, present)
         else:

@@ -53,12 +53,18 @@ class InputReport:
 
 
 class InputStatistics:
-    """Running statistics of one modality in one split, batch by batch."""
+    """Running statistics of one modality in one split, batch by batch.
+
+    Attributes:
+        digests: What tells equal inputs, or equal texts, of all samples but silent and short ones.
+        is_written: Whether the inputs were made of texts that are known.
+    """
 
     def __init__(self, form: Modality) -> None:
         self.form = form
         self.samples = self.missing = self.nan = self.infinite = self.constant = self.count = 0
         self.min, self.max, self.mean, self.squares = np.inf, -np.inf, 0.0, 0.0
+        self.is_written = False
         self.steps: list[int] = []
         self.digests: list[bytes] = []
 
@@ -68,27 +74,29 @@ class InputStatistics:
         Args:
             values: The inputs.
             present: Mask of the samples that have the modality, shape (B,).
-            texts: The B texts that the inputs are tokens of, as they were written; None where they are not known.
+            texts: The B texts that the inputs were made of, as they were written; None where they are not known.
         """
+        self.is_written = texts is not None
         self.samples += len(values)
         self.missing += int((~present).sum())
         values = values[present]
         if not values.size:
             return
         flat = values.reshape(len(values), -1)
+        if texts is not None:  # Texts that differ in words outside the vocabulary alone have the same inputs.
+            self._add_copies([split_words(text) for text, there in zip(texts, present, strict=True) if there])
         self.nan += int(np.isnan(flat).sum())
         self.infinite += int(np.isinf(flat).sum())
         if self.form.kind == "text":
             self._add_tokens(flat)
             if texts is None:
                 self._add_copies([row[row != self.form.padding].tolist() for row in flat])
-            else:  # Words outside a vocabulary share one token, so that different texts can have the same tokens.
-                self._add_copies([split_words(text) for text, there in zip(texts, present, strict=True) if there])
             return
         constant = (flat == flat[:, :1]).all(1)
         self.constant += int(constant.sum())
-        # Silence is alike everywhere; as a duplicate it would be a false alarm.
-        self.digests += [_digest(value) for value, is_constant in zip(values, constant, strict=True) if not is_constant]
+        if texts is None:  # Silence is alike everywhere; as a duplicate it would be a false alarm.
+            different = values[~constant]
+            self.digests += [_digest(value) for value in different]
         if self.form.kind == "sequence":
             real = (values != 0).any(-1)
             self.steps += real.sum(-1).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +34,34 @@ from bmlr.data.sets._forms import Form
 from bmlr.data.sets._standardise import block_statistics
 from bmlr.data.store._targets import make_task
 from bmlr.data.transforms._tfidf import TfIdf
+from bmlr.tables import format_count
 from bmlr.tasks import Task
+
+
+class _FileSplit(ArraySplit):
+    """A split of one file of arrays.
+
+    Args:
+        inputs: One array per modality, shape (N, …).
+        targets: Targets, shape (N, …).
+        groups: Group of each sample.
+        written: Texts that inputs were made of, shape (N,), by modality.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        targets: np.ndarray,
+        *,
+        groups: Sequence[str] | None,
+        written: Mapping[str, np.ndarray],
+    ) -> None:
+        super().__init__(inputs, targets, groups=groups)
+        self.written = written
+
+    def texts(self, name: str, indices: Sequence[int]) -> list[str] | None:
+        """The texts of a modality as they were written; None of other modalities."""
+        return self.written[name][list(indices)].tolist() if name in self.written else None
 
 
 class ArrayData(MultimodalData):
@@ -181,7 +208,8 @@ class ArrayData(MultimodalData):
         rows = self._rows[name]
         inputs = {modality: form.standardised(self._numbers[modality][rows]) for modality, form in self._forms.items()}
         groups = None if self._groups is None else self._groups[rows].tolist()
-        return ArraySplit(inputs, self._content.targets[rows], groups=groups)
+        written = {modality: self._content.values[modality][rows] for modality in self._texts}
+        return _FileSplit(inputs, self._content.targets[rows], groups=groups, written=written)
 
     def load_files(self, files: Mapping[str, Any], modalities: Collection[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one new sample, made as those of training.
@@ -341,7 +369,7 @@ class Arrays(ArrayData):
             )
         rows = listed_rows(content.splits)
         if unlisted := len(content.splits) - sum(map(len, rows.values())):
-            warnings.warn(f"{unlisted} samples of {self.file} are in no split and are left out.", stacklevel=2)
+            warnings.warn(f"{self.file}: {format_count(unlisted, 'sample')} in no split left out.", stacklevel=2)
         if self.protocol == "clean":
             check_groups(rows, groups, "The file")
         return rows

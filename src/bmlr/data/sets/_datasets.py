@@ -288,7 +288,7 @@ class DatasetSplit(Split):
         return Batch(inputs, self.targets[positions], present or None, torch.tensor(positions, dtype=torch.int64))
 
     def texts(self, name: str, indices: Sequence[int]) -> list[str] | None:
-        """The texts of a modality, empty where an item has none; None where the items hold tokens."""
+        """The texts of a modality, empty where an item has none; None of tokens and of other modalities."""
         if name not in self._known.tokenisers:
             return None
         items = read_items(self._dataset, indices, self._name, seed=None)

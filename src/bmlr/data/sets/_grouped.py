@@ -14,6 +14,7 @@ from bmlr.data._base import SPLITS, SplitName
 from bmlr.data._group_split import check_fractions, split_by_group, with_validation
 from bmlr.data.sets._stored import StoredData
 from bmlr.data.store._store import Store
+from bmlr.tables import format_count
 
 
 class GroupedData(StoredData):
@@ -60,7 +61,7 @@ class GroupedData(StoredData):
                 )
         if unlisted := len(store) - sum(map(len, rows.values())):
             warnings.warn(
-                f"{unlisted} samples of {store.folder} are in no published split and are left out.", stacklevel=2
+                f"{store.folder}: {format_count(unlisted, 'sample')} in no published split left out.", stacklevel=2
             )
         return rows
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bmlr.data.sets._sentiment_classes import HUMOUR, SARCASM, SENTIMENT, SIMS, Scale
+from bmlr.tables import format_count
 
 MODALITIES = ("text", "vision", "audio")
 
@@ -229,7 +230,8 @@ def read_sequence(path: Path, width: int) -> np.ndarray:
         raise ValueError(f"{path} should have shape (T, {width}) with T at least 1. Found {values.shape}.")
     cleaned, counts = clean_features(values)
     if counts.any():
-        warnings.warn(f"{path}: {counts.sum()} values that are not finite were set to 0, as in training.", stacklevel=2)
+        replaced = format_count(int(counts.sum()), "value that is not finite was", "values that are not finite were")
+        warnings.warn(f"{path}: {replaced} set to 0, as in training.", stacklevel=2)
     if not cleaned.any():
         raise ValueError(f"{path} holds zeros only. Leave out the file of a modality that the sample lacks.")
     return cleaned

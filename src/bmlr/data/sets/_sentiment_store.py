@@ -24,6 +24,7 @@ from bmlr.data.sets._sentiment_files import (
 from bmlr.data.store._cache import MANIFEST, cache_root, cached_arrays, entry_folder, plain_key, read_entry
 from bmlr.data.store._options import PrepareResult
 from bmlr.data.store._plausibility import describe_counts
+from bmlr.tables import format_count
 
 _VERSION = 1  # of the conversion; part of the cache's key
 
@@ -73,19 +74,19 @@ def _notes(data: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         replaced = ", ".join(
             f"{count} {kind}" for kind, count in zip(NOT_FINITE, arrays["replaced"][index].tolist(), strict=True)
         )
+        longest, beyond, lacking = max(1, int(lengths.max())), int(arrays["beyond"][index]), int((lengths == 0).sum())
         notes.append(
-            f"{name}: width {arrays[name].shape[1]}, at most {max(1, lengths.max())} steps, padding "
-            f"{arrays['padding'][index]}; set to 0: {replaced}; {arrays['beyond'][index]} steps beyond the stated "
-            f"length left out; {(lengths == 0).sum()} samples without it"
+            f"{name}: width {arrays[name].shape[1]}, at most {format_count(longest, 'step')}, padding "
+            f"{arrays['padding'][index]}; set to 0: {replaced}; {format_count(beyond, 'step')} beyond the stated "
+            f"length left out; {format_count(lacking, 'sample')} without it"
         )
     separates = arrays["videos"].all() and not PUBLISHED_FILES[data].shares_videos
     _, left_out = split_samples(arrays, "clean") if separates else ({}, np.zeros(0, dtype=np.int64))
     if len(left_out):
         ids = ", ".join(arrays["ids"][left_out[:5]].tolist())
         more = ", …" if len(left_out) > 5 else ""
-        notes.append(
-            f"protocol clean leaves out {len(left_out)} samples that share a video with another split: {ids}{more}"
-        )
+        shared = format_count(len(left_out), "sample that shares", "samples that share")
+        notes.append(f"protocol clean leaves out {shared} a video with another split: {ids}{more}")
     return tuple(notes)
 
 

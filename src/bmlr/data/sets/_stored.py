@@ -92,8 +92,10 @@ class StoredSplit(Split):
         present = {name: torch.from_numpy(mask[positions]) for name, mask in (self.present or {}).items()}
         return Batch(inputs, self.targets[positions], present or None, torch.from_numpy(positions))
 
-    def texts(self, name: str, indices: Sequence[int]) -> list[str]:
-        """The texts of a modality as they were written, empty where a sample has none."""
+    def texts(self, name: str, indices: Sequence[int]) -> list[str] | None:
+        """The texts of a modality as they were written, empty where a sample has none; None of other modalities."""
+        if self.forms[name].tokeniser is None:
+            return None
         return [bytes_to_text(self.store.values(name, row)) for row in self.rows[np.asarray(indices, dtype=np.int64)]]
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bmlr.data.store._samples import SourceSample, StoredSample
 from bmlr.data.store._targets import SEPARATOR, TargetForm, TaskName, read_number
+from bmlr.tables import format_count
 
 _MAX_NAMES = 5  # named in a sentence
 _FEW = 2  # samples of a class that can hardly be learnt
@@ -277,7 +278,7 @@ def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[st
     ]
     few = [label for label, total in totals.items() if total <= _FEW]
     if few:
-        notes.append(f"Warning: {_count(few)} at most {_FEW} samples: {_listed(few)}.")
+        notes.append(f"Warning: {_classes_have(few)} at most {_FEW} samples: {_listed(few)}.")
     if everywhere := [label for label, total in totals.items() if total == sum(samples.values())]:
         notes.append(f"Warning: every sample has the label {_listed(everywhere)}, which so tells nothing.")
     splits = [split for split in counts if split]
@@ -289,7 +290,7 @@ def describe_counts(counts: Mapping[str, Mapping[str, int]], samples: Mapping[st
             notes.append(f"Warning: {len(alone)} of {len(classes)} classes are in one split only: {names}.")
         elsewhere = [label for label, names in homes.items() if len(names) > 1 and "train" not in names]
         if elsewhere:
-            notes.append(f"Warning: {_count(elsewhere)} no training sample: {_listed(elsewhere)}.")
+            notes.append(f"Warning: {_classes_have(elsewhere)} no training sample: {_listed(elsewhere)}.")
     return notes + [sentence for split in splits if (sentence := describe_size(split, samples[split])) is not None]
 
 
@@ -298,15 +299,12 @@ def describe_size(split: str, samples: int) -> str | None:
 
     Example:
         >>> describe_size("test", 6)
-        'The test split has 6 samples: one sample is 16.7 points of accuracy.'
+        'The test split has 6 samples: each is 16.7 % of it.'
     """
     if split == "train" or not 0 < samples < _SMALL_SPLIT:
         return None
-    plural = "" if samples == 1 else "s"
-    return (
-        f"The {_NAMES.get(split, split)} split has {samples} sample{plural}: one sample is {100 / samples:.1f} points "
-        "of accuracy."
-    )
+    size = format_count(samples, "sample")
+    return f"The {_NAMES.get(split, split)} split has {size}: each is {100 / samples:.1f} % of it."
 
 
 def describe_drawn(samples: int) -> list[str]:
@@ -314,8 +312,10 @@ def describe_drawn(samples: int) -> list[str]:
     test_samples = max(1, round(samples / 10))  # by the default fraction
     if test_samples >= _SMALL_SPLIT:
         return []
-    points = 100 / test_samples
-    return [f"Drawn from {samples} samples, the test split will have about {test_samples}: one is {points:.1f} points."]
+    share = 100 / test_samples
+    return [
+        f"Drawn from {samples} samples, the test split will have about {test_samples}: each is {share:.1f} % of it."
+    ]
 
 
 def describe_repeats(samples: Sequence[StoredSample]) -> list[str]:
@@ -331,13 +331,15 @@ def describe_repeats(samples: Sequence[StoredSample]) -> list[str]:
         names = ", ".join(sample.id for sample in repeated[0][:2])
         shared = sum(len({sample.split for sample in group}) > 1 for group in repeated)
         where = f", {shared} of them across splits" if shared else ""
+        sets = format_count(len(repeated), "set")
         notes.append(
-            f"Warning: the same files are samples of several groups: {len(repeated)} sets of copies{where}, such as "
+            f"Warning: the same files are samples of several groups: {sets} of copies{where}, such as "
             f"{names}. Leave the copies out, or give them one group."
         )
     if contradicting := [group for group in repeated if len({sample.label for sample in group}) > 1]:
         names = ", ".join(f"{sample.id} ({sample.label})" for sample in contradicting[0][:2])
-        notes.append(f"Warning: {len(contradicting)} sets of copies have several labels, such as {names}.")
+        sets = format_count(len(contradicting), "set of copies has", "sets of copies have")
+        notes.append(f"Warning: {sets} several labels, such as {names}.")
     return notes
 
 
@@ -380,5 +382,5 @@ def _listed(labels: Sequence[str], last: str = ", ") -> str:
     return last.join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else "".join(names)
 
 
-def _count(labels: Sequence[str]) -> str:
-    return "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
+def _classes_have(labels: Sequence[str]) -> str:
+    return format_count(len(labels), "class has", "classes have")
