@@ -102,7 +102,7 @@ def test_the_command_with_probes_and_recorded_gradients(run, splits, capsys, tmp
     assert first["modalities"]["image"]["probe_alone"]["value"] is not None
     splits.clear()
     assert main(["diagnose", str(run), "--probe", "--removal", "mean", "--out", str(tmp_path)]) == 0
-    assert sorted(splits) == ["train", "val", "val"]  # the runs trained alone are reused: only they read the test split
+    assert sorted(splits) == ["train", "val"]  # the runs trained alone are reused: only they read the test split
     again = json.loads((tmp_path / "diagnosis.json").read_text())
     assert "mean input" in again["removal"]
     assert again["modalities"]["image"]["probe_alone"] == first["modalities"]["image"]["probe_alone"]
