@@ -649,7 +649,7 @@ def test_new_files_are_treated_as_in_training(tmp_path):
     noisy = splits["test"][0]["audio"].copy()
     noisy[0, 0] = -np.inf
     files = save(tmp_path, audio=noisy)
-    with pytest.warns(UserWarning, match=r"audio\.npy: 1 values that are not finite were set to 0"):
+    with pytest.warns(UserWarning, match=r"audio\.npy: 1 value that is not finite was set to 0"):
         inputs = data.load_files(files)
     assert torch.isfinite(inputs["audio"]).all()
     assert inputs["text"].shape == (1, 1, 768)  # not given: absent

@@ -189,7 +189,7 @@ def test_a_failing_row_is_shown_and_the_others_stand(tmp_path, monkeypatch):
     cells = {row[0].text: row[1].text for row in result.tables["table4"].rows}
     assert cells["BMLR"] == "failed"
     assert cells["UniformBaseline"] != "failed"
-    assert any("runs failed" in note for note in result.tables["table4"].notes)
+    assert any("1 run failed, left out of the means" in note for note in result.tables["table4"].notes)
     assert any("fig6 on toy was not drawn: no run of BMLR finished" in note for note in result.notes)
     assert pd.read_csv(tmp_path / "out" / "table4.csv").set_index("row").loc["BMLR", "failed"].tolist() == [1, 1]
 

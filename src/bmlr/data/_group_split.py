@@ -115,8 +115,8 @@ def check_groups(rows: Mapping[SplitName, np.ndarray], groups: Sequence[str], ow
         names = ", ".join(repr(group) for group in shared[:3]) + (", …" if len(shared) > 3 else "")
         raise ValueError(
             f"{owner}'s split puts {len(shared)} of {len(splits_of)} groups in several splits ({names}), so that "
-            "protocol 'clean' cannot take it. Set `resplit = True` to have the splits drawn by group, or "
-            "`protocol = 'paper'` to take the split as it is."
+            "protocol clean cannot take it. Draw the splits by group (--data.resplit true, in Python resplit=True), "
+            "or take the split as it is (--data.protocol paper, in Python protocol='paper')."
         )
 
 

@@ -316,7 +316,7 @@ def _label_sets(
         return labels.astype(np.float32), "multilabel", known
     if not one_hot:
         raise ValueError(f"{place} should have a single 1 in each row where `task = multiclass`.")
-    remarks.append("Each sample has one of the labels: they are classes. Set `task = multilabel` if they are not.")
+    remarks.append("Each sample has one of the labels: they are classes. If they are not: --data.task multilabel.")
     return labels.argmax(1).astype(np.int64), "multiclass", known
 
 

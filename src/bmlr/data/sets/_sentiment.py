@@ -26,8 +26,8 @@ class SentimentData(FeatureFileData):
     See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the protocols and the other parameters.
 
     Args:
-        num_classes: 7, 3 or 2; see :func:`sentiment_classes`.
-        conversion: ``round`` or, for 7 classes, ``bins``.
+        num_classes: Number of classes: 7 limits a score to [−3, 3] and rounds it, 3 takes its sign, 2 splits at 0.
+        conversion: ``round``; or, for 7 classes, ``bins`` bounded by −2, −1, 0, 1 and 2, where 0 itself is neutral.
         drop_zeros: Leave out the samples whose score is exactly zero ("Non0"); with 2 classes only.
         task: ``classes``; or ``sentiment``, the score itself with Acc-2, Acc-7, F1, MAE and correlation, by absolute
             loss; or ``regression``, the score with MAE, RMSE and correlation, by squared loss.
@@ -129,7 +129,7 @@ class CHSIMS(FeatureFileData):
     See :class:`~bmlr.data.sets._feature_files.FeatureFileData` for the other parameters.
 
     Args:
-        num_classes: 5, 3 or 2; see :func:`sims_classes`.
+        num_classes: Number of classes: 5 bounds them by −0.7, −0.1, 0.1 and 0.7, 3 by −0.1 and 0.1, 2 by 0.
         task: ``classes``; or ``regression``, the score with MAE, RMSE and correlation, by squared loss.
         split_seed: Seed of the drawn splits.
         val_fraction: Fraction of the samples drawn for validation, in (0, 1).

@@ -216,8 +216,8 @@ class StoredData(MultimodalData):
         needed = [name for name in forms if name not in paths and name not in known.optional]
         if needed or not paths:
             raise ValueError(
-                f"`files` should name a file of {', '.join(needed or forms)}: every prepared sample has one. "
-                f"Found {list(files)}."
+                f"`files` should name a file of {', '.join(needed or forms)}: no sample of the training data lacks it. "
+                f"Found {', '.join(files) or 'none'}."
             )
         return {
             name: form.inputs([known.read(name, paths.get(name))], [0], train=False) for name, form in forms.items()

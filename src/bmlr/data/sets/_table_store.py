@@ -86,9 +86,10 @@ def store_files(
     """
     classes = _classes(samples, task)
     if len(classes) < _MIN_CLASSES[task]:
-        example = next((f", such as {sample.problem}" for sample in samples if sample.problem), "")
+        example = next((f" Rejected is, for instance, {sample.problem}." for sample in samples if sample.problem), "")
         wanted = "2 classes" if task == "multiclass" else "1 label"
-        raise ValueError(f"{source} should have samples of at least {wanted}. Usable are {classes}{example}.")
+        usable = f"Those that can be used are of '{classes[0]}'." if classes else "None can be used."
+        raise ValueError(f"{source} should have samples of at least {wanted}. {usable}{example}")
     readers = _make_readers(kinds, samples, options)
     if any(isinstance(reader, (AudioReader, ImageReader, VideoReader)) for reader in readers.values()):
         check_installed()
