@@ -212,6 +212,15 @@ class TestClassesAndSplits:
         assert "1 set of copies has several labels, such as row-4 (cat), row-17 (dog)" in text
         assert "several groups" in prepare(capsys, "manifest", path, "out")[1]  # told again when nothing is read
 
+    def test_copies_are_shown_by_samples_of_two_groups(self, tmp_path, capsys):
+        path = write_labels(tmp_path, ["cat", "dog"] * 10, groups=[f"g{number // 2}" for number in range(20)])
+        for modality in "xy":
+            for copy in (3, 15):  # the first is of the same group
+                (tmp_path / f"{modality}{copy}.npy").write_bytes((tmp_path / f"{modality}2.npy").read_bytes())
+        _, text = prepare(capsys, "manifest", path, "out")
+        assert "1 set of copies, such as row-4, row-17" in text
+        assert "several labels, such as row-4 (cat), row-5 (dog)" in text
+
     def test_samples_without_a_group_are_no_group(self, tmp_path, capsys):
         groups = ["nan"] * 12 + ["anna", "ben"] * 4
         _, text = prepare(capsys, "manifest", write_labels(tmp_path, ["cat", "dog"] * 10, groups=groups), "out")
