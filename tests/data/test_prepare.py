@@ -2,6 +2,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from bmlr.data import Modality, prepare
 from bmlr.data.readers._arrays import ArrayReader
 from bmlr.data.readers._base import FileContent
 from bmlr.data.store._build import prepare_samples
+from bmlr.data.store._interrupt import exit_on_sigterm
 from bmlr.data.store._options import PrepareOptions
 from bmlr.data.store._samples import Rejection, SourceSample
 from bmlr.data.store._store import find_store, open_store, read_rejected
@@ -320,6 +323,24 @@ class TestInterruption:
         (marks / "go").touch()
         assert run(tmp_path, items, marks).decoded == len(missing)
         assert reads(marks) == [f"{n}.npy" for n in ("a", "b", name, *missing)]
+
+    def test_by_a_signal_while_libsndfile_asks_for_bytes(self, tmp_path, capfd):
+        """It would print the traceback, and take the file for shorter."""
+        soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
+
+        class Stopping(io.FileIO):
+            def readinto(self, buffer):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return super().readinto(buffer)
+
+        with (
+            pytest.raises(ValueError, match="was stopped by SIGTERM"),
+            exit_on_sigterm(tmp_path) as check,
+            Stopping(tmp_path / "a.wav") as source,
+        ):
+            assert len(soundfile.SoundFile(source).read()) == 8000
+            check()
+        assert capfd.readouterr().err == ""
 
     def test_a_handler_of_the_program_s_own_stays(self, tmp_path, marks):
         came = []

@@ -10,7 +10,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import filelock
 
@@ -72,9 +73,10 @@ def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
     """
     received = threading.Event()
 
-    def stop(*_: Any) -> None:
+    def stop(_: int, frame: FrameType | None) -> None:
         received.set()
-        raise _Stopped
+        if not _is_in_soundfile(frame):
+            raise _Stopped
 
     def check() -> None:
         if received.is_set():
@@ -94,6 +96,15 @@ def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
     finally:
         if handled:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _is_in_soundfile(frame: FrameType | None) -> bool:
+    """Whether libsndfile may be waiting for Python: it prints what is raised then, and takes the file for shorter."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "soundfile":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
