@@ -81,7 +81,7 @@ def check_modalities(argument: str, names: Iterable[str], modalities: Collection
 
 def check_named(name: str, value: Any) -> None:
     """Raise a ValueError unless ``value`` has an entry per modality, as a dictionary or a ModuleDict has."""
-    if not (isinstance(value, dict) or hasattr(value, "keys")):  # PyTorch 2.4 cannot compile hasattr of a dictionary
+    if not hasattr(value, "keys"):
         raise ValueError(
             f"`{name}` should be a dictionary with an entry per modality, such as {{'audio': …, 'video': …}}. "
             f"Found {type(value).__name__}."
