@@ -342,6 +342,16 @@ class TestInterruption:
             check()
         assert capfd.readouterr().err == ""
 
+    def test_by_a_signal_in_a_finaliser(self, tmp_path, capfd):
+        class Stopping:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(ValueError, match="was stopped by SIGTERM"), exit_on_sigterm(tmp_path) as check:
+            Stopping()
+            check()
+        assert capfd.readouterr().err == ""
+
     def test_a_handler_of_the_program_s_own_stays(self, tmp_path, marks):
         came = []
         before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))

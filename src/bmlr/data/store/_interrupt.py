@@ -75,7 +75,7 @@ def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
 
     def stop(_: int, frame: FrameType | None) -> None:
         received.set()
-        if not _is_in_soundfile(frame):
+        if not _would_be_swallowed(frame):
             raise _Stopped
 
     def check() -> None:
@@ -98,10 +98,13 @@ def exit_on_sigterm(partial: Path) -> Iterator[Callable[[], None]]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _is_in_soundfile(frame: FrameType | None) -> bool:
-    """Whether libsndfile may be waiting for Python: it prints what is raised then, and takes the file for shorter."""
+def _would_be_swallowed(frame: FrameType | None) -> bool:
+    """Whether what is raised now is printed and forgotten: in a finaliser, or where libsndfile may wait for Python.
+
+    libsndfile takes the file for shorter then.
+    """
     while frame is not None:
-        if frame.f_globals.get("__name__") == "soundfile":
+        if frame.f_code.co_name == "__del__" or frame.f_globals.get("__name__") == "soundfile":
             return True
         frame = frame.f_back
     return False
