@@ -27,7 +27,7 @@ test-slow: $(VENV)/.installed  ## The tests of minutes rather than seconds
 # The lower bounds of pyproject.toml, in an environment of their own, with tools as they come. The oldest PyTorch is not on
 # every index, nor for every Python: LOWEST_TORCH="torch" takes the newest one, and the bound of PyTorch is then not
 # tested. Old libraries warn of what newer ones changed, which is no error of this package.
-LOWEST_TORCH ?= torch==2.7.1
+LOWEST_TORCH ?= torch==2.9.1
 LOWEST_TESTS ?= tests
 LOWEST := $(VENV)-lowest
 test-lowest: $(LOWEST)/.installed  ## All tests but the slow ones, with the oldest dependencies allowed

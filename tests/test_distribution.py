@@ -47,7 +47,7 @@ def test_wrong_metadata_are_named():
 
 def test_every_dependency_has_one_lower_bound(tmp_path):
     bounds = lowest_versions()
-    assert bounds["torch"] == "2.7.1"
+    assert bounds["torch"] == "2.9.1"
     assert {"lightning", "ray", "av", "onnx", "transformers", "timm"} < set(bounds)
     project = tmp_path / "pyproject.toml"
     for lines, sentence in (('["a"]', "a should have one lower bound"), ('["a>=1", "a>=2"]', "a has two lower bounds")):

@@ -293,7 +293,7 @@ class MultimodalClassifier(nn.Module):
                 anything but features of shape (B, d).
         """
         check_named("inputs", inputs)
-        if set(inputs) != set(self.encoders.keys()):
+        if inputs.keys() != set(self.encoders):
             raise ValueError(f"`inputs` should have the modalities {list(self.encoders)}. Found {list(inputs)}.")
         sizes = {name: input_size(name, x) for name, x in inputs.items()}
         batch_size = next(iter(sizes.values()))

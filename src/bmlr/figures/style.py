@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 import unicodedata
 import warnings
@@ -97,7 +98,7 @@ def save(figure: Any, file: Path | IO[bytes], **options: Any) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(file, **options)
-    missing = [warning for warning in caught if "missing from font" in str(warning.message)]
+    missing = [warning for warning in caught if re.search("missing from (current )?font", str(warning.message))]
     for warning in caught:
         if warning not in missing:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

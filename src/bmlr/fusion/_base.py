@@ -131,10 +131,11 @@ def match_dtype(features: Tensor, reader: nn.Module) -> Tensor:
         >>> match_dtype(torch.zeros(2, 4, dtype=torch.bfloat16), torch.nn.Linear(4, 3)).dtype
         torch.float32
     """
-    for weight in reader.parameters():  # older compilers know no next() with a default
-        device = weight.device.type
-        known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)  # older ones do not know this
-        if known and torch.is_autocast_enabled(device):
-            return features
-        return features.to(weight.dtype)
-    return features
+    weight = next(reader.parameters(), None)
+    if weight is None:
+        return features
+    device = weight.device.type
+    known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)  # 2.9 cannot trace it
+    if known and torch.is_autocast_enabled(device):
+        return features
+    return features.to(weight.dtype)

@@ -80,7 +80,7 @@ def _notes(data: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
             f"{arrays['padding'][index]}; set to 0: {replaced}; {format_count(beyond, 'step')} beyond the stated "
             f"length left out; {format_count(lacking, 'sample')} without it"
         )
-    separates = arrays["videos"].all() and not PUBLISHED_FILES[data].shares_videos
+    separates = (arrays["videos"] != "").all() and not PUBLISHED_FILES[data].shares_videos
     _, left_out = split_samples(arrays, "clean") if separates else ({}, np.zeros(0, dtype=np.int64))
     if len(left_out):
         ids = ", ".join(arrays["ids"][left_out[:5]].tolist())
