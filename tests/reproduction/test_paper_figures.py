@@ -99,7 +99,7 @@ def test_simplex_of_three_among_more_classes():
     [
         ({"a": np.eye(3) * 2}, [0, 1, 2], "should be probabilities"),
         ({"a": np.eye(3)}, [0, 1], "shape \\(2, d\\)"),
-        ({"a": np.eye(3) * np.nan}, [0, 1, 2], "in 3 samples"),
+        ({"a": np.eye(3) * np.nan}, [0, 1, 2], "in 3 of 3 samples"),
         ({"a": np.eye(3)}, [0, 1, 3], "above every target"),
         ({"a": np.eye(3)}, [0.0, 1, 2], "class index"),
         ({"a": np.eye(3), "b": np.eye(4)[:3]}, [0, 1, 2], "one number of classes"),
