@@ -103,7 +103,7 @@ class Progress:
         now = time.time()
         lines = []
         for directory, watched in self._watched.items():
-            _look(watched, directory, now)
+            _look(watched, directory)
             if watched.begun is None:
                 continue
             line = _line(watched, now)
@@ -141,12 +141,13 @@ def run_titles(jobs: Sequence[Job]) -> list[str]:
     return titles
 
 
-def _look(watched: _Watched, directory: Path, now: float) -> None:
+def _look(watched: _Watched, directory: Path) -> None:
     """Read anew what has changed of a run."""
     if watched.begun is None:
-        if _changed(directory / LOG) == watched.log:
+        log = _changed(directory / LOG)
+        if log is None or log == watched.log:
             return
-        watched.begun = now
+        watched.begun = log / 1e9  # by the clock of files, which is behind that of the process by a few milliseconds
     metrics = _changed(directory / METRICS)
     if metrics is None or metrics == watched.metrics:
         return
