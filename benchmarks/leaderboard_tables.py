@@ -97,7 +97,7 @@ def findings(kept: Kept) -> str:
         worse: list[tuple[float, str]] = []
         for label, difference in found.items():
             if difference is not None and difference.side:
-                shown = (form.goodness(difference.mean), f"`{label}` ({difference.text().partition(' ')[0]})")
+                shown = (form.goodness(difference.mean), f"`{label}` ({difference.text(interval=False)})")
                 (better if form.goodness(difference.side) > 0 else worse).append(shown)
         best = [text for _, text in sorted(better, reverse=True)]
         named = f": {list_first(best)}" if best else ""

@@ -19,7 +19,7 @@ from leaderboard_kept import read_folder  # noqa: E402
 
 def shown(difference: Difference) -> str:
     """A difference, in bold type where its interval excludes zero."""
-    mean = difference.text().partition(" ")[0]
+    mean = difference.text(interval=False)
     return f"**{mean}**" if difference.side else mean
 
 

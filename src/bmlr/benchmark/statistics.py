@@ -65,8 +65,8 @@ class Difference:
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
-    def text(self, digits: int | None = None, *, mean: bool = True) -> str:
-        """The difference, of rates in points, with its interval; the interval alone without ``mean``.
+    def text(self, digits: int | None = None, *, mean: bool = True, interval: bool = True) -> str:
+        """The difference, of rates in points, with its interval; one of them alone without the other.
 
         Example:
             >>> Difference(0.05, 0.011, 0.09, "seeds", (0, 1)).text(), Difference(0.05, None, None, "", (0,)).text()
@@ -75,7 +75,7 @@ class Difference:
         form = metric_form(self.metric)
         digits = form.digits if digits is None else digits
         texts = [f"{form.factor * self.mean:+.{digits}f}"] if mean else []
-        if self.low is not None and self.high is not None:
+        if interval and self.low is not None and self.high is not None:
             texts.append(f"[{form.factor * self.low:+.{digits}f}, {form.factor * self.high:+.{digits}f}]")
         return " ".join(texts)
 
@@ -148,9 +148,8 @@ def bootstrap_difference(
 
 def _count_draws(drawn: NDArray[Any], length: int) -> NDArray[Any]:
     """How often each index below ``length`` is in each row of ``drawn``, shape (rows, length)."""
-    rows = np.atleast_2d(drawn).astype(np.intp)
-    places = rows + length * np.arange(len(rows))[:, None]
-    return np.bincount(places.ravel(), minlength=length * len(rows)).reshape(-1, length)
+    places = drawn + length * np.arange(len(drawn))[:, None]
+    return np.bincount(places.ravel(), minlength=length * len(drawn)).reshape(-1, length)
 
 
 def mean_ranks(accuracies: pd.DataFrame) -> pd.Series[float]:

@@ -328,8 +328,7 @@ def describe_repeats(samples: Sequence[StoredSample]) -> list[str]:
     repeated = [group for group in members.values() if len({sample.group for sample in group}) > 1]
     notes = []
     if repeated:
-        one_each = {sample.group: sample.id for sample in reversed(repeated[0])}  # two of one group would show nothing
-        names = ", ".join(list(reversed(one_each.values()))[:2])
+        names = ", ".join(sample.id for sample in _two_that_differ(repeated[0], "group"))
         shared = sum(len({sample.split for sample in group}) > 1 for group in repeated)
         where = f", {shared} of them across splits" if shared else ""
         sets = format_count(len(repeated), "set")
@@ -338,11 +337,17 @@ def describe_repeats(samples: Sequence[StoredSample]) -> list[str]:
             f"{names}. Leave the copies out, or give them one group."
         )
     if contradicting := [group for group in repeated if len({sample.label for sample in group}) > 1]:
-        one_each = {sample.label: sample.id for sample in reversed(contradicting[0])}
-        names = ", ".join([f"{name} ({label})" for label, name in reversed(one_each.items())][:2])
+        two = _two_that_differ(contradicting[0], "label")
+        names = ", ".join(f"{sample.id} ({sample.label})" for sample in two)
         sets = format_count(len(contradicting), "set of copies has", "sets of copies have")
         notes.append(f"Warning: {sets} several labels, such as {names}.")
     return notes
+
+
+def _two_that_differ(copies: Sequence[StoredSample], attribute: str) -> list[StoredSample]:
+    """Two copies that differ in an attribute: two of one group or label would show nothing."""
+    first = {getattr(sample, attribute): sample for sample in reversed(copies)}
+    return list(reversed(first.values()))[:2]
 
 
 def equal_modalities(
