@@ -113,7 +113,7 @@ def test_ctrl_c_says_what_is_kept_and_twice_stops_at_once(tmp_path, server):
         for path in (command.output, command.errors):  # those of the run before
             path.unlink(missing_ok=True)
         process = command.start(arguments)
-        wait_for_words(command.output, event)
+        wait_for_words(command.output, f"\n{event}\n")
         os.killpg(process, signal.SIGINT)
         wait_for_words(command.errors, answer)
         if times == 2:

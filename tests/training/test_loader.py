@@ -1,6 +1,8 @@
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -168,6 +170,54 @@ def test_a_worker_that_hangs_ends_the_wait(monkeypatch):
 def test_a_worker_that_dies_is_told_with_a_remedy(monkeypatch, number, words):
     with pytest.raises(LoadingError, match=words):
         load_with(monkeypatch, lambda: os.kill(os.getpid(), number))
+
+
+#: Called in this process after every fork of it; such a hook cannot be taken back.
+AFTER_FORK: list[Callable[[], object]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=lambda: [call() for call in AFTER_FORK])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_signal_that_another_thread_receives_amid_a_fork_is_not_lost(number):
+    """What a handler raises there, Python prints and forgets."""
+    handled, forked = [], threading.Event()
+
+    def handle(received, _):
+        handled.append(received)
+        raise KeyboardInterrupt
+
+    def receive():  # its own thread does not block the signal
+        forked.wait()
+        signal.pthread_kill(threading.get_ident(), number)
+
+    before = signal.signal(number, handle)
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    AFTER_FORK.extend((forked.set, receiver.join))
+    batches = iter(RequestLoader(Toy(16).split("train"), ordered_requests(16, 8), num_workers=1))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(batches)
+        assert handled == [number]
+        assert signal.getsignal(number) is handle
+        assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        AFTER_FORK.clear()
+        signal.signal(number, before)
+
+
+def test_a_signal_that_is_ignored_stays_ignored_while_workers_start():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with loader._ending_signals_held():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux")  # noqa: S108

@@ -13,6 +13,7 @@ import multiprocessing
 import re
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class RequestLoader:
             _check_shared_memory(self._dataset[next(iter(self._loader.sampler))], workers)
         iterator: Any = None
         try:
-            with _ending_signals_blocked():
+            with _ending_signals_held():
                 iterator = iter(self._loader)
             for batch, same in zip(iterator, self._groups, strict=True):
                 for request in same:
@@ -205,19 +206,31 @@ def _ignore_ending_signals(_: int) -> None:
 
 
 @contextlib.contextmanager
-def _ending_signals_blocked() -> Iterator[None]:
-    """Block ending signals while workers start.
+def _ending_signals_held() -> Iterator[None]:
+    """Hold ending signals back while workers start.
 
-    A worker would die of them before it ignores them. Blocked signals reach this process at the end.
+    A worker would die of them before it ignores them. In this process a handler that raises could be running between
+    the halves of a fork, where Python prints the exception and forgets it. They are raised again at the end.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals())
+    held: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere no handler runs
+        before = {number: signal.getsignal(number) for number in ending_signals()}
+        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    # Blocked too, which workers inherit; alone it is not enough, since other threads receive what this one blocks.
+    has_mask = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals()) if has_mask else set()
     try:
+        for number in before:
+            signal.signal(number, lambda number, _: held.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if has_mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for received in held:
+            signal.raise_signal(received)
 
 
 def ordered_requests(num_samples: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[BatchRequest]:
