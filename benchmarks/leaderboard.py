@@ -136,9 +136,8 @@ class Campaign:
         return [row for row in rows if {row.label, row.label.partition(":")[0]} & set(self.chosen)]
 
     def tuning_of(self, data_set: DataSet) -> Mapping[str, Any]:
-        """The search of a data set: that of the file, with what its entry says of its own; none where that is null."""
-        own = data_set.entry.get("tuning", {})
-        return {} if own is None else {**self.tuning, **own}
+        """The search of a data set: that of the file, with what its entry says of its own."""
+        return {**self.tuning, **data_set.entry.get("tuning", {})}
 
     def spaces(self, data_set: DataSet, rows: Sequence[Row]) -> list[str]:
         """Spaces of the search. The learning rate is first in all, so that the trials of all methods share it."""
