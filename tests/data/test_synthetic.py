@@ -413,6 +413,16 @@ class TestLoadFiles:
             with pytest.raises(ValueError, match="audio"):
                 Synthetic().load_files(wrong)
 
+    def test_a_modality_that_samples_may_lack_may_be_left_out(self, files):
+        data = Synthetic(missing={"video": 0.3})
+        found = data.load_files({"audio": files["audio"]})
+        assert not found["video"].any()
+        assert found["video"].shape == found["audio"].shape == (1, 16)
+        with pytest.raises(ValueError, match="should name a file of audio: no sample of the training data lacks it"):
+            data.load_files({"video": files["video"]})
+        with pytest.raises(ValueError, match="should name files of audio, video. Found none"):
+            data.load_files({})
+
     def test_missing_file(self, files, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             Synthetic().load_files({**files, "audio": tmp_path / "nowhere.npy"})

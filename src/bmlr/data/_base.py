@@ -6,13 +6,13 @@ import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bmlr._checks import nearest_name
 from bmlr.batch import Batch
 from bmlr.encoders.pretrained import EncoderInput
 from bmlr.tasks import Multiclass, Task
@@ -299,11 +299,25 @@ class MultimodalData(ABC):
         return self.task.constant_score(self.split(split).targets)
 
 
-def check_files(files: Mapping[str, Path], modalities: Collection[str]) -> None:
-    """Check for exactly one file per modality.
+def check_files(files: Collection[str], modalities: Collection[str], optional: Collection[str] = ()) -> None:
+    """Check for a file of every modality that no training sample lacks.
+
+    Args:
+        files: Modalities of the files.
+        modalities: Modalities that are read.
+        optional: Those that some training sample lacks.
 
     Raises:
-        ValueError: If one is missing or too many.
+        ValueError: If one is missing or unknown, or there is none.
     """
-    if set(files) != set(modalities):
-        raise ValueError(f"`files` should name a file each for {list(modalities)}. Found {list(files)}.")
+    unknown = next((name for name in files if name not in modalities), None)
+    if unknown is not None or not files:
+        found = "none" if unknown is None else f"'{unknown}'"
+        near = "" if unknown is None else nearest_name(unknown, modalities)
+        raise ValueError(f"`files` should name files of {', '.join(modalities)}. Found {found}.{near}")
+    needed = [name for name in modalities if name not in files and name not in optional]
+    if needed:
+        raise ValueError(
+            f"`files` should name a file of {', '.join(needed)}: no sample of the training data lacks it. "
+            f"Found {', '.join(files)}."
+        )

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from bmlr._checks import check_choice
-from bmlr.data._base import SPLITS, Modality, SplitName, TrainingDefaults
+from bmlr.data._base import SPLITS, Modality, SplitName, TrainingDefaults, check_files
 from bmlr.data.sets._forms import Form
 from bmlr.data.sets._sentiment_files import MODALITIES, PUBLISHED_FILES, read_sequence
 from bmlr.data.sets._sentiment_store import open_source, prepare_sentiment, split_samples
@@ -131,8 +131,7 @@ class FeatureFileData(StoredData):
         """
         known = self._file_forms.forms
         forms = {name: known[name] for name in modalities or known}
-        if not files or not set(files) <= set(forms):
-            raise ValueError(f"`files` should name files for some of {list(forms)}. Found {list(files)}.")
+        check_files(files, forms, optional=forms)
         inputs = {}
         for name, form in forms.items():
             width = form.modality.shape[1]

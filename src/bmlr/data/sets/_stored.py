@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmlr._checks import check_choice, nearest_name
+from bmlr._checks import check_choice
 from bmlr._files import text_checksum
 from bmlr._random import mixed_seed
 from bmlr.batch import Batch, LateInput
-from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName
+from bmlr.data._base import SPLITS, Modality, MultimodalData, Preprocessing, Split, SplitName, check_files
 from bmlr.data._group_split import check_filled
 from bmlr.data.readers._text import bytes_to_text, is_text
 from bmlr.data.sets._forms import FileForms, Form, is_colour, sound_of_video
@@ -202,23 +202,13 @@ class StoredData(MultimodalData):
         """
         known = self._file_forms
         forms = {name: known.forms[name] for name in modalities or known.forms}
-        unknown = [name for name in files if name not in forms]
-        if unknown:
-            raise ValueError(
-                f"`files` should name files of {', '.join(forms)}. Found '{unknown[0]}'."
-                f"{nearest_name(unknown[0], forms)}"
-            )
+        check_files(files, forms, optional=forms)  # sound of a video may be one of them
         paths: dict[str, Path | str] = {
             name: path if forms[name].tokeniser is not None and is_text(path) else Path(path)
             for name, path in files.items()
         }
         paths |= sound_of_video(paths, forms, known.optional)
-        needed = [name for name in forms if name not in paths and name not in known.optional]
-        if needed or not paths:
-            raise ValueError(
-                f"`files` should name a file of {', '.join(needed or forms)}: no sample of the training data lacks it. "
-                f"Found {', '.join(files) or 'none'}."
-            )
+        check_files(paths, forms, known.optional)
         return {
             name: form.inputs([known.read(name, paths.get(name))], [0], train=False) for name, form in forms.items()
         }

@@ -240,15 +240,21 @@ class Synthetic(MultimodalData):
 
         Args:
             files: For every modality a ``.npy`` file that holds one vector of D numbers, as a row of a split's inputs.
+                One that samples may lack may be left out, and is given as zeros.
             modalities: Modalities to read; None reads all.
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If a file does not hold such a vector, or ``files`` does not name exactly the modalities.
+            ValueError: If a file does not hold such a vector, or ``files`` does not name what is needed.
         """
         names = modalities or self.modalities
-        check_files(files, names)
-        return {name: torch.from_numpy(_read_vector(Path(files[name]), self.dimensions))[None] for name in names}
+        check_files(files, names, optional=[name for name, rate in self.missing.items() if rate])
+        return {
+            name: torch.from_numpy(_read_vector(Path(files[name]), self.dimensions))[None]
+            if name in files
+            else torch.zeros(1, self.dimensions)
+            for name in names
+        }
 
     def preprocessing(self) -> Preprocessing:
         """Classes and modalities, which the parameters decide."""
