@@ -14,7 +14,7 @@ from bmlr._files import atomic_write_text
 from bmlr.benchmark import comparison_table
 from bmlr.benchmark.contents import Contents, FigureFile, write_contents
 from bmlr.benchmark.drawing import save_figure
-from bmlr.benchmark.overall import overall_table, overall_test
+from bmlr.benchmark.overall import overall_findings, overall_table, overall_test
 from bmlr.benchmark.statistics import Estimate, estimate
 from bmlr.tables import Cell, Table, list_first, mark_best
 from bmlr.tasks import metric_form
@@ -42,6 +42,7 @@ def write_tables(complete: Sequence[Kept], campaign: Campaign, out: Path) -> lis
     if ranked := {kept.name: kept.comparison for kept in complete if kept.ranked}:
         table = overall_table(ranked)
         files += _write(table, out, "overall")
+        _write_text(out / "findings.md", "\n".join(f"* {line}" for line in overall_findings(ranked)))
         items.insert(0, table)
         test = overall_test(ranked)
         axes = figures.plot_ranks(test.ranks, test.critical_difference)

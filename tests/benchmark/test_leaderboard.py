@@ -106,6 +106,9 @@ def test_a_campaign_goes_on_where_it_was_cut_and_shows_only_what_is_complete(lea
     assert against["Joint"]["low"] <= against["Joint"]["mean"] <= against["Joint"]["high"]
     assert "| best single modality |" in overall
     assert "mean rank" in overall
+    findings = (out / "findings.md").read_text()
+    assert findings.startswith("* First by mean rank: `")
+    assert "On how many of 1 data set above Joint by an interval: " in findings
     more = (out / "tiny" / "more.md").read_text()
     assert "| lost without audio | lost without video |" in more
     contents = read_contents(out)

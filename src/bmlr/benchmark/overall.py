@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pandas as pd
 
 from bmlr.benchmark._comparison import Comparison, MethodSummary
-from bmlr.benchmark.statistics import Difference, RankTest, rank_test
-from bmlr.tables import Cell, Table, format_count, mark_best
+from bmlr.benchmark.statistics import RankTest, rank_test
+from bmlr.tables import Cell, Table, format_count, list_first, mark_best
 from bmlr.tasks import metric_form
 
 #: Name of the reference whose method has another label on every data set.
@@ -62,21 +63,59 @@ def overall_table(comparisons: Mapping[str, Comparison]) -> Table:
         found = [methods[name].get(label) for label in labels]
         cells = [Cell("–" if one is None or not one.fused.runs else form.number(one.fused.mean)) for one in found]
         columns.append((form.head(name), mark_best(cells, form.goodness)))
-    baseline = next(iter(comparisons.values())).baseline
-
-    def counts(label: str, kind: str) -> str:
-        sides = [
-            _side(one.difference if kind == "baseline" else one.over.get(kind), comparisons[name])
-            for name, of_set in methods.items()
-            if (one := of_set.get(label)) is not None
-        ]
-        return f"{sides.count(1)} / {sides.count(-1)}"
-
-    if baseline is not None:
-        columns.append((f"above / below {baseline}", [Cell(counts(label, "baseline")) for label in labels]))
-    kinds = dict.fromkeys(kind for comparison in comparisons.values() for kind in comparison.references)
-    columns += [(f"above / below the {kind}", [Cell(counts(label, kind)) for label in labels]) for kind in kinds]
+    for name in _compared(comparisons):
+        counts = [_sides(comparisons, label, name) for label in labels]
+        cells = [Cell(f"{sides.count(1)} / {sides.count(-1)}") for sides in counts]
+        columns.append((f"above / below {name}", cells))
     return Table.from_columns(columns, _notes(test), "All data sets")
+
+
+def overall_findings(comparisons: Mapping[str, Comparison]) -> list[str]:
+    """The table in sentences: which methods lead by mean rank, and which differ from those that all are compared with.
+
+    Args:
+        comparisons: Comparisons by the name of the data set.
+    """
+    test = overall_test(comparisons)
+    ranks = test.ranks.sort_values(kind="stable")
+    listed = list_first([f"`{label}` {rank:.1f}" for label, rank in ranks.items()])
+    baseline = next(iter(comparisons.values())).baseline
+    lines = [f"First by mean rank: {listed}."]
+    if baseline is not None and baseline in ranks:
+        lines[0] += f" `{baseline}` has {ranks[baseline]:.1f}."
+    if test.critical_difference is not None:
+        apart = [f"`{label}`" for label, rank in ranks.items() if rank - ranks.iloc[0] >= test.critical_difference]
+        lines.append(f"Told apart from the first: {list_first(apart) or 'none'}.")
+
+    def most(name: str, side: int) -> str:
+        numbers = Counter({str(label): _sides(comparisons, str(label), name).count(side) for label in ranks.index})
+        return list_first([f"`{label}` {number}" for label, number in numbers.most_common() if number]) or "none"
+
+    of = format_count(len(comparisons), "data set")
+    lines += [
+        f"On how many of {of} above {name} by an interval: {most(name, 1)}. Below: {most(name, -1)}."
+        for name in _compared(comparisons)
+    ]
+    return lines
+
+
+def _compared(comparisons: Mapping[str, Comparison]) -> list[str]:
+    """What every method is compared with: the baseline by its label, and the references by their names."""
+    baseline = next(iter(comparisons.values())).baseline
+    references = dict.fromkeys(f"the {kind}" for comparison in comparisons.values() for kind in comparison.references)
+    return [*([] if baseline is None else [baseline]), *references]
+
+
+def _sides(comparisons: Mapping[str, Comparison], label: str, compared: str) -> list[int]:
+    """For each data set that has a method: 1 if it is better by an interval, −1 if worse, else 0."""
+    sides = []
+    for comparison in comparisons.values():
+        method = _methods(comparison).get(label)
+        if method is not None:
+            own = compared == comparison.baseline
+            difference = method.difference if own else method.over.get(compared.removeprefix("the "))
+            sides.append(0 if difference is None else int(metric_form(comparison.metric).goodness(difference.side)))
+    return sides
 
 
 def _methods(comparison: Comparison) -> dict[str, MethodSummary]:
@@ -87,11 +126,6 @@ def _methods(comparison: Comparison) -> dict[str, MethodSummary]:
         for method in comparison.methods
         if method.label == best or not method.label.startswith(_ALONE)
     }
-
-
-def _side(difference: Difference | None, comparison: Comparison) -> int:
-    """1 if an interval is on the better side of zero, −1 on the worse one, else 0."""
-    return 0 if difference is None else int(metric_form(comparison.metric).goodness(difference.side))
 
 
 def _notes(test: RankTest) -> list[str]:
