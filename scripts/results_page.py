@@ -9,6 +9,7 @@ the folder, its figures are copied from there to ``docs/images``, so that no num
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 class Results:
-    """The functions of the template: tables, figures and numbers of a folder of results."""
+    """The functions of the template: tables, their cells, figures and texts of a folder of results."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,6 +30,15 @@ class Results:
         """A table in Markdown, without its title."""
         text = self._read(f"{name}.md")
         return text.partition("\n\n")[2].strip() if text.startswith("**") else text.strip()
+
+    def cell(self, name: str, row: str, head: str) -> str:
+        """A cell of a table, without marks of the best: by the first cell of its row and the head of its column."""
+        lines = [line.strip("| ").split(" | ") for line in self.table(name).splitlines() if line.startswith("| ")]
+        heads = lines[0]
+        found = [cells for cells in lines[2:] if cells[0] == row]
+        if head not in heads or len(found) != 1:
+            raise SystemExit(f"Table {name} should have the column '{head}' and one row '{row}'. It has {heads}.")
+        return re.sub(r"\*\*|</?u>", "", found[0][heads.index(head)])
 
     def text(self, name: str) -> str:
         """A text as it is."""
@@ -62,13 +72,13 @@ def page_text(page: str, folder: Path) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
     template = environment.get_template(f"{page}.md.jinja")
-    return template.render(table=results.table, figure=results.figure, text=results.text)
+    return template.render(table=results.table, cell=results.cell, figure=results.figure, text=results.text)
 
 
 def main() -> int:
     """Fill the template."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("page", choices=("factorial", "leaderboard", "results", "paper-tables"), help="page to write")
+    parser.add_argument("page", choices=("factorial", "results", "paper-tables"), help="page to write")
     parser.add_argument("folder", type=Path, help="folder the commands of the page wrote into")
     options = parser.parse_args()
     (ROOT / "docs" / f"{options.page}.md").write_text(page_text(options.page, options.folder), encoding="utf-8")
