@@ -220,6 +220,26 @@ def test_a_signal_that_is_ignored_stays_ignored_while_workers_start():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="needs SIGCHLD")
+def test_workers_are_watched_where_the_handler_of_their_death_was_taken_away(monkeypatch):
+    """Lightning puts back the handlers of a run's beginning at its end; PyTorch installs its own once in a process."""
+    requests = ordered_requests(16, 8)
+    list(RequestLoader(Toy(16).split("train"), requests, num_workers=1))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    watched = []
+
+    class Watching(RequestLoader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                watched.append(callable(signal.getsignal(signal.SIGCHLD)))
+                yield batch
+
+    assert len(list(Watching(Toy(16).split("train"), requests, num_workers=1))) == 2
+    assert watched == [True, True]
+    with pytest.raises(LoadingError, match="Memory may have been short"):
+        load_with(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs Linux")  # noqa: S108
 def test_a_shared_memory_that_is_too_small_is_told_before_it_is_full(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=64_000))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 from torch.utils.data._utils.worker import _worker_loop
 
 from bmlr.batch import Batch
@@ -124,6 +125,7 @@ class RequestLoader:
         if workers and len(self._loader):
             _check_shared_memory(self._dataset[next(iter(self._loader.sampler))], workers)
         iterator: Any = None
+        _renew_watch_over_workers()
         try:
             with _ending_signals_held():
                 iterator = iter(self._loader)
@@ -194,6 +196,17 @@ def _kill_workers() -> None:
     for process in multiprocessing.active_children():
         if getattr(process, "_target", None) is _worker_loop:
             process.kill()
+
+
+def _renew_watch_over_workers() -> None:
+    """Let PyTorch watch over its workers again, where something has taken its handler of SIGCHLD away.
+
+    PyTorch installs it once in a process, and Lightning puts back at the end of a run the handlers of its beginning: in
+    the next run a worker that died would be noticed after :data:`TIMEOUT` only.
+    """
+    child_signal = getattr(signal, "SIGCHLD", None)
+    if child_signal is not None and not callable(signal.getsignal(child_signal)):
+        signal_handling._SIGCHLD_handler_set = False  # noqa: SLF001
 
 
 def _ignore_ending_signals(_: int) -> None:
