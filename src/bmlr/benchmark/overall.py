@@ -63,9 +63,8 @@ def overall_table(comparisons: Mapping[str, Comparison]) -> Table:
         found = [methods[name].get(label) for label in labels]
         cells = [Cell("–" if one is None or not one.fused.runs else form.number(one.fused.mean)) for one in found]
         columns.append((form.head(name), mark_best(cells, form.goodness)))
-    for name in _compared(comparisons):
-        counts = [_sides(comparisons, label, name) for label in labels]
-        cells = [Cell(f"{sides.count(1)} / {sides.count(-1)}") for sides in counts]
+    for name, sides in _sides(comparisons).items():
+        cells = [Cell(f"{sides[label].count(1)} / {sides[label].count(-1)}") for label in labels]
         columns.append((f"above / below {name}", cells))
     return Table.from_columns(columns, _notes(test), "All data sets")
 
@@ -87,35 +86,37 @@ def overall_findings(comparisons: Mapping[str, Comparison]) -> list[str]:
         apart = [f"`{label}`" for label, rank in ranks.items() if rank - ranks.iloc[0] >= test.critical_difference]
         lines.append(f"Told apart from the first: {list_first(apart) or 'none'}.")
 
-    def most(name: str, side: int) -> str:
-        numbers = Counter({str(label): _sides(comparisons, str(label), name).count(side) for label in ranks.index})
+    def most(sides: Mapping[str, list[int]], side: int) -> str:
+        numbers = Counter({str(label): sides[str(label)].count(side) for label in ranks.index})
         return list_first([f"`{label}` {number}" for label, number in numbers.most_common() if number]) or "none"
 
     of = format_count(len(comparisons), "data set")
     lines += [
-        f"On how many of {of} above {name} by an interval: {most(name, 1)}. Below: {most(name, -1)}."
-        for name in _compared(comparisons)
+        f"On how many of {of} above {name} by an interval: {most(sides, 1)}. Below: {most(sides, -1)}."
+        for name, sides in _sides(comparisons).items()
     ]
     return lines
 
 
-def _compared(comparisons: Mapping[str, Comparison]) -> list[str]:
-    """What every method is compared with: the baseline by its label, and the references by their names."""
+def _sides(comparisons: Mapping[str, Comparison]) -> dict[str, dict[str, list[int]]]:
+    """On which side of the baseline and of each reference the methods are.
+
+    Returns:
+        By what they are compared with and by method, for each data set that has the method: 1 if it is better by an
+        interval, −1 if worse, else 0.
+    """
     baseline = next(iter(comparisons.values())).baseline
-    references = dict.fromkeys(f"the {kind}" for comparison in comparisons.values() for kind in comparison.references)
-    return [*([] if baseline is None else [baseline]), *references]
-
-
-def _sides(comparisons: Mapping[str, Comparison], label: str, compared: str) -> list[int]:
-    """For each data set that has a method: 1 if it is better by an interval, −1 if worse, else 0."""
-    sides = []
+    kinds = dict.fromkeys(kind for comparison in comparisons.values() for kind in comparison.references)
+    found: dict[str, dict[str, list[int]]] = {}
     for comparison in comparisons.values():
-        method = _methods(comparison).get(label)
-        if method is not None:
-            own = compared == comparison.baseline
-            difference = method.difference if own else method.over.get(compared.removeprefix("the "))
-            sides.append(0 if difference is None else int(metric_form(comparison.metric).goodness(difference.side)))
-    return sides
+        goodness = metric_form(comparison.metric).goodness
+        for label, method in _methods(comparison).items():
+            differences = {} if baseline is None else {baseline: method.difference}
+            differences |= {f"the {kind}": method.over.get(kind) for kind in kinds}
+            for name, difference in differences.items():
+                side = 0 if difference is None else int(goodness(difference.side))
+                found.setdefault(name, {}).setdefault(label, []).append(side)
+    return found
 
 
 def _methods(comparison: Comparison) -> dict[str, MethodSummary]:

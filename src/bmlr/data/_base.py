@@ -312,9 +312,8 @@ def check_files(files: Collection[str], modalities: Collection[str], optional: C
     """
     unknown = next((name for name in files if name not in modalities), None)
     if unknown is not None or not files:
-        found = "none" if unknown is None else f"'{unknown}'"
-        near = "" if unknown is None else nearest_name(unknown, modalities)
-        raise ValueError(f"`files` should name files of {', '.join(modalities)}. Found {found}.{near}")
+        found = "none." if unknown is None else f"'{unknown}'.{nearest_name(unknown, modalities)}"
+        raise ValueError(f"`files` should name files of {', '.join(modalities)}. Found {found}")
     needed = [name for name in modalities if name not in files and name not in optional]
     if needed:
         raise ValueError(

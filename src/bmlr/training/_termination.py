@@ -33,6 +33,18 @@ def ending_signals() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *announced]
 
 
+def heeded_signals() -> dict[signal.Signals, Any]:
+    """Ending signals with their handlers, None for one that Python did not install; without those that are ignored.
+
+    A shell script starts ``command &`` with SIGINT ignored, so that Ctrl-C is for the script alone. Outside the main
+    thread, where Python cannot handle signals, there are none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in ending_signals()}
+    return {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+
+
 class _StoppedAtOnceError(BaseException):
     """A signal stopped the run between two steps or at an arbitrary place.
 
@@ -65,11 +77,8 @@ class Termination:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Termination:
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.getsignal(number) for number in ending_signals()}
-            # A shell script starts `command &` with SIGINT ignored, so that Ctrl-C is for the script alone.
-            self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-            self.install()
+        self._before = heeded_signals()
+        self.install()
         return self
 
     def __exit__(

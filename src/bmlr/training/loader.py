@@ -13,7 +13,6 @@ import multiprocessing
 import re
 import shutil
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from bmlr.data import Split
 from bmlr.methods import EpochPlan
 from bmlr.runs import RunError
 from bmlr.tables import format_count
-from bmlr.training._termination import ending_signals
+from bmlr.training._termination import ending_signals, heeded_signals
 
 #: Seconds after which a worker that gives no batch counts as hanging.
 TIMEOUT = 600
@@ -123,9 +122,9 @@ class RequestLoader:
         """
         workers = self._loader.num_workers
         if workers and len(self._loader):
+            _renew_watch_over_workers()
             _check_shared_memory(self._dataset[next(iter(self._loader.sampler))], workers)
         iterator: Any = None
-        _renew_watch_over_workers()
         try:
             with _ending_signals_held():
                 iterator = iter(self._loader)
@@ -226,10 +225,7 @@ def _ending_signals_held() -> Iterator[None]:
     the halves of a fork, where Python prints the exception and forgets it. They are raised again at the end.
     """
     held: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere no handler runs
-        before = {number: signal.getsignal(number) for number in ending_signals()}
-        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    before = {number: handler for number, handler in heeded_signals().items() if handler is not None}
     # Blocked too, which workers inherit; alone it is not enough, since other threads receive what this one blocks.
     has_mask = hasattr(signal, "pthread_sigmask")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ending_signals()) if has_mask else set()
